@@ -1,0 +1,206 @@
+"""The contract between those who ask for tokens and those who run the model.
+
+A request travels as token ids in *pieces* (header, one per memory, turns), because the piece is the unit of
+reuse: each becomes one chained segment. The engine answers with a stream of events: one ``Started`` when the
+first token is known (it says where every piece's keys and values came from), then ``Delta`` after ``Delta``,
+the last of each choice with a ``finish_reason``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from kvcache import Fingerprint
+
+PieceKind = Literal["header", "memory", "turns"]
+Source = Literal["resident", "host", "disk", "computed"]
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of prompt tokens that is reused, or computed, as one.
+
+    ``label`` names the memory whose text it holds (None for header and turns); segments made from the piece
+    carry it, so that deleting the memory finds them. Only pieces with ``keep`` are stored after computing.
+    """
+
+    kind: PieceKind
+    token_ids: tuple[int, ...]
+    label: str | None = None
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The whole prompt: the concatenation of its pieces' tokens is what the model sees, in every mode."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token for piece in self.pieces for token in piece.token_ids)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(piece.token_ids) for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. Names and ranges are OpenAI's and vLLM's; temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    """None: no logprobs; k >= 0: the chosen token's logprob and the k most likely ones."""
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One request to an engine.
+
+    ``salt`` separates tenants: segments are only ever shared between requests with the same salt.
+    ``use_segments`` False means a full prefill of the same tokens, with nothing looked up or stored.
+    """
+
+    request_id: str
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    n: int = 1
+    salt: str = ""
+    use_segments: bool = True
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token, its natural-log probability under the unmodified distribution, and its rivals."""
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class PieceReport:
+    """Where one piece's keys and values came from. ``load_ms`` is the time to bring it to the device."""
+
+    source: Source
+    n_tokens: int
+    load_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first token is known. ``pieces`` is parallel to the prompt's pieces; times are in seconds."""
+
+    pieces: tuple[PieceReport, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    queue_s: float
+    load_s: float
+    prefill_s: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New text of choice ``index``; ``finish_reason`` is set on its last one. ``token_ids`` may be empty
+    (text held back while it could begin a stop string) and text may be empty (half a character)."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+Event = Started | Delta
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the engine can take and what it is doing now."""
+
+    context: int
+    max_running: int
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One turn, as the chat template sees it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class MemoryText:
+    """A memory as the renderer sees it: ``label`` is its id."""
+
+    label: str
+    text: str
+
+
+class Engine(Protocol):
+    """Runs one model. All methods may be called from any task of the event loop."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
+        """Chat messages and memories, in the order given, as a prompt ready for generation.
+
+        A pure function of its arguments: the same text in every mode. Raises ``ValueError`` when the model's
+        chat template refuses the messages.
+        """
+        ...
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def detokenize(self, token_ids: Sequence[int]) -> str: ...
+
+    def token_text(self, token_id: int) -> str:
+        """The token as it stands in the vocabulary."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        """Events of one request. Closing the iterator aborts the request within one step.
+
+        Raises ``ContextTooLong``, ``QueueFull`` or ``EngineClosed`` before the first event.
+        """
+        ...
+
+    def has_segment(self, key: str) -> bool:
+        """Whether the chained segment ``key`` (see ``kvcache.chain_key``) is stored in any tier."""
+        ...
+
+    async def build(self, prompt: Prompt, salt: str = "") -> int:
+        """Compute and store the kept pieces of ``prompt`` as chained segments while nothing else runs; returns
+        how many tokens they hold."""
+        ...
+
+    def capacity(self) -> Capacity: ...
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Stop taking requests, let running ones go on for up to ``drain_s`` seconds, then free the model."""
+        ...

@@ -1,0 +1,37 @@
+"""What an engine can refuse.
+
+EngineError
+├── ContextTooLong      the prompt, or prompt + max_tokens, does not fit the model
+├── UnsupportedModel    the model has a part that segments cannot be injected into
+├── EngineClosed        the engine is shutting down or its worker has died
+└── QueueFull           too many requests wait already
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of everything an engine raises on purpose."""
+
+
+class ContextTooLong(EngineError):
+    """The prompt and the tokens asked for do not fit into the model's context."""
+
+    def __init__(self, prompt_tokens: int, max_tokens: int | None, context: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.max_tokens = max_tokens
+        self.context = context
+        asked = "" if max_tokens is None else f" and {max_tokens} tokens were asked for"
+        super().__init__(f"This model's context is {context} tokens; the prompt has {prompt_tokens} tokens{asked}.")
+
+
+class UnsupportedModel(EngineError):
+    """The model has a part (sliding window, recurrent state, ...) that segments cannot be injected into."""
+
+
+class EngineClosed(EngineError):
+    """The engine is shutting down, or its worker has died."""
+
+
+class QueueFull(EngineError):
+    """Too many requests are waiting; try again later."""

@@ -1,0 +1,97 @@
+"""Chat messages and memories as a prompt in reusable pieces.
+
+The text is the model's own chat template over the messages, with the memories inside the system message:
+
+    {system message of the request, if any}
+
+    Memories of the user, in their own words:
+    - My dog is called Biscuit.
+    - I live in Lisbon.
+    Answer questions from these memories.
+
+It is the same text in every mode. Each line is tokenised by itself, so that a memory's tokens depend on nothing
+but its own text; lines begin with "-" and end with a newline, where tokenisers split anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from engine.base import ChatMessage, MemoryText, Piece, Prompt
+
+log = logging.getLogger(__name__)
+
+HEADING = "Memories of the user, in their own words:\n"
+CLOSING = "Answer questions from these memories."
+
+
+class PromptRenderer:
+    """Renders prompts for one tokenizer (a transformers fast tokenizer with a chat template)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+        # Template and memory texts repeat from request to request; turns do not, and are short.
+        self._encode = lru_cache(maxsize=16_384)(self._encode_uncached)
+
+    def _encode_uncached(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
+        """The prompt, ready for generation. Raises ``ValueError`` when the template refuses the messages."""
+        lines = [self._line(memory.text) for memory in memories]
+        if not lines:
+            return Prompt((Piece("turns", self._encode_uncached(self._template(messages))),))
+        block = "".join(lines)
+        text = self._template(_with_block(messages, HEADING + block + CLOSING))
+        before, found, after = text.partition(block)
+        if not found:  # the template rewrites the system message: the text stands, but as one piece
+            log.warning("the chat template rewrites memories; they cannot be injected")
+            return Prompt((Piece("turns", self._encode_uncached(text)),))
+        pieces = [Piece("header", self._encode(before), keep=True)]
+        pieces += [
+            Piece("memory", self._encode(line), label=memory.label, keep=True)
+            for memory, line in zip(memories, lines, strict=True)
+        ]
+        return Prompt((*pieces, Piece("turns", self._encode_uncached(after))))
+
+    def _line(self, text: str) -> str:
+        """A memory as a line of the prompt. Special tokens are broken up: a memory must not end its message."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, token[0] + " " + token[1:])
+        return f"- {text.strip()}\n"
+
+    def _template(self, messages: Sequence[ChatMessage]) -> str:
+        try:
+            return self._apply(messages)
+        except (TemplateError, TypeError, KeyError) as error:
+            if not messages or messages[0].role != "system":
+                raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+        try:  # templates without a system role take its text at the head of the first turn
+            return self._apply(_without_system(messages))
+        except (TemplateError, TypeError, KeyError) as error:
+            raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+
+    def _apply(self, messages: Sequence[ChatMessage]) -> str:
+        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        text: str = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        return text
+
+
+def _with_block(messages: Sequence[ChatMessage], block: str) -> list[ChatMessage]:
+    if messages and messages[0].role == "system":
+        return [ChatMessage("system", f"{messages[0].content}\n\n{block}"), *messages[1:]]
+    return [ChatMessage("system", block), *messages]
+
+
+def _without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    system, *rest = messages
+    if not rest:
+        return [ChatMessage("user", system.content)]
+    return [ChatMessage(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]]

@@ -1,0 +1,19 @@
+"""The embedded engine over transformers."""
+
+from engine.transformers.attention import SequenceKV
+from engine.transformers.engine import TransformersEngine, load_engine
+from engine.transformers.loading import LoadedModel, load_model, prepare
+from engine.transformers.runner import ModelRunner, Work
+from engine.transformers.worker import BatchingConfig
+
+__all__ = [
+    "BatchingConfig",
+    "LoadedModel",
+    "ModelRunner",
+    "SequenceKV",
+    "TransformersEngine",
+    "Work",
+    "load_engine",
+    "load_model",
+    "prepare",
+]

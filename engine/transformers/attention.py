@@ -1,0 +1,210 @@
+"""Attention of a ragged batch over segments and growing tails, without copying either.
+
+A forward pass carries the new tokens of many sequences side by side: ``[1, total, ...]``. Everything but
+attention treats them alike. Attention is done sequence by sequence, and within one over *spans*: each injected
+segment where it lies, the sequence's own tail, and the new tokens among themselves. The partial results are
+merged by their log-sum-exp (Milakov and Gimelshein, arXiv 1805.02867; the split over spans is the one of
+Flash-Decoding), which is exact up to rounding. Rotary embedding is in the keys, so the spans' physical order
+does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+
+from engine.errors import UnsupportedModel
+from kvcache import Layout, Segment
+
+NAME = "recallkv"
+_TAIL_ROUND = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Immutable keys and values, [layers, kv_heads, tokens, head_dim] each, all visible to later tokens."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def n_tokens(self) -> int:
+        return self.keys.shape[2]
+
+
+class SequenceKV:
+    """All keys and values of one sequence: injected spans, then a tail that grows as tokens are computed."""
+
+    def __init__(self, layout: Layout, device: torch.device, expected_tokens: int) -> None:
+        self._layout = layout
+        self._device = device
+        self._expected = expected_tokens
+        self.spans: list[Span] = []
+        self.tail_tokens = 0
+        self._keys = self._values = self._allocate(0)
+
+    def _allocate(self, n_tokens: int) -> torch.Tensor:
+        shape = self._layout.shape(n_tokens)
+        return torch.empty(shape, dtype=self._layout.torch_dtype, device=self._device)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(span.n_tokens for span in self.spans) + self.tail_tokens
+
+    def inject(self, segment: Segment, min_span: int, limit: int | None = None) -> None:
+        """Take over a segment's first ``limit`` tokens: by reference from ``min_span`` tokens on, else by copy.
+
+        Every span costs one more attention call per layer and step, a copy costs once; short ones are copied.
+        """
+        n = segment.n_tokens if limit is None else limit
+        keys, values = segment.keys[:, :, :n], segment.values[:, :, :n]
+        if n >= min_span and self.tail_tokens == 0:
+            self.spans.append(Span(keys, values))
+            return
+        self.reserve(n)
+        end = self.tail_tokens + n
+        self._keys[:, :, self.tail_tokens : end] = keys
+        self._values[:, :, self.tail_tokens : end] = values
+        self.tail_tokens = end
+
+    def fork(self, expected_tokens: int) -> SequenceKV:
+        """A sequence that continues from here on its own. The common past is shared, not copied."""
+        other = SequenceKV(self._layout, self._device, expected_tokens)
+        other.spans = list(self.spans)
+        if self.tail_tokens:
+            other.spans.append(Span(*self._range(0, self.tail_tokens)))
+        return other
+
+    def reserve(self, n_new: int) -> None:
+        """Make room for ``n_new`` more tokens in the tail (amortised: grows by at least half)."""
+        needed = self.tail_tokens + n_new
+        capacity = self._keys.shape[2]
+        if needed <= capacity:
+            return
+        grown = max(needed, min(self._expected, needed * 4), capacity + capacity // 2)
+        grown = -(-grown // _TAIL_ROUND) * _TAIL_ROUND
+        for name in ("_keys", "_values"):
+            fresh = self._allocate(grown)
+            fresh[:, :, : self.tail_tokens] = getattr(self, name)[:, :, : self.tail_tokens]
+            setattr(self, name, fresh)
+
+    def copy_range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the tail."""
+        offset = self.n_tokens - self.tail_tokens
+        keys, values = self._range(start - offset, end - offset)
+        return keys.contiguous(), values.contiguous()
+
+    def _range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert 0 <= start < end <= self.tail_tokens, "only computed tokens can be taken out"
+        return self._keys[:, :, start:end], self._values[:, :, start:end]
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whole tail buffers of one layer, [kv_heads, capacity, head_dim]."""
+        return self._keys[index], self._values[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """New tokens of one sequence in a batch: rows ``begin`` to ``end`` of the ragged dimension."""
+
+    kv: SequenceKV
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, eq=False)
+class RaggedBatch:
+    """What attention needs to know of a forward pass; travels through the model's keyword arguments."""
+
+    chunks: Sequence[Chunk] = field(default_factory=tuple)
+
+
+def ragged_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    ragged: RaggedBatch | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface. query [1, heads, total, head_dim], key and value [1, kv_heads, total,
+    head_dim], keys already rotated; returns [1, total, heads, head_dim]. Appends to each sequence's tail."""
+    if ragged is None or attention_mask is not None:
+        raise UnsupportedModel("this model does not pass the batch on to its attention")
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise UnsupportedModel(f"attention with {name} is not supported")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+    for chunk in ragged.chunks:
+        rows = slice(chunk.begin, chunk.end)
+        result = _attend(chunk.kv, module.layer_idx, query[:, :, rows], key[:, :, rows], value[:, :, rows], scale)
+        out[:, rows] = result.transpose(1, 2)
+    return out, None
+
+
+def _attend(
+    kv: SequenceKV, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention of one sequence's new tokens over its whole past and, causally, over themselves."""
+    past, new = kv.tail_tokens, query.shape[2]
+    tail_keys, tail_values = kv.layer(layer)
+    tail_keys[:, past : past + new] = key[0]
+    tail_values[:, past : past + new] = value[0]
+    parts = [(span.keys[layer][None], span.values[layer][None], False) for span in kv.spans]
+    if new == 1:  # a single token sees itself and all before it: no mask
+        parts.append((tail_keys[None, :, : past + 1], tail_values[None, :, : past + 1], False))
+    else:
+        if past:
+            parts.append((tail_keys[None, :, :past], tail_values[None, :, :past], False))
+        parts.append((key, value, True))
+    if query.device.type != "cpu":
+        return _attend_joined(query, parts, scale)
+    results = [_flash_cpu(query, k, v, causal, scale) for k, v, causal in parts]
+    return results[0][0] if len(results) == 1 else _merge(results)
+
+
+def _flash_cpu(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention and its log-sum-exp, [1, heads, new, head_dim] and [1, heads, new]. ``causal`` needs as many
+    keys as queries."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, is_causal=causal, scale=scale
+    )
+    return out, lse
+
+
+def _merge(results: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Join attention over disjoint sets of keys: each weighted by its share of the softmax's denominator."""
+    shares = torch.softmax(torch.stack([lse for _, lse in results]), dim=0).unsqueeze(-1)
+    merged = shares[0] * results[0][0]
+    for share, (out, _) in zip(shares[1:], results[1:], strict=True):
+        merged = torch.addcmul(merged, share.to(out.dtype), out)
+    return merged.to(results[0][0].dtype)
+
+
+def _attend_joined(
+    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor, bool]], scale: float
+) -> torch.Tensor:
+    """The same by one call over copied, joined spans, for devices whose kernels do not return the log-sum-exp."""
+    keys = torch.cat([key for key, _, _ in parts], dim=2)
+    values = torch.cat([value for _, value, _ in parts], dim=2)
+    mask = None
+    if parts[-1][2]:
+        new, total = query.shape[2], keys.shape[2]
+        mask = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+
+
+def register() -> None:
+    """Make the attention known to transformers as ``recallkv``. No mask function: the batch says it all."""
+    AttentionInterface.register(NAME, ragged_attention)

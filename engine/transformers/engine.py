@@ -1,0 +1,167 @@
+"""The embedded engine: transformers' models, our batching and attention."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryText, Prompt, Sampling
+from engine.errors import ContextTooLong, EngineClosed, QueueFull
+from engine.prompt import PromptRenderer
+from engine.transformers.loading import LoadedModel, choose_device, load_model
+from engine.transformers.sequence import Group
+from engine.transformers.worker import BatchingConfig, EngineWorker
+from kvcache import Fingerprint, SegmentStore, root_key
+
+log = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """``engine.base.Engine`` over a transformers model. Owns the segment store it is given."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        store: SegmentStore,
+        *,
+        model_id: str,
+        batching: BatchingConfig | None = None,
+        max_waiting: int = 256,
+    ) -> None:
+        self._model = model
+        self._model_id = model_id
+        self._max_waiting = max_waiting
+        self._renderer = PromptRenderer(model.tokenizer)
+        self._groups: set[Group] = set()
+        self._closed = False
+        self.store = store
+        self._worker = EngineWorker(model, store, batching or BatchingConfig(), self.token_text)
+        self._worker.start()
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self._model.fingerprint
+
+    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
+        return self._renderer.render(messages, memories)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        text: str = self._model.tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        return self.detokenize([token_id])
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+        self._check(request)
+        events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        group = self._group(request, events)
+        self._groups.add(group)
+        self._worker.submit(group)
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self._groups.discard(group)
+            if not group.finished:
+                self._worker.abort(group)
+
+    async def build(self, prompt: Prompt, salt: str = "") -> int:
+        """Compute and store the prompt's kept pieces while nothing else runs; returns how many tokens they
+        hold. Raises ``ContextTooLong`` or ``EngineClosed``."""
+        kept = tuple(piece for piece in prompt.pieces if piece.keep)
+        request = GenerateRequest("build", Prompt(kept), Sampling(max_tokens=0), salt=salt)
+        self._check(request)
+        events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        group = self._group(request, events, background=True)
+        self._groups.add(group)
+        self._worker.submit(group)
+        try:
+            event = await events.get()
+        finally:
+            self._groups.discard(group)
+            group.aborted = True
+        if isinstance(event, Exception):
+            raise event
+        return request.prompt.n_tokens
+
+    def _group(
+        self, request: GenerateRequest, events: asyncio.Queue[Event | Exception | None], *, background: bool = False
+    ) -> Group:
+        loop = asyncio.get_running_loop()
+
+        def sink(event: Event | Exception | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        return Group(request, sink, root_key(self.fingerprint, request.salt), background)
+
+    def _check(self, request: GenerateRequest) -> None:
+        if self._closed or not self._worker.is_alive():
+            raise EngineClosed("the engine is shutting down")
+        prompt_tokens, max_tokens = request.prompt.n_tokens, request.sampling.max_tokens
+        if prompt_tokens < 1:
+            raise ValueError("a prompt has at least one token")
+        if prompt_tokens + max_tokens > self._model.context:
+            raise ContextTooLong(prompt_tokens, max_tokens, self._model.context)
+        if self._worker.capacity().waiting >= self._max_waiting:
+            raise QueueFull(f"{self._max_waiting} requests are waiting already")
+
+    def has_segment(self, key: str) -> bool:
+        return self.store.tier_of(key) is not None
+
+    def capacity(self) -> Capacity:
+        return self._worker.capacity()
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + drain_s
+        while self._groups and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._worker.stop()
+        await asyncio.to_thread(self._worker.join)
+        await asyncio.to_thread(self.store.close)
+
+
+def load_engine(
+    model: str | Path,
+    *,
+    model_id: str,
+    open_store: Callable[[torch.device], SegmentStore],
+    device: str = "auto",
+    dtype: str = "auto",
+    max_running: int = 16,
+    max_waiting: int = 256,
+    prefill_chunk: int = 512,
+    busy_prefill_chunk: int = 64,
+    context: int | None = None,
+    threads: int | None = None,
+) -> TransformersEngine:
+    """Load a model and start its engine. ``threads``: CPU threads of the model (default: torch's own choice)."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    store = open_store(choose_device(device))
+    try:
+        loaded = load_model(model, device=device, dtype=dtype, context=context)
+    except BaseException:
+        store.close()
+        raise
+    batching = BatchingConfig(max_running, prefill_chunk, busy_prefill_chunk)
+    return TransformersEngine(loaded, store, model_id=model_id, batching=batching, max_waiting=max_waiting)

@@ -1,0 +1,152 @@
+"""Load a model and find out whether segments can be injected into it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engine.errors import UnsupportedModel
+from engine.transformers.attention import NAME, SequenceKV, register
+from engine.transformers.runner import ModelRunner, Work
+from kvcache import Fingerprint, layout_of
+
+log = logging.getLogger(__name__)
+
+# Rotary scalings whose angles depend on the length of the sequence: a stored key would fit one length only.
+_LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A checked model. ``context`` is the greatest number of tokens, prompt and answer together."""
+
+    model: Any
+    tokenizer: Any
+    fingerprint: Fingerprint
+    context: int
+    eos_token_ids: frozenset[int]
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` is the first CUDA device where there is one, else the CPU."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 where matrix units for it exist (GPU, AMX), else float32: emulated bfloat16 is slower."""
+    if wanted != "auto":
+        dtype = getattr(torch, wanted, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ValueError(f"'{wanted}' is not a floating-point dtype")
+        return dtype
+    has_bf16 = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def load_model(
+    model: str | Path, *, device: str = "auto", dtype: str = "auto", context: int | None = None
+) -> LoadedModel:
+    """Load a Hugging Face id or folder. Raises ``UnsupportedModel``, or transformers' ``OSError`` when it is
+    not to be found."""
+    register()
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device)
+    log.info("loading %s on %s as %s", model, chosen_device, str(chosen_dtype).removeprefix("torch."))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=chosen_dtype, attn_implementation=NAME)
+    return prepare(network.to(chosen_device).eval(), tokenizer, folder=_folder_of(network), context=context)
+
+
+def _folder_of(network: Any) -> Path | None:
+    """Where the checkpoint's files lie (a hub download lies in the cache)."""
+    folder = Path(network.config._name_or_path)
+    return folder if folder.is_dir() else None
+
+
+def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context: int | None = None) -> LoadedModel:
+    """Check a model that is loaded already. Raises ``UnsupportedModel``."""
+    register()
+    network.set_attn_implementation(NAME)
+    config = network.config
+    _refuse_unsupported(config)
+    limit = _context(config)
+    if context is not None and context > limit:
+        raise UnsupportedModel(f"the model's context is {limit} tokens, {context} were asked for")
+    loaded = LoadedModel(
+        network,
+        tokenizer,
+        Fingerprint.of_model(network, tokenizer, folder=folder),
+        context or limit,
+        _eos_token_ids(network, tokenizer),
+    )
+    _self_test(loaded)
+    return loaded
+
+
+def _refuse_unsupported(config: Any) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds and not _window_covers_context(config):
+        raise UnsupportedModel(f"layers of kind {', '.join(sorted(kinds))} cannot take injected segments")
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    if kind in _LENGTH_DEPENDENT_ROPE:
+        raise UnsupportedModel(f"rotary scaling '{kind}' depends on the sequence's length")
+
+
+def _window_covers_context(config: Any) -> bool:
+    return set(config.layer_types) <= {"full_attention", "sliding_attention"} and bool(
+        getattr(config, "sliding_window", None)
+    )
+
+
+def _context(config: Any) -> int:
+    """The model's context; with sliding windows only as far as they are full attention."""
+    context: int = config.max_position_embeddings
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True):
+        context = min(context, window)
+    return context
+
+
+def _eos_token_ids(network: Any, tokenizer: Any) -> frozenset[int]:
+    ids = network.generation_config.eos_token_id
+    listed = ids if isinstance(ids, list) else [ids]
+    return frozenset(i for i in [*listed, getattr(tokenizer, "eos_token_id", None)] if i is not None)
+
+
+@torch.inference_mode()
+def _self_test(loaded: LoadedModel) -> None:
+    """Compare split, injected-style attention with the model's own on a few tokens, in the model's own numbers.
+
+    Catches every model whose attention has a part that this engine does not know of.
+    """
+    tokens = [(7 * i) % loaded.model.config.vocab_size for i in range(1, 13)]
+    layout = layout_of(loaded.model.config, next(loaded.model.parameters()).dtype)
+    kv = SequenceKV(layout, loaded.device, len(tokens))
+    runner = ModelRunner(loaded.model)
+    try:
+        runner.forward([Work(kv, tokens[:5], wants_logits=False)])
+        ours = runner.forward([Work(kv.fork(len(tokens)), tokens[5:])])[0]
+    finally:
+        loaded.model.set_attn_implementation("sdpa")
+        ids = torch.tensor([tokens], device=loaded.device)
+        theirs = loaded.model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        loaded.model.set_attn_implementation(NAME)
+    tolerance = 1e-3 if theirs.dtype == layout.torch_dtype else 0.05
+    error = (torch.log_softmax(ours, -1) - torch.log_softmax(theirs, -1)).abs().max().item()
+    if not error <= tolerance * max(1.0, theirs.abs().max().item()):
+        raise UnsupportedModel(
+            f"this model's attention is not reproduced over split keys and values (error {error:.2g})"
+        )

@@ -1,0 +1,149 @@
+"""A request on its way through the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, TokenLogprob
+from engine.transformers.attention import SequenceKV
+from engine.transformers.loading import LoadedModel
+from engine.transformers.sampler import Sampler
+from engine.transformers.text import TextStream
+from kvcache import Entry, Loaded, TierName, chain_key
+
+Sink = Callable[[Event | Exception | None], None]
+"""Where a request's events go: events, then None at the end or an exception."""
+
+_SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
+_SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
+
+
+@dataclass(eq=False)
+class Choice:
+    """One of the ``n`` answers to a request, while it is being generated."""
+
+    index: int
+    kv: SequenceKV
+    sampler: Sampler
+    text: TextStream
+    last_token: int = 0
+    n_tokens: int = 0
+    finished: bool = False
+
+    def accept(self, token_id: int, logprobs: tuple[TokenLogprob, ...], group: Group, model: LoadedModel) -> Delta:
+        """Take a token in and say what to send."""
+        sampling = group.request.sampling
+        self.last_token = token_id
+        self.n_tokens += 1
+        self.sampler.observe(token_id)
+        ended = token_id in model.eos_token_ids and not sampling.ignore_eos
+        ended = ended or token_id in sampling.stop_token_ids
+        shown = "" if ended else self.text.push(token_id)
+        reason: FinishReason | None = None
+        if ended or self.text.stopped:
+            reason = "stop"
+        elif self.n_tokens >= sampling.max_tokens:
+            reason = "length"
+        if reason is not None:
+            self.finished = True
+            shown += self.text.flush()
+        return Delta(self.index, shown, (token_id,), logprobs, reason)
+
+
+@dataclass(eq=False)
+class Group:
+    """A request with its prompt's progress and its choices.
+
+    ``background`` requests only compute and store the prompt's pieces, and only when nothing else runs.
+    """
+
+    request: GenerateRequest
+    sink: Sink
+    root: str
+    background: bool = False
+    token_ids: tuple[int, ...] = ()
+    arrived: float = field(default_factory=time.perf_counter)
+    admitted: float = 0.0
+    load_s: float = 0.0
+    kv: SequenceKV | None = None
+    matched: list[Entry] = field(default_factory=list)
+    chain: list[tuple[Entry, Loaded]] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    aborted: bool = False
+
+    def __post_init__(self) -> None:
+        self.token_ids = self.request.prompt.token_ids
+
+    @property
+    def prompt_done(self) -> int:
+        return self.kv.n_tokens if self.kv is not None else 0
+
+    @property
+    def remaining(self) -> int:
+        """Prompt tokens still to compute."""
+        return len(self.token_ids) - self.prompt_done
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that came from segments (one is always left to compute)."""
+        return min(sum(entry.n_tokens for entry, _ in self.chain), len(self.token_ids) - 1)
+
+    @property
+    def finished(self) -> bool:
+        return self.aborted or (bool(self.choices) and all(choice.finished for choice in self.choices))
+
+    def reports(self) -> tuple[PieceReport, ...]:
+        """Where each piece of the prompt came from."""
+        reports = []
+        begin = 0
+        for piece in self.request.prompt.pieces:
+            end = begin + len(piece.token_ids)
+            reports.append(self._report(begin, end))
+            begin = end
+        return tuple(reports)
+
+    def _report(self, begin: int, end: int) -> PieceReport:
+        over = [(e, loaded) for e, loaded in self.chain if e.start < end and e.start + e.n_tokens > begin]
+        sources: list[Source] = [_SOURCES[loaded.tier] for _, loaded in over]
+        if end > self.cached_tokens or not sources:
+            sources.append("computed")
+        slowest = max(sources, key=lambda source: _SLOWNESS[source])
+        load_ms = sum(loaded.load_ms for entry, loaded in over if begin <= entry.start)
+        return PieceReport(slowest, end - begin, load_ms)
+
+    def missing_pieces(self) -> list[tuple[str, int, int, frozenset[str]]]:
+        """Kept pieces that have no segment yet: (parent key, start, end, labels) each, in chain order.
+
+        Ends at the first piece that is not kept: what lies behind it cannot be found again.
+        """
+        keys = {0: self.root} | {entry.start + entry.n_tokens: entry.key for entry, _ in self.chain}
+        missing = []
+        start = 0
+        for piece in self.request.prompt.pieces:
+            end = start + len(piece.token_ids)
+            parent = keys.get(start)
+            if not piece.keep or parent is None or not piece.token_ids:
+                break
+            if end not in keys:
+                labels = frozenset() if piece.label is None else frozenset({piece.label})
+                missing.append((parent, start, end, labels))
+                keys[end] = chain_key(parent, piece.token_ids)
+            start = end
+        return missing
+
+
+def token_logprobs(
+    logits: torch.Tensor, token_id: int, wanted: int | None, text_of: Callable[[int], str]
+) -> tuple[TokenLogprob, ...]:
+    """The chosen token's logprob under float32 ``logits`` [vocabulary] and the ``wanted`` likeliest ones."""
+    if wanted is None:
+        return ()
+    logprobs = torch.log_softmax(logits, -1)
+    values, ids = logprobs.topk(wanted)
+    rivals: Sequence[tuple[int, float]] = list(zip(ids.tolist(), values.tolist(), strict=True))
+    top = tuple(TokenLogprob(i, text_of(i), value) for i, value in rivals)
+    return (TokenLogprob(token_id, text_of(token_id), float(logprobs[token_id]), top),)

@@ -1,0 +1,319 @@
+"""The engine's thread: continuous batching over prompts in chunks and decoding streams.
+
+One turn of the loop, ``_step``, is: take in what has arrived; admit what there is room for (segments in memory
+are injected at once, those on disk are read by a second thread meanwhile); pick a batch of one token of every
+decoding stream and as many prompt tokens as the chunk size allows; one forward pass; send what it gave.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from engine.base import Capacity, Started
+from engine.errors import EngineClosed, EngineError
+from engine.transformers.attention import SequenceKV
+from engine.transformers.loading import LoadedModel
+from engine.transformers.runner import ModelRunner, Work
+from engine.transformers.sampler import Sampler
+from engine.transformers.sequence import Choice, Group, token_logprobs
+from engine.transformers.text import TextStream
+from kvcache import KVCacheError, Segment, SegmentMissing, SegmentStore
+
+log = logging.getLogger(__name__)
+
+# From this length on a segment is attended to where it lies; below, copying it beats one more call per step.
+_MIN_SPAN_TOKENS = 256
+# A waiting prompt counts as this many tokens shorter per second, so that short ones cannot starve a long one.
+_AGING_TOKENS_PER_S = 200.0
+
+
+@dataclass(frozen=True)
+class BatchingConfig:
+    """Limits of the batch. Chunks are in prompt tokens per step: a large one when nothing is being decoded, a
+    small one otherwise, so that running streams keep moving."""
+
+    max_running: int = 16
+    prefill_chunk: int = 512
+    busy_prefill_chunk: int = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one forward pass works on: ``work`` is parallel to prompts (a chunk each), then streams."""
+
+    prompts: list[tuple[Group, int]]
+    streams: list[tuple[Group, Choice]]
+
+
+class EngineWorker(threading.Thread):
+    """Owns the model. Others talk to it through :meth:`submit`, :meth:`abort` and :meth:`stop`."""
+
+    def __init__(
+        self, model: LoadedModel, store: SegmentStore, config: BatchingConfig, token_text: Callable[[int], str]
+    ) -> None:
+        super().__init__(name="engine", daemon=True)
+        self._model = model
+        self._store = store
+        self._config = config
+        self._token_text = token_text
+        self._runner = ModelRunner(model.model)
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting: deque[Group] = deque()
+        self._loading: list[Group] = []
+        self._running: list[Group] = []
+        self._loader = ThreadPoolExecutor(2, thread_name_prefix="segment-loader")
+        self._stopping = False
+        self.failures = 0
+
+    # -- called from other threads ---------------------------------------------------------------------------
+
+    def submit(self, group: Group) -> None:
+        self._inbox.put(lambda: self._waiting.append(group))
+
+    def abort(self, group: Group) -> None:
+        """Drop a request before the next step; its sink hears nothing more."""
+        group.aborted = True
+        self._inbox.put(lambda: None)
+
+    def stop(self) -> None:
+        """End after the current step; requests that are left fail with ``EngineClosed``."""
+        self._stopping = True
+        self._inbox.put(None)
+
+    def capacity(self) -> Capacity:
+        # Lengths read without a lock: good enough for a gauge.
+        waiting = len(self._waiting) + len(self._loading)
+        return Capacity(self._model.context, self._config.max_running, len(self._running), waiting)
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while not self._stopping:
+            try:
+                self._step()
+            except Exception as error:
+                # The worker's edge: a failed step fails the requests in it, not the server.
+                log.exception("a step of the engine failed")
+                self.failures += 1
+                self._fail_all(EngineError(f"the engine failed: {type(error).__name__}"))
+        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._take_inbox(block=False)
+        self._fail_all(EngineClosed("the engine is shutting down"))
+
+    def _step(self) -> None:
+        self._take_inbox(block=not (self._running or self._waiting))
+        self._drop_finished()
+        self._admit()
+        step = self._pick()
+        if not step.prompts and not step.streams:
+            if self._loading or self._waiting:
+                self._take_inbox(block=True)  # a load that ends, or a new request, wakes the loop
+            return
+        work = [Work(_kv_of(g), self._chunk(g, n), n == g.remaining and not g.background) for g, n in step.prompts]
+        work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
+        logits = self._runner.forward(work).cpu()
+        self._deliver(step, logits)
+        self._drop_finished()
+
+    def _take_inbox(self, *, block: bool) -> None:
+        while not self._stopping:
+            try:
+                message = self._inbox.get(block=block)
+            except queue.Empty:
+                return
+            if message is not None:
+                message()
+            block = False
+
+    def _drop_finished(self) -> None:
+        for group in [group for group in self._running if group.finished]:
+            self._running.remove(group)
+            self._release(group)
+        for group in [group for group in self._waiting if group.aborted]:
+            self._waiting.remove(group)
+            group.sink(None)
+
+    def _release(self, group: Group) -> None:
+        self._unpin(group)
+        group.sink(None)
+
+    def _unpin(self, group: Group) -> None:
+        self._store.unpin(entry.key for entry in group.matched)
+        group.matched.clear()
+
+    def _fail_all(self, error: EngineError) -> None:
+        for group in [*self._running, *self._loading, *self._waiting]:
+            self._unpin(group)
+            group.aborted = True
+            group.sink(error)
+        self._running.clear()
+        self._waiting.clear()
+        self._loading.clear()
+
+    # -- admission -------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Start waiting requests while there is room; background ones only when nothing else is there."""
+        for group in list(self._waiting):
+            if len(self._running) + len(self._loading) >= self._config.max_running:
+                return
+            busy = self._running or self._loading or any(not other.background for other in self._waiting)
+            if group.background and busy:
+                continue
+            self._waiting.remove(group)
+            group.admitted = time.perf_counter()
+            if group.request.use_segments:
+                group.matched = self._store.match(group.root, group.token_ids)
+            self._store.pin(entry.key for entry in group.matched)
+            if any(self._store.tier_of(entry.key) == "disk" for entry in group.matched):
+                self._loading.append(group)
+                self._loader.submit(self._load_elsewhere, group)
+            else:
+                self._load(group)
+                self._start(group)
+
+    def _load_elsewhere(self, group: Group) -> None:
+        try:
+            self._load(group)
+        except Exception:
+            # The worker's edge: without its segments the request is slower, never wrong.
+            log.exception("loading segments failed; the prompt is computed")
+            self.failures += 1
+            group.chain.clear()
+        self._inbox.put(lambda: self._start_loaded(group))
+
+    def _start_loaded(self, group: Group) -> None:
+        if group in self._loading:
+            self._loading.remove(group)
+            self._start(group)
+
+    def _load(self, group: Group) -> None:
+        """Bring the matched chain to the device, as far as it is sound."""
+        begin = time.perf_counter()
+        for entry in group.matched:
+            try:
+                loaded = self._store.load(entry.key, self._model.fingerprint)
+            except SegmentMissing:
+                break
+            if loaded.segment.token_ids != group.token_ids[entry.start : entry.start + entry.n_tokens]:
+                log.error("segment %s holds other tokens than its key stands for", entry.key[:12])
+                break
+            group.chain.append((entry, loaded))
+        group.load_s = time.perf_counter() - begin
+
+    def _start(self, group: Group) -> None:
+        if group.aborted:
+            self._release(group)
+            return
+        last = len(group.token_ids) - 1  # one token must be left to compute
+        expected = len(group.token_ids) + group.request.sampling.max_tokens
+        kv = SequenceKV(self._model.fingerprint.layout, self._model.device, expected)
+        for entry, loaded in group.chain:
+            kv.inject(loaded.segment, _MIN_SPAN_TOKENS, min(entry.n_tokens, last - kv.n_tokens))
+        group.kv = kv
+        self._running.append(group)
+
+    # -- batching --------------------------------------------------------------------------------------------
+
+    def _pick(self) -> Step:
+        """One token of each stream, and prompt chunks, the shortest remaining prompt first (with aging)."""
+        streams = [(g, choice) for g in self._running for choice in g.choices if not choice.finished]
+        pending = [group for group in self._running if not group.choices]
+        foreground = [group for group in pending if not group.background]
+        if foreground or streams:
+            pending = foreground
+        # Small chunks keep streams moving, and let a new request in soon when the work is not urgent.
+        hurry = bool(foreground) and not streams
+        budget = self._config.prefill_chunk if hurry else self._config.busy_prefill_chunk
+        now = time.perf_counter()
+        prompts: list[tuple[Group, int]] = []
+        for group in sorted(pending, key=lambda g: g.remaining - _AGING_TOKENS_PER_S * (now - g.arrived)):
+            n = min(budget, group.remaining)
+            if n > 0:
+                prompts.append((group, n))
+                budget -= n
+        return Step(prompts, streams)
+
+    def _chunk(self, group: Group, n: int) -> tuple[int, ...]:
+        return group.token_ids[group.prompt_done : group.prompt_done + n]
+
+    # -- results ---------------------------------------------------------------------------------------------
+
+    def _deliver(self, step: Step, logits: torch.Tensor) -> None:
+        """Hand each row of logits to the stream it belongs to: finished prompts first, then streams."""
+        best = logits.argmax(-1).tolist() if len(logits) else []
+        row = 0
+        ended = [group for group, _ in step.prompts if group.remaining == 0]
+        for group in ended:
+            if group.background:
+                continue
+            self._begin_choices(group)
+            self._send_started(group)
+            for choice in group.choices:
+                self._advance(group, choice, logits[row], best[row])
+            row += 1
+        for group, choice in step.streams:
+            self._advance(group, choice, logits[row], best[row])
+            row += 1
+        for group in ended:  # after the first tokens are out
+            self._store_pieces(group)
+
+    def _begin_choices(self, group: Group) -> None:
+        request, kv = group.request, _kv_of(group)
+        for index in range(request.n):
+            own = kv if request.n == 1 else kv.fork(request.sampling.max_tokens)
+            sampler = Sampler(request.sampling, index, group.token_ids, self._model.eos_token_ids)
+            text = TextStream(self._model.tokenizer, request.sampling.stop)
+            group.choices.append(Choice(index, own, sampler, text))
+
+    def _send_started(self, group: Group) -> None:
+        group.sink(
+            Started(
+                pieces=group.reports(),
+                prompt_tokens=len(group.token_ids),
+                cached_tokens=group.cached_tokens,
+                queue_s=group.admitted - group.arrived,
+                load_s=group.load_s,
+                prefill_s=time.perf_counter() - group.admitted - group.load_s,
+            )
+        )
+
+    def _advance(self, group: Group, choice: Choice, logits: torch.Tensor, best: int) -> None:
+        token_id = best if choice.sampler.greedy else choice.sampler.choose(logits)
+        logprobs = token_logprobs(logits, token_id, group.request.sampling.logprobs, self._token_text)
+        group.sink(choice.accept(token_id, logprobs, group, self._model))
+
+    def _store_pieces(self, group: Group) -> None:
+        """Store what was computed anyway as chained segments: activation costs a copy, not a prefill."""
+        if group.request.use_segments:
+            missing = group.missing_pieces()
+            self._store.count_miss(len(missing))
+            for parent, start, end, labels in missing:
+                if not self._store_piece(group, parent, start, end, labels):
+                    break
+        if group.background:
+            group.aborted = True  # nothing more to do: dropped as finished
+
+    def _store_piece(self, group: Group, parent: str, start: int, end: int, labels: frozenset[str]) -> bool:
+        keys, values = _kv_of(group).copy_range(start, end)
+        token_ids = group.token_ids[start:end]
+        segment = Segment.chained(parent, self._model.fingerprint, start, token_ids, keys, values, labels)
+        try:
+            return self._store.put(segment)
+        except KVCacheError as error:
+            log.warning("a segment could not be stored: %s", error)
+            return False
+
+
+def _kv_of(group: Group) -> SequenceKV:
+    assert group.kv is not None, "only started groups are worked on"
+    return group.kv

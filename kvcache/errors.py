@@ -1,0 +1,35 @@
+"""What the segment store can refuse.
+
+KVCacheError
+├── SegmentCorrupt       a file is truncated, altered or absurd; it goes to quarantine
+├── FingerprintMismatch  a segment of another model, tokenizer, template or dtype
+├── SegmentMissing       nothing is stored under that key (evicted, deleted or never built)
+├── UnsupportedCache     a cache whose layers are not plain attention over all tokens
+└── StoreClosed          the store has been closed
+"""
+
+from __future__ import annotations
+
+
+class KVCacheError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class SegmentCorrupt(KVCacheError):
+    """A segment file is truncated, altered or absurd."""
+
+
+class FingerprintMismatch(KVCacheError):
+    """A segment's numbers belong to another model, tokenizer, chat template or dtype."""
+
+
+class SegmentMissing(KVCacheError):
+    """Nothing is stored under that key."""
+
+
+class UnsupportedCache(KVCacheError):
+    """A cache whose layers are not plain attention over all tokens."""
+
+
+class StoreClosed(KVCacheError):
+    """The store has been closed."""

@@ -1,0 +1,316 @@
+"""The catalogue of segments: which chains exist, whose text they hold, how much they are used.
+
+It lives in memory; what is on disk is mirrored in ``index.sqlite`` beside the files, so that opening a store
+reads one small database and no segment file. The database is a convenience, the files are the truth: without
+it (or with a damaged one) the catalogue is rebuilt from the files' headers.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvcache.errors import SegmentCorrupt
+from kvcache.file import SUFFIX, Header, read_header
+from kvcache.segment import Segment, chain_key
+
+log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS segments (
+    key TEXT PRIMARY KEY, parent TEXT NOT NULL, fingerprint TEXT NOT NULL, start INTEGER NOT NULL,
+    n_tokens INTEGER NOT NULL, nbytes INTEGER NOT NULL, created_at REAL NOT NULL,
+    last_used_at REAL NOT NULL, uses INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS labels (
+    key TEXT NOT NULL REFERENCES segments(key) ON DELETE CASCADE, label TEXT NOT NULL,
+    PRIMARY KEY (key, label)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass
+class Entry:
+    """One known segment. ``nbytes`` counts keys and values; times are Unix seconds."""
+
+    key: str
+    parent: str
+    fingerprint: str
+    start: int
+    n_tokens: int
+    nbytes: int
+    labels: frozenset[str]
+    created_at: float
+    last_used_at: float
+    uses: int = 0
+    on_disk: bool = False
+    dirty: bool = field(default=False, repr=False)
+
+    @classmethod
+    def of(cls, segment: Segment | Header, *, on_disk: bool = False) -> Entry:
+        """The entry of a segment (or of a file's header) that is new to the catalogue."""
+        now = time.time()
+        return cls(
+            key=segment.key,
+            parent=segment.parent,
+            fingerprint=segment.fingerprint,
+            start=segment.start,
+            n_tokens=segment.n_tokens,
+            nbytes=segment.nbytes,
+            labels=segment.labels,
+            created_at=now,
+            last_used_at=now,
+            on_disk=on_disk,
+        )
+
+
+def segment_path(folder: Path, key: str) -> Path:
+    """Where the segment ``key`` lies below ``folder``: 256 sub-folders keep each one small."""
+    return folder / key[:2] / f"{key}{SUFFIX}"
+
+
+def segment_files(folder: Path) -> Iterator[Path]:
+    """All segment files below ``folder`` (not those in quarantine)."""
+    for sub in sorted(folder.glob("[0-9a-f][0-9a-f]")):
+        yield from sorted(sub.glob(f"*{SUFFIX}"))
+
+
+class Index:
+    """In-memory catalogue with its mirror on disk. Not thread-safe: the store holds a lock around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._entries: dict[str, Entry] = {}
+        self._children: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._by_label: defaultdict[str, set[str]] = defaultdict(set)
+        self._db = self._open_db(folder / "index.sqlite")
+
+    def _open_db(self, path: Path) -> sqlite3.Connection:
+        rebuild = not path.exists()
+        try:
+            db = self._connect(path)
+            for entry in self._rows(db):
+                self._insert(entry)
+        except sqlite3.DatabaseError as error:
+            log.warning("the segment index is damaged (%s); it is rebuilt from the files", error)
+            for damaged in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+                damaged.unlink(missing_ok=True)
+            self._entries.clear()
+            self._children.clear()
+            self._by_label.clear()
+            db, rebuild = self._connect(path), True
+        self._reconcile(db, rebuild=rebuild)
+        return db
+
+    @staticmethod
+    def _connect(path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            path.chmod(0o600)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA foreign_keys=ON")
+            db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+        return db
+
+    @staticmethod
+    def _rows(db: sqlite3.Connection) -> list[Entry]:
+        labels: defaultdict[str, set[str]] = defaultdict(set)
+        for key, label in db.execute("SELECT key, label FROM labels"):
+            labels[key].add(label)
+        rows = db.execute(
+            "SELECT key, parent, fingerprint, start, n_tokens, nbytes, created_at, last_used_at, uses FROM segments"
+        )
+        return [
+            Entry(
+                key=row[0],
+                parent=row[1],
+                fingerprint=row[2],
+                start=row[3],
+                n_tokens=row[4],
+                nbytes=row[5],
+                labels=frozenset(labels[row[0]]),
+                created_at=row[6],
+                last_used_at=row[7],
+                uses=row[8],
+                on_disk=True,
+            )
+            for row in rows
+        ]
+
+    def _reconcile(self, db: sqlite3.Connection, *, rebuild: bool) -> None:
+        """Make catalogue and folder agree, by names alone.
+
+        A file without a row was cut off between rename and commit: with a sound database it is removed (its
+        memory may have been deleted since), without one it is adopted.
+        """
+        files = {path.stem: path for path in segment_files(self._folder)}
+        for path in self._folder.glob(f"[0-9a-f][0-9a-f]/.*{SUFFIX}.*.tmp"):
+            path.unlink(missing_ok=True)
+        for key in [key for key in self._entries if key not in files]:
+            self._forget(db, key)
+        for key in files.keys() - self._entries.keys():
+            if rebuild:
+                self._adopt(db, files[key])
+            else:
+                files[key].unlink(missing_ok=True)
+
+    def _adopt(self, db: sqlite3.Connection, path: Path) -> None:
+        try:
+            header = read_header(path)
+        except SegmentCorrupt as error:
+            log.warning("not adopted: %s", error)
+            path.unlink(missing_ok=True)
+            return
+        if header.key != path.stem:
+            log.warning("not adopted: %s holds the segment %s", path.name, header.key)
+            path.unlink(missing_ok=True)
+            return
+        entry = Entry.of(header, on_disk=True)
+        self._insert(entry)
+        self._write_row(db, entry)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._entries.values()))
+
+    def get(self, key: str) -> Entry | None:
+        return self._entries.get(key)
+
+    def match(self, root: str, token_ids: Sequence[int]) -> list[Entry]:
+        """The longest chain below ``root`` whose tokens begin ``token_ids``; empty where there is none."""
+        chain: list[Entry] = []
+        parent, done = root, 0
+        while (entry := self._longest_child(parent, token_ids[done:])) is not None:
+            chain.append(entry)
+            parent, done = entry.key, done + entry.n_tokens
+        return chain
+
+    def _longest_child(self, parent: str, token_ids: Sequence[int]) -> Entry | None:
+        lengths = self._children.get(parent)
+        for length in sorted(lengths or (), reverse=True):
+            if length <= len(token_ids):
+                key = chain_key(parent, token_ids[:length])
+                if key in self._entries:
+                    return self._entries[key]
+        return None
+
+    def has_children(self, key: str) -> bool:
+        return any(self._children.get(key, {}).values())
+
+    def with_label(self, label: str) -> set[str]:
+        return set(self._by_label.get(label, ()))
+
+    def labels(self) -> set[str]:
+        return {label for label, keys in self._by_label.items() if keys}
+
+    def with_descendants(self, keys: Iterable[str]) -> list[str]:
+        """``keys`` and all that was computed behind them, children before their parents."""
+        found: dict[str, None] = {}
+        stack = list(keys)
+        while stack:
+            key = stack.pop()
+            if key not in found and key in self._entries:
+                found[key] = None
+                stack.extend(child for group in self._children.get(key, {}).values() for child in group)
+        return sorted(found, key=lambda key: -self._entries[key].start)
+
+    def add(self, entry: Entry) -> None:
+        """Enter a segment that is in memory only, or update the labels of a known one."""
+        known = self._entries.get(entry.key)
+        if known is None:
+            self._insert(entry)
+            return
+        added = entry.labels - known.labels
+        known.labels |= added
+        for label in added:
+            self._by_label[label].add(known.key)
+        if added and known.on_disk:
+            self._write_row(self._db, known)
+
+    def stored(self, key: str) -> None:
+        """The segment's file is on disk: make the row durable with it."""
+        entry = self._entries[key]
+        entry.on_disk = True
+        self._write_row(self._db, entry)
+
+    def touch(self, key: str) -> None:
+        """Count a use; written out with :meth:`save`."""
+        entry = self._entries[key]
+        entry.uses += 1
+        entry.last_used_at = time.time()
+        entry.dirty = True
+
+    def lost_file(self, key: str) -> None:
+        """The segment's file is gone; it may live on in memory."""
+        self._entries[key].on_disk = False
+        self._db.execute("DELETE FROM segments WHERE key = ?", (key,))
+
+    def forget(self, key: str) -> None:
+        self._forget(self._db, key)
+
+    def save(self) -> None:
+        """Write the counted uses to disk."""
+        dirty = [entry for entry in self._entries.values() if entry.dirty and entry.on_disk]
+        self._db.execute("BEGIN")
+        self._db.executemany(
+            "UPDATE segments SET uses = ?, last_used_at = ? WHERE key = ?",
+            [(entry.uses, entry.last_used_at, entry.key) for entry in dirty],
+        )
+        self._db.execute("COMMIT")
+        for entry in dirty:
+            entry.dirty = False
+
+    def close(self) -> None:
+        self.save()
+        self._db.close()
+
+    def _insert(self, entry: Entry) -> None:
+        self._entries[entry.key] = entry
+        self._children[entry.parent][entry.n_tokens].add(entry.key)
+        for label in entry.labels:
+            self._by_label[label].add(entry.key)
+
+    def _forget(self, db: sqlite3.Connection, key: str) -> None:
+        entry = self._entries.pop(key)
+        siblings = self._children[entry.parent]
+        siblings[entry.n_tokens].discard(key)
+        if not siblings[entry.n_tokens]:
+            del siblings[entry.n_tokens]
+        if not siblings:
+            del self._children[entry.parent]
+        for label in entry.labels:
+            self._by_label[label].discard(key)
+            if not self._by_label[label]:
+                del self._by_label[label]
+        db.execute("DELETE FROM segments WHERE key = ?", (key,))
+
+    @staticmethod
+    def _write_row(db: sqlite3.Connection, entry: Entry) -> None:
+        db.execute("BEGIN")
+        db.execute(
+            "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                entry.key,
+                entry.parent,
+                entry.fingerprint,
+                entry.start,
+                entry.n_tokens,
+                entry.nbytes,
+                entry.created_at,
+                entry.last_used_at,
+                entry.uses,
+            ),
+        )
+        db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", [(entry.key, label) for label in entry.labels])
+        db.execute("COMMIT")

@@ -1,0 +1,408 @@
+"""The segment store: one place that knows which segments exist and in which tier they are.
+
+    device   tensors the model can attend to at once       budget, least recently used leaves to host
+    host     tensors in host memory                        budget, least recently used is dropped
+    disk     one checked file a segment, index beside it   budget, least valuable chain end is deleted
+
+A segment is in at most one of the two memory tiers and, once its background write has ended, on disk as well.
+On a CPU the device *is* the host, and a move between the two is a matter of accounting, not of copying.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
+from kvcache.eviction import value
+from kvcache.file import read_segment, write_segment
+from kvcache.fingerprint import Fingerprint
+from kvcache.index import Entry, Index, segment_path
+from kvcache.segment import Segment
+from kvcache.tiers import TIERS, MemoryTier, TierName
+
+log = logging.getLogger(__name__)
+
+# Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
+_MAX_DEAD_LABELS = 100_000
+_MAX_QUEUED_WRITES = 256
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A segment on the device, the tier it was found in, and the milliseconds it took to bring it there."""
+
+    segment: Segment
+    tier: TierName
+    load_ms: float
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Counters since the store was opened, and what each tier holds now."""
+
+    hits: dict[TierName, int]
+    misses: int
+    quarantined: int
+    write_errors: int
+    dropped_writes: int
+    evictions: dict[TierName, int]
+    bytes: dict[TierName, int]
+    segments: dict[TierName, int]
+
+
+class SegmentStore:
+    """Content-addressed segments in tiers. All methods may be called from any thread.
+
+    Parameters
+    ----------
+    folder: where the files lie; created with mode 0700. One process at a time may use it.
+    device: where segments go when they are loaded.
+    device_bytes, host_bytes, disk_bytes: budgets.
+    fsync: flush each file to disk before it counts as stored.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device | None = None,
+        device_bytes: int = 2 << 30,
+        host_bytes: int = 4 << 30,
+        disk_bytes: int = 20 << 30,
+        fsync: bool = True,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._device = device or torch.device("cpu")
+        self._disk_bytes = disk_bytes
+        self._fsync = fsync
+        self._lock = threading.RLock()
+        self._index = Index(folder)
+        self._disk_used = sum(entry.nbytes for entry in self._index)
+        self._on_device = MemoryTier(device_bytes)
+        self._on_host = MemoryTier(host_bytes)
+        self._pins: Counter[str] = Counter()
+        self._dead_labels: OrderedDict[str, None] = OrderedDict()
+        self._hits: Counter[TierName] = Counter()
+        self._evictions: Counter[TierName] = Counter()
+        self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
+        self._closed = False
+        self._queued: set[str] = set()
+        self._writes: queue.Queue[Segment | None] = queue.Queue(_MAX_QUEUED_WRITES)
+        self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
+        self._writer.start()
+
+    # -- finding ---------------------------------------------------------------------------------------------
+
+    def match(self, root: str, token_ids: Sequence[int]) -> list[Entry]:
+        """The longest stored chain below ``root`` whose tokens begin ``token_ids``. No file is touched."""
+        with self._lock:
+            return self._index.match(root, token_ids)
+
+    def tier_of(self, key: str) -> TierName | None:
+        """The fastest tier that holds the segment now."""
+        with self._lock:
+            if key in self._on_device:
+                return "device"
+            if key in self._on_host:
+                return "host"
+            entry = self._index.get(key)
+            return "disk" if entry is not None and entry.on_disk else None
+
+    def load(self, key: str, fingerprint: Fingerprint) -> Loaded:
+        """The segment on the device, kept there for the next use.
+
+        Raises ``SegmentMissing`` when it is nowhere (any more), also when its file turned out to be bad: the
+        file is then in quarantine and counted, and the caller computes the tokens instead.
+        """
+        begin = time.perf_counter()
+        with self._lock:
+            tier = self.tier_of(key)
+            if tier is None:
+                raise SegmentMissing(key)
+            in_memory = self._on_device.get(key) or self._on_host.pop(key)
+        segment = in_memory if in_memory is not None else self._read(key, fingerprint)
+        if segment.fingerprint != fingerprint.digest:
+            raise FingerprintMismatch(f"segment {key[:12]} was computed by another model")
+        segment = segment.to(self._device)
+        with self._lock:
+            if self._index.get(key) is None:  # deleted while it was being read
+                raise SegmentMissing(key)
+            self._hits[tier] += 1
+            self._index.touch(key)
+            if tier != "device":
+                self._admit(segment)
+        return Loaded(segment, tier, (time.perf_counter() - begin) * 1e3)
+
+    def count_miss(self, n: int = 1) -> None:
+        """Count pieces that were looked for and had to be computed."""
+        with self._lock:
+            self._misses += n
+
+    @contextmanager
+    def pinned(self, keys: Iterable[str]) -> Iterator[None]:
+        """Keep these segments from being evicted from memory while the block runs."""
+        held = list(keys)
+        self.pin(held)
+        try:
+            yield
+        finally:
+            self.unpin(held)
+
+    def pin(self, keys: Iterable[str]) -> None:
+        """Keep these segments in memory until :meth:`unpin`; counted, so pins may overlap."""
+        with self._lock:
+            self._pins.update(keys)
+
+    def unpin(self, keys: Iterable[str]) -> None:
+        with self._lock:
+            self._pins.subtract(keys)
+            for key in [key for key, count in self._pins.items() if count <= 0]:
+                del self._pins[key]
+
+    # -- storing ---------------------------------------------------------------------------------------------
+
+    def put(self, segment: Segment) -> bool:
+        """Hold the segment on the device and write it to disk in the background.
+
+        False when it is refused: its memory was deleted meanwhile, or the chain it belongs to is gone.
+        """
+        with self._lock:
+            if self._closed:
+                raise StoreClosed("the segment store is closed")
+            orphan = segment.start > 0 and self._index.get(segment.parent) is None
+            if orphan or any(label in self._dead_labels for label in segment.labels):
+                return False
+            known = self._index.get(segment.key)
+            if (known is None or not known.on_disk) and segment.key not in self._queued:
+                self._queue_write(segment)
+            self._index.add(Entry.of(segment))
+            self._admit(segment)
+            self._drop_if_nowhere(segment.key)
+            return True
+
+    def _queue_write(self, segment: Segment) -> None:
+        try:
+            self._writes.put_nowait(segment)
+            self._queued.add(segment.key)
+        except queue.Full:  # the disk is slower than the model: keep serving, from memory
+            self._dropped_writes += 1
+
+    def flush(self) -> None:
+        """Wait until all that was put is on disk (or has failed and been counted)."""
+        self._writes.join()
+        with self._lock:
+            self._index.save()
+
+    def demote(self, tier: TierName) -> None:
+        """Empty the tiers above ``tier``: everything unpinned goes to host memory or is on disk only."""
+        self._writes.join()
+        with self._lock:
+            for segment in [self._on_device.pop(key) for key in self._unpinned(self._on_device)]:
+                assert segment is not None
+                if tier == "host":
+                    self._admit_host(segment)
+            if tier == "disk":
+                for key in self._unpinned(self._on_host):
+                    self._on_host.pop(key)
+            for entry in self._index:
+                self._drop_if_nowhere(entry.key)
+
+    def _unpinned(self, tier: MemoryTier) -> list[str]:
+        return [entry.key for entry in self._index if entry.key in tier and not self._pins[entry.key]]
+
+    # -- removing --------------------------------------------------------------------------------------------
+
+    def remove_label(self, label: str) -> int:
+        """Remove every segment that holds this memory's text, and all computed behind one, from every tier.
+
+        Segments with that label are refused from now on. Returns how many were removed.
+        """
+        with self._lock:
+            self._dead_labels[label] = None
+            while len(self._dead_labels) > _MAX_DEAD_LABELS:
+                self._dead_labels.popitem(last=False)
+            keys = self._index.with_descendants(self._index.with_label(label))
+            for key in keys:
+                self._remove(key)
+            return len(keys)
+
+    def sweep(self, keep_labels: set[str]) -> int:
+        """Remove the segments of memories that are gone (a crash may have come between the two deletions)."""
+        with self._lock:
+            return sum(self.remove_label(label) for label in self._index.labels() - keep_labels)
+
+    def clear(self) -> int:
+        """Remove all segments from every tier."""
+        with self._lock:
+            keys = [entry.key for entry in self._index]
+            for key in keys:
+                self._remove(key)
+            return len(keys)
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[Entry]:
+        with self._lock:
+            return list(self._index)
+
+    def stats(self) -> StoreStats:
+        with self._lock:
+            on_disk = sum(entry.on_disk for entry in self._index)
+            return StoreStats(
+                hits={tier: self._hits[tier] for tier in TIERS},
+                misses=self._misses,
+                quarantined=self._quarantined,
+                write_errors=self._write_errors,
+                dropped_writes=self._dropped_writes,
+                evictions={tier: self._evictions[tier] for tier in TIERS},
+                bytes={
+                    "device": self._on_device.nbytes,
+                    "host": self._on_host.nbytes,
+                    "disk": self._disk_used,
+                },
+                segments={"device": len(self._on_device), "host": len(self._on_host), "disk": on_disk},
+            )
+
+    def close(self) -> None:
+        """Finish the background writes and close the index. Calling it twice is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._writes.put(None)
+        self._writer.join()
+        with self._lock:
+            self._index.close()
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _read(self, key: str, fingerprint: Fingerprint) -> Segment:
+        path = segment_path(self._folder, key)
+        try:
+            segment = read_segment(path, fingerprint, pin=self._device.type == "cuda")
+            if segment.key != key:
+                raise SegmentCorrupt(f"{path.name} holds another segment")
+            return segment
+        except FileNotFoundError:
+            log.warning("segment %s has vanished from the disk", key[:12])
+            self._lose_file(key)
+        except (SegmentCorrupt, FingerprintMismatch) as error:
+            log.warning("quarantined: %s", error)
+            self._quarantine(key, path)
+        except OSError as error:
+            log.warning("segment %s cannot be read: %s", key[:12], error.strerror)
+            self._quarantine(key, path)
+        raise SegmentMissing(key)
+
+    def _quarantine(self, key: str, path: Path) -> None:
+        jail = self._folder / "quarantine"
+        jail.mkdir(exist_ok=True, mode=0o700)
+        with self._lock:
+            self._quarantined += 1
+            if path.exists():
+                path.rename(jail / path.name)
+        self._lose_file(key)
+
+    def _lose_file(self, key: str) -> None:
+        with self._lock:
+            entry = self._index.get(key)
+            if entry is not None and entry.on_disk:
+                self._disk_used -= entry.nbytes
+                self._index.lost_file(key)
+                self._drop_if_nowhere(key)
+
+    def _admit(self, segment: Segment) -> None:
+        for evicted in self._on_device.put(segment, self._is_pinned):
+            self._evictions["device"] += 1
+            self._admit_host(evicted)
+
+    def _admit_host(self, segment: Segment) -> None:
+        for dropped in self._on_host.put(segment.to(torch.device("cpu")), self._is_pinned):
+            self._evictions["host"] += 1
+            self._drop_if_nowhere(dropped.key)
+
+    def _is_pinned(self, key: str) -> bool:
+        return self._pins[key] > 0
+
+    def _drop_if_nowhere(self, key: str) -> None:
+        entry = self._index.get(key)
+        waits = key in self._queued
+        if entry is not None and not entry.on_disk and not waits and self.tier_of(key) is None:
+            self._index.forget(key)
+
+    def _remove(self, key: str) -> None:
+        """Take a segment out of every tier. The file goes first: a row without a file is only a miss."""
+        entry = self._index.get(key)
+        assert entry is not None
+        self._on_device.pop(key)
+        self._on_host.pop(key)
+        if entry.on_disk:
+            segment_path(self._folder, key).unlink(missing_ok=True)
+            self._disk_used -= entry.nbytes
+        self._index.forget(key)
+
+    def _write_loop(self) -> None:
+        while (segment := self._writes.get()) is not None:
+            try:
+                self._write(segment)
+            except Exception:
+                # The worker's edge: one bad write must not end all writing.
+                log.exception("segment %s could not be written", segment.key[:12])
+                with self._lock:
+                    self._write_errors += 1
+            finally:
+                with self._lock:
+                    self._queued.discard(segment.key)
+                    self._drop_if_nowhere(segment.key)
+                self._writes.task_done()
+        self._writes.task_done()
+
+    def _write(self, segment: Segment) -> None:
+        with self._lock:
+            entry = self._index.get(segment.key)
+            if entry is None or entry.on_disk:
+                return
+        path = segment_path(self._folder, segment.key)
+        try:
+            write_segment(path, segment, fsync=self._fsync)
+        except OSError as error:
+            log.warning("segment %s is kept in memory only: %s", segment.key[:12], error.strerror or error)
+            with self._lock:
+                self._write_errors += 1
+            return
+        with self._lock:
+            if self._index.get(segment.key) is None:  # deleted while it was being written
+                path.unlink(missing_ok=True)
+                return
+            self._index.stored(segment.key)
+            self._disk_used += segment.nbytes
+            self._evict_from_disk()
+
+    def _evict_from_disk(self) -> None:
+        """Delete the least valuable chain ends until the disk budget holds."""
+        if self._disk_used <= self._disk_bytes:
+            return
+        now = time.time()
+        ranked = sorted((entry for entry in self._index if entry.on_disk), key=lambda e: value(e, now))
+        while self._disk_used > self._disk_bytes:
+            # A parent without its children is still a prefix; a child without its parent cannot be reached.
+            leaf = next((e for e in ranked if self._may_leave_disk(e)), None)
+            if leaf is None:
+                return
+            self._evictions["disk"] += 1
+            self._remove(leaf.key)
+
+    def _may_leave_disk(self, entry: Entry) -> bool:
+        alive = self._index.get(entry.key) is entry
+        return alive and not self._is_pinned(entry.key) and not self._index.has_children(entry.key)

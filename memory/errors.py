@@ -1,0 +1,49 @@
+"""What the side store can refuse.
+
+MemoryStoreError
+├── NotFound          no such memory or cube for this tenant (another tenant's id looks the same)
+├── InvalidMemory     text empty or too long, unknown kind, bad metadata
+├── Conflict          a cube of that name exists
+├── StorageFull       the disk is full; nothing was written
+├── StoreCorrupt      the database file is damaged or of a newer version
+└── EmbedderError     the embedder could not be loaded or reached
+"""
+
+from __future__ import annotations
+
+
+class MemoryStoreError(Exception):
+    """Base of everything the side store raises on purpose."""
+
+
+class NotFound(MemoryStoreError):
+    """No such memory or cube for this tenant."""
+
+    def __init__(self, what: str, id: str) -> None:
+        self.what = what
+        self.id = id
+        super().__init__(f"There is no {what} '{id}'.")
+
+
+class InvalidMemory(MemoryStoreError):
+    """The memory cannot be stored as given; ``param`` names the field at fault."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
+
+
+class Conflict(MemoryStoreError):
+    """Something of that name exists already."""
+
+
+class StorageFull(MemoryStoreError):
+    """The disk is full; nothing was written."""
+
+
+class StoreCorrupt(MemoryStoreError):
+    """The database file is damaged or was written by a newer version."""
+
+
+class EmbedderError(MemoryStoreError):
+    """The embedder could not be loaded or reached."""

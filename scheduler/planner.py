@@ -1,0 +1,147 @@
+"""Which memories go into a prompt, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.base import ChatMessage, Engine, MemoryText, Piece, Prompt
+from kvcache import chain_key, root_key
+from memory import Memory, MemoryStore
+
+Mode = Literal["auto", "kv", "text", "off"]
+
+# Stored chains are few; this bounds the search where somebody has asked for the same memories in every order.
+_MAX_VISITS = 512
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order."""
+
+    tenant: str
+    cube_ids: tuple[str, ...]
+    messages: tuple[ChatMessage, ...]
+    mode: Mode = "auto"
+    top_k: int = 5
+    memory_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedMemory:
+    """A memory in the prompt: why it is there, and which of the prompt's pieces holds it (None: not a piece of
+    its own, because the chat template rewrote it)."""
+
+    memory: Memory
+    why: str
+    piece: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The prompt of one request and the memories in it, in prompt order. ``retrieve_s`` is in seconds."""
+
+    prompt: Prompt
+    memories: tuple[PlannedMemory, ...]
+    mode: Literal["kv", "text", "off"]
+    retrieve_s: float
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    memory: Memory
+    why: str
+
+
+class Planner:
+    """Turns a request into a plan: standing memories first, then retrieved ones, in the order that reuses most."""
+
+    def __init__(self, engine: Engine, memories: MemoryStore) -> None:
+        self._engine = engine
+        self._memories = memories
+
+    async def plan(self, ask: Ask) -> Plan:
+        """Raises ``memory.errors.NotFound`` for ids of nobody or of another tenant, ``ValueError`` when the chat
+        template refuses the messages."""
+        begin = time.perf_counter()
+        if ask.mode == "off":
+            return Plan(self._engine.render(ask.messages), (), "off", 0.0)
+        standing, movable = await asyncio.to_thread(self._choose, ask)
+        retrieve_s = time.perf_counter() - begin
+        chosen = [*standing, *movable]
+        prompt = self._render(ask, chosen)
+        if len(prompt.pieces) == len(chosen) + 2:
+            order = self._best_order(prompt, len(standing), ask.tenant)
+            chosen = [chosen[i] for i in order]
+            prompt = _reordered(prompt, order)
+            planned = tuple(PlannedMemory(c.memory, c.why, i + 1) for i, c in enumerate(chosen))
+        else:
+            planned = tuple(PlannedMemory(c.memory, c.why, None) for c in chosen)
+        return Plan(prompt, planned, "text" if ask.mode == "text" else "kv", retrieve_s)
+
+    def _render(self, ask: Ask, chosen: Sequence[_Chosen]) -> Prompt:
+        texts = [MemoryText(item.memory.label, item.memory.text) for item in chosen]
+        return self._engine.render(ask.messages, texts)
+
+    def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
+        """Standing memories in their fixed order, and those that may be moved about, in order of creation."""
+        if ask.memory_ids:
+            wanted = dict.fromkeys(ask.memory_ids)
+            return [_Chosen(self._memories.get(ask.tenant, id), "asked for") for id in wanted], []
+        standing = [m for cube in ask.cube_ids for m in self._memories.standing(ask.tenant, cube)]
+        fixed = [_Chosen(memory, "pinned" if memory.pinned else "profile") for memory in standing]
+        query = next((message.content for message in reversed(ask.messages) if message.role == "user"), "")
+        if ask.top_k == 0 or not query.strip():
+            return fixed, []
+        known = {memory.id for memory in standing}
+        hits = self._memories.search(ask.tenant, query, cube_ids=ask.cube_ids, top_k=ask.top_k)
+        found = [_Chosen(hit.memory, hit.why) for hit in hits if hit.memory.id not in known]
+        return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id))
+
+    def _best_order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
+        """Indices of the memory pieces (from 0) in the order whose stored chain is longest in tokens."""
+        pieces = prompt.pieces[1:-1]
+        key = chain_key(root_key(self._engine.fingerprint, salt), prompt.pieces[0].token_ids)
+        if not self._engine.has_segment(key):
+            return list(range(len(pieces)))
+        for piece in pieces[:n_fixed]:
+            key = chain_key(key, piece.token_ids)
+            if not self._engine.has_segment(key):
+                return list(range(len(pieces)))
+        rest = tuple(range(n_fixed, len(pieces)))
+        best = _ChainSearch(self._engine, pieces).longest(key, rest)
+        return [*range(n_fixed), *best, *(i for i in rest if i not in best)]
+
+
+class _ChainSearch:
+    """Depth-first search for the longest stored chain over a set of pieces."""
+
+    def __init__(self, engine: Engine, pieces: Sequence[Piece]) -> None:
+        self._engine = engine
+        self._pieces = pieces
+        self._visits = 0
+
+    def longest(self, key: str, rest: tuple[int, ...]) -> tuple[int, ...]:
+        """Indices out of ``rest``, in the order of the longest chain below ``key``; the first found wins a tie."""
+        best: tuple[int, ...] = ()
+        for i in rest:
+            child = chain_key(key, self._pieces[i].token_ids)
+            self._visits += 1
+            if self._visits > _MAX_VISITS:
+                break
+            if self._engine.has_segment(child):
+                path = (i, *self.longest(child, tuple(j for j in rest if j != i)))
+                if self._tokens(path) > self._tokens(best):
+                    best = path
+        return best
+
+    def _tokens(self, path: tuple[int, ...]) -> int:
+        return sum(len(self._pieces[i].token_ids) for i in path)
+
+
+def _reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:
+    header, *memories, turns = prompt.pieces
+    return Prompt((header, *(memories[i] for i in order), turns))
