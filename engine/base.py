@@ -8,7 +8,7 @@ the last of each choice with a ``finish_reason``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -167,6 +167,9 @@ class Engine(Protocol):
     @property
     def fingerprint(self) -> Fingerprint: ...
 
+    @property
+    def vocabulary_size(self) -> int: ...
+
     def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
         """Chat messages and memories, in the order given, as a prompt ready for generation.
 
@@ -183,7 +186,7 @@ class Engine(Protocol):
         """The token as it stands in the vocabulary."""
         ...
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Events of one request. Closing the iterator aborts the request within one step.
 
         Raises ``ContextTooLong``, ``QueueFull`` or ``EngineClosed`` before the first event.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ class TransformersEngine:
         batching: BatchingConfig | None = None,
         max_waiting: int = 256,
     ) -> None:
-        self._model = model
+        self.model = model
         self._model_id = model_id
         self._max_waiting = max_waiting
         self._renderer = PromptRenderer(model.tokenizer)
@@ -49,23 +49,28 @@ class TransformersEngine:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        return self._model.fingerprint
+        return self.model.fingerprint
+
+    @property
+    def vocabulary_size(self) -> int:
+        size: int = self.model.model.config.vocab_size
+        return size
 
     def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
         return self._renderer.render(messages, memories)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        ids: list[int] = self.model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
-        text: str = self._model.tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        text: str = self.model.tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
     def token_text(self, token_id: int) -> str:
         return self.detokenize([token_id])
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self._check(request)
         events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
         group = self._group(request, events)
@@ -117,8 +122,8 @@ class TransformersEngine:
         prompt_tokens, max_tokens = request.prompt.n_tokens, request.sampling.max_tokens
         if prompt_tokens < 1:
             raise ValueError("a prompt has at least one token")
-        if prompt_tokens + max_tokens > self._model.context:
-            raise ContextTooLong(prompt_tokens, max_tokens, self._model.context)
+        if prompt_tokens + max_tokens > self.model.context:
+            raise ContextTooLong(prompt_tokens, max_tokens, self.model.context)
         if self._worker.capacity().waiting >= self._max_waiting:
             raise QueueFull(f"{self._max_waiting} requests are waiting already")
 

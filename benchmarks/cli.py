@@ -1,0 +1,118 @@
+"""``recallkv bench``: each command prints a table and writes JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import streams as streams_bench
+from benchmarks import ttft as ttft_bench
+from benchmarks.plot import plot_ttft
+from engine.transformers import TransformersEngine, load_engine
+from kvcache import SegmentStore
+from server.assets import demo_model_folder
+
+app = typer.Typer(no_args_is_help=True, help="Measure: time to first token, concurrent streams.")
+console = Console()
+
+Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
+
+
+def open_engine(model: str, folder: Path) -> TransformersEngine:
+    """An engine with its segments in ``folder`` and budgets that hold everything a benchmark stores."""
+    source = demo_model_folder() if model == "demo" else model
+    budget = 64 << 30
+
+    def open_store(device: Any) -> SegmentStore:
+        return SegmentStore(folder, device=device, device_bytes=budget, host_bytes=budget, disk_bytes=budget)
+
+    return load_engine(source, model_id=model, open_store=open_store)
+
+
+def _write(result: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        console.print(f"[dim]written: {path}[/dim]")
+
+
+@app.command()
+def ttft(
+    model: Model = "demo",
+    context: Annotated[str, typer.Option(help="Context lengths in tokens.")] = "1024,4096",
+    query: Annotated[int, typer.Option(min=1, help="Query length in tokens.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; each measures every mode once.")] = 5,
+    json_file: JsonFile = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG; beside the JSON file where that is given.")] = None,
+) -> None:
+    """Time to first token: full prefill against KV resident, in host memory and on disk, in one run."""
+    contexts = [int(part) for part in context.split(",")]
+
+    async def run(folder: Path) -> dict[str, Any]:
+        engine = open_engine(model, folder)
+        try:
+            return await ttft_bench.measure(engine, folder, contexts, query, repeat)
+        finally:
+            await engine.close()
+
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        result = asyncio.run(run(Path(folder)))
+    _print_ttft(result)
+    _write(result, json_file)
+    picture = plot or (json_file.with_suffix(".png") if json_file else None)
+    if picture is not None:
+        plot_ttft(result, picture)
+        console.print(f"[dim]written: {picture}[/dim]")
+
+
+def _print_ttft(result: dict[str, Any]) -> None:
+    table = Table(title=f"Time to first token: {result['model']}, {result['machine']['dtype']}")
+    for column in ("mode", "context", "query", "p50 s", "min", "max", "of text", "of floor", "same output"):
+        table.add_column(column, justify="left" if column == "mode" else "right")
+    for row in result["rows"]:
+        times = [f"{row['ttft_s'][name]:.3f}" for name in ("p50", "min", "max")]
+        ratios = [f"{row['ratio_to_text']:.3f}", f"{row['ratio_to_floor']:.3f}"]
+        counts = [str(row["context_tokens"]), str(row["query_tokens"])]
+        table.add_row(row["mode"], *counts, *times, *ratios, "yes" if row["outputs_equal"] else "NO")
+    console.print(table)
+
+
+@app.command()
+def streams(
+    model: Model = "demo",
+    streams: Annotated[int, typer.Option(min=2, help="Concurrent streams.")] = 8,
+    tokens: Annotated[int, typer.Option(min=8, help="Tokens of each stream.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    json_file: JsonFile = None,
+) -> None:
+    """Tokens per second of one stream and of several, and the first token of one more request."""
+
+    async def run(folder: Path) -> dict[str, Any]:
+        engine = open_engine(model, folder)
+        try:
+            return await streams_bench.measure(engine, streams, tokens, repeat)
+        finally:
+            await engine.close()
+
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        result = asyncio.run(run(Path(folder)))
+    table = Table(title=f"Concurrent streams: {result['model']}")
+    table.add_column("streams", justify="right")
+    table.add_column("tokens/s", justify="right")
+    for count, rate in result["tokens_per_s"].items():
+        table.add_row(count, f"{rate:.1f}")
+    console.print(table)
+    following = result["next_request"]
+    console.print(
+        f"ratio {result['ratio']:.2f}; one more request: first token after {following['ttft_s']:.2f} s, "
+        f"the first of the others ended {following['first_other_ended_after_s']:.2f} s after it arrived"
+    )
+    _write(result, json_file)

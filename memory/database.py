@@ -1,0 +1,81 @@
+"""The side store's database: one SQLite file, one connection, one lock."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from memory.errors import StorageFull, StoreCorrupt
+from memory.migrations import migrate
+
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
+
+
+class Database:
+    """Reads and transactions over a SQLite file; safe to use from any thread, one at a time.
+
+    An acknowledged transaction is on disk (WAL, synchronous=FULL).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
+        try:
+            self._db.row_factory = sqlite3.Row
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+                self._db.execute(f"PRAGMA {pragma}")
+            os.chmod(path, 0o600)
+            migrate(self._db)
+        except (sqlite3.DatabaseError, StoreCorrupt) as error:
+            self._db.close()
+            raise StoreCorrupt(f"{path} cannot be opened: {error}") from error
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for reading. Raises ``StoreCorrupt`` when the file turns out to be damaged."""
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.DatabaseError as error:
+                raise self._named(error) from error
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it is kept, or, on any exception, nothing. Raises ``StorageFull``."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise self._named(error) from error
+
+    def _named(self, error: sqlite3.DatabaseError) -> Exception:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code in _NO_ROOM or code == sqlite3.SQLITE_IOERR:
+            return StorageFull("the disk is full; nothing was written")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreCorrupt(f"{self.path} is damaged: {error}")
+        return error
+
+    def check(self) -> None:
+        """Read the whole file and check its structure. Raises ``StoreCorrupt``."""
+        with self.read() as db:
+            (verdict,) = db.execute("PRAGMA integrity_check").fetchone()
+        if verdict != "ok":
+            raise StoreCorrupt(f"{self.path} is damaged: {verdict}")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()

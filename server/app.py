@@ -1,0 +1,52 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from server import errors
+from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
+from server.routes import memories, openai, ops
+from server.services import Services
+
+
+def keys_required(services: Services) -> bool:
+    """Whether requests need a key: on demand, or as soon as others than this machine can connect."""
+    server = services.config.server
+    return server.api_keys == "required" or (server.api_keys == "auto" and not is_loopback(server.host))
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over ``services``, which it closes when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await services.close()
+
+    app = FastAPI(title="RecallKV", version=version("recallkv"), lifespan=lifespan)
+    app.state.services = services
+    errors.install(app)
+    for module in (openai, memories, ops):
+        app.include_router(module.router)
+    config = services.config.server
+    required = keys_required(services)
+    # Added last runs first: ids, then the gate, then the size limit.
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    app.add_middleware(
+        Gate,
+        required=required,
+        check_host=not required and is_loopback(config.host),
+        tenant_of=services.memories.keys.tenant_of,
+    )
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(RequestIds, count=lambda *labels: services.metrics.http.labels(*map(str, labels)).inc())
+    return app

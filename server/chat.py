@@ -1,0 +1,250 @@
+"""Chat: retrieve, plan, generate; the same for streamed and whole replies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.base import ChatMessage, Delta, Engine, Event, GenerateRequest, Prompt, Sampling, Started
+from engine.errors import ContextTooLong
+from memory import MemoryStore
+from scheduler import Ask, Plan, Planner
+from server.errors import ApiError
+from server.metrics import Metrics
+from server.schemas import MemoryOptions, SamplingFields
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Where every memory in the prompt came from."""
+
+    cubes: tuple[str, ...]
+    plan: Plan
+    started: Started
+
+    def as_json(self) -> dict[str, Any]:
+        """The reply's ``memory`` object. Load times are in milliseconds."""
+        return {
+            "cube": self.cubes[0] if len(self.cubes) == 1 else list(self.cubes),
+            "mode": self.plan.mode,
+            "memories": [self._memory(i) for i in range(len(self.plan.memories))],
+            "prompt_tokens": self.started.prompt_tokens,
+            "cached_tokens": self.started.cached_tokens,
+        }
+
+    def _memory(self, i: int) -> dict[str, Any]:
+        planned = self.plan.memories[i]
+        report = self.started.pieces[0 if planned.piece is None else planned.piece]
+        return {
+            "id": planned.memory.id,
+            "tokens": None if planned.piece is None else report.n_tokens,
+            "source": report.source,
+            "load_ms": round(report.load_ms, 3),
+            "why": planned.why,
+        }
+
+
+@dataclass
+class Generation:
+    """One request's events, with what the reply needs beside them. ``total_s`` is the time to first token."""
+
+    prompt: Prompt
+    events: AsyncGenerator[Event, None]
+    arrived: float
+    retrieve_s: float = 0.0
+    plan: Plan | None = None
+    cubes: tuple[str, ...] = ()
+    started: Started | None = None
+    ttft_s: float = 0.0
+    completion_tokens: int = 0
+    _last_token_at: dict[int, float] = field(default_factory=dict)
+
+    def receipt(self) -> dict[str, Any] | None:
+        """The ``memory`` object, once the first token is known; None for a request without memory."""
+        if self.plan is None or self.started is None:
+            return None
+        return Receipt(self.cubes, self.plan, self.started).as_json()
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage object, cached tokens included."""
+        prompt_tokens = self.prompt.n_tokens
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.started.cached_tokens if self.started else 0},
+        }
+
+    def server_timing(self) -> str:
+        """The ``Server-Timing`` header, in milliseconds; ``total`` is up to the first token."""
+        parts = {"retrieve": self.retrieve_s}
+        if self.started is not None:
+            started = self.started
+            parts = {"queue": started.queue_s, **parts, "load": started.load_s, "prefill": started.prefill_s}
+            parts["total"] = self.ttft_s
+        return ", ".join(f"{name};dur={seconds * 1e3:.3f}" for name, seconds in parts.items())
+
+
+class ChatService:
+    """Turns requests into generations."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        memories: MemoryStore,
+        planner: Planner,
+        metrics: Metrics,
+        *,
+        served_name: str,
+        default_max_tokens: int,
+        default_mode: str,
+        default_top_k: int,
+    ) -> None:
+        self._engine = engine
+        self._memories = memories
+        self._planner = planner
+        self._metrics = metrics
+        self._default_max_tokens = default_max_tokens
+        self._default_mode = default_mode
+        self._default_top_k = default_top_k
+        self.served_name = served_name
+
+    def check_model(self, name: str) -> None:
+        """Raises a 404 for a model that is not served."""
+        if name != self.served_name:
+            raise ApiError(
+                404,
+                f"The model '{name}' does not exist; this server has '{self.served_name}'.",
+                "model_not_found",
+                param="model",
+            )
+
+    @asynccontextmanager
+    async def chat(
+        self,
+        tenant: str,
+        messages: tuple[ChatMessage, ...],
+        options: MemoryOptions | None,
+        fields: SamplingFields,
+        max_tokens: int | None,
+        logprobs: int | None,
+        request_id: str,
+    ) -> AsyncGenerator[Generation, None]:
+        """A chat generation; leaving the block before its end aborts it."""
+        arrived = time.perf_counter()
+        self.check_model(fields.model)
+        ask = await self._ask(tenant, messages, options or MemoryOptions())
+        try:
+            plan = await self._planner.plan(ask)
+        except ValueError as error:
+            raise ApiError(400, str(error), "invalid_messages", param="messages") from error
+        generation = self._generation(
+            plan.prompt, fields, max_tokens, logprobs, request_id, tenant, arrived, use_segments=plan.mode == "kv"
+        )
+        generation.plan, generation.retrieve_s = plan, plan.retrieve_s
+        generation.cubes = ask.cube_ids
+        async with aclosing(generation.events):
+            yield generation
+
+    @asynccontextmanager
+    async def complete(
+        self,
+        tenant: str,
+        prompt: Prompt,
+        fields: SamplingFields,
+        logprobs: int | None,
+        request_id: str,
+    ) -> AsyncGenerator[Generation, None]:
+        """A plain completion of tokens, without memory."""
+        arrived = time.perf_counter()
+        self.check_model(fields.model)
+        generation = self._generation(
+            prompt, fields, fields.max_tokens, logprobs, request_id, tenant, arrived, use_segments=False
+        )
+        async with aclosing(generation.events):
+            yield generation
+
+    async def _ask(self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions) -> Ask:
+        mode: Any = options.mode or self._default_mode
+        names = [options.cube] if isinstance(options.cube, str) else options.cube
+
+        def cubes() -> tuple[str, ...]:
+            if names is None:
+                return (self._memories.default_cube(tenant).id,)
+            return tuple(dict.fromkeys(self._memories.cube(tenant, name).id for name in names))
+
+        return Ask(
+            tenant=tenant,
+            cube_ids=await asyncio.to_thread(cubes),
+            messages=messages,
+            mode=mode,
+            top_k=self._default_top_k if options.top_k is None else options.top_k,
+            memory_ids=tuple(options.ids),
+        )
+
+    def _generation(
+        self,
+        prompt: Prompt,
+        fields: SamplingFields,
+        max_tokens: int | None,
+        logprobs: int | None,
+        request_id: str,
+        tenant: str,
+        arrived: float,
+        *,
+        use_segments: bool,
+    ) -> Generation:
+        context = self._engine.capacity().context
+        room = context - prompt.n_tokens
+        if room < 1:
+            raise ContextTooLong(prompt.n_tokens, max_tokens, context)
+        sampling = fields.sampling(max_tokens or min(self._default_max_tokens, room), logprobs)
+        self._check_token_ids(sampling)
+        request = GenerateRequest(request_id, prompt, sampling, fields.n, tenant, use_segments)
+        generation = Generation(prompt, _nothing(), arrived)
+        generation.events = self._observed(request, generation)
+        return generation
+
+    def _check_token_ids(self, sampling: Sampling) -> None:
+        highest = self._engine.vocabulary_size - 1
+        for param, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+            if any(not 0 <= token_id <= highest for token_id in ids):
+                raise ApiError(400, f"{param}: token ids go from 0 to {highest}.", "invalid_value", param=param)
+
+    async def _observed(self, request: GenerateRequest, generation: Generation) -> AsyncGenerator[Event, None]:
+        """The engine's events, counted on their way."""
+        async with aclosing(self._engine.generate(request)) as events:
+            async for event in events:
+                now = time.perf_counter()
+                if isinstance(event, Started):
+                    generation.started = event
+                    generation.ttft_s = now - generation.arrived
+                    self._metrics.observe_started(event, generation.ttft_s)
+                else:
+                    self._count(event, generation, now)
+                yield event
+        self._metrics.end_to_end.observe(time.perf_counter() - generation.arrived)
+
+    def _count(self, delta: Delta, generation: Generation, now: float) -> None:
+        generation.completion_tokens += len(delta.token_ids)
+        self._metrics.count_tokens(len(delta.token_ids))
+        last = generation._last_token_at.get(delta.index)
+        if last is not None:
+            self._metrics.inter_token.observe(now - last)
+        generation._last_token_at[delta.index] = now
+        if delta.finish_reason is not None:
+            self._metrics.finished.labels(delta.finish_reason).inc()
+
+
+async def _nothing() -> AsyncGenerator[Event, None]:
+    return
+    yield
+
+
+def headers(generation: Generation) -> Mapping[str, str]:
+    """Headers of a reply."""
+    return {"Server-Timing": generation.server_timing()}

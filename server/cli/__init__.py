@@ -1,0 +1,87 @@
+"""The ``recallkv`` command."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points, version
+
+import typer
+from click.exceptions import ClickException, Exit
+from rich.console import Console
+from typer.main import get_command
+
+from server.cli import cache, chat, doctor, keys, memory, serve
+
+app = typer.Typer(
+    name="recallkv",
+    help="A memory server for language models: memories come in as KV cache, not as prompt tokens.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command(
+    "serve",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": True},
+)(serve.serve)
+app.command("chat")(chat.chat)
+app.command("doctor")(doctor.doctor)
+app.add_typer(memory.app, name="memory")
+app.add_typer(keys.app, name="key")
+app.add_typer(cache.app, name="cache")
+
+
+@app.callback(invoke_without_command=True)
+def _root(show_version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if show_version:
+        print(version("recallkv"))
+        raise typer.Exit
+
+
+def _add_plugins(argv: list[str]) -> None:
+    """Command groups of other packages. They are loaded only when one is called or all are listed: they are slow
+    to import, and ``recallkv memory ls`` should not wait for them."""
+    for entry in entry_points(group="recallkv.commands"):
+        if entry.name in argv[:1]:
+            app.add_typer(entry.load(), name=entry.name)
+        else:
+            app.command(entry.name, help=f"See: recallkv {entry.name} --help")(_placeholder)
+
+
+def _placeholder() -> None:
+    raise AssertionError("replaced when called by name")
+
+
+def named_errors() -> tuple[type[Exception], ...]:
+    """Errors that are an answer to the user: one line, no traceback."""
+    from engine.errors import EngineError
+    from kvcache import KVCacheError
+    from memory import MemoryStoreError
+    from server.assets import AssetError
+    from server.cli.client import ServerError
+    from server.config import ConfigError
+    from server.lock import DataDirLocked
+    from server.run import PortTaken
+
+    return (EngineError, KVCacheError, MemoryStoreError, AssetError, ServerError, ConfigError, DataDirLocked, PortTaken)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its status: 0, 1 for a failure, 2 for wrong usage."""
+    arguments = sys.argv[1:] if argv is None else argv
+    _add_plugins(arguments)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        status = get_command(app).main(arguments, prog_name="recallkv", standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, EOFError):
+        sys.exit(130)
+    except Exception as error:
+        if isinstance(error, named_errors()):
+            errors.print(f"recallkv: {error}", markup=False)
+            sys.exit(1)
+        raise
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,65 @@
+"""Talking to a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+Url = Annotated[str, typer.Option(envvar="RECALLKV_URL", help="Where the server is.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="RECALLKV_API_KEY", help="Key, where the server needs one.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class ServerError(Exception):
+    """The server cannot be reached, or says no."""
+
+
+class Client:
+    """A thin client that turns every failure into ``ServerError``."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10.0, read=600.0))
+
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """The reply's JSON."""
+        with self._reachable():
+            reply = self._http.request(method, path, **arguments)
+        self._check(reply)
+        return reply.json()
+
+    @contextmanager
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
+        """The data of server-sent events, up to ``[DONE]``."""
+        with self._reachable(), self._http.stream("POST", path, json=body) as reply:
+            if reply.status_code >= 400:
+                reply.read()
+                self._check(reply)
+            yield (
+                line.removeprefix("data: ")
+                for line in reply.iter_lines()
+                if line.startswith("data: ") and line != "data: [DONE]"
+            )
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise ServerError(
+                f"no answer from {self._http.base_url} ({type(error).__name__}); is 'recallkv serve' running?"
+            ) from error
+
+    @staticmethod
+    def _check(reply: httpx.Response) -> None:
+        if reply.status_code < 400:
+            return
+        try:
+            message = reply.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = reply.text[:200]
+        raise ServerError(f"{reply.status_code}: {message}")

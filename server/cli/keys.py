@@ -1,0 +1,49 @@
+"""``recallkv key``: API keys, in the data folder itself; a running server knows of them at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from memory.database import Database
+from memory.keys import KeyStore
+from server.config import default_data_dir
+
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+
+DataDir = Annotated[Path | None, typer.Option(envvar="RECALLKV_DATA_DIR", help="The server's data folder.")]
+
+
+def _keys(data_dir: Path | None) -> KeyStore:
+    return KeyStore(Database((data_dir or default_data_dir()) / "memories.sqlite"))
+
+
+@app.command()
+def create(
+    name: str,
+    tenant: Annotated[str, typer.Option(help="Whose memories the key opens.")] = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Create a key; it is printed this once."""
+    print(_keys(data_dir).create(tenant, name))
+
+
+@app.command("ls")
+def list_(data_dir: DataDir = None) -> None:
+    """List keys by name (never the keys themselves)."""
+    table = Table("name", "tenant", "created")
+    for key in _keys(data_dir).all():
+        created = datetime.fromtimestamp(key.created_at, UTC).isoformat(timespec="seconds")
+        table.add_row(key.name, key.tenant, created)
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def revoke(name: str, data_dir: DataDir = None) -> None:
+    """Revoke a key."""
+    _keys(data_dir).revoke(name)

@@ -1,0 +1,73 @@
+"""``recallkv serve``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.config import KEYS, ConfigError, load_config
+
+# Short forms of the settings that are said most.
+_SHORT = {
+    "host": "server.host",
+    "port": "server.port",
+    "api-keys": "server.api_keys",
+    "log-level": "server.log_level",
+    "log-format": "server.log_format",
+    "data-dir": "data_dir",
+    "device": "engine.device",
+    "dtype": "engine.dtype",
+    "context": "engine.context",
+    "served-name": "engine.served_name",
+    "embedder": "memory.embedder",
+    "mode": "memory.mode",
+    "top-k": "memory.top_k",
+}
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="demo, or any Hugging Face id or folder.")] = None,
+    config: Annotated[Path | None, typer.Option(envvar="RECALLKV_CONFIG", help="YAML file of settings.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
+    ] = False,
+) -> int:
+    """Serve a model with memory.
+
+    Any setting can be given as a flag: --server.port 9000, or short: --port, --host, --data-dir, --device, --dtype,
+    --mode, --top-k, --embedder, --api-keys, --log-level, --log-format, --context, --served-name. See --print-config.
+    """
+    flags = parse_flags(context.args)
+    if model is not None:
+        flags = {"engine.model": model, **flags}
+    resolved = load_config(config, os.environ, flags)
+    if print_config:
+        print(resolved.as_yaml(), end="")
+        return 0
+    from server.run import run
+
+    return run(resolved)
+
+
+def parse_flags(arguments: list[str]) -> dict[str, str]:
+    """``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. Raises
+    ``ConfigError``."""
+    flags: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("--"):
+            raise ConfigError(f"'{argument}' is one argument too many.")
+        name, given, value = argument[2:].partition("=")
+        key = _SHORT.get(name.replace("_", "-"), name.replace("-", "_"))
+        if key not in KEYS:
+            load_config(None, {}, {key: ""})  # words the error
+        if not given:
+            value = next(rest, "")
+        if not value:
+            raise ConfigError(f"--{name} needs a value.")
+        flags[key] = value
+    return flags

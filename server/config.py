@@ -1,0 +1,298 @@
+"""All settings: one frozen dataclass a section, each default written once, here.
+
+Sources in order of growing weight: defaults, a YAML file, ``RECALLKV_*`` environment variables, flags. An unknown
+key in any of them is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+ENV_PREFIX = "RECALLKV_"
+# Variables of ours that are no settings of the server.
+_OTHER_VARIABLES = frozenset({"RECALLKV_CONFIG", "RECALLKV_API_KEY", "RECALLKV_URL"})
+_SECRETS = frozenset({"memory.embedder_api_key"})
+
+
+class ConfigError(Exception):
+    """A setting is unknown or its value is not possible; says which, where it came from and what is."""
+
+
+def _range(default: Any, low: float, high: float) -> Any:
+    return field(default=default, metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The HTTP edge."""
+
+    host: str = "127.0.0.1"
+    port: int = _range(8000, 0, 65535)
+    api_keys: Literal["auto", "required", "off"] = "auto"
+    """auto: needed as soon as the address is not loopback."""
+    max_body_bytes: int = _range(16 << 20, 1024, 1 << 30)
+    drain_s: float = _range(10.0, 0, 3600)
+    sse_ping_s: float = _range(15.0, 0.05, 3600)
+    default_max_tokens: int = _range(256, 1, 1 << 20)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"
+    cors_origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The model and its batching."""
+
+    model: str = "demo"
+    served_name: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    context: int | None = _range(None, 16, 1 << 24)
+    threads: int | None = _range(None, 1, 1024)
+    max_running: int = _range(16, 1, 4096)
+    max_waiting: int = _range(256, 0, 1 << 20)
+    prefill_chunk: int = _range(512, 1, 1 << 20)
+    busy_prefill_chunk: int = _range(64, 1, 1 << 20)
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Byte budgets of the segment tiers, in GB (1e9 bytes)."""
+
+    device_gb: float = _range(2.0, 0, 1e6)
+    host_gb: float = _range(4.0, 0, 1e6)
+    disk_gb: float = _range(20.0, 0, 1e6)
+    fsync: bool = True
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Retrieval and how memories enter the prompt."""
+
+    mode: Literal["auto", "kv", "text", "off"] = "auto"
+    top_k: int = _range(5, 0, 64)
+    embedder: str = "bundled"
+    """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
+    embedder_model: str | None = None
+    embedder_api_key: str | None = None
+
+
+def default_data_dir() -> Path:
+    """``$XDG_DATA_HOME/recallkv``."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "recallkv"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything the server is told."""
+
+    data_dir: Path = field(default_factory=default_data_dir)
+    server: ServerConfig = ServerConfig()
+    engine: EngineConfig = EngineConfig()
+    cache: CacheConfig = CacheConfig()
+    memory: MemoryConfig = MemoryConfig()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration, and for each key where its value came from."""
+
+    config: Config
+    origin: dict[str, str]
+
+    def as_yaml(self) -> str:
+        """YAML that reads back as this configuration, each value with its origin; secrets are masked."""
+        lines: list[str] = []
+        section = ""
+        for key, value in _values(self.config).items():
+            head, _, name = key.rpartition(".")
+            if head != section:
+                lines.append(f"{head}:")
+                section = head
+            shown = "********" if key in _SECRETS and value else value
+            indent = "  " if head else ""
+            lines.append(f"{indent}{name}: {_scalar(shown)}  # {self.origin[key]}")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting: its dotted name, type and bounds."""
+
+    name: str
+    type: Any
+    bounds: tuple[float, float] | None
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.replace(".", "_").upper()
+
+
+def _walk(cls: type, prefix: str = "") -> list[Key]:
+    hints = get_type_hints(cls)
+    keys = []
+    for item in fields(cls):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            assert isinstance(kind, type)
+            keys += _walk(kind, f"{item.name}.")
+        else:
+            keys.append(Key(prefix + item.name, kind, item.metadata.get("range")))
+    return keys
+
+
+KEYS: dict[str, Key] = {key.name: key for key in _walk(Config)}
+
+
+def load_config(
+    file: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+) -> Resolved:
+    """Settle every key. ``flags`` maps dotted keys to texts. Raises ``ConfigError``."""
+    raw: dict[str, tuple[Any, str]] = {}
+    if file is not None:
+        raw |= {key: (value, f"file {file}") for key, value in _read_file(file).items()}
+    raw |= _read_env(os.environ if env is None else env)
+    for key, text in (flags or {}).items():
+        _known(key, f"flag --{key}")
+        raw[key] = (text, f"flag --{key}")
+    values = {key: _parse(KEYS[key], value, origin) for key, (value, origin) in raw.items()}
+    origin = {key: raw[key][1] if key in raw else "default" for key in KEYS}
+    return Resolved(_build(values), origin)
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} holds no settings: it must be a mapping of sections.")
+    flat: dict[str, Any] = {}
+    sections = {key.partition(".")[0] for key in KEYS if "." in key}
+    for head, value in content.items():
+        if head in sections and isinstance(value, dict | NoneType):
+            flat |= {f"{head}.{name}": item for name, item in (value or {}).items()}
+        else:
+            flat[str(head)] = value
+    for key in flat:
+        _known(key, f"file {file}")
+    return flat
+
+
+def _read_env(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    by_name = {key.env: key.name for key in KEYS.values()}
+    found = {}
+    for name, text in env.items():
+        if not name.startswith(ENV_PREFIX) or name in _OTHER_VARIABLES:
+            continue
+        if name not in by_name:
+            raise ConfigError(f"There is no setting for the environment variable {name}{_nearest(name, by_name)}.")
+        found[by_name[name]] = (text, f"env {name}")
+    return found
+
+
+def _known(key: str, origin: str) -> None:
+    if key not in KEYS:
+        raise ConfigError(f"There is no setting '{key}' ({origin}){_nearest(key, KEYS)}.")
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    """The known name that is most like ``name``, or whose last part is."""
+    last = {key.rpartition(".")[2]: key for key in known}
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    close = close or [last[part] for part in difflib.get_close_matches(name.rpartition(".")[2], last, 1, 0.5)]
+    return f"; the nearest is '{close[0]}'" if close else ""
+
+
+def _parse(key: Key, value: Any, origin: str) -> Any:
+    def refuse(wanted: str) -> ConfigError:
+        shown = "the value" if key.name in _SECRETS else repr(value)
+        return ConfigError(f"{key.name}: {shown} ({origin}) is not {wanted}.")
+
+    kind, optional = _without_none(key.type)
+    if optional and (value is None or value == "null"):
+        return None
+    if get_origin(kind) is Literal:
+        allowed = get_args(kind)
+        # YAML 1.1 reads a bare off as false.
+        text = "off" if value is False and "off" in allowed else value
+        if text not in allowed:
+            raise refuse("one of " + ", ".join(allowed))
+        return text
+    if get_origin(kind) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise refuse("a list of texts")
+        return tuple(part.strip() for part in parts if part.strip())
+    if kind is bool:
+        table = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+        parsed = value if isinstance(value, bool) else table.get(str(value).lower())
+        if parsed is None:
+            raise refuse("true or false")
+        return parsed
+    if kind in (int, float):
+        return _number(key, kind, value, refuse)
+    if not isinstance(value, str) or not value:
+        raise refuse("a text")
+    return Path(value).expanduser() if kind is Path else value
+
+
+def _number(key: Key, kind: type, value: Any, refuse: Any) -> int | float:
+    low, high = key.bounds or (float("-inf"), float("inf"))
+    wanted = f"a{' whole' if kind is int else ''} number from {low:g} to {high:g}"
+    try:
+        number = kind(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not low <= number <= high or (kind is int and isinstance(value, float) and value != number):
+        raise refuse(wanted)
+    assert isinstance(number, int | float)
+    return number
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    if isinstance(kind, UnionType):
+        (rest,) = [part for part in get_args(kind) if part is not NoneType]
+        return rest, True
+    return kind, False
+
+
+def _build(values: Mapping[str, Any]) -> Config:
+    hints = get_type_hints(Config)
+    settings: dict[str, Any] = {key: value for key, value in values.items() if "." not in key}
+    for name, kind in hints.items():
+        if is_dataclass(kind):
+            assert isinstance(kind, type)
+            prefix = f"{name}."
+            settings[name] = kind(**{k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)})
+    return Config(**settings)
+
+
+def _values(config: Config) -> dict[str, Any]:
+    found = {}
+    for key in KEYS:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        found[key] = value
+    return found
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_scalar(item) for item in value) + "]"
+    if isinstance(value, Path):
+        value = str(value)
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

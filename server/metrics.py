@@ -1,0 +1,127 @@
+"""Prometheus metrics, in a registry of the server's own. Counters, not rates; no ids as labels.
+
+The names that dashboards for vLLM use are exported beside ours where they mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine.base import Capacity, Started
+from kvcache import TIERS, StoreStats
+
+# vLLM's buckets, so that dashboards and quantiles can be compared.
+TTFT_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
+_REQUEST_BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 480.0)
+
+
+class Metrics:
+    """Everything that is counted. ``store_stats`` and ``capacity`` are read when the page is asked for."""
+
+    def __init__(self, store_stats: Callable[[], StoreStats], capacity: Callable[[], Capacity]) -> None:
+        self.registry = CollectorRegistry()
+        self._ttft = [
+            self._histogram(name, "Seconds from a request's arrival to its first token.", TTFT_BUCKETS)
+            for name in ("recallkv_time_to_first_token_seconds", "vllm:time_to_first_token_seconds")
+        ]
+        self._queue = self._histogram("recallkv_request_queue_seconds", "Seconds waited for the engine.", TTFT_BUCKETS)
+        self._load = self._histogram("recallkv_segment_load_seconds", "Seconds spent loading segments.", TTFT_BUCKETS)
+        self._prefill = self._histogram("recallkv_request_prefill_seconds", "Seconds of prefill.", TTFT_BUCKETS)
+        self.inter_token = self._histogram(
+            "recallkv_inter_token_latency_seconds", "Seconds between tokens of one choice.", _TOKEN_BUCKETS
+        )
+        self.end_to_end = self._histogram(
+            "recallkv_e2e_request_latency_seconds", "Seconds a request took.", _REQUEST_BUCKETS
+        )
+        self._prompt = [
+            self._counter(name, "Prompt tokens.") for name in ("recallkv_prompt_tokens", "vllm:prompt_tokens")
+        ]
+        self._generated = [
+            self._counter(name, "Generated tokens.")
+            for name in ("recallkv_generation_tokens", "vllm:generation_tokens")
+        ]
+        self._queries = [
+            self._counter(name, "Prompt tokens looked up in segments.")
+            for name in ("recallkv_prefix_cache_queries", "vllm:prefix_cache_queries")
+        ]
+        self._cached = [
+            self._counter(name, "Prompt tokens that came from segments.")
+            for name in ("recallkv_prefix_cache_hits", "vllm:prefix_cache_hits")
+        ]
+        self.finished = Counter(
+            "recallkv_choices_finished", "Choices by finish reason.", ["reason"], registry=self.registry
+        )
+        self.http = Counter(
+            "recallkv_http_requests", "HTTP requests.", ["method", "route", "status"], registry=self.registry
+        )
+        self.registry.register(_Snapshots(store_stats, capacity))
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self.registry)
+
+    def observe_started(self, started: Started, ttft_s: float) -> None:
+        """A request's first token is out."""
+        for histogram in self._ttft:
+            histogram.observe(ttft_s)
+        self._queue.observe(started.queue_s)
+        self._load.observe(started.load_s)
+        self._prefill.observe(started.prefill_s)
+        for counters, amount in (
+            (self._prompt, started.prompt_tokens),
+            (self._queries, started.prompt_tokens),
+            (self._cached, started.cached_tokens),
+        ):
+            for counter in counters:
+                counter.inc(amount)
+
+    def count_tokens(self, n: int) -> None:
+        """Tokens were generated."""
+        for counter in self._generated:
+            counter.inc(n)
+
+
+class _Snapshots(Collector):
+    """Metrics whose truth lies elsewhere: the segment store's counters and the engine's queue."""
+
+    def __init__(self, store_stats: Callable[[], StoreStats], capacity: Callable[[], Capacity]) -> None:
+        self._store_stats = store_stats
+        self._capacity = capacity
+
+    def collect(self) -> Iterator[Metric]:
+        stats, capacity = self._store_stats(), self._capacity()
+        by_tier = (
+            (CounterMetricFamily, "recallkv_segment_hits", "Segments found, by tier.", stats.hits),
+            (CounterMetricFamily, "recallkv_segment_evictions", "Segments evicted, by tier.", stats.evictions),
+            (GaugeMetricFamily, "recallkv_segment_bytes", "Bytes of segments held, by tier.", stats.bytes),
+            (GaugeMetricFamily, "recallkv_segments", "Segments held, by tier.", stats.segments),
+        )
+        for family, name, text, values in by_tier:
+            metric = family(name, text, labels=["tier"])
+            for tier in TIERS:
+                metric.add_metric([tier], values[tier])
+            yield metric
+        for name, text, value in (
+            ("recallkv_segment_misses", "Pieces that had to be computed.", stats.misses),
+            ("recallkv_segments_quarantined", "Segment files that were refused.", stats.quarantined),
+            ("recallkv_segment_write_errors", "Segments that could not be written.", stats.write_errors),
+            ("recallkv_segment_dropped_writes", "Segments not written: the disk was too slow.", stats.dropped_writes),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        for name, value in (
+            ("recallkv_num_requests_running", capacity.running),
+            ("recallkv_num_requests_waiting", capacity.waiting),
+            ("vllm:num_requests_running", capacity.running),
+            ("vllm:num_requests_waiting", capacity.waiting),
+        ):
+            yield GaugeMetricFamily(name, "Requests in the engine.", value=value)

@@ -1,0 +1,159 @@
+"""What every request passes before a route: an id, a size limit, the host check, the key."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import re
+import secrets
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import error_body
+from server.logs import request_id
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+OPEN_PATHS = ("/health", "/health/live", "/health/ready")
+DEFAULT_TENANT = "default"
+TENANT = "recallkv.tenant"
+REQUEST_ID = "recallkv.request_id"
+
+CountRequest = Callable[[str, str, int], None]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to bind to, or a Host header, names this machine only."""
+    name = host.rpartition(":")[0] if re.fullmatch(r"[^:]+:\d+|\[.*\]:\d+", host) else host
+    name = name.strip("[]")
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+async def _refuse(
+    send: Send, status: int, message: str, code: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    body = json.dumps(error_body(message, "invalid_request_error", code)).encode()
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+
+
+class RequestIds:
+    """Takes over the client's ``X-Request-Id`` or makes one; sends it back; counts the request."""
+
+    def __init__(self, app: ASGIApp, count: CountRequest) -> None:
+        self._app = app
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = _header(scope, b"x-request-id")
+        id = given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+        scope[REQUEST_ID] = id
+        token = request_id.set(id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
+                route = scope.get("route")
+                self._count(scope["method"], getattr(route, "path", "unmatched"), message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            request_id.reset(token)
+
+
+class BodyLimit:
+    """Refuses bodies over the limit with 413, by their announced length or as they come."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = _header(scope, b"content-length")
+        if announced is not None and announced.isdigit() and int(announced) > self._max_bytes:
+            await self._too_large(send)
+            return
+        chunks: list[Message] = []
+        total = 0
+        while True:  # the body is read before the route runs: it is bounded, and errors are ours to word
+            message = await receive()
+            chunks.append(message)
+            total += len(message.get("body", b""))
+            if total > self._max_bytes:
+                await self._too_large(send)
+                return
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                break
+        replay = iter(chunks)
+
+        async def receive_again() -> Message:
+            return next(replay, None) or await receive()
+
+        await self._app(scope, receive_again, send)
+
+    async def _too_large(self, send: Send) -> None:
+        # The rest of the body is not read: the connection cannot be used again.
+        await _refuse(
+            send,
+            413,
+            f"A request's body has at most {self._max_bytes} bytes.",
+            "body_too_large",
+            ((b"connection", b"close"),),
+        )
+
+
+class Gate:
+    """Default deny: every path but health needs a key where keys are required; without keys, only requests that
+    name a loopback host are served (a web page cannot reach the server by rebinding its own name to it)."""
+
+    def __init__(
+        self, app: ASGIApp, *, required: bool, check_host: bool, tenant_of: Callable[[str], str | None]
+    ) -> None:
+        self._app = app
+        self._required = required
+        self._check_host = check_host
+        self._tenant_of = tenant_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # there are no websockets here
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if self._check_host and not is_loopback(_header(scope, b"host") or ""):
+            await _refuse(send, 403, "This server serves loopback hosts only.", "host_refused")
+            return
+        scheme, _, key = (_header(scope, b"authorization") or "").partition(" ")
+        key = key.strip() if scheme.lower() == "bearer" else ""
+        tenant = self._tenant_of(key) if key else None
+        if tenant is None and not self._required and not key.startswith("rk_"):
+            tenant = DEFAULT_TENANT  # clients send some placeholder where no key is needed
+        if tenant is None:
+            await _refuse(
+                send, 401, "A valid API key is needed.", "invalid_api_key", ((b"www-authenticate", b"Bearer"),)
+            )
+            return
+        scope[TENANT] = tenant
+        await self._app(scope, receive, send)

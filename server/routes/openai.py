@@ -1,0 +1,170 @@
+"""OpenAI's routes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from engine.base import ChatMessage, Piece, Prompt
+from server.errors import ApiError
+from server.middleware import REQUEST_ID, TENANT
+from server.replies import ChatFormat, CompletionFormat
+from server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    Message,
+    TokenizeRequest,
+)
+from server.services import Services
+from server.stream import streamed_reply, whole_reply
+
+router = APIRouter()
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def tenant_of(request: Request) -> str:
+    tenant: str = request.scope[TENANT]
+    return tenant
+
+
+Provided = Annotated[Services, Depends(services_of)]
+Tenant = Annotated[str, Depends(tenant_of)]
+
+
+def _messages(messages: list[Message]) -> tuple[ChatMessage, ...]:
+    return tuple(
+        ChatMessage("system" if message.role == "developer" else message.role, message.text) for message in messages
+    )
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(body: ChatRequest, request: Request, services: Provided, tenant: Tenant) -> Response:
+    """Chat, with the memories of the request's cubes in the prompt."""
+    id = request.scope[REQUEST_ID]
+    opened = services.chat.chat(
+        tenant,
+        _messages(body.messages),
+        body.memory,
+        body,
+        body.max_completion_tokens or body.max_tokens,
+        body.wanted_logprobs,
+        id,
+    )
+    format = ChatFormat(f"chatcmpl-{id}", services.chat.served_name)
+    if not body.stream:
+        return await whole_reply(request, opened, format, with_memory=True)
+    return await streamed_reply(
+        request,
+        opened,
+        format,
+        with_memory=True,
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        ping_s=services.config.server.sse_ping_s,
+    )
+
+
+@router.post("/v1/completions")
+async def completions(body: CompletionRequest, request: Request, services: Provided, tenant: Tenant) -> Response:
+    """Plain completion of a text or of token ids; no memory."""
+    id = request.scope[REQUEST_ID]
+    prompt = Prompt((Piece("turns", _completion_tokens(body, services)),))
+    opened = services.chat.complete(tenant, prompt, body, body.logprobs, id)
+    format = CompletionFormat(f"cmpl-{id}", services.chat.served_name)
+    if not body.stream:
+        return await whole_reply(request, opened, format, with_memory=False)
+    return await streamed_reply(
+        request,
+        opened,
+        format,
+        with_memory=False,
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        ping_s=services.config.server.sse_ping_s,
+    )
+
+
+def _completion_tokens(body: CompletionRequest, services: Services) -> tuple[int, ...]:
+    prompt = body.prompt
+    if isinstance(prompt, list) and isinstance(prompt[0], int):
+        ids = [int(token) for token in prompt]
+        if not all(0 <= token < services.engine.vocabulary_size for token in ids):
+            raise ApiError(400, "prompt: a token id is outside the vocabulary.", "invalid_value", param="prompt")
+        return tuple(ids)
+    text = prompt if isinstance(prompt, str) else str(prompt[0])
+    tokens = tuple(services.engine.tokenize(text))
+    if not tokens:
+        raise ApiError(400, "prompt: it is empty.", "invalid_value", param="prompt")
+    return tokens
+
+
+@router.post("/v1/embeddings")
+async def embeddings(body: EmbeddingRequest, services: Provided) -> dict[str, Any]:
+    """Vectors of the embedder that search uses."""
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    vectors = await asyncio.to_thread(services.embedder.embed, texts)
+    counts = [len(services.engine.tokenize(text, add_special_tokens=False)) for text in texts]
+
+    def encode(i: int) -> Any:
+        if body.encoding_format == "base64":
+            return base64.b64encode(vectors[i].tobytes()).decode()
+        return vectors[i].tolist()
+
+    return {
+        "object": "list",
+        "model": services.embedder.name,
+        "data": [{"object": "embedding", "index": i, "embedding": encode(i)} for i in range(len(texts))],
+        "usage": {"prompt_tokens": sum(counts), "total_tokens": sum(counts)},
+    }
+
+
+def _model(services: Services) -> dict[str, Any]:
+    return {
+        "id": services.chat.served_name,
+        "object": "model",
+        "created": int(services.started_at),
+        "owned_by": "recallkv",
+        "max_model_len": services.engine.capacity().context,
+    }
+
+
+@router.get("/v1/models")
+async def models(services: Provided) -> dict[str, Any]:
+    """The one model that is served."""
+    return {"object": "list", "data": [_model(services)]}
+
+
+@router.get("/v1/models/{name:path}")
+async def model(name: str, services: Provided) -> dict[str, Any]:
+    """The model by its name."""
+    services.chat.check_model(name)
+    return _model(services)
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, services: Provided) -> dict[str, Any]:
+    """Token ids of a text, or of messages as the model's template renders them."""
+    if body.messages is not None:
+        try:
+            tokens = list(services.engine.render(_messages(body.messages)).token_ids)
+        except ValueError as error:
+            raise ApiError(400, str(error), "invalid_messages", param="messages") from error
+    else:
+        tokens = services.engine.tokenize(body.prompt or "", add_special_tokens=body.add_special_tokens)
+    return {"count": len(tokens), "max_model_len": services.engine.capacity().context, "tokens": tokens}
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, services: Provided) -> dict[str, str]:
+    """Text of token ids."""
+    if not all(token < services.engine.vocabulary_size for token in body.tokens):
+        raise ApiError(400, "tokens: a token id is outside the vocabulary.", "invalid_value", param="tokens")
+    return {"prompt": services.engine.detokenize(body.tokens)}

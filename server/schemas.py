@@ -1,0 +1,183 @@
+"""What requests may say. OpenAI's bodies ignore what they do not know, as OpenAI does; ours do not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from engine.base import Sampling
+
+MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20
+
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+class MemoryOptions(BaseModel):
+    """The ``memory`` object of a request: which cubes, how, how many, or exactly which memories."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cube: str | list[str] | None = None
+    mode: Literal["auto", "kv", "text", "off"] | None = None
+    top_k: Annotated[int, Field(ge=0, le=64)] | None = None
+    ids: Annotated[list[str], Field(max_length=256)] = []
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class SamplingFields(BaseModel):
+    """What chat and completions have in common."""
+
+    model: str
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
+    ignore_eos: bool = False
+
+    @field_validator("seed")
+    @classmethod
+    def _unsigned(cls, seed: int | None) -> int | None:
+        return None if seed is None else seed % 2**63
+
+    def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
+        """As the engine takes it. Unset fields get OpenAI's defaults."""
+        return Sampling(
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),
+            min_p=self.min_p,
+            seed=self.seed,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias or {},
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids),
+            ignore_eos=self.ignore_eos,
+            logprobs=logprobs,
+        )
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class ChatRequest(SamplingFields):
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    memory: MemoryOptions | None = None
+
+    @model_validator(mode="after")
+    def _supported(self) -> ChatRequest:
+        if self.tools:
+            raise ValueError("tools are not supported by this engine")
+        if self.response_format is not None and self.response_format.get("type") != "text":
+            raise ValueError("response_format other than text is not supported by this engine")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
+        return self
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(SamplingFields):
+    prompt: str | Annotated[list[int], Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: Literal[False] = False
+
+
+class EmbeddingRequest(BaseModel):
+    model: str | None = None
+    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class TokenizeRequest(BaseModel):
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class DetokenizeRequest(BaseModel):
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]
+
+
+class Strict(BaseModel):
+    """Our own bodies: an unknown field is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class MemoryAdd(Strict):
+    text: str
+    cube: str | None = None
+    kind: str = "fact"
+    owner: Annotated[str, Field(max_length=200)] | None = None
+    pinned: bool = False
+    event_at: float | None = None
+    metadata: dict[str, Any] = {}
+
+
+class MemoryChange(Strict):
+    text: str | None = None
+    kind: str | None = None
+    pinned: bool | None = None
+    event_at: float | None = None
+    metadata: dict[str, Any] | None = None
+    status: str | None = None
+
+
+class MemorySearch(Strict):
+    query: Annotated[str, Field(min_length=1, max_length=10_000)]
+    cube: str | list[str] | None = None
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5
+    kinds: list[str] | None = None
+
+
+class CubeAdd(Strict):
+    name: str

@@ -1,0 +1,130 @@
+"""The composition root: the one place where the server's parts are made and put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from engine.base import Engine
+from engine.transformers import TransformersEngine, load_engine
+from kvcache import SegmentStore
+from memory import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, MemoryStore
+from scheduler import Planner
+from server.assets import bundled_embedder_folder, demo_model_folder
+from server.chat import ChatService
+from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
+from server.lock import DataDirLock
+from server.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+DEMO = "demo"
+
+
+@dataclass
+class Services:
+    """Everything routes work with."""
+
+    config: Config
+    engine: Engine
+    store: SegmentStore
+    memories: MemoryStore
+    embedder: Embedder
+    chat: ChatService
+    metrics: Metrics
+    lock: DataDirLock | None = None
+    draining: bool = False
+    started_at: float = field(default_factory=time.time)
+
+    async def close(self) -> None:
+        """Let running requests end, then close everything, the data folder's lock last."""
+        self.draining = True
+        await self.engine.close(self.config.server.drain_s)
+        await asyncio.to_thread(self.memories.close)
+        if self.lock is not None:
+            self.lock.release()
+
+
+def assemble(
+    config: Config,
+    engine: Engine,
+    store: SegmentStore,
+    memories: MemoryStore,
+    embedder: Embedder,
+    lock: DataDirLock | None = None,
+) -> Services:
+    """Put finished parts together."""
+    metrics = Metrics(store.stats, engine.capacity)
+    chat = ChatService(
+        engine,
+        memories,
+        Planner(engine, memories),
+        metrics,
+        served_name=config.engine.served_name or config.engine.model,
+        default_max_tokens=config.server.default_max_tokens,
+        default_mode=config.memory.mode,
+        default_top_k=config.memory.top_k,
+    )
+    return Services(config, engine, store, memories, embedder, chat, metrics, lock)
+
+
+def open_services(config: Config) -> Services:
+    """Open the data folder and load the models. Raises the parts' named errors; what was opened is closed then."""
+    lock = DataDirLock(config.data_dir)
+    try:
+        embedder = _embedder(config.memory)
+        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder)
+        try:
+            engine = _engine(config.engine, config.cache, config.data_dir / "segments")
+        except BaseException:
+            memories.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    swept = engine.store.sweep(memories.active_labels())
+    if swept:
+        log.info("removed %d segments of memories that are gone", swept)
+    return assemble(config, engine, engine.store, memories, embedder, lock)
+
+
+def _embedder(config: MemoryConfig) -> Embedder:
+    name = config.embedder
+    if name == "hash":
+        return HashEmbedder()
+    if name.startswith(("http://", "https://")):
+        return EndpointEmbedder(name, config.embedder_model or "default", config.embedder_api_key)
+    embedder = FolderEmbedder(bundled_embedder_folder() if name == "bundled" else name)
+    embedder.load()
+    return embedder
+
+
+def _engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> TransformersEngine:
+    def open_store(device: torch.device) -> SegmentStore:
+        return SegmentStore(
+            folder,
+            device=device,
+            device_bytes=int(cache.device_gb * 1e9),
+            host_bytes=int(cache.host_gb * 1e9),
+            disk_bytes=int(cache.disk_gb * 1e9),
+            fsync=cache.fsync,
+        )
+
+    return load_engine(
+        demo_model_folder() if config.model == DEMO else config.model,
+        model_id=config.model,
+        open_store=open_store,
+        device=config.device,
+        dtype=config.dtype,
+        max_running=config.max_running,
+        max_waiting=config.max_waiting,
+        prefill_chunk=config.prefill_chunk,
+        busy_prefill_chunk=config.busy_prefill_chunk,
+        context=config.context,
+        threads=config.threads,
+    )
