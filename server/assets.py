@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def _convert_demo_model(target: Path) -> None:
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=Console(file=sys.stderr),
     )
     with steps, tempfile.TemporaryDirectory() as folder:
         task = steps.add_task("Demo model: finding", total=4)
@@ -153,7 +154,8 @@ def _convert_demo_model(target: Path) -> None:
         steps.update(task, advance=1, description="Demo model: checking")
         check_sha256(source, DEMO_MODEL.sha256)
         steps.update(task, advance=1, description="Demo model: reading and dequantising")
-        model, tokenizer = _read_gguf(source)
+        with redirect_stderr(io.StringIO()):  # its bars would run through ours
+            model, tokenizer = _read_gguf(source)
         steps.update(task, advance=1, description="Demo model: writing safetensors")
         with _new_folder(target) as fresh:
             model.save_pretrained(fresh)
@@ -165,9 +167,7 @@ def _convert_demo_model(target: Path) -> None:
 def _read_gguf(source: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     # The weights are plain float32 by now; what still says "quantised" would keep them from being saved.

@@ -9,6 +9,7 @@ import sys
 import time
 
 import uvicorn
+from transformers.utils import logging as transformers_logging
 
 from server import logs
 from server.app import create_app, keys_required
@@ -27,6 +28,7 @@ def run(resolved: Resolved) -> int:
     begin = time.monotonic()
     config = resolved.config
     logs.set_up(config.server.log_level, config.server.log_format)
+    transformers_logging.disable_progress_bar()
     listening = _bind(config.server.host, config.server.port)
     with listening:
         services = open_services(config)

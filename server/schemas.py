@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from engine.base import Sampling
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+def _encodable(text: str) -> str:
+    """JSON can name half a surrogate pair, which no tokenizer and no file can hold."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the text holds a lone surrogate")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+StopText = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
 
 
 class MemoryOptions(BaseModel):
@@ -79,12 +88,12 @@ class SamplingFields(BaseModel):
 
 class TextPart(BaseModel):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Text | list[TextPart] | None = None
 
     @property
     def text(self) -> str:
@@ -118,20 +127,20 @@ class ChatRequest(SamplingFields):
 
 
 class CompletionRequest(SamplingFields):
-    prompt: str | Annotated[list[int], Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Text | Annotated[list[int], Field(min_length=1)] | Annotated[list[Text], Field(min_length=1, max_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: Literal[False] = False
 
 
 class EmbeddingRequest(BaseModel):
     model: str | None = None
-    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] = "float"
 
 
 class TokenizeRequest(BaseModel):
     model: str | None = None
-    prompt: str | None = None
+    prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     add_special_tokens: bool = True
 
@@ -157,7 +166,7 @@ class MemoryAdd(Strict):
     text: str
     cube: str | None = None
     kind: str = "fact"
-    owner: Annotated[str, Field(max_length=200)] | None = None
+    owner: Annotated[Text, Field(max_length=200)] | None = None
     pinned: bool = False
     event_at: float | None = None
     metadata: dict[str, Any] = {}
@@ -173,7 +182,7 @@ class MemoryChange(Strict):
 
 
 class MemorySearch(Strict):
-    query: Annotated[str, Field(min_length=1, max_length=10_000)]
+    query: Annotated[Text, Field(min_length=1, max_length=10_000)]
     cube: str | list[str] | None = None
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
     kinds: list[str] | None = None

@@ -30,20 +30,18 @@ _SHORT = {
 
 def serve(
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="demo, or any Hugging Face id or folder.")] = None,
     config: Annotated[Path | None, typer.Option(envvar="RECALLKV_CONFIG", help="YAML file of settings.")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
     ] = False,
 ) -> int:
-    """Serve a model with memory.
+    """Serve a model with memory: recallkv serve [MODEL], where MODEL is demo (the default) or any Hugging Face id or
+    folder.
 
     Any setting can be given as a flag: --server.port 9000, or short: --port, --host, --data-dir, --device, --dtype,
     --mode, --top-k, --embedder, --api-keys, --log-level, --log-format, --context, --served-name. See --print-config.
     """
     flags = parse_flags(context.args)
-    if model is not None:
-        flags = {"engine.model": model, **flags}
     resolved = load_config(config, os.environ, flags)
     if print_config:
         print(resolved.as_yaml(), end="")
@@ -54,13 +52,16 @@ def serve(
 
 
 def parse_flags(arguments: list[str]) -> dict[str, str]:
-    """``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. Raises
-    ``ConfigError``."""
+    """``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. A first argument that
+    is no flag is the model. Raises ``ConfigError``."""
     flags: dict[str, str] = {}
     rest = iter(arguments)
     for argument in rest:
         if not argument.startswith("--"):
-            raise ConfigError(f"'{argument}' is one argument too many.")
+            if "engine.model" in flags:
+                raise ConfigError(f"'{argument}' is one argument too many.")
+            flags["engine.model"] = argument
+            continue
         name, given, value = argument[2:].partition("=")
         key = _SHORT.get(name.replace("_", "-"), name.replace("-", "_"))
         if key not in KEYS:

@@ -32,11 +32,6 @@ def prompt_of(*lengths: int, seed: int = 0, keep: bool = True) -> Prompt:
     return Prompt(tuple(pieces))
 
 
-@pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    return tiny_model()
-
-
 @asynccontextmanager
 async def engine_on(model: LoadedModel, folder: Path, **settings: Any) -> AsyncIterator[TransformersEngine]:
     max_waiting = settings.pop("max_waiting", 64)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memory import EmbedderError, EndpointEmbedder, FolderEmbedder, HashEmbedder
+
+
+def test_minilm_knows_what_is_alike(minilm: FolderEmbedder) -> None:
+    dog, pet, car = minilm.embed(["My dog is called Biscuit.", "the name of my pet", "changing a car tyre"])
+    assert dog.shape == (384,)
+    assert dog.dtype == np.float32
+    assert np.linalg.norm(dog) == pytest.approx(1.0, abs=1e-5)
+    assert dog @ pet > 0.3 > dog @ car
+
+
+def test_a_text_has_the_same_vector_in_any_batch(minilm: FolderEmbedder) -> None:
+    texts = [f"sentence number {i} " * (1 + i % 7) for i in range(40)]
+    together = minilm.embed(texts)
+    alone = np.concatenate([minilm.embed([text]) for text in texts[:5]])
+    np.testing.assert_allclose(together[:5], alone, atol=1e-5)
+    assert minilm.embed([]).shape == (0, 384)
+    assert minilm.embed(["word " * 5000]).shape == (1, 384)
+
+
+def test_a_folder_that_is_no_model_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(EmbedderError, match="cannot be loaded"):
+        FolderEmbedder(tmp_path).load()
+
+
+def test_hashing_is_deterministic_and_counts_shared_words() -> None:
+    one, same, near, far = HashEmbedder().embed(["the red bicycle", "the red bicycle", "a red bicycle", "blue whale"])
+    assert np.array_equal(one, same)
+    assert one @ near > one @ far
+    assert not HashEmbedder().embed([""]).any()
+
+
+class _Endpoint(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/v1/embeddings"
+        if self.headers.get("Authorization") != "Bearer secret":
+            self.send_response(401)
+            self.end_headers()
+            return
+        rows = [{"index": i, "embedding": [float(len(text)), 1.0]} for i, text in enumerate(body["input"])]
+        if body["model"] == "short":
+            rows.pop()
+        reply = json.dumps({"data": rows[::-1]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_an_endpoint_embeds_in_order(endpoint: str) -> None:
+    vectors = EndpointEmbedder(endpoint, "m", "secret").embed(["a", "bbb"])
+    np.testing.assert_allclose(vectors, [[2**-0.5, 2**-0.5], [0.9486833, 0.3162278]], atol=1e-6)
+
+
+def test_an_endpoints_failures_are_named(endpoint: str) -> None:
+    for embedder in (
+        EndpointEmbedder(endpoint, "m", "wrong"),
+        EndpointEmbedder(endpoint, "short", "secret"),
+        EndpointEmbedder("http://127.0.0.1:9/v1", "m", timeout_s=1.0),
+    ):
+        with pytest.raises(EmbedderError):
+            embedder.embed(["a", "b"])

@@ -1,0 +1,74 @@
+"""A real server in this process: uvicorn on a free port, real parts on a tiny model."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine
+from kvcache import SegmentStore
+from memory import HashEmbedder, MemoryStore
+from server.app import create_app
+from server.config import Config, EngineConfig, ServerConfig
+from server.services import Services, assemble
+
+
+@dataclass
+class Running:
+    """A serving application, its parts, and a client of it."""
+
+    url: str
+    services: Services
+    client: httpx.Client
+
+    def chat(self, text: str = "hello", **body: Any) -> httpx.Response:
+        """A short greedy chat request."""
+        messages = [{"role": "user", "content": text}]
+        defaults = {"model": "tiny", "messages": messages, "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+        return self.client.post("/v1/chat/completions", json={**defaults, **body})
+
+    def add(self, text: str, **body: Any) -> dict[str, Any]:
+        """Add a memory."""
+        reply = self.client.post("/v1/memories", json={"text": text, **body})
+        assert reply.status_code == 201, reply.text
+        added: dict[str, Any] = reply.json()
+        return added
+
+
+@contextmanager
+def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running]:
+    """Serve ``model`` with its data in ``folder``; keyword arguments are ``ServerConfig`` fields."""
+    config = Config(
+        data_dir=folder,
+        server=replace(ServerConfig(port=0, drain_s=5.0), **server),
+        engine=EngineConfig(model="tiny"),
+    )
+    store = SegmentStore(folder / "segments")
+    embedder = HashEmbedder()
+    memories = MemoryStore(folder / "memories.sqlite", embedder)
+    engine = TransformersEngine(model, store, model_id="tiny", batching=BatchingConfig(16, 128, 32), max_waiting=4)
+    services = assemble(config, engine, store, memories, embedder)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    app = uvicorn.Server(uvicorn.Config(create_app(services), log_config=None, lifespan="on"))
+    thread = threading.Thread(target=app.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not app.started:
+        time.sleep(0.005)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            yield Running(url, services, client)
+    finally:
+        app.should_exit = True
+        thread.join()
+        listening.close()
