@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,8 @@ from memory import Memory, MemoryStore
 
 Mode = Literal["auto", "kv", "text", "off"]
 
+# Sets of memories whose order is remembered.
+_MAX_ORDERS = 4096
 # Stored chains are few; this bounds the search where somebody has asked for the same memories in every order.
 _MAX_VISITS = 512
 
@@ -57,11 +60,17 @@ class _Chosen:
 
 
 class Planner:
-    """Turns a request into a plan: standing memories first, then retrieved ones, in the order that reuses most."""
+    """Turns a request into a plan: standing memories first, then retrieved ones, in the order that reuses most.
+
+    The order depends on what is stored, but only once: a set of memories keeps the order it was first given, in
+    every mode, so that asking again, as text or as KV, is asking with the same tokens. (After a restart the stored
+    chain of that set says the same.)
+    """
 
     def __init__(self, engine: Engine, memories: MemoryStore) -> None:
         self._engine = engine
         self._memories = memories
+        self._orders: OrderedDict[tuple[str, ...], tuple[str, ...]] = OrderedDict()
 
     async def plan(self, ask: Ask) -> Plan:
         """Raises ``memory.errors.NotFound`` for ids of nobody or of another tenant, ``ValueError`` when the chat
@@ -74,7 +83,7 @@ class Planner:
         chosen = [*standing, *movable]
         prompt = self._render(ask, chosen)
         if len(prompt.pieces) == len(chosen) + 2:
-            order = self._best_order(prompt, len(standing), ask.tenant)
+            order = self._order(prompt, len(standing), ask.tenant)
             chosen = [chosen[i] for i in order]
             prompt = _reordered(prompt, order)
             planned = tuple(PlannedMemory(c.memory, c.why, i + 1) for i, c in enumerate(chosen))
@@ -100,6 +109,20 @@ class Planner:
         hits = self._memories.search(ask.tenant, query, cube_ids=ask.cube_ids, top_k=ask.top_k)
         found = [_Chosen(hit.memory, hit.why) for hit in hits if hit.memory.id not in known]
         return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id))
+
+    def _order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
+        """The order of the memory pieces: the one this set had before, or the best one now."""
+        labels = [piece.label or "" for piece in prompt.pieces[1:-1]]
+        key = (salt, *labels[:n_fixed], "|", *sorted(labels[n_fixed:]))
+        known = self._orders.get(key)
+        if known is None:
+            order = self._best_order(prompt, n_fixed, salt)
+            self._orders[key] = tuple(labels[i] for i in order)
+            if len(self._orders) > _MAX_ORDERS:
+                self._orders.popitem(last=False)
+            return order
+        self._orders.move_to_end(key)
+        return [labels.index(label) for label in known]
 
     def _best_order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
         """Indices of the memory pieces (from 0) in the order whose stored chain is longest in tokens."""

@@ -1,0 +1,5 @@
+"""``python -m server`` is ``recallkv``."""
+
+from server.cli import main
+
+main()
