@@ -8,12 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import http as http_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
+from benchmarks.machine import manifest
 from benchmarks.plot import plot_ttft
 from engine.transformers import TransformersEngine, load_engine
 from kvcache import SegmentStore
@@ -83,6 +86,24 @@ def _print_ttft(result: dict[str, Any]) -> None:
         counts = [str(row["context_tokens"]), str(row["query_tokens"])]
         table.add_row(row["mode"], *counts, *times, *ratios, "yes" if row["outputs_equal"] else "NO")
     console.print(table)
+
+
+@app.command("http")
+def http_overhead(
+    model: Model = "demo",
+    context_chars: Annotated[int, typer.Option(min=21, help="Characters of pinned memory.")] = 4000,
+    repeat: Annotated[int, typer.Option(min=1, help="Requests that count.")] = 15,
+    json_file: JsonFile = None,
+) -> None:
+    """What HTTP adds to the engine's time to first token, and how long a server takes to start."""
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        result = http_bench.measure(model, context_chars, repeat, Path(folder))
+    result = {"machine": manifest(torch.device("cpu"), "auto"), "model": model, "repeat": repeat, **result}
+    for name in ("client_ttft_s", "engine_ttft_s", "overhead_s"):
+        row = result[name]
+        console.print(f"{name:14} p50 {row['p50']:.4f}  min {row['min']:.4f}  max {row['max']:.4f}")
+    console.print(f"server start   {result['start_s']:.1f} s")
+    _write(result, json_file)
 
 
 @app.command()

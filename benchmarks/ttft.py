@@ -7,7 +7,6 @@ the query over an already resident cache: no engine, no queue, no sampling.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -93,7 +92,7 @@ async def _measure_context(
         query = Piece("turns", tokens_of_text(encode, n_query, seed=-1 - round_))
         measured = _Samples() if round_ == 0 else samples  # the first round warms up
         await _measure_round(engine, folder, Prompt((context, query)), measured)
-        measured.floor.append(await asyncio.to_thread(_floor, engine, context, query))
+        measured.floor.append(await _floor(engine, context, query))
     return samples
 
 
@@ -128,18 +127,21 @@ async def _ask(engine: TransformersEngine, prompt: Prompt, mode: Mode) -> _Answe
     return _Answer(ttft_s, load_s, tuple(tokens))
 
 
-def _floor(engine: TransformersEngine, context: Piece, query: Piece) -> float:
-    """Seconds of one forward pass of the query over the resident context."""
+async def _floor(engine: TransformersEngine, context: Piece, query: Piece) -> float:
+    """Seconds of one forward pass of the query over the resident context, on the engine's own thread."""
     model = engine.model
     (entry,) = engine.store.match(root_key(model.fingerprint), context.token_ids)
     kv = SequenceKV(model.fingerprint.layout, model.device, len(query.token_ids))
     kv.inject(engine.store.load(entry.key, model.fingerprint).segment, min_span=1)
-    runner = ModelRunner(model.model)
-    begin = time.perf_counter()
-    runner.forward([Work(kv, query.token_ids)])
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter() - begin
+
+    def forward(runner: ModelRunner) -> float:
+        begin = time.perf_counter()
+        runner.forward([Work(kv, query.token_ids)])
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        return time.perf_counter() - begin
+
+    return await engine.on_model(forward)
 
 
 def drop_page_cache(folder: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -14,11 +15,13 @@ from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryTex
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
 from engine.prompt import PromptRenderer
 from engine.transformers.loading import LoadedModel, choose_device, load_model
+from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.worker import BatchingConfig, EngineWorker
 from kvcache import Fingerprint, SegmentStore, root_key
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class TransformersEngine:
@@ -126,6 +129,10 @@ class TransformersEngine:
             raise ContextTooLong(prompt_tokens, max_tokens, self.model.context)
         if self._worker.capacity().waiting >= self._max_waiting:
             raise QueueFull(f"{self._max_waiting} requests are waiting already")
+
+    async def on_model(self, work: Callable[[ModelRunner], T]) -> T:
+        """Run ``work`` on the engine's own thread, between two steps."""
+        return await asyncio.wrap_future(self._worker.call(work))
 
     def has_segment(self, key: str) -> bool:
         return self.store.tier_of(key) is not None

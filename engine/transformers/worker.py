@@ -13,8 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -29,6 +30,7 @@ from engine.transformers.text import TextStream
 from kvcache import KVCacheError, Segment, SegmentMissing, SegmentStore
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # From this length on a segment is attended to where it lies; below, copying it beats one more call per step.
 _MIN_SPAN_TOKENS = 256
@@ -83,6 +85,19 @@ class EngineWorker(threading.Thread):
         """Drop a request before the next step; its sink hears nothing more."""
         group.aborted = True
         self._inbox.put(lambda: None)
+
+    def call(self, work: Callable[[ModelRunner], T]) -> Future[T]:
+        """Run ``work`` on the model between two steps, on this thread (a benchmark's bare forward pass, say)."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work(self._runner))
+            except Exception as error:  # noqa: BLE001 - handed on to whoever asked
+                future.set_exception(error)
+
+        self._inbox.put(run)
+        return future
 
     def stop(self) -> None:
         """End after the current step; requests that are left fail with ``EngineClosed``."""

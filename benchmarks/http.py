@@ -1,0 +1,88 @@
+"""What HTTP adds: the client's time to first token against the engine's own, request by request.
+
+A real server process on loopback is asked for the same long prompt again and again, streamed; the engine's share
+(queue, load, prefill) is in each reply's ``Server-Timing``. What is left is retrieval, rendering, the wire and the
+client.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.stats import Summary, summary
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds. ``overhead_s`` is the client's time to first token less the engine's, per request."""
+
+    client_ttft_s: Summary
+    engine_ttft_s: Summary
+    overhead_s: Summary
+    start_s: float
+
+
+def measure(model: str, context_chars: int, repeat: int, folder: Path) -> dict[str, Any]:
+    """Start a server in ``folder``, ask ``repeat`` times, stop it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "serve", model, "--port", str(port), "--log-level", "warning"],
+        env={**os.environ, "RECALLKV_DATA_DIR": str(folder)},
+    )
+    try:
+        with httpx.Client(base_url=url, timeout=600) as client:
+            start_s = _wait(client, process, begin)
+            return asdict(_ask(client, context_chars, repeat, start_s))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(client: httpx.Client, process: subprocess.Popen[bytes], begin: float) -> float:
+    while process.poll() is None:
+        try:
+            if client.get("/health").status_code == 200:
+                return time.perf_counter() - begin
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise RuntimeError(f"the server ended with status {process.returncode}")
+
+
+def _ask(client: httpx.Client, context_chars: int, repeat: int, start_s: float) -> Overhead:
+    model = client.get("/v1/models").json()["data"][0]["id"]
+    client.post("/v1/memories", json={"text": "all work and no play " * (context_chars // 21), "pinned": True})
+    rows = [_first_token(client, model, i) for i in range(-2, repeat)][2:]  # two to warm up
+    return Overhead(
+        client_ttft_s=summary([row[0] for row in rows]),
+        engine_ttft_s=summary([row[1] for row in rows]),
+        overhead_s=summary([row[0] - row[1] for row in rows]),
+        start_s=round(start_s, 3),
+    )
+
+
+def _first_token(client: httpx.Client, model: str, i: int) -> tuple[float, float]:
+    """The client's and the engine's seconds to the first token."""
+    messages = [{"role": "user", "content": f"Question {i}: what did I say about work and play?"}]
+    body = {"model": model, "messages": messages, "max_tokens": 4, "stream": True, "temperature": 0}
+    begin = time.perf_counter()
+    with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        client_s = 0.0
+        for line in reply.iter_lines():
+            if line.startswith("data: {") and not client_s:
+                client_s = time.perf_counter() - begin
+        parts = dict(re.findall(r"(\w+);dur=([\d.]+)", reply.headers["server-timing"]))
+    return client_s, sum(float(parts[name]) for name in ("queue", "load", "prefill")) / 1e3
