@@ -78,8 +78,8 @@ def ttft(
 
 def _print_ttft(result: dict[str, Any]) -> None:
     table = Table(title=f"Time to first token: {result['model']}, {result['machine']['dtype']}")
-    for column in ("mode", "context", "query", "p50 s", "min", "max", "of text", "of floor", "same output"):
-        table.add_column(column, justify="left" if column == "mode" else "right")
+    for column in ("mode", "context", "query", "p50 s", "min", "max", "/text", "/floor", "equal"):
+        table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
     for row in result["rows"]:
         times = [f"{row['ttft_s'][name]:.3f}" for name in ("p50", "min", "max")]
         ratios = [f"{row['ratio_to_text']:.3f}", f"{row['ratio_to_floor']:.3f}"]

@@ -23,12 +23,15 @@ def plot_ttft(result: dict[str, Any], path: Path) -> None:
 
     contexts = sorted({row["context_tokens"] for row in result["rows"]})
     figure, axes = plt.subplots(
-        1, len(contexts), figsize=(4.6 * len(contexts), 3.6), squeeze=False, layout="constrained"
+        1, len(contexts), figsize=(4.4 * len(contexts) + 0.6, 3.4), squeeze=False, sharey=True, layout="constrained"
     )
     for axis, context in zip(axes[0], contexts, strict=True):
         rows = [row for row in result["rows"] if row["context_tokens"] == context]
         _draw_context(axis, rows)
-    figure.suptitle(f"Time to first token, {result['model']} on {result['machine']['device']}", fontsize=12)
+    machine = result["machine"]
+    where = machine["device"] if machine["device"] != "cpu" else f"{machine['cores']} CPU cores"
+    figure.suptitle(f"Time to first token: {result['model']} model on {where}, {machine['dtype']}", fontsize=12)
+    figure.supxlabel("seconds (bars: median of the rounds; whiskers: range)", fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -50,8 +53,8 @@ def _draw_context(axis: Any, rows: list[dict[str, Any]]) -> None:
         color="#333333",
     )
     axis.set_yticks(range(len(rows)), [_LABELS[row["mode"]] for row in rows])
+    axis.tick_params("y", length=0)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlim(0, max(row["ttft_s"]["max"] for row in rows) * 1.3)
-    axis.set_xlabel("seconds (median of rounds; whiskers: range)")
     axis.set_title(f"{rows[0]['context_tokens']:,} tokens of memory + {rows[0]['query_tokens']} of query", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)

@@ -6,9 +6,7 @@ import sys
 from importlib.metadata import entry_points, version
 
 import typer
-from click.exceptions import ClickException, Exit
 from rich.console import Console
-from typer.main import get_command
 
 from server.cli import cache, chat, doctor, keys, memory, serve
 
@@ -71,17 +69,9 @@ def main(argv: list[str] | None = None) -> None:
     _add_plugins(arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        status = get_command(app).main(arguments, prog_name="recallkv", standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except Exit as error:
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, EOFError):
-        sys.exit(130)
+        app(arguments, prog_name="recallkv")
     except Exception as error:
         if isinstance(error, named_errors()):
             errors.print(f"recallkv: {error}", markup=False)
             sys.exit(1)
         raise
-    sys.exit(status if isinstance(status, int) else 0)

@@ -45,7 +45,7 @@ def list_(data_dir: DataDir = None, format: Output = Format.terminal) -> None:
 
 
 @app.command()
-def verify(data_dir: DataDir = None, format: Output = Format.terminal) -> int:
+def verify(data_dir: DataDir = None, format: Output = Format.terminal) -> None:
     """Read every segment file and check it. Exits with 1 when one is bad; changes nothing."""
     from kvcache import verify_folder
 
@@ -57,4 +57,4 @@ def verify(data_dir: DataDir = None, format: Output = Format.terminal) -> int:
         for item in report.bad:
             console.print(f"bad: {item.path.name}: {item.reason}", markup=False)
         console.print(f"{report.checked} files, {report.bytes / 2**20:.1f} MiB, {len(report.bad)} bad")
-    return 1 if report.bad else 0
+    raise typer.Exit(1 if report.bad else 0)

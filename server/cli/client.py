@@ -22,20 +22,23 @@ class Client:
     """A thin client that turns every failure into ``ServerError``."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(10.0, read=600.0))
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+    def _open(self) -> httpx.Client:
+        return httpx.Client(base_url=self._url, headers=self._headers, timeout=httpx.Timeout(10.0, read=600.0))
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """The reply's JSON."""
-        with self._reachable():
-            reply = self._http.request(method, path, **arguments)
+        with self._reachable(), self._open() as http:
+            reply = http.request(method, path, **arguments)
         self._check(reply)
         return reply.json()
 
     @contextmanager
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
         """The data of server-sent events, up to ``[DONE]``."""
-        with self._reachable(), self._http.stream("POST", path, json=body) as reply:
+        with self._reachable(), self._open() as http, http.stream("POST", path, json=body) as reply:
             if reply.status_code >= 400:
                 reply.read()
                 self._check(reply)
@@ -51,7 +54,7 @@ class Client:
             yield
         except httpx.HTTPError as error:
             raise ServerError(
-                f"no answer from {self._http.base_url} ({type(error).__name__}); is 'recallkv serve' running?"
+                f"no answer from {self._url} ({type(error).__name__}); is 'recallkv serve' running?"
             ) from error
 
     @staticmethod

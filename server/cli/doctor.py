@@ -37,7 +37,7 @@ def doctor(
     data_dir: Annotated[Path | None, typer.Option(envvar="RECALLKV_DATA_DIR")] = None,
     port: Annotated[int, typer.Option(help="Port to look at.")] = 8000,
     format: Output = Format.terminal,
-) -> int:
+) -> None:
     """Check versions, device, models, data folder, disk and port. Exits with 1 when something would not work."""
     folder = data_dir or default_data_dir()
     checks: list[Callable[[], Finding]] = [
@@ -58,7 +58,7 @@ def doctor(
         for finding in findings:
             table.add_row(finding.name, f"[{colours[finding.state]}]{finding.state}[/]", finding.detail)
         Console(highlight=False).print(table)
-    return 1 if any(finding.state == "problem" for finding in findings) else 0
+    raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
 
 
 def _versions() -> Finding:

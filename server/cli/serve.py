@@ -34,7 +34,7 @@ def serve(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting and where it came from, and exit.")
     ] = False,
-) -> int:
+) -> None:
     """Serve a model with memory: recallkv serve [MODEL], where MODEL is demo (the default) or any Hugging Face id or
     folder.
 
@@ -45,10 +45,10 @@ def serve(
     resolved = load_config(config, os.environ, flags)
     if print_config:
         print(resolved.as_yaml(), end="")
-        return 0
+        return
     from server.run import run
 
-    return run(resolved)
+    raise typer.Exit(run(resolved))
 
 
 def parse_flags(arguments: list[str]) -> dict[str, str]:

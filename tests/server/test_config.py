@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.cli.serve import parse_flags
+from server.config import KEYS, Config, ConfigError, load_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_defaults_stand_alone() -> None:
+    resolved = load_config(None, {}, {})
+    assert resolved.config == Config()
+    assert set(resolved.origin.values()) == {"default"}
+    assert resolved.config.server.host == "127.0.0.1"
+
+
+def test_file_then_environment_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("data_dir: /tmp/x\nserver: {port: 1, drain_s: 2}\nengine:\nmemory: {mode: off, top_k: 3}\n")
+    env = {"RECALLKV_SERVER_PORT": "4", "RECALLKV_MEMORY_TOP_K": "6", "HOME": "x", "RECALLKV_API_KEY": "k"}
+    resolved = load_config(file, env, {"memory.top_k": "9"})
+    config = resolved.config
+    assert (config.data_dir, config.server.drain_s, config.memory.mode) == (Path("/tmp/x"), 2.0, "off")
+    assert (config.server.port, config.memory.top_k) == (4, 9)
+    assert resolved.origin["server.drain_s"] == f"file {file}"
+    assert resolved.origin["server.port"] == "env RECALLKV_SERVER_PORT"
+    assert resolved.origin["memory.top_k"] == "flag --memory.top_k"
+
+
+def test_what_is_printed_reads_back(tmp_path: Path) -> None:
+    flags = {"server.cors_origins": "https://a,https://b", "engine.threads": "2", "cache.fsync": "false"}
+    resolved = load_config(None, {}, flags)
+    file = tmp_path / "c.yaml"
+    file.write_text(resolved.as_yaml())
+    assert load_config(file, {}, {}).config == resolved.config
+    assert "port: 8000  # default" in resolved.as_yaml()
+
+
+def test_secrets_are_masked() -> None:
+    resolved = load_config(None, {"RECALLKV_MEMORY_EMBEDDER_API_KEY": "sk-secret"}, {})
+    assert "sk-secret" not in resolved.as_yaml()
+    assert resolved.config.memory.embedder_api_key == "sk-secret"
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("server.prot", "server.port"), ("sever.port", "server.port"), ("topk", "memory.top_k"), ("port", "server.port")],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path: Path, key: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{nearest}'"):
+        load_config(None, {}, {key: "1"})
+    section, _, name = key.rpartition(".")
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump({section: {name: 1}} if section else {name: 1}))
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load_config(file, {}, {})
+
+
+def test_an_unknown_variable_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="'RECALLKV_SERVER_PORT'"):
+        load_config(None, {"RECALLKV_SERVER_PROT": "1"}, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("server.port", "70000", "0 to 65535"),
+        ("server.port", "http", "whole number"),
+        ("server.port", "1.5", "whole number"),
+        ("server.drain_s", "nan", "number"),
+        ("cache.disk_gb", "-1", "number"),
+        ("cache.fsync", "maybe", "true or false"),
+        ("memory.mode", "always", "auto, kv, text, off"),
+        ("server.log_level", "loud", "debug, info"),
+        ("engine.model", "", "a text"),
+    ],
+)
+def test_a_bad_value_says_what_is_allowed_and_where_it_came_from(key: str, value: str, wanted: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {}, {key: value})
+    for part in (key, wanted, f"flag --{key}"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "just text", "server: 5", "a: [", "server: {port: [1]}"])
+def test_files_that_are_no_settings(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(file, {}, {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "missing.yaml", {}, {})
+
+
+@given(st.sampled_from(sorted(KEYS)), st.text(max_size=10))
+def test_any_text_for_any_key_is_taken_or_refused_by_name(key: str, value: str) -> None:
+    refused = ""
+    try:
+        load_config(None, {}, {key: value})
+    except ConfigError as error:
+        refused = str(error)
+    assert not refused or key in refused
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_loads(preset: Path) -> None:
+    assert load_config(preset, {}, {}).config != Config()
+
+
+def test_flags() -> None:
+    arguments = ["demo", "--port", "9", "--cache.disk-gb=3", "--memory.top_k", "2", "--data-dir", "/x"]
+    assert parse_flags(arguments) == {
+        "engine.model": "demo",
+        "server.port": "9",
+        "cache.disk_gb": "3",
+        "memory.top_k": "2",
+        "data_dir": "/x",
+    }
+    for wrong in (["demo", "again"], ["--port"], ["--prot", "1"], ["--server.port="]):
+        with pytest.raises(ConfigError):
+            parse_flags(wrong)
