@@ -97,7 +97,7 @@ class SegmentStore:
         self._evictions: Counter[TierName] = Counter()
         self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
         self._closed = False
-        self._queued: set[str] = set()
+        self._queued: dict[str, Segment] = {}  # waiting to be written: in memory, whatever the tiers evict
         self._writes: queue.Queue[Segment | None] = queue.Queue(_MAX_QUEUED_WRITES)
         self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
         self._writer.start()
@@ -114,7 +114,7 @@ class SegmentStore:
         with self._lock:
             if key in self._on_device:
                 return "device"
-            if key in self._on_host:
+            if key in self._on_host or key in self._queued:
                 return "host"
             entry = self._index.get(key)
             return "disk" if entry is not None and entry.on_disk else None
@@ -130,7 +130,7 @@ class SegmentStore:
             tier = self.tier_of(key)
             if tier is None:
                 raise SegmentMissing(key)
-            in_memory = self._on_device.get(key) or self._on_host.pop(key)
+            in_memory = self._on_device.get(key) or self._on_host.get(key) or self._queued.get(key)
         segment = in_memory if in_memory is not None else self._read(key, fingerprint)
         if segment.fingerprint != fingerprint.digest:
             raise FingerprintMismatch(f"segment {key[:12]} was computed by another model")
@@ -140,7 +140,8 @@ class SegmentStore:
                 raise SegmentMissing(key)
             self._hits[tier] += 1
             self._index.touch(key)
-            if tier != "device":
+            if key not in self._on_device:
+                self._on_host.pop(key)
                 self._admit(segment)
         return Loaded(segment, tier, (time.perf_counter() - begin) * 1e3)
 
@@ -194,7 +195,7 @@ class SegmentStore:
     def _queue_write(self, segment: Segment) -> None:
         try:
             self._writes.put_nowait(segment)
-            self._queued.add(segment.key)
+            self._queued[segment.key] = segment
         except queue.Full:  # the disk is slower than the model: keep serving, from memory
             self._dropped_writes += 1
 
@@ -337,8 +338,7 @@ class SegmentStore:
 
     def _drop_if_nowhere(self, key: str) -> None:
         entry = self._index.get(key)
-        waits = key in self._queued
-        if entry is not None and not entry.on_disk and not waits and self.tier_of(key) is None:
+        if entry is not None and not entry.on_disk and self.tier_of(key) is None:
             self._index.forget(key)
 
     def _remove(self, key: str) -> None:
@@ -347,6 +347,7 @@ class SegmentStore:
         assert entry is not None
         self._on_device.pop(key)
         self._on_host.pop(key)
+        self._queued.pop(key, None)
         if entry.on_disk:
             segment_path(self._folder, key).unlink(missing_ok=True)
             self._disk_used -= entry.nbytes
@@ -363,7 +364,7 @@ class SegmentStore:
                     self._write_errors += 1
             finally:
                 with self._lock:
-                    self._queued.discard(segment.key)
+                    self._queued.pop(segment.key, None)
                     self._drop_if_nowhere(segment.key)
                 self._writes.task_done()
         self._writes.task_done()
