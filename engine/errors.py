@@ -2,6 +2,7 @@
 
 EngineError
 ├── ContextTooLong      the prompt, or prompt + max_tokens, does not fit the model
+├── ModelNotLoaded      there is no such model, device or dtype, or the model's files are damaged
 ├── UnsupportedModel    the model has a part that segments cannot be injected into
 ├── EngineClosed        the engine is shutting down or its worker has died
 └── QueueFull           too many requests wait already
@@ -23,6 +24,10 @@ class ContextTooLong(EngineError):
         self.context = context
         asked = "" if max_tokens is None else f" and {max_tokens} tokens were asked for"
         super().__init__(f"This model's context is {context} tokens; the prompt has {prompt_tokens} tokens{asked}.")
+
+
+class ModelNotLoaded(EngineError):
+    """There is no such model, device or dtype, or the model's files are damaged."""
 
 
 class UnsupportedModel(EngineError):

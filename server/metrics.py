@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from engine.base import Capacity, Started
-from kvcache import TIERS, StoreStats
+from kvcache import TIERS, StoreStats, TierName
 
 # vLLM's buckets, so that dashboards and quantiles can be compared.
 TTFT_BUCKETS = (
@@ -91,6 +91,12 @@ class Metrics:
             counter.inc(n)
 
 
+def _misses(stats: StoreStats) -> dict[TierName, int]:
+    """A tier misses what a slower tier has and what has to be computed."""
+    below = {"device": stats.hits["host"] + stats.hits["disk"], "host": stats.hits["disk"], "disk": 0}
+    return {tier: below[tier] + stats.misses for tier in TIERS}
+
+
 class _Snapshots(Collector):
     """Metrics whose truth lies elsewhere: the segment store's counters and the engine's queue."""
 
@@ -102,6 +108,7 @@ class _Snapshots(Collector):
         stats, capacity = self._store_stats(), self._capacity()
         by_tier = (
             (CounterMetricFamily, "recallkv_segment_hits", "Segments found, by tier.", stats.hits),
+            (CounterMetricFamily, "recallkv_segment_misses", "Segments not found, by tier.", _misses(stats)),
             (CounterMetricFamily, "recallkv_segment_evictions", "Segments evicted, by tier.", stats.evictions),
             (GaugeMetricFamily, "recallkv_segment_bytes", "Bytes of segments held, by tier.", stats.bytes),
             (GaugeMetricFamily, "recallkv_segments", "Segments held, by tier.", stats.segments),
@@ -112,7 +119,7 @@ class _Snapshots(Collector):
                 metric.add_metric([tier], values[tier])
             yield metric
         for name, text, value in (
-            ("recallkv_segment_misses", "Pieces that had to be computed.", stats.misses),
+            ("recallkv_segments_computed", "Pieces that no tier had.", stats.misses),
             ("recallkv_segments_quarantined", "Segment files that were refused.", stats.quarantined),
             ("recallkv_segment_write_errors", "Segments that could not be written.", stats.write_errors),
             ("recallkv_segment_dropped_writes", "Segments not written: the disk was too slow.", stats.dropped_writes),

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.errors import UnsupportedModel
+from engine.errors import ModelNotLoaded, UnsupportedModel
 from engine.transformers.attention import NAME, SequenceKV, register
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Fingerprint, layout_of
@@ -38,9 +39,12 @@ class LoadedModel:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU."""
+    """``auto`` is the first CUDA device where there is one, else the CPU. Raises ``ModelNotLoaded``."""
     if wanted != "auto":
-        return torch.device(wanted)
+        try:
+            return torch.empty(0, device=wanted).device
+        except (RuntimeError, AssertionError) as error:  # an assertion: torch was built without that back end
+            raise ModelNotLoaded(f"there is no device '{wanted}' here") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -49,7 +53,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted != "auto":
         dtype = getattr(torch, wanted, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise ValueError(f"'{wanted}' is not a floating-point dtype")
+            raise ModelNotLoaded(f"'{wanted}' is not a floating-point dtype")
         return dtype
     has_bf16 = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if has_bf16 else torch.float32
@@ -58,14 +62,16 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 def load_model(
     model: str | Path, *, device: str = "auto", dtype: str = "auto", context: int | None = None
 ) -> LoadedModel:
-    """Load a Hugging Face id or folder. Raises ``UnsupportedModel``, or transformers' ``OSError`` when it is
-    not to be found."""
+    """Load a Hugging Face id or folder. Raises ``ModelNotLoaded`` or ``UnsupportedModel``."""
     register()
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     log.info("loading %s on %s as %s", model, chosen_device, str(chosen_dtype).removeprefix("torch."))
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=chosen_dtype, attn_implementation=NAME)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModelForCausalLM.from_pretrained(model, dtype=chosen_dtype, attn_implementation=NAME)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelNotLoaded(f"the model '{model}' cannot be loaded: {str(error).splitlines()[0]}") from error
     return prepare(network.to(chosen_device).eval(), tokenizer, folder=_folder_of(network), context=context)
 
 
