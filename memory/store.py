@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import sqlite3
@@ -10,28 +9,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from memory.checks import checked_kind, checked_metadata, checked_status, checked_text, unstorable
 from memory.database import Database
 from memory.embed import Embedder
 from memory.errors import Conflict, InvalidMemory, NotFound
 from memory.keys import KeyStore
-from memory.search import MIN_COSINE, VectorIndex, fuse, match_expression
-from memory.types import KINDS, MAX_TEXT_CHARS, STATUSES, Cube, Hit, Memory, MemoryKind, MemoryStatus
+from memory.rows import Vector, active_memories, cube_of, find_row, memory_of, text_ranking, wipe, write_vector
+from memory.search import MIN_COSINE, VectorIndex, fuse
+from memory.types import STATUSES, Cube, Hit, Memory
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CUBE = "default"
-_MAX_METADATA_BYTES = 16_384
 _MAX_NAME_CHARS = 200
 _REEMBED_BATCH = 256
 # FTS5 overwrites deleted text by itself from this version on; before, the index has to be merged for that.
 _FTS_SECURE_DELETE = sqlite3.sqlite_version_info >= (3, 42, 0)
-
-Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class MemoryStore:
 
     def create_cube(self, tenant: str, name: str) -> Cube:
         """Raises ``InvalidMemory`` for a bad name, ``Conflict`` when the tenant has a cube of that name."""
-        if not name.strip() or len(name) > _MAX_NAME_CHARS or _unstorable(name):
+        if not name.strip() or len(name) > _MAX_NAME_CHARS or unstorable(name):
             raise InvalidMemory(f"A cube's name has 1 to {_MAX_NAME_CHARS} characters.", "name")
         cube = Cube("cube_" + secrets.token_hex(12), tenant, name.strip(), time.time())
         try:
@@ -69,7 +66,7 @@ class MemoryStore:
     def cubes(self, tenant: str) -> list[Cube]:
         with self._database.read() as db:
             rows = db.execute("SELECT * FROM cubes WHERE tenant = ? ORDER BY created_at, id", (tenant,)).fetchall()
-        return [_cube(row) for row in rows]
+        return [cube_of(row) for row in rows]
 
     def cube(self, tenant: str, cube_id: str) -> Cube:
         """A cube by id, or by name. Raises ``NotFound``."""
@@ -80,7 +77,7 @@ class MemoryStore:
             ).fetchone()
         if row is None:
             raise NotFound("cube", cube_id)
-        return _cube(row)
+        return cube_of(row)
 
     def default_cube(self, tenant: str) -> Cube:
         """The cube that is meant when none is named; made at first use."""
@@ -99,12 +96,12 @@ class MemoryStore:
         with self._database.write() as db:
             rows = db.execute("SELECT * FROM memories WHERE cube_id = ?", (cube.id,)).fetchall()
             for row in rows:
-                _wipe(db, row["rowid"], row["id"])
+                wipe(db, row["rowid"], row["id"])
             db.execute("DELETE FROM memories WHERE cube_id = ?", (cube.id,))
             db.execute("DELETE FROM cubes WHERE id = ?", (cube.id,))
             self._indexes.pop(cube.id, None)
         self._merge_text_index()
-        return [_memory(row) for row in rows if row["status"] != "deleted"]
+        return [memory_of(row) for row in rows if row["status"] != "deleted"]
 
     # -- memories --------------------------------------------------------------------------------------------
 
@@ -128,8 +125,8 @@ class MemoryStore:
             id="mem_" + secrets.token_hex(12),
             cube_id=cube.id,
             owner=owner,
-            kind=_checked_kind(kind),
-            text=_checked_text(text),
+            kind=checked_kind(kind),
+            text=checked_text(text),
             status="active",
             pinned=pinned,
             version=1,
@@ -138,7 +135,7 @@ class MemoryStore:
             event_at=event_at,
             metadata=metadata or {},
         )
-        encoded = _checked_metadata(memory.metadata)
+        encoded = checked_metadata(memory.metadata)
         vector = self._embed(memory.text)
         with self._database.write() as db:
             db.execute(
@@ -166,7 +163,7 @@ class MemoryStore:
     def get(self, tenant: str, memory_id: str) -> Memory:
         """Raises ``NotFound``, also for a deleted memory."""
         with self._database.read() as db:
-            return _memory(_row(db, tenant, memory_id))
+            return memory_of(find_row(db, tenant, memory_id))
 
     def list_memories(
         self,
@@ -188,17 +185,17 @@ class MemoryStore:
             values.append(self.cube(tenant, cube_id).id)
         if kind is not None:
             where.append("m.kind = ?")
-            values.append(_checked_kind(kind))
+            values.append(checked_kind(kind))
         with self._database.read() as db:
             if after is not None:
                 where.append("m.rowid > ?")
-                values.append(_row(db, tenant, after, with_deleted=True)["rowid"])
+                values.append(find_row(db, tenant, after, with_deleted=True)["rowid"])
             rows = db.execute(
                 "SELECT m.* FROM memories m JOIN cubes c ON c.id = m.cube_id"  # noqa: S608 - conditions are constants
                 f" WHERE {' AND '.join(where)} ORDER BY m.rowid LIMIT ?",
                 (*values, limit + 1),
             ).fetchall()
-        items = [_memory(row) for row in rows[:limit]]
+        items = [memory_of(row) for row in rows[:limit]]
         return Page(items, items[-1].id if len(rows) > limit else None)
 
     def standing(self, tenant: str, cube_id: str) -> list[Memory]:
@@ -211,7 +208,7 @@ class MemoryStore:
                 " ORDER BY rowid",
                 (cube.id,),
             ).fetchall()
-        return [_memory(row) for row in rows]
+        return [memory_of(row) for row in rows]
 
     def update(
         self,
@@ -230,20 +227,20 @@ class MemoryStore:
         old = self.get(tenant, memory_id)
         new = replace(
             old,
-            text=old.text if text is None else _checked_text(text),
-            kind=old.kind if kind is None else _checked_kind(kind),
+            text=old.text if text is None else checked_text(text),
+            kind=old.kind if kind is None else checked_kind(kind),
             pinned=old.pinned if pinned is None else pinned,
             event_at=old.event_at if event_at is None else event_at,
             metadata=old.metadata if metadata is None else metadata,
-            status=old.status if status is None else _checked_status(status),
+            status=old.status if status is None else checked_status(status),
             updated_at=time.time(),
         )
-        encoded = _checked_metadata(new.metadata)
+        encoded = checked_metadata(new.metadata)
         changed = new.text != old.text
         new = replace(new, version=old.version + 1) if changed else new
         vector = self._embed(new.text)
         with self._database.write() as db:
-            row = _row(db, tenant, memory_id)
+            row = find_row(db, tenant, memory_id)
             if row["version"] != old.version:
                 raise Conflict("The memory was changed by another request meanwhile; read it again.")
             if changed:
@@ -278,7 +275,7 @@ class MemoryStore:
     def history(self, tenant: str, memory_id: str) -> list[tuple[int, str]]:
         """Earlier versions of a memory's text, oldest first. Raises ``NotFound``."""
         with self._database.read() as db:
-            _row(db, tenant, memory_id)
+            find_row(db, tenant, memory_id)
             rows = db.execute(
                 "SELECT version, text FROM memory_versions WHERE memory_id = ? ORDER BY version", (memory_id,)
             ).fetchall()
@@ -288,9 +285,9 @@ class MemoryStore:
         """Delete a memory and overwrite its text, its versions' texts and its search rows. The memory as it was
         is returned. Raises ``NotFound``."""
         with self._database.write() as db:
-            row = _row(db, tenant, memory_id)
-            memory = _memory(row)
-            _wipe(db, row["rowid"], memory.id)
+            row = find_row(db, tenant, memory_id)
+            memory = memory_of(row)
+            wipe(db, row["rowid"], memory.id)
             db.execute(
                 "UPDATE memories SET status = 'deleted', text = '', metadata = '{}', pinned = 0, updated_at = ?"
                 " WHERE id = ?",
@@ -314,16 +311,16 @@ class MemoryStore:
         """The ``top_k`` best active memories of these cubes, best first. Raises ``NotFound``, ``InvalidMemory``,
         ``EmbedderError``."""
         cubes = [self.cube(tenant, cube_id).id for cube_id in dict.fromkeys(cube_ids)]
-        wanted = {_checked_kind(kind) for kind in kinds} if kinds is not None else None
+        wanted = {checked_kind(kind) for kind in kinds} if kinds is not None else None
         if top_k < 1 or not cubes or not query.strip():
             return []
         vector = self._embed(query)
         depth = max(50, 4 * top_k)
         with self._database.read() as db:
-            by_text = _text_ranking(db, query, cubes, depth)
+            by_text = text_ranking(db, query, cubes, depth)
             by_vector = self._vector_ranking(db, vector, cubes, depth)
             scores = fuse([by_text, by_vector])
-            memories = _active(db, list(scores))
+            memories = active_memories(db, list(scores))
         text_rank = {id: rank for rank, id in enumerate(by_text, start=1)}
         vector_rank = {id: rank for rank, id in enumerate(by_vector, start=1)}
         hits = [
@@ -368,7 +365,7 @@ class MemoryStore:
             with self._database.write() as writable:
                 for row, vector in zip(batch, fresh, strict=True):
                     vectors[row["id"]] = vector
-                    _write_vector(writable, row["id"], name, vector)
+                    write_vector(writable, row["id"], name, vector)
         return list(vectors.items())
 
     # -- upkeep ----------------------------------------------------------------------------------------------
@@ -402,7 +399,7 @@ class MemoryStore:
 
     def _write_search_rows(self, db: sqlite3.Connection, memory: Memory, vector: Vector) -> None:
         db.execute("INSERT INTO memory_text (rowid, text) SELECT rowid, text FROM memories WHERE id = ?", (memory.id,))
-        _write_vector(db, memory.id, self._embedder.name, vector)
+        write_vector(db, memory.id, self._embedder.name, vector)
 
     def _index_put(self, memory: Memory, vector: Vector) -> None:
         with self._database.read():
@@ -421,103 +418,3 @@ class MemoryStore:
                 db.execute("INSERT INTO memory_text (memory_text) VALUES ('optimize')")
         with self._database.read() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _row(db: sqlite3.Connection, tenant: str, memory_id: str, *, with_deleted: bool = False) -> sqlite3.Row:
-    row: sqlite3.Row | None = db.execute(
-        "SELECT m.* FROM memories m JOIN cubes c ON c.id = m.cube_id WHERE m.id = ? AND c.tenant = ?",
-        (memory_id, tenant),
-    ).fetchone()
-    if row is None or (row["status"] == "deleted" and not with_deleted):
-        raise NotFound("memory", memory_id)
-    return row
-
-
-def _active(db: sqlite3.Connection, ids: list[str]) -> list[Memory]:
-    rows = db.execute(
-        "SELECT * FROM memories WHERE status = 'active' AND id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
-    ).fetchall()
-    return [_memory(row) for row in rows]
-
-
-def _text_ranking(db: sqlite3.Connection, query: str, cubes: list[str], depth: int) -> list[str]:
-    expression = match_expression(query)
-    if expression is None:
-        return []
-    rows = db.execute(
-        "SELECT m.id FROM memory_text JOIN memories m ON m.rowid = memory_text.rowid"
-        " WHERE memory_text MATCH ? AND m.status = 'active' AND m.cube_id IN (SELECT value FROM json_each(?))"
-        " ORDER BY bm25(memory_text), m.rowid DESC LIMIT ?",
-        (expression, json.dumps(cubes), depth),
-    ).fetchall()
-    return [str(row["id"]) for row in rows]
-
-
-def _write_vector(db: sqlite3.Connection, memory_id: str, embedder: str, vector: Vector) -> None:
-    blob = np.ascontiguousarray(vector, dtype=np.float32).tobytes()
-    db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (memory_id, embedder, blob))
-
-
-def _wipe(db: sqlite3.Connection, rowid: int, memory_id: str) -> None:
-    db.execute("DELETE FROM memory_text WHERE rowid = ?", (rowid,))
-    db.execute("DELETE FROM vectors WHERE memory_id = ?", (memory_id,))
-    db.execute("DELETE FROM memory_versions WHERE memory_id = ?", (memory_id,))
-
-
-def _cube(row: sqlite3.Row) -> Cube:
-    return Cube(row["id"], row["tenant"], row["name"], row["created_at"])
-
-
-def _memory(row: sqlite3.Row) -> Memory:
-    return Memory(
-        id=row["id"],
-        cube_id=row["cube_id"],
-        owner=row["owner"],
-        kind=row["kind"],
-        text=row["text"],
-        status=row["status"],
-        pinned=bool(row["pinned"]),
-        version=row["version"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        event_at=row["event_at"],
-        metadata=json.loads(row["metadata"]),
-    )
-
-
-def _unstorable(text: str) -> bool:
-    """Whether a text holds what UTF-8 or SQLite cannot: lone surrogates or NUL."""
-    return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _checked_text(text: str) -> str:
-    text = text.strip()
-    if not text:
-        raise InvalidMemory("A memory's text is not empty.", "text")
-    if len(text) > MAX_TEXT_CHARS:
-        raise InvalidMemory(f"A memory's text has at most {MAX_TEXT_CHARS} characters, not {len(text)}.", "text")
-    if _unstorable(text):
-        raise InvalidMemory("A memory's text holds no NUL and no lone surrogates.", "text")
-    return text
-
-
-def _checked_kind(kind: str) -> MemoryKind:
-    if kind not in KINDS:
-        raise InvalidMemory(f"'{kind}' is not a kind of memory; there are {', '.join(KINDS)}.", "kind")
-    return cast(MemoryKind, kind)
-
-
-def _checked_status(status: str) -> MemoryStatus:
-    if status not in ("active", "archived"):
-        raise InvalidMemory("A status is set to active or archived; to delete, use delete.", "status")
-    return cast(MemoryStatus, status)
-
-
-def _checked_metadata(metadata: dict[str, Any]) -> str:
-    try:
-        encoded = json.dumps(metadata, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidMemory("Metadata is a JSON object.", "metadata") from error
-    if len(encoded) > _MAX_METADATA_BYTES:
-        raise InvalidMemory(f"Metadata has at most {_MAX_METADATA_BYTES} bytes as JSON.", "metadata")
-    return encoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Literal
 from engine.base import ChatMessage, Engine, MemoryText, Piece, Prompt
 from kvcache import chain_key, root_key
 from memory import Memory, MemoryStore
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["auto", "kv", "text", "off"]
 
@@ -23,7 +26,10 @@ _MAX_VISITS = 512
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order."""
+    """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order.
+
+    ``reserve_tokens`` of the context are kept free for the answer: retrieved memories that leave less are left out.
+    """
 
     tenant: str
     cube_ids: tuple[str, ...]
@@ -31,6 +37,7 @@ class Ask:
     mode: Mode = "auto"
     top_k: int = 5
     memory_ids: tuple[str, ...] = ()
+    reserve_tokens: int = 256
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Chosen:
+    """``rank`` counts from 1 for retrieved memories; 0 is for those that are not to be left out."""
+
     memory: Memory
     why: str
+    rank: int = 0
 
 
 class Planner:
@@ -80,8 +90,7 @@ class Planner:
             return Plan(self._engine.render(ask.messages), (), "off", 0.0)
         standing, movable = await asyncio.to_thread(self._choose, ask)
         retrieve_s = time.perf_counter() - begin
-        chosen = [*standing, *movable]
-        prompt = self._render(ask, chosen)
+        chosen, prompt = self._fit(ask, [*standing, *movable])
         if len(prompt.pieces) == len(chosen) + 2:
             order = self._order(prompt, len(standing), ask.tenant)
             chosen = [chosen[i] for i in order]
@@ -90,6 +99,18 @@ class Planner:
         else:
             planned = tuple(PlannedMemory(c.memory, c.why, None) for c in chosen)
         return Plan(prompt, planned, "text" if ask.mode == "text" else "kv", retrieve_s)
+
+    def _fit(self, ask: Ask, chosen: list[_Chosen]) -> tuple[list[_Chosen], Prompt]:
+        """Leave out the retrieved memories that rank last until the prompt fits (one long document must not make
+        every chat that finds it fail)."""
+        room = self._engine.capacity().context - ask.reserve_tokens
+        prompt = self._render(ask, chosen)
+        while prompt.n_tokens > room and any(item.rank for item in chosen):
+            last = max(chosen, key=lambda item: item.rank)
+            log.info("memory %s is left out: the prompt would have %d tokens", last.memory.id, prompt.n_tokens)
+            chosen = [item for item in chosen if item is not last]
+            prompt = self._render(ask, chosen)
+        return chosen, prompt
 
     def _render(self, ask: Ask, chosen: Sequence[_Chosen]) -> Prompt:
         texts = [MemoryText(item.memory.label, item.memory.text) for item in chosen]
@@ -107,7 +128,8 @@ class Planner:
             return fixed, []
         known = {memory.id for memory in standing}
         hits = self._memories.search(ask.tenant, query, cube_ids=ask.cube_ids, top_k=ask.top_k)
-        found = [_Chosen(hit.memory, hit.why) for hit in hits if hit.memory.id not in known]
+        ranked = enumerate(hits, start=1)
+        found = [_Chosen(hit.memory, hit.why, rank) for rank, hit in ranked if hit.memory.id not in known]
         return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id))
 
     def _order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:

@@ -137,7 +137,8 @@ class ChatService:
         """A chat generation; leaving the block before its end aborts it."""
         arrived = time.perf_counter()
         self.check_model(fields.model)
-        ask = await self._ask(tenant, messages, options or MemoryOptions())
+        reserve = max_tokens or self._default_max_tokens
+        ask = await self._ask(tenant, messages, options or MemoryOptions(), reserve)
         try:
             plan = await self._planner.plan(ask)
         except ValueError as error:
@@ -168,7 +169,9 @@ class ChatService:
         async with aclosing(generation.events):
             yield generation
 
-    async def _ask(self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions) -> Ask:
+    async def _ask(
+        self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions, reserve_tokens: int
+    ) -> Ask:
         mode: Any = options.mode or self._default_mode
         names = [options.cube] if isinstance(options.cube, str) else options.cube
 
@@ -184,6 +187,7 @@ class ChatService:
             mode=mode,
             top_k=self._default_top_k if options.top_k is None else options.top_k,
             memory_ids=tuple(options.ids),
+            reserve_tokens=reserve_tokens,
         )
 
     def _generation(

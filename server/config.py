@@ -170,10 +170,10 @@ def load_config(
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not YAML: {error}") from error
     if content is None:
         return {}
@@ -254,7 +254,7 @@ def _number(key: Key, kind: type, value: Any, refuse: Any) -> int | float:
     wanted = f"a{' whole' if kind is int else ''} number from {low:g} to {high:g}"
     try:
         number = kind(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or not low <= number <= high or (kind is int and isinstance(value, float) and value != number):
         raise refuse(wanted)
@@ -292,7 +292,8 @@ def _values(config: Config) -> dict[str, Any]:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, tuple):
-        return "[" + ", ".join(_scalar(item) for item in value) + "]"
+        value = list(value)
     if isinstance(value, Path):
         value = str(value)
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+    # On one line however long it is: a comment follows.
+    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("\n...\n").strip()

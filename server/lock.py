@@ -8,7 +8,11 @@ from pathlib import Path
 from types import TracebackType
 
 
-class DataDirLocked(Exception):
+class DataDirError(Exception):
+    """The data folder cannot be used."""
+
+
+class DataDirLocked(DataDirError):
     """Another process serves from this data folder."""
 
     def __init__(self, folder: Path, pid: str) -> None:
@@ -16,13 +20,25 @@ class DataDirLocked(Exception):
         super().__init__(f"{folder} is in use by the server with process id {pid}; stop it or use another data folder.")
 
 
+def make_data_dir(folder: Path) -> None:
+    """Make the data folder, closed to other users, where it is missing. Raises ``DataDirError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise DataDirError(f"{folder} cannot be a data folder: {error.strerror}") from error
+
+
 class DataDirLock:
     """Holds ``folder/lock`` for as long as the process lives: the kernel lets go of it with the process, so that
-    a file left behind by a crash is no obstacle. Raises ``DataDirLocked``."""
+    a file left behind by a crash is no obstacle. Raises ``DataDirLocked``, and ``DataDirError`` when the folder
+    cannot be made or written to."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._stream = (folder / "lock").open("a+")
+        make_data_dir(folder)
+        try:
+            self._stream = (folder / "lock").open("a+")
+        except OSError as error:
+            raise DataDirError(f"{folder} cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

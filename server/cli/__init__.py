@@ -57,17 +57,17 @@ def named_errors() -> tuple[type[Exception], ...]:
     from server.assets import AssetError
     from server.cli.client import ServerError
     from server.config import ConfigError
-    from server.lock import DataDirLocked
+    from server.lock import DataDirError
     from server.run import PortTaken
 
-    return (EngineError, KVCacheError, MemoryStoreError, AssetError, ServerError, ConfigError, DataDirLocked, PortTaken)
+    return (EngineError, KVCacheError, MemoryStoreError, AssetError, ServerError, ConfigError, DataDirError, PortTaken)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its status: 0, 1 for a failure, 2 for wrong usage."""
     arguments = sys.argv[1:] if argv is None else argv
     _add_plugins(arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     try:
         app(arguments, prog_name="recallkv")
     except Exception as error:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.cli.memory import Format, Output
+from server.cli.text import plain
 from server.config import default_data_dir
 
 app = typer.Typer(no_args_is_help=True, help="Look at stored segments.")
@@ -39,7 +40,7 @@ def list_(data_dir: DataDir = None, format: Output = Format.terminal) -> None:
         used = datetime.fromtimestamp(entry.last_used_at, UTC).isoformat(timespec="seconds")
         span = f"{entry.start}-{entry.start + entry.n_tokens}"
         labels = ", ".join(sorted(entry.labels)) or "-"
-        table.add_row(entry.key[:12], span, f"{entry.nbytes / 2**20:.1f}", str(entry.uses), used, labels)
+        table.add_row(entry.key[:12], span, f"{entry.nbytes / 2**20:.1f}", str(entry.uses), used, plain(labels))
     console.print(table)
     console.print(f"{len(entries)} segments, {sum(entry.nbytes for entry in entries) / 2**20:.1f} MiB")
 

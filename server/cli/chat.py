@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.cli.client import DEFAULT_URL, ApiKey, Client, Url
+from server.cli.client import DEFAULT_URL, ApiKey, Client, ServerError, Url
+from server.cli.text import plain
 
 console = Console(highlight=False)
 
@@ -30,25 +31,38 @@ def chat(
     if once is not None:
         _turn(client, options, messages, once)
         return
-    while said := console.input("[bold]you:[/bold] ").strip():
-        _turn(client, options, messages, said)
+    while said := _read_line():
+        try:
+            _turn(client, options, messages, said)
+        except ServerError as error:
+            console.print(str(error), style="red", markup=False, emoji=False)
+
+
+def _read_line() -> str:
+    try:
+        return console.input("[bold]you:[/bold] ").strip()
+    except EOFError:
+        return ""
 
 
 def _turn(client: Client, options: dict[str, Any], messages: list[dict[str, str]], said: str) -> None:
-    messages.append({"role": "user", "content": said})
+    """Ask, print the answer as it comes, and add both to ``messages``; a turn that fails leaves them as they were."""
+    asked = {"role": "user", "content": said}
     answer, receipt = "", None
-    with client.stream("/v1/chat/completions", {**options, "messages": messages}) as events:
+    with client.stream("/v1/chat/completions", {**options, "messages": [*messages, asked]}) as events:
         for event in events:
             chunk = json.loads(event)
+            if "error" in chunk:  # the reply had begun when something went wrong
+                raise ServerError(chunk["error"]["message"])
             receipt = chunk.get("memory") or receipt
             for choice in chunk.get("choices", []):
                 text = choice["delta"].get("content") or ""
                 answer += text
-                console.print(text, end="", markup=False)
-    console.print()
+                print(plain(text), end="", flush=True)
+    print()
     if receipt:
         console.print(describe(receipt), style="dim", markup=False)
-    messages.append({"role": "assistant", "content": answer})
+    messages += [asked, {"role": "assistant", "content": answer}]
 
 
 def describe(receipt: dict[str, Any]) -> str:

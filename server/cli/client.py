@@ -33,7 +33,10 @@ class Client:
         with self._reachable(), self._open() as http:
             reply = http.request(method, path, **arguments)
         self._check(reply)
-        return reply.json()
+        try:
+            return reply.json()
+        except ValueError as error:
+            raise ServerError(f"what answers at {self._url} is no RecallKV server") from error
 
     @contextmanager
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
@@ -52,6 +55,10 @@ class Client:
     def _reachable(self) -> Iterator[None]:
         try:
             yield
+        except httpx.InvalidURL as error:
+            raise ServerError(f"{self._url} is not a URL: {error}") from error
+        except UnicodeEncodeError as error:
+            raise ServerError("the text is not valid UTF-8") from error
         except httpx.HTTPError as error:
             raise ServerError(
                 f"no answer from {self._url} ({type(error).__name__}); is 'recallkv serve' running?"

@@ -12,7 +12,9 @@ from rich.table import Table
 
 from memory.database import Database
 from memory.keys import KeyStore
+from server.cli.text import plain
 from server.config import default_data_dir
+from server.lock import make_data_dir
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
@@ -20,7 +22,9 @@ DataDir = Annotated[Path | None, typer.Option(envvar="RECALLKV_DATA_DIR", help="
 
 
 def _keys(data_dir: Path | None) -> KeyStore:
-    return KeyStore(Database((data_dir or default_data_dir()) / "memories.sqlite"))
+    folder = data_dir or default_data_dir()
+    make_data_dir(folder)
+    return KeyStore(Database(folder / "memories.sqlite"))
 
 
 @app.command()
@@ -39,7 +43,7 @@ def list_(data_dir: DataDir = None) -> None:
     table = Table("name", "tenant", "created")
     for key in _keys(data_dir).all():
         created = datetime.fromtimestamp(key.created_at, UTC).isoformat(timespec="seconds")
-        table.add_row(key.name, key.tenant, created)
+        table.add_row(plain(key.name), plain(key.tenant), created)
     Console(highlight=False).print(table)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from server.cli.client import DEFAULT_URL, ApiKey, Client, Url
+from server.cli.text import plain
 
 app = typer.Typer(no_args_is_help=True, help="Add, search, list and remove memories.")
 console = Console(highlight=False)
@@ -83,12 +85,12 @@ def list_(
 @app.command("rm")
 def remove(memory_id: str, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """Delete a memory and everything computed from it."""
-    Client(url, api_key).call("DELETE", f"/v1/memories/{memory_id}")
+    Client(url, api_key).call("DELETE", f"/v1/memories/{quote(memory_id, safe='')}")
 
 
 def _print(memories: list[dict[str, Any]], why: list[str] | None) -> None:
     table = Table("id", "kind", "text", *(["why"] if why is not None else []))
     for i, memory in enumerate(memories):
         text = memory["text"] if len(memory["text"]) <= 200 else memory["text"][:197] + "..."
-        table.add_row(memory["id"], memory["kind"], text, *([why[i]] if why is not None else []))
+        table.add_row(memory["id"], memory["kind"], plain(text), *([plain(why[i])] if why is not None else []))
     console.print(table)

@@ -57,6 +57,8 @@ def parse_flags(arguments: list[str]) -> dict[str, str]:
     flags: dict[str, str] = {}
     rest = iter(arguments)
     for argument in rest:
+        if argument.startswith("-") and not argument.startswith("--"):
+            raise ConfigError(f"There is no flag '{argument}'; flags begin with two dashes.")
         if not argument.startswith("--"):
             if "engine.model" in flags:
                 raise ConfigError(f"'{argument}' is one argument too many.")

@@ -148,3 +148,19 @@ def test_a_changed_memory_is_another_text(model: LoadedModel, tmp_path: Path) ->
             assert old.prompt.pieces[1].token_ids != new.prompt.pieces[1].token_ids
 
     asyncio.run(test())
+
+
+def test_retrieved_memories_that_do_not_fit_are_left_out_last_rank_first(model: LoadedModel, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with room_of(model, tmp_path) as room:
+            (pinned,) = room.add("be kind", pinned=True)
+            (short,) = room.add("the dog dog dog barks")
+            (long,) = room.add("a dog in a long report: " + "z" * 1800)
+            assert ids(await room.plan("dog", reserve_tokens=10)) == [pinned, short, long]
+            fitted = await room.plan("dog", reserve_tokens=300)
+            assert ids(fitted) == [pinned, short]
+            assert fitted.prompt.n_tokens <= 2048 - 300
+            asked_for = await room.plan("dog", memory_ids=(long,), reserve_tokens=300)
+            assert ids(asked_for) == [long]  # whoever names it gets it, or the engine's refusal with the counts
+
+    asyncio.run(test())
