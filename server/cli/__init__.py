@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from server.cli import cache, chat, doctor, keys, memory, serve
+from server.cli.text import clean
 
 app = typer.Typer(
     name="recallkv",
@@ -26,6 +27,17 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(memory.app, name="memory")
 app.add_typer(keys.app, name="key")
 app.add_typer(cache.app, name="cache")
+
+NAMED_ERRORS = (
+    ("engine.errors", "EngineError"),
+    ("kvcache.errors", "KVCacheError"),
+    ("memory.errors", "MemoryStoreError"),
+    ("server.assets", "AssetError"),
+    ("server.cli.client", "ServerError"),
+    ("server.config_values", "ConfigError"),
+    ("server.lock", "DataDirError"),
+    ("server.run", "PortTaken"),
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -50,17 +62,11 @@ def _placeholder() -> None:
 
 
 def named_errors() -> tuple[type[Exception], ...]:
-    """Errors that are an answer to the user: one line, no traceback."""
-    from engine.errors import EngineError
-    from kvcache import KVCacheError
-    from memory import MemoryStoreError
-    from server.assets import AssetError
-    from server.cli.client import ServerError
-    from server.config import ConfigError
-    from server.lock import DataDirError
-    from server.run import PortTaken
+    """Errors that are an answer to the user: one line, no traceback.
 
-    return (EngineError, KVCacheError, MemoryStoreError, AssetError, ServerError, ConfigError, DataDirError, PortTaken)
+    Only those of modules in use: others cannot have been raised, and importing them would keep the user waiting.
+    """
+    return tuple(getattr(sys.modules[module], name) for module, name in NAMED_ERRORS if module in sys.modules)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -72,6 +78,6 @@ def main(argv: list[str] | None = None) -> None:
         app(arguments, prog_name="recallkv")
     except Exception as error:
         if isinstance(error, named_errors()):
-            errors.print(f"recallkv: {error}", markup=False)
+            errors.print(clean(f"recallkv: {error}"), markup=False)
             sys.exit(1)
         raise

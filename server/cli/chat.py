@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from server.cli.client import DEFAULT_URL, ApiKey, Client, ServerError, Url
-from server.cli.text import plain
+from server.cli.text import clean
 
 console = Console(highlight=False)
 
@@ -35,7 +35,7 @@ def chat(
         try:
             _turn(client, options, messages, said)
         except ServerError as error:
-            console.print(str(error), style="red", markup=False, emoji=False)
+            console.print(clean(str(error)), style="red", markup=False, emoji=False)
 
 
 def _read_line() -> str:
@@ -58,7 +58,7 @@ def _turn(client: Client, options: dict[str, Any], messages: list[dict[str, str]
             for choice in chunk.get("choices", []):
                 text = choice["delta"].get("content") or ""
                 answer += text
-                print(plain(text), end="", flush=True)
+                print(clean(text), end="", flush=True)
     print()
     if receipt:
         console.print(describe(receipt), style="dim", markup=False)

@@ -21,12 +21,13 @@ class ServerError(Exception):
 class Client:
     """A thin client that turns every failure into ``ServerError``."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, timeout_s: float = 600.0) -> None:
         self._url = url
+        self._timeout = httpx.Timeout(min(10.0, timeout_s), read=timeout_s)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def _open(self) -> httpx.Client:
-        return httpx.Client(base_url=self._url, headers=self._headers, timeout=httpx.Timeout(10.0, read=600.0))
+        return httpx.Client(base_url=self._url, headers=self._headers, timeout=self._timeout)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """The reply's JSON."""

@@ -18,7 +18,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from server.cli.client import Client, ServerError
 from server.cli.memory import Format, Output
+from server.cli.text import plain
 from server.config import default_data_dir
 
 _PROBE_BYTES = 256 << 20
@@ -40,25 +42,32 @@ def doctor(
 ) -> None:
     """Check versions, device, models, data folder, disk and port. Exits with 1 when something would not work."""
     folder = data_dir or default_data_dir()
-    checks: list[Callable[[], Finding]] = [
-        _versions,
-        _device,
-        _demo_model,
-        _embedder,
-        lambda: _data_dir(folder),
-        lambda: _disk(folder),
-        lambda: _port(port),
-    ]
-    findings = [check() for check in checks]
+    checks: dict[str, Callable[[], Finding]] = {
+        "versions": _versions,
+        "device": _device,
+        "demo model": _demo_model,
+        "embedder": _embedder,
+        "data folder": lambda: _data_dir(folder),
+        "disk read": lambda: _disk(folder),
+        "port": lambda: _port(port),
+    }
+    findings = [_outcome(name, check) for name, check in checks.items()]
     if format is Format.json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
         table = Table("check", "", "detail")
         colours = {"ok": "green", "note": "yellow", "problem": "red"}
         for finding in findings:
-            table.add_row(finding.name, f"[{colours[finding.state]}]{finding.state}[/]", finding.detail)
+            table.add_row(finding.name, f"[{colours[finding.state]}]{finding.state}[/]", plain(finding.detail))
         Console(highlight=False).print(table)
     raise typer.Exit(1 if any(finding.state == "problem" for finding in findings) else 0)
+
+
+def _outcome(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except OSError as error:
+        return Finding(name, "problem", str(error))
 
 
 def _versions() -> Finding:
@@ -80,8 +89,8 @@ def _device() -> Finding:
 def _demo_model() -> Finding:
     from server import assets
 
-    target = assets.cache_folder() / "models" / f"smollm2-135m-instruct-{assets.DEMO_MODEL.sha256[:12]}"
-    if (target / "recallkv.json").is_file():
+    target = assets.demo_model_target()
+    if assets.complete(target):
         return Finding("demo model", "ok", str(target))
     if assets.installed(assets.DEMO_MODEL) is not None:
         return Finding("demo model", "note", "installed; converted at first use, in about half a minute")
@@ -91,21 +100,33 @@ def _demo_model() -> Finding:
 def _embedder() -> Finding:
     from server import assets
 
-    if assets.installed(assets.EMBEDDER) is not None:
-        return Finding("embedder", "ok", "all-MiniLM-L6-v2, installed")
+    file = assets.installed(assets.EMBEDDER)
+    if file is not None:
+        return Finding("embedder", "ok", f"all-MiniLM-L6-v2 in {file.parent}")
+    if assets.complete(assets.embedder_target()):
+        return Finding("embedder", "ok", f"all-MiniLM-L6-v2 in {assets.embedder_target()}")
     return Finding("embedder", "note", f"fetched at first use: {assets.EMBEDDER.distribution}")
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that there is."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
 def _data_dir(folder: Path) -> Finding:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
+    existing = _existing(folder)
+    if not existing.is_dir():
+        return Finding("data folder", "problem", f"{existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
         return Finding("data folder", "problem", f"{folder} cannot be written")
     free = shutil.disk_usage(existing).free / 1e9
     return Finding("data folder", "ok" if free > 5 else "note", f"{folder}, {free:.0f} GB free")
 
 
 def _disk(folder: Path) -> Finding:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = _existing(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("disk read", "note", "not measured: the data folder cannot be written")
     if shutil.disk_usage(existing).free < 2 * _PROBE_BYTES:
         return Finding("disk read", "note", "too little space to measure")
     with tempfile.NamedTemporaryFile(dir=existing) as probe:
@@ -128,5 +149,16 @@ def _port(port: int) -> Finding:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return Finding("port", "note", f"{port} is in use: a server may be running")
+            return _holder(port)
     return Finding("port", "ok", f"{port} is free")
+
+
+def _holder(port: int) -> Finding:
+    """Who has the port: our server is as it should be, anyone else keeps ours from starting."""
+    try:
+        live = Client(f"http://127.0.0.1:{port}", None, timeout_s=5.0).call("GET", "/health/live") == {"status": "ok"}
+    except ServerError:
+        live = False
+    if live:
+        return Finding("port", "ok", f"a server is running on {port}")
+    return Finding("port", "problem", f"{port} is in use by a program that is no server of ours: serve with --port")

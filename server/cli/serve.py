@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from server.config import KEYS, ConfigError, load_config
+from server.config import KEYS, load_config
+from server.config_values import ConfigError
 
 # Short forms of the settings that are said most.
 _SHORT = {

