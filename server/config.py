@@ -39,6 +39,7 @@ class ServerConfig:
     api_keys: Literal["auto", "required", "off"] = "auto"
     """auto: needed as soon as the address is not loopback."""
     max_body_bytes: int = _range(16 << 20, 1024, 1 << 30)
+    body_timeout_s: float = _range(30.0, 0.05, 3600)
     drain_s: float = _range(10.0, 0, 3600)
     sse_ping_s: float = _range(15.0, 0.05, 3600)
     default_max_tokens: int = _range(256, 1, 1 << 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from memory.keys import PREFIX as KEY_PREFIX
 from server.errors import error_body
 from server.logs import request_id
 
@@ -21,6 +23,8 @@ OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 DEFAULT_TENANT = "default"
 TENANT = "recallkv.tenant"
 REQUEST_ID = "recallkv.request_id"
+
+_CLOSE = ((b"connection", b"close"),)
 
 CountRequest = Callable[[str, str, int], None]
 
@@ -80,11 +84,13 @@ class RequestIds:
 
 
 class BodyLimit:
-    """Refuses bodies over the limit with 413, by their announced length or as they come."""
+    """Refuses bodies over the limit with 413, by their announced length or as they come, and with 408 those that
+    stop coming."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,7 +103,11 @@ class BodyLimit:
         chunks: list[Message] = []
         total = 0
         while True:  # the body is read before the route runs: it is bounded, and errors are ours to word
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self._timeout_s)
+            except TimeoutError:
+                await _refuse(send, 408, "The request's body stopped coming.", "body_timeout", _CLOSE)
+                return
             chunks.append(message)
             total += len(message.get("body", b""))
             if total > self._max_bytes:
@@ -119,7 +129,7 @@ class BodyLimit:
             413,
             f"A request's body has at most {self._max_bytes} bytes.",
             "body_too_large",
-            ((b"connection", b"close"),),
+            _CLOSE,
         )
 
 
@@ -147,8 +157,9 @@ class Gate:
             return
         scheme, _, key = (_header(scope, b"authorization") or "").partition(" ")
         key = key.strip() if scheme.lower() == "bearer" else ""
-        tenant = self._tenant_of(key) if key else None
-        if tenant is None and not self._required and not key.startswith("rk_"):
+        # In a thread: the look-up may have to wait for a write to reach the disk.
+        tenant = await asyncio.to_thread(self._tenant_of, key) if key.startswith(KEY_PREFIX) else None
+        if tenant is None and not self._required and not key.startswith(KEY_PREFIX):
             tenant = DEFAULT_TENANT  # clients send some placeholder where no key is needed
         if tenant is None:
             await _refuse(

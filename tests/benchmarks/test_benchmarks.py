@@ -41,7 +41,7 @@ def test_streams(model: LoadedModel, tmp_path: Path) -> None:
     async def run() -> dict[str, object]:
         engine = TransformersEngine(model, SegmentStore(tmp_path / "segments"), model_id="tiny")
         try:
-            return await streams.measure(engine, 3, 1200, 1)
+            return await streams.measure(engine, 3, 1900, 1)
         finally:
             await engine.close()
 

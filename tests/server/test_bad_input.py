@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,12 @@ def test_too_many_waiting_requests_are_503_with_retry_after(server: Running) -> 
     finally:
         engine._max_waiting = before
     assert server.chat().status_code == 200
+
+
+def test_a_body_that_stops_coming_is_408(model: LoadedModel, tmp_path: Path) -> None:
+    with running(model, tmp_path, body_timeout_s=0.2) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\n{{".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        assert server.chat().status_code == 200
