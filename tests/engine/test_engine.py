@@ -335,12 +335,13 @@ def test_a_full_queue_and_a_closed_engine_refuse(model: LoadedModel, tmp_path: P
 def test_closing_drains_what_runs(model: LoadedModel, tmp_path: Path) -> None:
     async def test() -> None:
         async with engine_on(model, tmp_path) as engine:
-            task = asyncio.create_task(collect(engine, prompt_of(9)))
-            while not engine.capacity().running:
+            sampling = Sampling(max_tokens=400, temperature=0.0, ignore_eos=True)
+            task = asyncio.create_task(collect(engine, prompt_of(9), sampling))
+            while not engine.capacity().running and not task.done():
                 await asyncio.sleep(0)
-            await engine.close(drain_s=30.0)
+            await engine.close(drain_s=60.0)
             _, choices = await task
-            assert len(tokens_of(choices[0])) == 8
+            assert len(tokens_of(choices[0])) == 400
 
     run(test)
 
