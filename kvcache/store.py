@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 # Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
 _MAX_DEAD_LABELS = 100_000
 _MAX_QUEUED_WRITES = 256
+_MAX_QUEUED_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,10 @@ class SegmentStore:
             return True
 
     def _queue_write(self, segment: Segment) -> None:
+        waiting = sum(queued.nbytes for queued in self._queued.values())
         try:
+            if waiting and waiting + segment.nbytes > _MAX_QUEUED_BYTES:
+                raise queue.Full
             self._writes.put_nowait(segment)
             self._queued[segment.key] = segment
         except queue.Full:  # the disk is slower than the model: keep serving, from memory

@@ -303,9 +303,18 @@ class EngineWorker(threading.Thread):
         )
 
     def _advance(self, group: Group, choice: Choice, logits: torch.Tensor, best: int) -> None:
-        token_id = best if choice.sampler.greedy else choice.sampler.choose(logits)
-        logprobs = token_logprobs(logits, token_id, group.request.sampling.logprobs, self._token_text)
-        group.sink(choice.accept(token_id, logprobs, group, self._model))
+        if group.aborted:
+            return
+        try:
+            token_id = best if choice.sampler.greedy else choice.sampler.choose(logits)
+            logprobs = token_logprobs(logits, token_id, group.request.sampling.logprobs, self._token_text)
+            group.sink(choice.accept(token_id, logprobs, group, self._model))
+        except Exception as error:
+            # The worker's edge: logits that cannot be sampled from (not a number, say) fail their own request.
+            log.exception("choosing a token failed")
+            self.failures += 1
+            group.aborted = True
+            group.sink(EngineError(f"choosing a token failed: {type(error).__name__}"))
 
     def _store_pieces(self, group: Group) -> None:
         """Store what was computed anyway as chained segments: activation costs a copy, not a prefill."""

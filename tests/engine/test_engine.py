@@ -360,5 +360,23 @@ def test_a_failed_step_fails_its_requests_and_not_the_engine(tmp_path: Path) -> 
     run(test)
 
 
+def test_logits_that_cannot_be_sampled_from_fail_their_own_request_only(tmp_path: Path) -> None:
+    async def test() -> None:
+        broken = tiny_model()
+        async with engine_on(broken, tmp_path) as engine:
+            greedy = asyncio.create_task(
+                collect(engine, prompt_of(9), Sampling(max_tokens=600, temperature=0.0, ignore_eos=True))
+            )
+            while not engine.capacity().running:
+                await asyncio.sleep(0.001)
+            wrong = Sampling(max_tokens=8, temperature=1.0, logit_bias={i: float("nan") for i in range(258)})
+            with pytest.raises(EngineError, match="choosing a token"):
+                await collect(engine, prompt_of(9, seed=1), wrong)
+            _, choices = await greedy
+            assert tokens_of(choices[0])[:8] == oracle(prompt_of(9), 8)
+
+    run(test)
+
+
 def _explode(*_: object) -> None:
     raise RuntimeError("out of memory, say")
