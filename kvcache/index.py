@@ -94,7 +94,7 @@ class Index:
         rebuild = not path.exists()
         try:
             db = self._connect(path)
-            for entry in self._rows(db):
+            for entry in self.rows(db):
                 self._insert(entry)
         except sqlite3.DatabaseError as error:
             log.warning("the segment index is damaged (%s); it is rebuilt from the files", error)
@@ -122,7 +122,8 @@ class Index:
         return db
 
     @staticmethod
-    def _rows(db: sqlite3.Connection) -> list[Entry]:
+    def rows(db: sqlite3.Connection) -> list[Entry]:
+        """All entries of an index database."""
         labels: defaultdict[str, set[str]] = defaultdict(set)
         for key, label in db.execute("SELECT key, label FROM labels"):
             labels[key].add(label)

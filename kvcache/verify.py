@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvcache.errors import SegmentCorrupt
+from kvcache.errors import KVCacheError, SegmentCorrupt
 from kvcache.file import read_segment
 from kvcache.index import Entry, Index, segment_files
 
@@ -45,11 +47,14 @@ def verify_folder(folder: Path) -> VerifyReport:
 
 
 def list_folder(folder: Path) -> list[Entry]:
-    """The entries of a segment folder's index, in order of creation."""
-    if not (folder / "index.sqlite").exists():
+    """The entries of a segment folder's index, in order of creation. Nothing is changed: a server may be at work in
+    the folder. Raises ``KVCacheError`` when the index cannot be read."""
+    path = folder / "index.sqlite"
+    if not path.exists():
         return []
-    index = Index(folder)
     try:
-        return sorted(index, key=lambda entry: (entry.created_at, entry.start))
-    finally:
-        index.close()
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            entries = Index.rows(db)
+    except sqlite3.DatabaseError as error:
+        raise KVCacheError(f"{path} cannot be read: {error}") from error
+    return sorted(entries, key=lambda entry: (entry.created_at, entry.start))

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import SegmentMissing, SegmentStore, StoreClosed, list_folder, root_key, verify_folder
+from kvcache import KVCacheError, SegmentMissing, SegmentStore, StoreClosed, list_folder, root_key, verify_folder
 from kvcache.index import segment_files, segment_path
 from tests.kvcache.conftest import FINGERPRINT, ROOT, make_segment
 
@@ -250,6 +250,22 @@ def test_verify_and_list(tmp_path: Path) -> None:
     report = verify_folder(tmp_path)
     assert report.checked == 2
     assert [bad.path for bad in report.bad] == [path]
+
+
+def test_listing_changes_nothing_under_a_running_store(tmp_path: Path) -> None:
+    store = reopen(tmp_path)
+    segment = make_segment()
+    store.put(segment)
+    store.flush()
+    being_written = segment_path(tmp_path, "ab" * 32)
+    being_written.parent.mkdir()
+    being_written.write_bytes(b"renamed, its row not yet there")
+    assert [entry.key for entry in list_folder(tmp_path)] == [segment.key]
+    assert being_written.exists()
+    store.close()
+    (tmp_path / "index.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(KVCacheError, match="cannot be read"):
+        list_folder(tmp_path)
 
 
 def test_a_closed_store_refuses(tmp_path: Path) -> None:
