@@ -34,10 +34,12 @@ def verify_folder(folder: Path) -> VerifyReport:
     checked = total = 0
     bad: list[BadFile] = []
     for path in segment_files(folder):
-        checked += 1
-        total += path.stat().st_size
         try:
+            total += path.stat().st_size
+            checked += 1
             segment = read_segment(path)
+        except FileNotFoundError:  # a server at work in the folder has evicted it meanwhile
+            continue
         except SegmentCorrupt as error:
             bad.append(BadFile(path, str(error)))
         else:

@@ -32,7 +32,7 @@ def run(resolved: Resolved) -> int:
     listening = _bind(config.server.host, config.server.port)
     with listening:
         services = open_services(config)
-        _offer_first_key(services)
+        offer_first_key(services)
         server = _Server(
             uvicorn.Config(
                 create_app(services),
@@ -79,7 +79,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _offer_first_key(services: Services) -> None:
+def offer_first_key(services: Services) -> None:
     """Where keys are needed and there is none, make one and show it, this once."""
     if keys_required(services) and not services.memories.keys.all():
         key = services.memories.keys.create("default", "first")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from engine.transformers import LoadedModel
 from server.app import create_app
 from server.middleware import OPEN_PATHS, is_loopback
+from server.run import offer_first_key
 from tests.server.running import Running, running
 
 
@@ -102,6 +104,20 @@ def test_the_same_text_of_two_tenants_shares_no_segment(guarded: Running, keys: 
             reply = guarded.client.post("/v1/chat/completions", json=request, headers=keys[tenant]).json()
             sources.setdefault(tenant, []).append(reply["memory"]["memories"][0]["source"])
     assert sources == {"anna": ["computed", "resident"], "boris": ["computed", "resident"]}
+
+
+def test_an_address_that_is_not_loopback_needs_keys_and_offers_the_first(
+    model: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(model, tmp_path, host="0.0.0.0") as server:
+        assert server.client.get("/v1/models").status_code == 401
+        offer_first_key(server.services)
+        key = capsys.readouterr().err.strip().rpartition(" ")[2]
+        assert server.client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        offer_first_key(server.services)
+        assert capsys.readouterr().err == ""
+    with running(model, tmp_path / "off", host="0.0.0.0", api_keys="off") as server:
+        assert server.client.get("/v1/models").status_code == 200
 
 
 def test_a_revoked_key_is_refused_at_once(guarded: Running) -> None:
