@@ -3,6 +3,7 @@
 This package knows tensors and bytes, not memories or requests, and runs alone beside plain transformers.
 """
 
+from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import (
     FingerprintMismatch,
     KVCacheError,
@@ -10,25 +11,33 @@ from kvcache.errors import (
     SegmentMissing,
     StoreClosed,
     UnsupportedCache,
+    UnsupportedRotation,
 )
 from kvcache.file import read_segment, write_segment
 from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
-from kvcache.segment import Segment, chain_key, root_key
+from kvcache.rotary import Rotation, rotation_of
+from kvcache.segment import Certificate, Part, Segment, chain_key, root_key, standalone_root
 from kvcache.store import Loaded, SegmentStore, StoreStats
 from kvcache.tiers import TIERS, TierName
 from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
 
 __all__ = [
+    "CODECS",
     "TIERS",
     "BadFile",
+    "Certificate",
+    "Codec",
+    "CodecName",
     "Entry",
     "Fingerprint",
     "FingerprintMismatch",
     "KVCacheError",
     "Layout",
     "Loaded",
+    "Part",
+    "Rotation",
     "Segment",
     "SegmentCorrupt",
     "SegmentMissing",
@@ -37,6 +46,7 @@ __all__ = [
     "StoreStats",
     "TierName",
     "UnsupportedCache",
+    "UnsupportedRotation",
     "VerifyReport",
     "cache_from_segments",
     "chain_key",
@@ -44,7 +54,9 @@ __all__ = [
     "list_folder",
     "read_segment",
     "root_key",
+    "rotation_of",
     "segment_from_cache",
+    "standalone_root",
     "verify_folder",
     "write_segment",
 ]

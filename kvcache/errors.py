@@ -5,6 +5,7 @@ KVCacheError
 ├── FingerprintMismatch  a segment of another model, tokenizer, template or dtype
 ├── SegmentMissing       nothing is stored under that key (evicted, deleted or never built)
 ├── UnsupportedCache     a cache whose layers are not plain attention over all tokens
+├── UnsupportedRotation  a model whose keys cannot be moved to other positions
 └── StoreClosed          the store has been closed
 """
 
@@ -29,6 +30,10 @@ class SegmentMissing(KVCacheError):
 
 class UnsupportedCache(KVCacheError):
     """A cache whose layers are not plain attention over all tokens."""
+
+
+class UnsupportedRotation(KVCacheError):
+    """A model whose keys cannot be moved to other positions."""
 
 
 class StoreClosed(KVCacheError):

@@ -1,12 +1,14 @@
 """The segment file.
 
-A segment file is a safetensors file with exactly three tensors and string metadata:
+A segment file is a safetensors file with these tensors and string metadata:
 
-- ``keys``, ``values``: [layers, kv_heads, tokens, head_dim], the fingerprint's dtype, keys after rotary embedding;
-- ``token_ids``: int32 [tokens];
-- metadata: ``format`` (``recallkv.segment/1``), ``key``, ``parent``, ``fingerprint`` (64 hex digits each), ``start``
-  (decimal), ``labels`` (JSON list of strings), ``blake3``: hash over the other metadata (JSON, sorted keys)
-  followed by the bytes of keys, values and token_ids.
+- the tensors of its codec (see ``kvcache.codecs``; without one ``keys`` and ``values``, [layers, kv_heads, tokens,
+  head_dim] in the fingerprint's dtype, keys after rotary embedding) and ``token_ids``, int32 [tokens];
+- metadata: ``format`` (``recallkv.segment/2``), ``key``, ``parent``, ``fingerprint`` (64 hex digits each), ``start``
+  (decimal), ``labels`` (JSON list of strings), ``codec``, ``dtype``, ``shape`` (of the keys, JSON); of a standalone
+  segment also ``root`` (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and
+  ``blake3``: hash over the other metadata (JSON, sorted keys) followed by the bytes of all tensors in the order of
+  their names.
 
 Reading trusts nothing: the header's size, every offset, shape and dtype, the file's length, the key (recomputed
 from parent and tokens) and the checksum are checked before a tensor is handed out. Writing goes to a temporary
@@ -17,10 +19,12 @@ whole or not at all.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,31 +34,56 @@ from blake3 import blake3
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt
 from kvcache.fingerprint import FORMAT, Fingerprint
-from kvcache.segment import Segment, chain_key
+from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts
 
 SUFFIX = ".safetensors"
-# The header holds three tensor entries and the labels; anything near this is not one of ours.
+# The header holds a few tensor entries, the labels and the parts; anything near this is not one of ours.
 MAX_HEADER_BYTES = 1 << 20
+# What inflates may not take more memory than this, whatever a header claims.
+_MAX_SEGMENT_BYTES = 64 << 30
 _HEX64 = re.compile(r"[0-9a-f]{64}")
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_STORED_AS = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I32": torch.int32,
+}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies in the file's data, checked against its dtype, shape and the file's size."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a segment file says of itself, with offsets checked against its size."""
+    """What a segment file says of itself, checked as far as that goes without its data."""
 
     key: str
     parent: str
     fingerprint: str
     start: int
     labels: frozenset[str]
+    root: str | None
+    part_lengths: tuple[tuple[int, str | None], ...]
+    certificate: Certificate | None
+    codec: CodecName
     checksum: str
     metadata: dict[str, str]
     dtype: torch.dtype
     shape: tuple[int, int, int, int]
-    offsets: dict[str, tuple[int, int]]
+    tensors: dict[str, StoredTensor]
     data_begin: int
     data_bytes: int
 
@@ -63,9 +92,9 @@ class Header:
         return self.shape[2]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return sum(end - begin for name, (begin, end) in self.offsets.items() if name != "token_ids")
+    def stored_bytes(self) -> int:
+        """Bytes of keys and values as they are on disk."""
+        return sum(t.end - t.begin for name, t in self.tensors.items() if name != "token_ids")
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
@@ -73,30 +102,22 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return memoryview(raw)
 
 
-def _checksum(metadata: dict[str, str], keys: torch.Tensor, values: torch.Tensor, token_ids: torch.Tensor) -> str:
+def _checksum(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
     hasher = blake3(max_threads=blake3.AUTO)
     hasher.update(json.dumps(metadata, sort_keys=True).encode())
-    for tensor in (keys, values, token_ids):
-        hasher.update(_bytes_of(tensor))
+    for name in sorted(tensors):
+        hasher.update(_bytes_of(tensors[name]))
     return str(hasher.hexdigest())
 
 
-def write_segment(path: Path, segment: Segment, *, fsync: bool = True) -> None:
-    """Write ``segment`` to ``path`` in one step. Raises ``OSError`` (disk full, ...) and leaves nothing then."""
-    tensors = {
-        "keys": segment.keys.to("cpu").contiguous(),
-        "values": segment.values.to("cpu").contiguous(),
-        "token_ids": torch.tensor(segment.token_ids, dtype=torch.int32),
-    }
-    metadata = {
-        "format": FORMAT,
-        "key": segment.key,
-        "parent": segment.parent,
-        "fingerprint": segment.fingerprint,
-        "start": str(segment.start),
-        "labels": json.dumps(sorted(segment.labels)),
-    }
-    metadata["blake3"] = _checksum(metadata, **tensors)
+def write_segment(path: Path, segment: Segment, *, codec: CodecName = "none", fsync: bool = True) -> int:
+    """Write ``segment`` to ``path`` in one step; returns the bytes that its keys and values take there. Raises
+    ``OSError`` (disk full, ...) and leaves nothing then."""
+    tensors = CODECS[codec].encode(segment.keys.to("cpu"), segment.values.to("cpu"))
+    stored_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    tensors["token_ids"] = torch.tensor(segment.token_ids, dtype=torch.int32)
+    metadata = _metadata(segment, codec)
+    metadata["blake3"] = _checksum(metadata, tensors)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -110,6 +131,27 @@ def write_segment(path: Path, segment: Segment, *, fsync: bool = True) -> None:
         temporary.unlink(missing_ok=True)
     if fsync:
         sync_folder(path.parent)
+    return stored_bytes
+
+
+def _metadata(segment: Segment, codec: CodecName) -> dict[str, str]:
+    metadata = {
+        "format": FORMAT,
+        "key": segment.key,
+        "parent": segment.parent,
+        "fingerprint": segment.fingerprint,
+        "start": str(segment.start),
+        "labels": json.dumps(sorted(segment.labels)),
+        "codec": codec,
+        "dtype": segment.layout.dtype,
+        "shape": json.dumps(list(segment.keys.shape)),
+    }
+    if segment.root is not None:
+        metadata["root"] = segment.root
+        metadata["parts"] = json.dumps([[part.n_tokens, part.label] for part in segment.parts])
+        if segment.certificate is not None:
+            metadata["certificate"] = json.dumps(asdict(segment.certificate), sort_keys=True)
+    return metadata
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -135,6 +177,16 @@ def read_header(path: Path) -> Header:
         return _read_header(stream, path)
 
 
+def read_parts(path: Path, header: Header) -> tuple[Part, ...]:
+    """The parts of a standalone segment, from its tokens alone. Raises ``SegmentCorrupt``."""
+    stored = header.tensors["token_ids"]
+    buffer = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
+    with path.open("rb", buffering=0) as stream:
+        stream.seek(header.data_begin + stored.begin)
+        _read_exactly(stream, _bytes_of(buffer), path)
+    return _parts(header, tuple(buffer.view(torch.int32).tolist()))
+
+
 def _read_header(stream: Any, path: Path) -> Header:
     size = os.fstat(stream.fileno()).st_size
     prefix = stream.read(8)
@@ -154,49 +206,73 @@ def _read_header(stream: Any, path: Path) -> Header:
 
 
 def _checked_header(header: dict[str, Any], data_begin: int, data_bytes: int) -> Header:
-    metadata: dict[str, str] = header["__metadata__"]
+    metadata: dict[str, str] = header.pop("__metadata__")
     if metadata["format"] != FORMAT:
         raise SegmentCorrupt("not a segment of this format")
-    if set(header) != {"__metadata__", "keys", "values", "token_ids"}:
-        raise SegmentCorrupt("other tensors than keys, values and token_ids")
     for name in ("key", "parent", "fingerprint", "blake3"):
         if not _HEX64.fullmatch(metadata[name]):
             raise SegmentCorrupt(f"{name} is not a hash")
-    keys, values, token_ids = header["keys"], header["values"], header["token_ids"]
-    dtype = _DTYPES.get(keys["dtype"])
-    shape = tuple(int(n) for n in keys["shape"])
-    if dtype is None or values["dtype"] != keys["dtype"] or token_ids["dtype"] != "I32":
-        raise SegmentCorrupt("unexpected dtypes")
-    if len(shape) != 4 or min(shape) < 1 or values["shape"] != keys["shape"]:
-        raise SegmentCorrupt("unexpected shapes")
-    if token_ids["shape"] != [shape[2]]:
-        raise SegmentCorrupt("as many token ids as keys are expected")
-    kv_bytes = shape[0] * shape[1] * shape[2] * shape[3] * dtype.itemsize
-    expected = {"keys": kv_bytes, "values": kv_bytes, "token_ids": shape[2] * 4}
-    offsets = {name: (int(a), int(b)) for name in expected for a, b in [header[name]["data_offsets"]]}
-    runs = sorted(offsets.values())
-    lengths_fit = all(offsets[name][1] - offsets[name][0] == n for name, n in expected.items())
-    seamless = runs[0][0] == 0 and all(a[1] == b[0] for a, b in pairwise(runs))
-    if not lengths_fit or not seamless or runs[-1][1] != data_bytes:
-        raise SegmentCorrupt("the tensors do not fill the file")
+    codec: Any = metadata["codec"]
+    dtype, shape = _DTYPES.get(metadata["dtype"]), tuple(int(n) for n in json.loads(metadata["shape"]))
+    if dtype is None or codec not in CODECS:
+        raise SegmentCorrupt("an unknown codec or dtype")
+    if len(shape) != 4 or min(shape) < 1 or 2 * math.prod(shape) * dtype.itemsize > _MAX_SEGMENT_BYTES:
+        raise SegmentCorrupt("an impossible shape")
+    spec = {**CODECS[codec].spec(dtype, shape), "token_ids": (torch.int32, (shape[2],))}
+    tensors = _checked_tensors(header, spec, data_bytes)
+    root, part_lengths = _checked_parts(metadata, shape[2])
     return Header(
         key=metadata["key"],
         parent=metadata["parent"],
         fingerprint=metadata["fingerprint"],
         start=int(metadata["start"]),
         labels=frozenset(str(label) for label in json.loads(metadata["labels"])),
+        root=root,
+        part_lengths=part_lengths,
+        certificate=Certificate(**json.loads(metadata["certificate"])) if "certificate" in metadata else None,
+        codec=codec,
         checksum=metadata["blake3"],
         metadata={name: value for name, value in metadata.items() if name != "blake3"},
         dtype=dtype,
         shape=(shape[0], shape[1], shape[2], shape[3]),
-        offsets=offsets,
+        tensors=tensors,
         data_begin=data_begin,
         data_bytes=data_bytes,
     )
 
 
+def _checked_tensors(
+    header: dict[str, Any], spec: dict[str, tuple[torch.dtype, tuple[int, ...]]], data_bytes: int
+) -> dict[str, StoredTensor]:
+    """The tensors the codec calls for, no others, seamlessly filling the file."""
+    if set(header) != set(spec):
+        raise SegmentCorrupt("other tensors than the codec writes")
+    tensors = {}
+    for name, (dtype, shape) in spec.items():
+        said = header[name]
+        found = tuple(int(n) for n in said["shape"])
+        begin, end = (int(n) for n in said["data_offsets"])
+        fits = found == shape or (shape == (-1,) and len(found) == 1 and found[0] > 0)
+        if _STORED_AS.get(said["dtype"]) != dtype or not fits or end - begin != math.prod(found) * dtype.itemsize:
+            raise SegmentCorrupt(f"unexpected dtype, shape or size of {name}")
+        tensors[name] = StoredTensor(dtype, found, begin, end)
+    runs = sorted((tensor.begin, tensor.end) for tensor in tensors.values())
+    if runs[0][0] != 0 or any(a[1] != b[0] for a, b in pairwise(runs)) or runs[-1][1] != data_bytes:
+        raise SegmentCorrupt("the tensors do not fill the file")
+    return tensors
+
+
+def _checked_parts(metadata: dict[str, str], n_tokens: int) -> tuple[str | None, tuple[tuple[int, str | None], ...]]:
+    if "root" not in metadata:
+        return None, ()
+    lengths = tuple((int(n), None if label is None else str(label)) for n, label in json.loads(metadata["parts"]))
+    if not _HEX64.fullmatch(metadata["root"]) or sum(n for n, _ in lengths) != n_tokens:
+        raise SegmentCorrupt("the parts do not fill the segment")
+    return metadata["root"], lengths
+
+
 def read_segment(path: Path, fingerprint: Fingerprint | None = None, *, pin: bool = False) -> Segment:
-    """Read and check a segment file into host memory (pinned where ``pin``).
+    """Read, check and decode a segment file into host memory (pinned where ``pin``).
 
     Raises ``SegmentCorrupt``; ``FingerprintMismatch`` when it is of another model than ``fingerprint``;
     ``FileNotFoundError``.
@@ -205,18 +281,52 @@ def read_segment(path: Path, fingerprint: Fingerprint | None = None, *, pin: boo
         header = _read_header(stream, path)
         if fingerprint is not None:
             _check_model(header, fingerprint, path)
-        buffer = torch.empty(header.data_bytes, dtype=torch.uint8, pin_memory=pin)
+        buffer = torch.empty(header.data_bytes, dtype=torch.uint8, pin_memory=pin and header.codec == "none")
         _read_exactly(stream, _bytes_of(buffer), path)
-    keys = _view(buffer, header, "keys")
-    values = _view(buffer, header, "values")
-    begin, end = header.offsets["token_ids"]
-    token_ids = buffer[begin:end].view(torch.int32)
-    if _checksum(header.metadata, keys, values, token_ids) != header.checksum:
+    tensors = {name: _view(buffer, tensor) for name, tensor in header.tensors.items()}
+    if _checksum(header.metadata, tensors) != header.checksum:
         raise SegmentCorrupt(f"{path.name}: the checksum does not match")
-    tokens = tuple(token_ids.tolist())
+    tokens = tuple(tensors.pop("token_ids").tolist())
     if chain_key(header.parent, tokens) != header.key:
         raise SegmentCorrupt(f"{path.name}: the key does not follow from parent and tokens")
-    return Segment(header.key, header.parent, header.fingerprint, header.start, tokens, keys, values, header.labels)
+    keys, values = _decoded(header, tensors, path, pin=pin)
+    return Segment(
+        key=header.key,
+        parent=header.parent,
+        fingerprint=header.fingerprint,
+        start=header.start,
+        token_ids=tokens,
+        keys=keys,
+        values=values,
+        labels=header.labels,
+        root=header.root,
+        parts=_parts(header, tokens),
+        certificate=header.certificate,
+    )
+
+
+def _parts(header: Header, tokens: tuple[int, ...]) -> tuple[Part, ...]:
+    if header.root is None:
+        return ()
+    try:
+        return cut_parts(header.root, tokens, header.part_lengths)
+    except ValueError as error:
+        raise SegmentCorrupt(str(error)) from error
+
+
+def _decoded(
+    header: Header, tensors: Mapping[str, torch.Tensor], path: Path, *, pin: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if header.codec == "none":  # as they lie in the buffer: no copy
+        return tensors["keys"], tensors["values"]
+    keys = torch.empty(header.shape, dtype=header.dtype, pin_memory=pin)
+    values = torch.empty(header.shape, dtype=header.dtype, pin_memory=pin)
+    codec: Codec = CODECS[header.codec]
+    try:
+        codec.decode(tensors, keys, values)
+    except SegmentCorrupt as error:
+        raise SegmentCorrupt(f"{path.name}: {error}") from error
+    return keys, values
 
 
 def _check_model(header: Header, fingerprint: Fingerprint, path: Path) -> None:
@@ -236,6 +346,5 @@ def _read_exactly(stream: Any, view: memoryview, path: Path) -> None:
         done += got
 
 
-def _view(buffer: torch.Tensor, header: Header, name: str) -> torch.Tensor:
-    begin, end = header.offsets[name]
-    return buffer[begin:end].view(header.dtype).reshape(header.shape)
+def _view(buffer: torch.Tensor, tensor: StoredTensor) -> torch.Tensor:
+    return buffer[tensor.begin : tensor.end].view(tensor.dtype).reshape(tensor.shape)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 
-FORMAT = "recallkv.segment/1"
+FORMAT = "recallkv.segment/2"
 # Settings that say how a model is run or where it came from, not what it computes.
 _VOLATILE_CONFIG = frozenset(
     {

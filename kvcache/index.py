@@ -7,36 +7,47 @@ it (or with a damaged one) the catalogue is rebuilt from the files' headers.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import SUFFIX, Header, read_header
-from kvcache.segment import Segment, chain_key
+from kvcache.file import SUFFIX, read_header, read_parts
+from kvcache.segment import Certificate, Part, Segment, chain_key
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
+_VERSION = 2
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS segments (
     key TEXT PRIMARY KEY, parent TEXT NOT NULL, fingerprint TEXT NOT NULL, start INTEGER NOT NULL,
-    n_tokens INTEGER NOT NULL, nbytes INTEGER NOT NULL, created_at REAL NOT NULL,
-    last_used_at REAL NOT NULL, uses INTEGER NOT NULL
+    n_tokens INTEGER NOT NULL, nbytes INTEGER NOT NULL, disk_bytes INTEGER NOT NULL, root TEXT,
+    certificate TEXT, pinned INTEGER NOT NULL, created_at REAL NOT NULL, last_used_at REAL NOT NULL,
+    uses INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS labels (
     key TEXT NOT NULL REFERENCES segments(key) ON DELETE CASCADE, label TEXT NOT NULL,
     PRIMARY KEY (key, label)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (
+    key TEXT NOT NULL REFERENCES segments(key) ON DELETE CASCADE, begin INTEGER NOT NULL, part TEXT NOT NULL,
+    n_tokens INTEGER NOT NULL, label TEXT, PRIMARY KEY (key, begin)
+) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
 """
 
 
 @dataclass
 class Entry:
-    """One known segment. ``nbytes`` counts keys and values; times are Unix seconds."""
+    """One known segment. ``nbytes`` counts keys and values in memory, ``disk_bytes`` as they are in the file (0:
+    there is none); ``pinned`` ones are never evicted from disk; times are Unix seconds."""
 
     key: str
     parent: str
@@ -48,12 +59,24 @@ class Entry:
     created_at: float
     last_used_at: float
     uses: int = 0
-    on_disk: bool = False
+    disk_bytes: int = 0
+    root: str | None = None
+    parts: tuple[Part, ...] = ()
+    certificate: Certificate | None = None
+    pinned: bool = False
     dirty: bool = field(default=False, repr=False)
 
+    @property
+    def on_disk(self) -> bool:
+        return self.disk_bytes > 0
+
+    @property
+    def kind(self) -> Literal["chained", "standalone"]:
+        return "chained" if self.root is None else "standalone"
+
     @classmethod
-    def of(cls, segment: Segment | Header, *, on_disk: bool = False) -> Entry:
-        """The entry of a segment (or of a file's header) that is new to the catalogue."""
+    def of(cls, segment: Segment) -> Entry:
+        """The entry of a segment that is new to the catalogue."""
         now = time.time()
         return cls(
             key=segment.key,
@@ -65,7 +88,30 @@ class Entry:
             labels=segment.labels,
             created_at=now,
             last_used_at=now,
-            on_disk=on_disk,
+            root=segment.root,
+            parts=segment.parts,
+            certificate=segment.certificate,
+        )
+
+    @classmethod
+    def of_file(cls, path: Path) -> Entry:
+        """The entry of a segment file. Raises ``SegmentCorrupt``, or ``FileNotFoundError``."""
+        header = read_header(path)
+        now = time.time()
+        return cls(
+            key=header.key,
+            parent=header.parent,
+            fingerprint=header.fingerprint,
+            start=header.start,
+            n_tokens=header.n_tokens,
+            nbytes=2 * math.prod(header.shape) * header.dtype.itemsize,
+            labels=header.labels,
+            created_at=now,
+            last_used_at=now,
+            disk_bytes=header.stored_bytes,
+            root=header.root,
+            parts=read_parts(path, header),
+            certificate=header.certificate,
         )
 
 
@@ -88,6 +134,7 @@ class Index:
         self._entries: dict[str, Entry] = {}
         self._children: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._by_label: defaultdict[str, set[str]] = defaultdict(set)
+        self._by_part: defaultdict[str, dict[str, Part]] = defaultdict(dict)
         self._db = self._open_db(folder / "index.sqlite")
 
     def _open_db(self, path: Path) -> sqlite3.Connection:
@@ -103,6 +150,7 @@ class Index:
             self._entries.clear()
             self._children.clear()
             self._by_label.clear()
+            self._by_part.clear()
             db, rebuild = self._connect(path), True
         self._reconcile(db, rebuild=rebuild)
         return db
@@ -112,6 +160,9 @@ class Index:
         db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
             path.chmod(0o600)
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != _VERSION and db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise sqlite3.DatabaseError(f"version {version} is not {_VERSION}")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA foreign_keys=ON")
@@ -127,8 +178,12 @@ class Index:
         labels: defaultdict[str, set[str]] = defaultdict(set)
         for key, label in db.execute("SELECT key, label FROM labels"):
             labels[key].add(label)
+        parts: defaultdict[str, list[Part]] = defaultdict(list)
+        for key, *part in db.execute("SELECT key, part, begin, n_tokens, label FROM parts ORDER BY key, begin"):
+            parts[key].append(Part(*part))
         rows = db.execute(
-            "SELECT key, parent, fingerprint, start, n_tokens, nbytes, created_at, last_used_at, uses FROM segments"
+            "SELECT key, parent, fingerprint, start, n_tokens, nbytes, disk_bytes, root, certificate, pinned, "
+            "created_at, last_used_at, uses FROM segments"
         )
         return [
             Entry(
@@ -138,11 +193,15 @@ class Index:
                 start=row[3],
                 n_tokens=row[4],
                 nbytes=row[5],
+                disk_bytes=row[6],
+                root=row[7],
+                certificate=None if row[8] is None else Certificate(**json.loads(row[8])),
+                pinned=bool(row[9]),
+                created_at=row[10],
+                last_used_at=row[11],
+                uses=row[12],
                 labels=frozenset(labels[row[0]]),
-                created_at=row[6],
-                last_used_at=row[7],
-                uses=row[8],
-                on_disk=True,
+                parts=tuple(parts[row[0]]),
             )
             for row in rows
         ]
@@ -166,16 +225,15 @@ class Index:
 
     def _adopt(self, db: sqlite3.Connection, path: Path) -> None:
         try:
-            header = read_header(path)
+            entry = Entry.of_file(path)
         except SegmentCorrupt as error:
             log.warning("not adopted: %s", error)
             path.unlink(missing_ok=True)
             return
-        if header.key != path.stem:
-            log.warning("not adopted: %s holds the segment %s", path.name, header.key)
+        if entry.key != path.stem:
+            log.warning("not adopted: %s holds the segment %s", path.name, entry.key)
             path.unlink(missing_ok=True)
             return
-        entry = Entry.of(header, on_disk=True)
         self._insert(entry)
         self._write_row(db, entry)
 
@@ -205,6 +263,10 @@ class Index:
                 if key in self._entries:
                     return self._entries[key]
         return None
+
+    def with_part(self, part_key: str) -> list[tuple[Entry, Part]]:
+        """The pages that hold this part."""
+        return [(self._entries[key], part) for key, part in self._by_part.get(part_key, {}).items()]
 
     def has_children(self, key: str) -> bool:
         return any(self._children.get(key, {}).values())
@@ -239,10 +301,10 @@ class Index:
         if added and known.on_disk:
             self._write_row(self._db, known)
 
-    def stored(self, key: str) -> None:
+    def stored(self, key: str, disk_bytes: int) -> None:
         """The segment's file is on disk: make the row durable with it."""
         entry = self._entries[key]
-        entry.on_disk = True
+        entry.disk_bytes = disk_bytes
         self._write_row(self._db, entry)
 
     def touch(self, key: str) -> None:
@@ -252,9 +314,14 @@ class Index:
         entry.last_used_at = time.time()
         entry.dirty = True
 
+    def set_pinned(self, key: str, pinned: bool) -> None:
+        """Keep the segment whatever its value, or let it be evicted again."""
+        self._entries[key].pinned = pinned
+        self._db.execute("UPDATE segments SET pinned = ? WHERE key = ?", (pinned, key))
+
     def lost_file(self, key: str) -> None:
         """The segment's file is gone; it may live on in memory."""
-        self._entries[key].on_disk = False
+        self._entries[key].disk_bytes = 0
         self._db.execute("DELETE FROM segments WHERE key = ?", (key,))
 
     def forget(self, key: str) -> None:
@@ -281,6 +348,8 @@ class Index:
         self._children[entry.parent][entry.n_tokens].add(entry.key)
         for label in entry.labels:
             self._by_label[label].add(entry.key)
+        for part in entry.parts:
+            self._by_part[part.key][entry.key] = part
 
     def _forget(self, db: sqlite3.Connection, key: str) -> None:
         entry = self._entries.pop(key)
@@ -290,6 +359,10 @@ class Index:
             del siblings[entry.n_tokens]
         if not siblings:
             del self._children[entry.parent]
+        for part in entry.parts:
+            self._by_part[part.key].pop(key, None)
+            if not self._by_part[part.key]:
+                del self._by_part[part.key]
         for label in entry.labels:
             self._by_label[label].discard(key)
             if not self._by_label[label]:
@@ -300,7 +373,7 @@ class Index:
     def _write_row(db: sqlite3.Connection, entry: Entry) -> None:
         db.execute("BEGIN")
         db.execute(
-            "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 entry.key,
                 entry.parent,
@@ -308,10 +381,16 @@ class Index:
                 entry.start,
                 entry.n_tokens,
                 entry.nbytes,
+                entry.disk_bytes,
+                entry.root,
+                None if entry.certificate is None else json.dumps(asdict(entry.certificate)),
+                entry.pinned,
                 entry.created_at,
                 entry.last_used_at,
                 entry.uses,
             ),
         )
         db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", [(entry.key, label) for label in entry.labels])
+        rows = [(entry.key, part.begin, part.key, part.n_tokens, part.label) for part in entry.parts]
+        db.executemany("INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?)", rows)
         db.execute("COMMIT")

@@ -30,13 +30,56 @@ def chain_key(parent: str, token_ids: Sequence[int] | np.ndarray) -> str:
     return str(blake3(bytes.fromhex(parent) + tokens.tobytes()).hexdigest())
 
 
+def standalone_root(header_key: str) -> str:
+    """The parent of everything that is built to be moved, behind the header whose chain ends in ``header_key``."""
+    return str(blake3(b"standalone|" + bytes.fromhex(header_key)).hexdigest())
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of a standalone segment's tokens that may be used without the others: one memory of a page.
+
+    ``key`` is :func:`chain_key` of the standalone root and the part's tokens: it stands for the text behind a
+    header, wherever it was built. ``begin`` counts from the segment's first token.
+    """
+
+    key: str
+    begin: int
+    n_tokens: int
+    label: str | None = None
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.n_tokens
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a standalone segment is from exact, measured when it was built, by fidelity (``high``, ``fast``).
+
+    ``kl``: mean Kullback-Leibler divergence in nats from the next-token distributions of full prefill; ``top1``:
+    share of positions whose likeliest token is the same. Both over probes derived from the segment's own text,
+    behind a context that it was not built behind.
+    """
+
+    kl: dict[str, float]
+    top1: dict[str, float]
+
+    def admits(self, fidelity: str, max_kl: float) -> bool:
+        """Whether composing the segment at ``fidelity`` stays within the bound."""
+        return self.kl.get(fidelity, float("inf")) <= max_kl
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A chained segment: keys and values of tokens computed after an exact, known prefix.
+    """Keys and values of a run of tokens, *chained* (computed after an exact, known prefix) or *standalone*.
 
     ``keys`` (after rotary embedding) and ``values`` are [layers, kv_heads, tokens, head_dim] on one device, in
-    the fingerprint's dtype, and are never written to. ``start`` is the position of the first token.
-    ``labels`` name the memories whose text the tokens hold. Build one with :meth:`chained`.
+    the fingerprint's dtype, and are never written to. ``start`` is the position at which the first token was
+    computed. ``labels`` name the memories that the numbers depend on. Standalone segments are pages of one or more
+    ``parts``, built behind a header and a *lead* (tokens of other memories, so that the parts are not computed as
+    if nothing stood before them); they may be moved and composed, at the fidelity that ``certificate`` says. Build
+    one with :meth:`chained` or :meth:`standalone`.
     """
 
     key: str
@@ -47,6 +90,9 @@ class Segment:
     keys: torch.Tensor
     values: torch.Tensor
     labels: frozenset[str] = frozenset()
+    root: str | None = None
+    parts: tuple[Part, ...] = ()
+    certificate: Certificate | None = None
 
     @classmethod
     def chained(
@@ -61,14 +107,45 @@ class Segment:
     ) -> Segment:
         """A segment whose key follows from its parent and tokens. Raises ``ValueError`` on a wrong shape or
         dtype."""
-        shape = fingerprint.layout.shape(len(token_ids))
-        if not token_ids or tuple(keys.shape) != shape or tuple(values.shape) != shape:
-            raise ValueError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must be {shape}")
-        if keys.dtype != fingerprint.layout.torch_dtype or values.dtype != keys.dtype:
-            raise ValueError(f"keys are {keys.dtype}, the fingerprint says {fingerprint.layout.dtype}")
+        _check_tensors(fingerprint.layout, len(token_ids), keys, values)
         tokens = tuple(int(token) for token in token_ids)
         key = chain_key(parent, tokens)
         return cls(key, parent, fingerprint.digest, start, tokens, keys, values, labels)
+
+    @classmethod
+    def standalone(
+        cls,
+        header_key: str,
+        fingerprint: Fingerprint,
+        start: int,
+        parts: Sequence[tuple[Sequence[int], str | None]],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        lead: Sequence[int] = (),
+        lead_labels: frozenset[str] = frozenset(),
+        certificate: Certificate | None = None,
+    ) -> Segment:
+        """A page of ``parts`` (token ids and label each), computed behind the header and ``lead`` at ``start``.
+        Raises ``ValueError`` on a wrong shape or dtype."""
+        tokens = tuple(int(token) for token_ids, _ in parts for token in token_ids)
+        _check_tensors(fingerprint.layout, len(tokens), keys, values)
+        root = standalone_root(header_key)
+        parent = chain_key(root, lead)
+        own = frozenset(label for _, label in parts if label is not None)
+        return cls(
+            key=chain_key(parent, tokens),
+            parent=parent,
+            fingerprint=fingerprint.digest,
+            start=start,
+            token_ids=tokens,
+            keys=keys,
+            values=values,
+            labels=own | lead_labels,
+            root=root,
+            parts=cut_parts(root, tokens, [(len(token_ids), label) for token_ids, label in parts]),
+            certificate=certificate,
+        )
 
     @property
     def n_tokens(self) -> int:
@@ -97,3 +174,26 @@ class Segment:
             keys=self.keys.to(device, non_blocking=True),
             values=self.values.to(device, non_blocking=True),
         )
+
+
+def cut_parts(root: str, token_ids: Sequence[int], lengths: Sequence[tuple[int, str | None]]) -> tuple[Part, ...]:
+    """The parts of a page from their lengths and labels. Raises ``ValueError`` when they do not fill it."""
+    parts = []
+    begin = 0
+    for n_tokens, label in lengths:
+        end = begin + n_tokens
+        if n_tokens < 1 or end > len(token_ids):
+            break
+        parts.append(Part(chain_key(root, token_ids[begin:end]), begin, n_tokens, label))
+        begin = end
+    if begin != len(token_ids) or len(parts) != len(lengths):
+        raise ValueError(f"parts of {[n for n, _ in lengths]} tokens do not fill a page of {len(token_ids)}")
+    return tuple(parts)
+
+
+def _check_tensors(layout: Layout, n_tokens: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+    shape = layout.shape(n_tokens)
+    if n_tokens < 1 or tuple(keys.shape) != shape or tuple(values.shape) != shape:
+        raise ValueError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must be {shape}")
+    if keys.dtype != layout.torch_dtype or values.dtype != keys.dtype:
+        raise ValueError(f"keys are {keys.dtype}, the fingerprint says {layout.dtype}")

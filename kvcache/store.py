@@ -17,17 +17,18 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from kvcache.codecs import CODECS, CodecName
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
 from kvcache.eviction import value
 from kvcache.file import read_segment, write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index, segment_path
-from kvcache.segment import Segment
+from kvcache.segment import Part, Segment
 from kvcache.tiers import TIERS, MemoryTier, TierName
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class SegmentStore:
     device: where segments go when they are loaded.
     device_bytes, host_bytes, disk_bytes: budgets.
     fsync: flush each file to disk before it counts as stored.
+    codec: how standalone segments are written. Chained ones are exact and stay so: a lossy codec leaves them as
+        they are.
     """
 
     def __init__(
@@ -81,15 +84,17 @@ class SegmentStore:
         host_bytes: int = 4 << 30,
         disk_bytes: int = 20 << 30,
         fsync: bool = True,
+        codec: CodecName = "none",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._device = device or torch.device("cpu")
         self._disk_bytes = disk_bytes
         self._fsync = fsync
+        self._codec: CodecName = codec
         self._lock = threading.RLock()
         self._index = Index(folder)
-        self._disk_used = sum(entry.nbytes for entry in self._index)
+        self._disk_used = sum(entry.disk_bytes for entry in self._index)
         self._on_device = MemoryTier(device_bytes)
         self._on_host = MemoryTier(host_bytes)
         self._pins: Counter[str] = Counter()
@@ -109,6 +114,24 @@ class SegmentStore:
         """The longest stored chain below ``root`` whose tokens begin ``token_ids``. No file is touched."""
         with self._lock:
             return self._index.match(root, token_ids)
+
+    def find_part(self, part_key: str) -> list[tuple[Entry, Part]]:
+        """The standalone segments that hold this part (see ``kvcache.Part.key``). No file is touched."""
+        with self._lock:
+            return self._index.with_part(part_key)
+
+    def codec_of(self, segment: Segment) -> CodecName:
+        """How the segment is written."""
+        return self._codec if segment.root is not None or CODECS[self._codec].lossless else "none"
+
+    def as_read(self, segment: Segment) -> Segment:
+        """The segment with the numbers that reading its file would give, so that they are the same in every tier."""
+        codec = CODECS[self.codec_of(segment)]
+        if codec.lossless:
+            return segment
+        keys, values = (torch.empty_like(t, device="cpu") for t in (segment.keys, segment.values))
+        codec.decode(codec.encode(segment.keys.cpu(), segment.values.cpu()), keys, values)
+        return replace(segment, keys=keys, values=values).to(segment.keys.device)
 
     def tier_of(self, key: str) -> TierName | None:
         """The fastest tier that holds the segment now."""
@@ -182,7 +205,7 @@ class SegmentStore:
         with self._lock:
             if self._closed:
                 raise StoreClosed("the segment store is closed")
-            orphan = segment.start > 0 and self._index.get(segment.parent) is None
+            orphan = segment.root is None and segment.start > 0 and self._index.get(segment.parent) is None
             if orphan or any(label in self._dead_labels for label in segment.labels):
                 return False
             known = self._index.get(segment.key)
@@ -225,6 +248,13 @@ class SegmentStore:
 
     def _unpinned(self, tier: MemoryTier) -> list[str]:
         return [entry.key for entry in self._index if entry.key in tier and not self._pins[entry.key]]
+
+    def keep(self, key: str, pinned: bool = True) -> None:
+        """Never evict the segment from disk, or let it be evicted again. Raises ``SegmentMissing``."""
+        with self._lock:
+            if self._index.get(key) is None:
+                raise SegmentMissing(key)
+            self._index.set_pinned(key, pinned)
 
     # -- removing --------------------------------------------------------------------------------------------
 
@@ -323,7 +353,7 @@ class SegmentStore:
         with self._lock:
             entry = self._index.get(key)
             if entry is not None and entry.on_disk:
-                self._disk_used -= entry.nbytes
+                self._disk_used -= entry.disk_bytes
                 self._index.lost_file(key)
                 self._drop_if_nowhere(key)
 
@@ -354,7 +384,7 @@ class SegmentStore:
         self._queued.pop(key, None)
         if entry.on_disk:
             segment_path(self._folder, key).unlink(missing_ok=True)
-            self._disk_used -= entry.nbytes
+            self._disk_used -= entry.disk_bytes
         self._index.forget(key)
 
     def _write_loop(self) -> None:
@@ -380,7 +410,7 @@ class SegmentStore:
                 return
         path = segment_path(self._folder, segment.key)
         try:
-            write_segment(path, segment, fsync=self._fsync)
+            disk_bytes = write_segment(path, segment, codec=self.codec_of(segment), fsync=self._fsync)
         except OSError as error:
             log.warning("segment %s is kept in memory only: %s", segment.key[:12], error.strerror or error)
             with self._lock:
@@ -390,8 +420,8 @@ class SegmentStore:
             if self._index.get(segment.key) is None:  # deleted while it was being written
                 path.unlink(missing_ok=True)
                 return
-            self._index.stored(segment.key)
-            self._disk_used += segment.nbytes
+            self._index.stored(segment.key, disk_bytes)
+            self._disk_used += disk_bytes
             self._evict_from_disk()
 
     def _evict_from_disk(self) -> None:
@@ -410,4 +440,5 @@ class SegmentStore:
 
     def _may_leave_disk(self, entry: Entry) -> bool:
         alive = self._index.get(entry.key) is entry
-        return alive and not self._is_pinned(entry.key) and not self._index.has_children(entry.key)
+        held = entry.pinned or self._is_pinned(entry.key)
+        return alive and not held and not self._index.has_children(entry.key)

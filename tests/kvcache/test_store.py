@@ -258,7 +258,7 @@ def test_listing_changes_nothing_under_a_running_store(tmp_path: Path) -> None:
     store.put(segment)
     store.flush()
     being_written = segment_path(tmp_path, "ab" * 32)
-    being_written.parent.mkdir()
+    being_written.parent.mkdir(exist_ok=True)
     being_written.write_bytes(b"renamed, its row not yet there")
     assert [entry.key for entry in list_folder(tmp_path)] == [segment.key]
     assert being_written.exists()
