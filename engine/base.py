@@ -12,10 +12,12 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from kvcache import Fingerprint
+from kvcache import Fingerprint, Repair
 
 PieceKind = Literal["header", "memory", "turns"]
 Source = Literal["resident", "host", "disk", "computed"]
+Fidelity = Literal["exact", "high", "fast"]
+FIDELITIES: tuple[Fidelity, ...] = ("exact", "high", "fast")
 FinishReason = Literal["stop", "length", "abort"]
 
 
@@ -76,6 +78,8 @@ class GenerateRequest:
 
     ``salt`` separates tenants: segments are only ever shared between requests with the same salt.
     ``use_segments`` False means a full prefill of the same tokens, with nothing looked up or stored.
+    ``fidelity`` below ``exact`` lets memories that have no chained segment behind this prefix be composed from
+    standalone ones and repaired, as ``repair`` says (None: the engine's setting for that fidelity).
     """
 
     request_id: str
@@ -84,6 +88,19 @@ class GenerateRequest:
     n: int = 1
     salt: str = ""
     use_segments: bool = True
+    fidelity: Fidelity = "exact"
+    repair: Repair | None = None
+
+
+@dataclass(frozen=True)
+class PageRequest:
+    """A page to be built: ``parts`` behind the header and, so that they are not computed as if nothing stood before
+    them, ``lead`` (other memories). ``context`` are yet other memories: the page's certificate is made behind them."""
+
+    header: Piece
+    parts: tuple[Piece, ...]
+    lead: tuple[Piece, ...] = ()
+    context: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,11 +115,17 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class PieceReport:
-    """Where one piece's keys and values came from. ``load_ms`` is the time to bring it to the device."""
+    """Where one piece's keys and values came from. ``load_ms`` is the time to bring it to the device.
+
+    ``fidelity`` is exact for what was computed or injected as a chain; composed pieces have the request's, and
+    ``recomputed`` of their tokens were repaired.
+    """
 
     source: Source
     n_tokens: int
     load_ms: float = 0.0
+    fidelity: Fidelity = "exact"
+    recomputed: int = 0
 
 
 @dataclass(frozen=True)
@@ -195,6 +218,15 @@ class Engine(Protocol):
 
     def has_segment(self, key: str) -> bool:
         """Whether the chained segment ``key`` (see ``kvcache.chain_key``) is stored in any tier."""
+        ...
+
+    def place_of(self, part_key: str) -> tuple[str, int] | None:
+        """The page that holds this part (see ``kvcache.Part``) and where in it, or None."""
+        ...
+
+    async def build_page(self, request: PageRequest, salt: str = "") -> bool:
+        """Compute, certify and store a page while nothing else runs. False when it is not stored: the model's keys
+        cannot be moved, or a memory in it was deleted meanwhile."""
         ...
 
     async def build(self, prompt: Prompt, salt: str = "") -> int:

@@ -17,6 +17,7 @@ from kvcache.file import read_segment, write_segment
 from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
+from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
 from kvcache.segment import Certificate, Part, Segment, chain_key, root_key, standalone_root
 from kvcache.store import Loaded, SegmentStore, StoreStats
@@ -25,11 +26,13 @@ from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
 
 __all__ = [
     "CODECS",
+    "STRATEGIES",
     "TIERS",
     "BadFile",
     "Certificate",
     "Codec",
     "CodecName",
+    "Composed",
     "Entry",
     "Fingerprint",
     "FingerprintMismatch",
@@ -37,6 +40,7 @@ __all__ = [
     "Layout",
     "Loaded",
     "Part",
+    "Repair",
     "Rotation",
     "Segment",
     "SegmentCorrupt",
@@ -44,6 +48,7 @@ __all__ = [
     "SegmentStore",
     "StoreClosed",
     "StoreStats",
+    "StrategyName",
     "TierName",
     "UnsupportedCache",
     "UnsupportedRotation",

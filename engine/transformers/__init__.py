@@ -1,6 +1,7 @@
 """The embedded engine over transformers."""
 
 from engine.transformers.attention import SequenceKV
+from engine.transformers.composition import CompositionConfig
 from engine.transformers.engine import TransformersEngine, load_engine
 from engine.transformers.loading import LoadedModel, load_model, prepare
 from engine.transformers.runner import ModelRunner, Work
@@ -8,6 +9,7 @@ from engine.transformers.worker import BatchingConfig
 
 __all__ = [
     "BatchingConfig",
+    "CompositionConfig",
     "LoadedModel",
     "ModelRunner",
     "SequenceKV",

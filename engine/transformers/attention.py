@@ -6,20 +6,24 @@ segment where it lies, the sequence's own tail, and the new tokens among themsel
 merged by their log-sum-exp (Milakov and Gimelshein, arXiv 1805.02867; the split over spans is the one of
 Flash-Decoding), which is exact up to rounding. Rotary embedding is in the keys, so the spans' physical order
 does not matter.
+
+In a composed sequence the tail begins with keys and values that were computed elsewhere and moved here. Its new
+tokens need not lie at the end: each goes to the slot of its position, over what was there, and sees the slots
+before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
-from kvcache import Layout, Segment
+from kvcache import Layout, Rotation, Segment
 
 NAME = "recallkv"
 _TAIL_ROUND = 64
@@ -72,6 +76,28 @@ class SequenceKV:
         self._values[:, :, self.tail_tokens : end] = values
         self.tail_tokens = end
 
+    def open_region(self, n_tokens: int) -> None:
+        """Lengthen the tail by ``n_tokens`` slots of zeros, to be filled by :meth:`place` or computed over."""
+        self.reserve(n_tokens)
+        for buffer in (self._keys, self._values):
+            buffer[:, :, self.tail_tokens : self.tail_tokens + n_tokens] = 0.0
+        self.tail_tokens += n_tokens
+
+    def place(
+        self, keys: torch.Tensor, values: torch.Tensor, position: int, computed_at: int, rotation: Rotation
+    ) -> None:
+        """Copy keys and values that were computed at position ``computed_at`` to ``position``, inside the tail."""
+        begin = position - self.tail_begin
+        end = begin + keys.shape[2]
+        assert 0 <= begin < end <= self.tail_tokens, "only opened slots can be filled"
+        rotation.turned(keys, position - computed_at, out=self._keys[:, :, begin:end])
+        self._values[:, :, begin:end] = values
+
+    @property
+    def tail_begin(self) -> int:
+        """Position of the tail's first slot."""
+        return sum(span.n_tokens for span in self.spans)
+
     def fork(self, expected_tokens: int) -> SequenceKV:
         """A sequence that continues from here on its own. The common past is shared, not copied."""
         other = SequenceKV(self._layout, self._device, expected_tokens)
@@ -95,8 +121,7 @@ class SequenceKV:
 
     def copy_range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the tail."""
-        offset = self.n_tokens - self.tail_tokens
-        keys, values = self._range(start - offset, end - offset)
+        keys, values = self._range(start - self.tail_begin, end - self.tail_begin)
         return keys.contiguous(), values.contiguous()
 
     def _range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,12 +134,44 @@ class SequenceKV:
 
 
 @dataclass(frozen=True, eq=False)
+class Slots:
+    """New tokens that do not follow the tail's end: the tail slot of each, int64 [new], and what it sees of the
+    tail's first slots, additive [new, seen] (0 or -inf)."""
+
+    index: torch.Tensor
+    mask: torch.Tensor
+
+
+class ShallowPassDone(Exception):
+    """The first layers have been run, which is all that was wanted."""
+
+
+@dataclass(eq=False)
+class Probe:
+    """What a forward pass is to find out about the sequence's memory; nothing of it is kept but this.
+
+    ``attention``: ``signal`` [seen] is the attention that the new tokens pay to each slot of the tail, summed over
+    layers and heads. ``deviation``: ``signal`` [new] is how far the new tokens' keys and values in the second layer
+    lie from those in their slots, squared and summed (CacheBlend, arXiv 2405.16444); the pass ends there.
+    """
+
+    kind: Literal["attention", "deviation"]
+    signal: torch.Tensor | None = None
+
+    def add(self, signal: torch.Tensor) -> None:
+        self.signal = signal if self.signal is None else self.signal + signal
+
+
+@dataclass(frozen=True, eq=False)
 class Chunk:
-    """New tokens of one sequence in a batch: rows ``begin`` to ``end`` of the ragged dimension."""
+    """New tokens of one sequence in a batch: rows ``begin`` to ``end`` of the ragged dimension. Without ``slots``
+    they follow the tail."""
 
     kv: SequenceKV
     begin: int
     end: int
+    slots: Slots | None = None
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +203,11 @@ def ragged_attention(
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     for chunk in ragged.chunks:
         rows = slice(chunk.begin, chunk.end)
-        result = _attend(chunk.kv, module.layer_idx, query[:, :, rows], key[:, :, rows], value[:, :, rows], scale)
+        new = (query[:, :, rows], key[:, :, rows], value[:, :, rows])
+        if chunk.slots is None:
+            result = _attend(chunk.kv, module.layer_idx, *new, scale)
+        else:
+            result = _attend_in_place(chunk, chunk.slots, module.layer_idx, *new, scale)
         out[:, rows] = result.transpose(1, 2)
     return out, None
 
@@ -172,13 +233,73 @@ def _attend(
     return results[0][0] if len(results) == 1 else _merge(results)
 
 
+def _attend_in_place(
+    chunk: Chunk, slots: Slots, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention of tokens that take slots within the tail, over all spans and the slots that each may see."""
+    probe = chunk.probe
+    tail_keys, tail_values = chunk.kv.layer(layer)
+    if probe is not None and probe.kind == "deviation" and layer == 1:
+        probe.add(_deviation(key[0], tail_keys[:, slots.index]) + _deviation(value[0], tail_values[:, slots.index]))
+        raise ShallowPassDone
+    tail_keys[:, slots.index] = key[0]
+    tail_values[:, slots.index] = value[0]
+    seen = slots.mask.shape[1]
+    tail = (tail_keys[None, :, :seen], tail_values[None, :, :seen])
+    spans = [(span.keys[layer][None], span.values[layer][None]) for span in chunk.kv.spans]
+    if probe is not None and probe.kind == "attention":
+        out, weights = _attend_weighed(query, [*spans, tail], slots.mask, scale)
+        probe.add(weights[..., -seen:].sum(dim=(0, 1, 2)))
+        return out
+    if query.device.type != "cpu":
+        return _attend_masked(query, [*spans, tail], slots.mask, scale)
+    results = [_flash_cpu(query, k, v, False, scale) for k, v in spans]
+    results.append(_flash_cpu(query, *tail, False, scale, slots.mask))
+    return results[0][0] if len(results) == 1 else _merge(results)
+
+
+def _deviation(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Squared distance of each token's vectors, [kv_heads, new, head_dim] to [new], relative to their mean size."""
+    return (new - old).float().square().sum(dim=(0, 2)) / new.float().square().sum(dim=(0, 2)).mean()
+
+
+def _attend_weighed(
+    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, with its weights, float32 [kv_heads, heads / kv_heads, new, keys]. ``mask`` is of the
+    last part."""
+    _, heads, new, width = query.shape
+    keys = torch.cat([key for key, _ in parts], dim=2)[0]
+    values = torch.cat([value for _, value in parts], dim=2)[0]
+    grouped = query.view(keys.shape[0], -1, new, width)
+    scores = (grouped @ keys[:, None].transpose(2, 3)).float() * scale
+    scores[..., -mask.shape[1] :] += mask
+    weights = scores.softmax(-1)
+    out = weights.to(values.dtype) @ values[:, None]
+    return out.view(1, heads, new, width), weights
+
+
+def _attend_masked(
+    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor, scale: float
+) -> torch.Tensor:
+    keys = torch.cat([key for key, _ in parts], dim=2)
+    values = torch.cat([value for _, value in parts], dim=2)
+    whole = F.pad(mask, (keys.shape[2] - mask.shape[1], 0)).to(query.dtype)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=whole, scale=scale, enable_gqa=True)
+
+
 def _flash_cpu(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    scale: float,
+    mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention and its log-sum-exp, [1, heads, new, head_dim] and [1, heads, new]. ``causal`` needs as many
     keys as queries."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, is_causal=causal, scale=scale
+        query, key, value, is_causal=causal, attn_mask=None if mask is None else mask.to(query.dtype), scale=scale
     )
     return out, lse
 

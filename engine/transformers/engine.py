@@ -11,10 +11,12 @@ from typing import TypeVar
 
 import torch
 
-from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryText, Prompt, Sampling
+from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryText, PageRequest, Prompt, Sampling
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
 from engine.prompt import PromptRenderer
+from engine.transformers.composition import CompositionConfig
 from engine.transformers.loading import LoadedModel, choose_device, load_model
+from engine.transformers.pages import MAX_PROBES, PROBE_ANSWER_TOKENS, PageBuilder, PageProbe, spread
 from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.worker import BatchingConfig, EngineWorker
@@ -34,6 +36,7 @@ class TransformersEngine:
         *,
         model_id: str,
         batching: BatchingConfig | None = None,
+        composing: CompositionConfig | None = None,
         max_waiting: int = 256,
     ) -> None:
         self.model = model
@@ -43,7 +46,8 @@ class TransformersEngine:
         self._groups: set[Group] = set()
         self._closed = False
         self.store = store
-        self._worker = EngineWorker(model, store, batching or BatchingConfig(), self.token_text)
+        self._composing = composing or CompositionConfig()
+        self._worker = EngineWorker(model, store, batching or BatchingConfig(), self._composing, self.token_text)
         self._worker.start()
 
     @property
@@ -137,6 +141,32 @@ class TransformersEngine:
     def has_segment(self, key: str) -> bool:
         return self.store.tier_of(key) is not None
 
+    def place_of(self, part_key: str) -> tuple[str, int] | None:
+        found = self.store.find_part(part_key)
+        return min(((entry.key, part.begin) for entry, part in found), default=None)
+
+    async def build_page(self, request: PageRequest, salt: str = "") -> bool:
+        """Compute, certify and store a page while nothing else runs. Raises ``ContextTooLong`` or ``EngineClosed``."""
+        if self.model.rotation is None:
+            return False
+        builder = PageBuilder(self.model, self.store, self._composing, self._probes(request))
+        if self._closed:
+            raise EngineClosed("the engine is shutting down")
+        if builder.n_tokens(request) > self.model.context:
+            raise ContextTooLong(builder.n_tokens(request), 0, self.model.context)
+        return await asyncio.wrap_future(self._worker.when_idle(builder.build(request, salt)))
+
+    def _probes(self, request: PageRequest) -> list[PageProbe]:
+        """Questions about a page's own text, and the beginnings of the answers."""
+        probes = []
+        for part in spread(request.parts, MAX_PROBES):
+            text = self.detokenize(part.token_ids).strip().removeprefix("-").strip()
+            words = " ".join(text.split()[:5])
+            question = ChatMessage("user", f'What do the memories say that begins with "{words}"?')
+            turns = self.render([question], [MemoryText("probe", text)]).pieces[-1].token_ids
+            probes.append(PageProbe(turns, tuple(self.tokenize(text, add_special_tokens=False)[:PROBE_ANSWER_TOKENS])))
+        return probes
+
     def capacity(self) -> Capacity:
         return self._worker.capacity()
 
@@ -165,6 +195,7 @@ def load_engine(
     busy_prefill_chunk: int = 64,
     context: int | None = None,
     threads: int | None = None,
+    composing: CompositionConfig | None = None,
 ) -> TransformersEngine:
     """Load a model and start its engine. ``threads``: CPU threads of the model (default: torch's own choice)."""
     if threads is not None:
@@ -176,4 +207,6 @@ def load_engine(
         store.close()
         raise
     batching = BatchingConfig(max_running, prefill_chunk, busy_prefill_chunk)
-    return TransformersEngine(loaded, store, model_id=model_id, batching=batching, max_waiting=max_waiting)
+    return TransformersEngine(
+        loaded, store, model_id=model_id, batching=batching, composing=composing, max_waiting=max_waiting
+    )

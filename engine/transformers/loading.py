@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,25 @@ from engine.errors import ModelNotLoaded, UnsupportedModel
 from engine.transformers.attention import NAME, SequenceKV, register
 from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
-from kvcache import Fingerprint, layout_of
+from kvcache import Fingerprint, Rotation, UnsupportedRotation, layout_of, rotation_of
 
 log = logging.getLogger(__name__)
 
-# Rotary scalings whose angles depend on the length of the sequence: a stored key would fit one length only.
-_LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+# How far the rotation of keys is tested, in positions.
+_TEST_MOVE = 37
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A checked model. ``context`` is the greatest number of tokens, prompt and answer together."""
+    """A checked model. ``context`` is the greatest number of tokens, prompt and answer together; ``rotation`` moves
+    its keys (None where that cannot be done: its segments are chained ones only)."""
 
     model: Any
     tokenizer: Any
     fingerprint: Fingerprint
     context: int
     eos_token_ids: frozenset[int]
+    rotation: Rotation | None = None
 
     @property
     def device(self) -> torch.device:
@@ -97,17 +99,13 @@ def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context
         log.info("packed %d linear layers for the CPU", pack_linears(network))
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     _self_test(loaded)
-    return loaded
+    return replace(loaded, rotation=_tested_rotation(loaded))
 
 
 def _refuse_unsupported(config: Any) -> None:
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds and not _window_covers_context(config):
         raise UnsupportedModel(f"layers of kind {', '.join(sorted(kinds))} cannot take injected segments")
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default")
-    if kind in _LENGTH_DEPENDENT_ROPE:
-        raise UnsupportedModel(f"rotary scaling '{kind}' depends on the sequence's length")
 
 
 def _window_covers_context(config: Any) -> bool:
@@ -117,8 +115,14 @@ def _window_covers_context(config: Any) -> bool:
 
 
 def _context(config: Any) -> int:
-    """The model's context; with sliding windows only as far as they are full attention."""
+    """The model's context; with sliding windows only as far as they are full attention, with rotary scalings that
+    change with the sequence's length (longrope; dynamic does so beyond ``max_position_embeddings`` only) as far as
+    they do not."""
     context: int = config.max_position_embeddings
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if kind.get("rope_type") == "longrope":
+            context = min(context, kind["original_max_position_embeddings"])
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True):
         context = min(context, window)
@@ -142,7 +146,7 @@ def _self_test(loaded: LoadedModel) -> None:
     kv = SequenceKV(layout, loaded.device, len(tokens))
     runner = ModelRunner(loaded.model)
     try:
-        runner.forward([Work(kv, tokens[:5], wants_logits=False)])
+        runner.forward([Work(kv, tokens[:5], 0)])
         ours = runner.forward([Work(kv.fork(len(tokens)), tokens[5:])])[0]
     finally:
         loaded.model.set_attn_implementation("sdpa")
@@ -155,3 +159,31 @@ def _self_test(loaded: LoadedModel) -> None:
         raise UnsupportedModel(
             f"this model's attention is not reproduced over split keys and values (error {error:.2g})"
         )
+
+
+def _tested_rotation(loaded: LoadedModel) -> Rotation | None:
+    """The model's rotation, found to give the keys that the model itself gives elsewhere; None where none does."""
+    try:
+        found = rotation_of(loaded.model)
+    except UnsupportedRotation as error:
+        log.warning("memories cannot be composed: %s", error)
+        return None
+    tokens = [(11 * i) % loaded.model.config.vocab_size for i in range(1, 9)]
+    here, there = _keys_at(loaded, tokens, 0), _keys_at(loaded, tokens, _TEST_MOVE)
+    size = there.float().abs().max()
+    for rotation in (found, replace(found, interleaved=True)):
+        off = ((rotation.turned(here, _TEST_MOVE).float() - there.float()).abs().max() / size).item()
+        if off <= (1e-3 if here.dtype == torch.float32 else 0.05):
+            return rotation
+    log.warning("memories cannot be composed: this model's keys do not move as its rotary embedding says")
+    return None
+
+
+def _keys_at(loaded: LoadedModel, tokens: list[int], position: int) -> torch.Tensor:
+    """Keys of ``tokens`` alone, the first at ``position``: they see nothing before them."""
+    end = position + len(tokens)
+    kv = SequenceKV(loaded.fingerprint.layout, loaded.device, end)
+    kv.open_region(end)
+    hidden = torch.arange(end) < position
+    ModelRunner(loaded.model).forward([Work(kv, tokens, 0, range(position, end), hidden=hidden)])
+    return kv.copy_range(position, end)[0]

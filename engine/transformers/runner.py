@@ -8,16 +8,28 @@ from typing import Any
 
 import torch
 
-from engine.transformers.attention import Chunk, RaggedBatch, SequenceKV
+from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """New tokens of one sequence. ``last_only`` logits are wanted of the last one, or of none."""
+    """New tokens of one sequence, and of how many of the last ones logits are wanted.
+
+    Without ``positions`` they follow the sequence's end. With them (ascending) each is computed at its place in an
+    opened region of the tail, over what was there; ``hidden`` are slots that it must not see, bool [slots], because
+    nothing is there yet.
+    """
 
     kv: SequenceKV
     token_ids: Sequence[int]
-    wants_logits: bool = True
+    n_logits: int = 1
+    positions: Sequence[int] | None = None
+    probe: Probe | None = None
+    hidden: torch.Tensor | None = None
+
+    def all_positions(self) -> Sequence[int]:
+        begin = self.kv.n_tokens
+        return range(begin, begin + len(self.token_ids)) if self.positions is None else self.positions
 
 
 class ModelRunner:
@@ -29,23 +41,48 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Work]) -> torch.Tensor:
-        """Float32 logits [wanted, vocabulary], a row for each piece of work with ``wants_logits``, in order."""
+        """Float32 logits [wanted, vocabulary]: of each piece of work the wanted rows, in order."""
         chunks: list[Chunk] = []
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
         for work in batch:
-            work.kv.reserve(len(work.token_ids))
-            begin, past = len(tokens), work.kv.n_tokens
+            chunks.append(self._chunk(work, len(tokens)))
             tokens.extend(work.token_ids)
-            positions.extend(range(past, past + len(work.token_ids)))
-            chunks.append(Chunk(work.kv, begin, len(tokens)))
-            if work.wants_logits:
-                wanted.append(len(tokens) - 1)
+            positions.extend(work.all_positions())
+            wanted.extend(range(len(tokens) - work.n_logits, len(tokens)))
         logits = self._call(tokens, positions, wanted, RaggedBatch(chunks))
         for work in batch:
-            work.kv.tail_tokens += len(work.token_ids)
+            if work.positions is None:
+                work.kv.tail_tokens += len(work.token_ids)
         return logits
+
+    @torch.inference_mode()
+    def deviation(self, kv: SequenceKV, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """How far each of these tokens' keys and values in the sequence are from what the tokens before it ask for,
+        found in the first two layers, float32 [tokens]. The sequence stays as it is but for its first layer, which
+        depends on nothing before it."""
+        probe = Probe("deviation")
+        try:
+            self.forward([Work(kv, token_ids, 0, positions, probe)])
+        except ShallowPassDone:
+            assert probe.signal is not None
+            return probe.signal.cpu()
+        raise AssertionError("the pass went past its second layer")
+
+    def _chunk(self, work: Work, begin: int) -> Chunk:
+        end = begin + len(work.token_ids)
+        if work.positions is None:
+            work.kv.reserve(len(work.token_ids))
+            return Chunk(work.kv, begin, end)
+        slots = torch.tensor(work.positions) - work.kv.tail_begin
+        seen = int(slots[-1]) + 1
+        assert 0 <= int(slots[0]) < seen <= work.kv.tail_tokens, "only opened slots can be computed over"
+        visible = torch.arange(seen)[None] <= slots[:, None]
+        if work.hidden is not None:
+            visible &= ~work.hidden[None, :seen]
+        mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+        return Chunk(work.kv, begin, end, Slots(slots.to(self.device), mask.to(self.device)), work.probe)
 
     def _call(self, tokens: list[int], positions: list[int], wanted: list[int], ragged: RaggedBatch) -> torch.Tensor:
         output = self._model(

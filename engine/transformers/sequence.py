@@ -10,6 +10,7 @@ import torch
 
 from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, TokenLogprob
 from engine.transformers.attention import SequenceKV
+from engine.transformers.composition import Composition, Placement
 from engine.transformers.loading import LoadedModel
 from engine.transformers.sampler import Sampler
 from engine.transformers.text import TextStream
@@ -72,6 +73,12 @@ class Group:
     kv: SequenceKV | None = None
     matched: list[Entry] = field(default_factory=list)
     chain: list[tuple[Entry, Loaded]] = field(default_factory=list)
+    composition: Composition | None = None
+    pinned: list[str] = field(default_factory=list)
+    todo: Sequence[int] | None = None
+    """Positions of the prompt to compute, ascending; None until that is settled."""
+    done: int = 0
+    """How many of ``todo`` have been computed."""
     choices: list[Choice] = field(default_factory=list)
     aborted: bool = False
 
@@ -79,18 +86,19 @@ class Group:
         self.token_ids = self.request.prompt.token_ids
 
     @property
-    def prompt_done(self) -> int:
-        return self.kv.n_tokens if self.kv is not None else 0
-
-    @property
     def remaining(self) -> int:
         """Prompt tokens still to compute."""
-        return len(self.token_ids) - self.prompt_done
+        return len(self.todo) - self.done if self.todo is not None else len(self.token_ids)
+
+    @property
+    def chained_tokens(self) -> int:
+        """Prompt tokens that came from chained segments (one is always left to compute)."""
+        return min(sum(entry.n_tokens for entry, _ in self.chain), len(self.token_ids) - 1)
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that came from segments (one is always left to compute)."""
-        return min(sum(entry.n_tokens for entry, _ in self.chain), len(self.token_ids) - 1)
+        """Prompt tokens that were not computed."""
+        return len(self.token_ids) - len(self.todo) if self.todo is not None else 0
 
     @property
     def finished(self) -> bool:
@@ -98,18 +106,28 @@ class Group:
 
     def reports(self) -> tuple[PieceReport, ...]:
         """Where each piece of the prompt came from."""
+        composed = {p.piece: p for p in self.composition.placements} if self.composition is not None else {}
         reports = []
         begin = 0
-        for piece in self.request.prompt.pieces:
+        for index, piece in enumerate(self.request.prompt.pieces):
             end = begin + len(piece.token_ids)
-            reports.append(self._report(begin, end))
+            placement = composed.get(index)
+            reports.append(self._chained(begin, end) if placement is None else self._composed(placement))
             begin = end
         return tuple(reports)
 
-    def _report(self, begin: int, end: int) -> PieceReport:
+    def _composed(self, placement: Placement) -> PieceReport:
+        assert placement.loaded is not None
+        assert self.composition is not None
+        tier = _SOURCES[placement.loaded.tier]
+        recomputed = self.composition.n_recomputed(placement.span)
+        load_ms = placement.loaded.load_ms
+        return PieceReport(tier, len(placement.span), load_ms, self.composition.fidelity, recomputed)
+
+    def _chained(self, begin: int, end: int) -> PieceReport:
         over = [(e, loaded) for e, loaded in self.chain if e.start < end and e.start + e.n_tokens > begin]
         sources: list[Source] = [_SOURCES[loaded.tier] for _, loaded in over]
-        if end > self.cached_tokens or not sources:
+        if end > self.chained_tokens or not sources:
             sources.append("computed")
         slowest = max(sources, key=lambda source: _SLOWNESS[source])
         load_ms = sum(loaded.load_ms for entry, loaded in over if begin <= entry.start)
@@ -118,15 +136,17 @@ class Group:
     def missing_pieces(self) -> list[tuple[str, int, int, frozenset[str]]]:
         """Kept pieces that have no segment yet: (parent key, start, end, labels) each, in chain order.
 
-        Ends at the first piece that is not kept: what lies behind it cannot be found again.
+        Ends at the first piece that is not kept, because what lies behind it cannot be found again, or that was
+        composed, because what was computed behind it is not exact.
         """
+        composed = {p.piece for p in self.composition.placements} if self.composition is not None else set()
         keys = {0: self.root} | {entry.start + entry.n_tokens: entry.key for entry, _ in self.chain}
         missing = []
         start = 0
-        for piece in self.request.prompt.pieces:
+        for index, piece in enumerate(self.request.prompt.pieces):
             end = start + len(piece.token_ids)
             parent = keys.get(start)
-            if not piece.keep or parent is None or not piece.token_ids:
+            if not piece.keep or parent is None or not piece.token_ids or index in composed:
                 break
             if end not in keys:
                 labels = frozenset() if piece.label is None else frozenset({piece.label})

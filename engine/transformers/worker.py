@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,12 +22,13 @@ import torch
 from engine.base import Capacity, Started
 from engine.errors import EngineClosed, EngineError
 from engine.transformers.attention import SequenceKV
+from engine.transformers.composition import Composition, CompositionConfig, find_composition
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sampler import Sampler
 from engine.transformers.sequence import Choice, Group, token_logprobs
 from engine.transformers.text import TextStream
-from kvcache import KVCacheError, Segment, SegmentMissing, SegmentStore
+from kvcache import KVCacheError, Loaded, Segment, SegmentMissing, SegmentStore
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,6 +50,31 @@ class BatchingConfig:
 
 
 @dataclass(frozen=True, eq=False)
+class IdleTask:
+    """Work that may wait: each step takes about as long as a chunk of a prompt."""
+
+    steps: Generator[None, None, bool]
+    future: Future[bool]
+
+    def advance(self) -> bool:
+        """Take a step; False after the last one."""
+        if self.future.cancelled():
+            self.steps.close()
+            return False
+        try:
+            next(self.steps)
+        except StopIteration as end:
+            self.future.set_result(end.value)
+            return False
+        except Exception as error:
+            # The worker's edge: a failed task is its owner's to hear of, and must not fail requests.
+            log.exception("a task in idle time failed")
+            self.future.set_exception(error)
+            return False
+        return True
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """What one forward pass works on: ``work`` is parallel to prompts (a chunk each), then streams."""
 
@@ -60,18 +86,25 @@ class EngineWorker(threading.Thread):
     """Owns the model. Others talk to it through :meth:`submit`, :meth:`abort` and :meth:`stop`."""
 
     def __init__(
-        self, model: LoadedModel, store: SegmentStore, config: BatchingConfig, token_text: Callable[[int], str]
+        self,
+        model: LoadedModel,
+        store: SegmentStore,
+        config: BatchingConfig,
+        composing: CompositionConfig,
+        token_text: Callable[[int], str],
     ) -> None:
         super().__init__(name="engine", daemon=True)
         self._model = model
         self._store = store
         self._config = config
+        self._composing = composing
         self._token_text = token_text
         self._runner = ModelRunner(model.model)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[Group] = deque()
         self._loading: list[Group] = []
         self._running: list[Group] = []
+        self._idle: deque[IdleTask] = deque()
         self._loader = ThreadPoolExecutor(2, thread_name_prefix="segment-loader")
         self._stopping = False
         self.failures = 0
@@ -85,6 +118,12 @@ class EngineWorker(threading.Thread):
         """Drop a request before the next step; its sink hears nothing more."""
         group.aborted = True
         self._inbox.put(lambda: None)
+
+    def when_idle(self, steps: Generator[None, None, bool]) -> Future[bool]:
+        """Run ``steps`` on this thread, one at a time and only while no request is here."""
+        future: Future[bool] = Future()
+        self._inbox.put(lambda: self._idle.append(IdleTask(steps, future)))
+        return future
 
     def call(self, work: Callable[[ModelRunner], T]) -> Future[T]:
         """Run ``work`` on the model between two steps, on this thread (a benchmark's bare forward pass, say)."""
@@ -111,6 +150,7 @@ class EngineWorker(threading.Thread):
 
     # -- the loop --------------------------------------------------------------------------------------------
 
+    @torch.inference_mode()
     def run(self) -> None:
         while not self._stopping:
             try:
@@ -123,17 +163,25 @@ class EngineWorker(threading.Thread):
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._take_inbox(block=False)
         self._fail_all(EngineClosed("the engine is shutting down"))
+        for task in self._idle:
+            task.steps.close()
+            task.future.cancel()
 
     def _step(self) -> None:
-        self._take_inbox(block=not (self._running or self._waiting))
+        self._take_inbox(block=not (self._running or self._waiting or self._idle))
         self._drop_finished()
         self._admit()
+        if self._idle and not (self._running or self._waiting or self._loading):
+            if not self._idle[0].advance():
+                self._idle.popleft()
+            return
+        self._settle()
         step = self._pick()
         if not step.prompts and not step.streams:
             if self._loading or self._waiting:
                 self._take_inbox(block=True)  # a load that ends, or a new request, wakes the loop
             return
-        work = [Work(_kv_of(g), self._chunk(g, n), n == g.remaining and not g.background) for g, n in step.prompts]
+        work = [self._work(group, n) for group, n in step.prompts]
         work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
         logits = self._runner.forward(work).cpu()
         self._deliver(step, logits)
@@ -162,8 +210,8 @@ class EngineWorker(threading.Thread):
         group.sink(None)
 
     def _unpin(self, group: Group) -> None:
-        self._store.unpin(entry.key for entry in group.matched)
-        group.matched.clear()
+        self._store.unpin(group.pinned)
+        group.pinned.clear()
 
     def _fail_all(self, error: EngineError) -> None:
         for group in [*self._running, *self._loading, *self._waiting]:
@@ -186,15 +234,25 @@ class EngineWorker(threading.Thread):
                 continue
             self._waiting.remove(group)
             group.admitted = time.perf_counter()
-            if group.request.use_segments:
-                group.matched = self._store.match(group.root, group.token_ids)
-            self._store.pin(entry.key for entry in group.matched)
-            if any(self._store.tier_of(entry.key) == "disk" for entry in group.matched):
+            self._find_segments(group)
+            if any(self._store.tier_of(key) == "disk" for key in group.pinned):
                 self._loading.append(group)
                 self._loader.submit(self._load_elsewhere, group)
             else:
                 self._load(group)
                 self._start(group)
+
+    def _find_segments(self, group: Group) -> None:
+        if not group.request.use_segments:
+            return
+        group.matched = self._store.match(group.root, group.token_ids)
+        chained = sum(entry.n_tokens for entry in group.matched)
+        if self._model.rotation is not None:
+            group.composition = find_composition(group.request, group.root, chained, self._store, self._composing)
+        placements = group.composition.placements if group.composition is not None else []
+        group.pinned = [entry.key for entry in group.matched]
+        group.pinned += {placement.entry.key: None for placement in placements}
+        self._store.pin(group.pinned)
 
     def _load_elsewhere(self, group: Group) -> None:
         try:
@@ -204,6 +262,7 @@ class EngineWorker(threading.Thread):
             log.exception("loading segments failed; the prompt is computed")
             self.failures += 1
             group.chain.clear()
+            group.composition = None
         self._inbox.put(lambda: self._start_loaded(group))
 
     def _start_loaded(self, group: Group) -> None:
@@ -223,7 +282,22 @@ class EngineWorker(threading.Thread):
                 log.error("segment %s holds other tokens than its key stands for", entry.key[:12])
                 break
             group.chain.append((entry, loaded))
+        if group.composition is not None:
+            self._load_pages(group.composition)
         group.load_s = time.perf_counter() - begin
+
+    def _load_pages(self, composition: Composition) -> None:
+        """Bring each page to the device once; what is missing is computed."""
+        pages: dict[str, Loaded | None] = {}
+        for placement in composition.placements:
+            key = placement.entry.key
+            if key not in pages:
+                try:
+                    pages[key] = self._store.load(key, self._model.fingerprint)
+                except SegmentMissing:
+                    pages[key] = None
+            placement.loaded = pages[key]
+        composition.drop_unloaded()
 
     def _start(self, group: Group) -> None:
         if group.aborted:
@@ -235,14 +309,29 @@ class EngineWorker(threading.Thread):
         for entry, loaded in group.chain:
             kv.inject(loaded.segment, _MIN_SPAN_TOKENS, min(entry.n_tokens, last - kv.n_tokens))
         group.kv = kv
+        if group.composition is not None and not group.composition.placements:
+            group.composition = None  # none of its pages could be read
+        if group.composition is None:
+            group.todo = range(kv.n_tokens, len(group.token_ids))
+        else:
+            assert self._model.rotation is not None, "nothing is composed without a rotation"
+            kv.open_region(len(group.token_ids) - kv.n_tokens)
+            group.composition.place(kv, self._model.rotation)
         self._running.append(group)
+
+    def _settle(self) -> None:
+        """Find out what one composed prompt must have repaired. One a turn: running streams go on in between."""
+        group = next((group for group in self._running if group.todo is None and not group.aborted), None)
+        if group is not None and group.composition is not None:
+            begin = group.chained_tokens
+            group.todo = group.composition.choose(_kv_of(group), group.token_ids, begin, self._runner)
 
     # -- batching --------------------------------------------------------------------------------------------
 
     def _pick(self) -> Step:
         """One token of each stream, and prompt chunks, the shortest remaining prompt first (with aging)."""
         streams = [(g, choice) for g in self._running for choice in g.choices if not choice.finished]
-        pending = [group for group in self._running if not group.choices]
+        pending = [group for group in self._running if not group.choices and group.todo is not None]
         foreground = [group for group in pending if not group.background]
         if foreground or streams:
             pending = foreground
@@ -258,8 +347,13 @@ class EngineWorker(threading.Thread):
                 budget -= n
         return Step(prompts, streams)
 
-    def _chunk(self, group: Group, n: int) -> tuple[int, ...]:
-        return group.token_ids[group.prompt_done : group.prompt_done + n]
+    def _work(self, group: Group, n: int) -> Work:
+        """The next ``n`` tokens of a prompt, with logits of its last one."""
+        assert group.todo is not None, "only settled prompts are worked on"
+        positions = group.todo[group.done : group.done + n]
+        tokens = tuple(group.token_ids[position] for position in positions)
+        last = n == group.remaining and not group.background
+        return Work(_kv_of(group), tokens, int(last), None if group.composition is None else positions)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -267,6 +361,8 @@ class EngineWorker(threading.Thread):
         """Hand each row of logits to the stream it belongs to: finished prompts first, then streams."""
         best = logits.argmax(-1).tolist() if len(logits) else []
         row = 0
+        for group, n in step.prompts:
+            group.done += n
         ended = [group for group, _ in step.prompts if group.remaining == 0]
         for group in ended:
             if group.background:

@@ -60,7 +60,7 @@ def test_any_chunking_equals_full_prefill(kind: str, cuts: set[int]) -> None:
 def test_any_split_into_injected_segments_equals_full_prefill(cuts: set[int], min_span: int) -> None:
     model = model_of("llama")
     runner, source = ModelRunner(model.model), fresh(model)
-    runner.forward([Work(source, TOKENS[:39], wants_logits=False)])
+    runner.forward([Work(source, TOKENS[:39], n_logits=0)])
     bounds = [0, *sorted(cuts)]
     kv, parent = fresh(model), root_key(model.fingerprint)
     for begin, end in zip(bounds, bounds[1:], strict=False):  # noqa: RUF007
@@ -78,7 +78,7 @@ def test_a_ragged_batch_gives_each_sequence_its_own_logits() -> None:
     lengths = [1, 7, 40, 23]
     decoding = fresh(model)
     runner.forward([Work(decoding, TOKENS[:12])])
-    batch = [Work(fresh(model), TOKENS[:n], wants_logits=n != 7) for n in lengths]
+    batch = [Work(fresh(model), TOKENS[:n], n_logits=int(n != 7)) for n in lengths]
     logits = runner.forward([*batch, Work(decoding, TOKENS[12:13])])
     expected = [oracle("llama", TOKENS[:n]) for n in (1, 40, 23, 13)]
     torch.testing.assert_close(logits, torch.stack(expected), atol=1e-4, rtol=1e-4)
@@ -87,7 +87,7 @@ def test_a_ragged_batch_gives_each_sequence_its_own_logits() -> None:
 def test_a_fork_shares_the_past_and_goes_its_own_way() -> None:
     model = model_of("llama")
     runner, kv = ModelRunner(model.model), fresh(model)
-    runner.forward([Work(kv, TOKENS[:10], wants_logits=False)])
+    runner.forward([Work(kv, TOKENS[:10], n_logits=0)])
     fork = kv.fork(4)
     a = runner.forward([Work(kv, TOKENS[10:20])])[0]
     other = (*TOKENS[:10], 99, 98)
@@ -99,7 +99,7 @@ def test_a_fork_shares_the_past_and_goes_its_own_way() -> None:
 def test_injected_segments_are_never_written_to() -> None:
     model = model_of("llama")
     runner, kv = ModelRunner(model.model), fresh(model)
-    runner.forward([Work(kv, TOKENS[:10], wants_logits=False)])
+    runner.forward([Work(kv, TOKENS[:10], n_logits=0)])
     segment = segment_of(model, kv, 0, 10, root_key(model.fingerprint))
     keys, values = segment.keys.clone(), segment.values.clone()
     for min_span in (1, 100):
@@ -142,9 +142,24 @@ def test_static_rope_scalings_are_served(rope: dict[str, float], context: int) -
     assert tiny_model(rope_parameters=rope).context == context
 
 
-def test_dynamic_rope_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedModel, match="dynamic"):
-        tiny_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+def test_dynamic_rope_is_static_within_the_context() -> None:
+    model = tiny_model(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    assert model.context == 2048
+    assert model.rotation is not None
+
+
+def test_longrope_limits_the_context_to_where_it_does_not_switch() -> None:
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "short_factor": [1.0] * 6,
+        "long_factor": [4.0] * 6,
+        "original_max_position_embeddings": 512,
+    }
+    model = tiny_model(rope_parameters=rope)
+    assert model.context == 512
+    assert model.rotation is not None
 
 
 def test_a_sliding_window_limits_the_context_to_where_it_is_full_attention() -> None:

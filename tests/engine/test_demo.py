@@ -38,7 +38,7 @@ def test_injected_logits_are_within_a_thousandth_of_full_prefill(demo_model: Loa
 
     runner, layout = ModelRunner(demo_model.model), demo_model.fingerprint.layout
     source = SequenceKV(layout, demo_model.device, len(tokens))
-    runner.forward([Work(source, tokens, wants_logits=False)])
+    runner.forward([Work(source, tokens, n_logits=0)])
     store, parent, start = SegmentStore(tmp_path), root_key(demo_model.fingerprint), 0
     for piece in prompt.pieces[:-1]:
         end = start + len(piece.token_ids)

@@ -1,0 +1,158 @@
+"""Building pages: standalone segments that carry a certificate.
+
+A page's tokens are computed behind the header and a lead of other memories, so that they look at something like what
+will stand before them. The certificate is made behind yet another context: the page is composed there, as a request
+would compose it, and compared with full prefill over probes made of its own text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+
+from engine.base import Fidelity, PageRequest, Piece
+from engine.transformers.attention import SequenceKV
+from engine.transformers.composition import CompositionConfig, place_part, probe
+from engine.transformers.loading import LoadedModel
+from engine.transformers.runner import ModelRunner, Work
+from kvcache import Certificate, Composed, Repair, Segment, SegmentStore, chain_key, root_key
+
+T = TypeVar("T")
+
+MAX_PROBES = 3
+PROBE_ANSWER_TOKENS = 16
+# Tokens of one step: what a request that arrives meanwhile may have to wait for.
+_STEP_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class PageProbe:
+    """The tokens of a question's turns, and the first tokens of its answer."""
+
+    turns: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What is run through the model: each answer token but the last says how likely the next one was."""
+        return self.turns + self.answer[:-1]
+
+
+def spread(items: Sequence[T], n: int) -> list[T]:
+    """At most ``n`` of the items, evenly apart."""
+    if len(items) <= n:
+        return list(items)
+    return [items[i * len(items) // n] for i in range(n)]
+
+
+def divergence(exact: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
+    """Mean KL(exact || other) in nats and the share of rows with the same likeliest token, of two tensors of
+    logits [rows, vocabulary]."""
+    p, q = torch.log_softmax(exact.double(), -1), torch.log_softmax(other.double(), -1)
+    kl = (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+    return kl.mean().item(), (p.argmax(-1) == q.argmax(-1)).double().mean().item()
+
+
+def _tokens(pieces: Sequence[Piece]) -> tuple[int, ...]:
+    return tuple(token for piece in pieces for token in piece.token_ids)
+
+
+class PageBuilder:
+    """Builds one page in steps, on the engine's thread."""
+
+    def __init__(
+        self, model: LoadedModel, store: SegmentStore, config: CompositionConfig, probes: Sequence[PageProbe]
+    ) -> None:
+        assert model.rotation is not None, "keys that cannot be moved are not built into pages"
+        self._model = model
+        self._rotation = model.rotation
+        self._store = store
+        self._config = config
+        self._probes = probes
+        self._runner = ModelRunner(model.model)
+
+    def n_tokens(self, request: PageRequest) -> int:
+        """The longest sequence that building takes."""
+        behind = max(len(_tokens(request.lead)), len(_tokens(request.context)))
+        asked = max((len(probe.tokens) for probe in self._probes), default=0)
+        return len(request.header.token_ids) + behind + len(_tokens(request.parts)) + asked
+
+    def build(self, request: PageRequest, salt: str) -> Generator[None, None, bool]:
+        """Returns whether the page was stored."""
+        header, lead = request.header.token_ids, _tokens(request.lead)
+        page = _tokens(request.parts)
+        start = len(header) + len(lead)
+        kv = yield from self._prefilled(header + lead + page)
+        keys, values = kv.copy_range(start, start + len(page))
+        segment = Segment.standalone(
+            chain_key(root_key(self._model.fingerprint, salt), header),
+            self._model.fingerprint,
+            start,
+            [(part.token_ids, part.label) for part in request.parts],
+            keys,
+            values,
+            lead=lead,
+            lead_labels=frozenset(piece.label for piece in request.lead if piece.label is not None),
+        )
+        segment = self._store.as_read(segment)
+        certificate = yield from self._certified(segment, header + _tokens(request.context), page)
+        return self._store.put(replace(segment, certificate=certificate))
+
+    def _prefilled(self, token_ids: Sequence[int]) -> Generator[None, None, SequenceKV]:
+        kv = SequenceKV(self._model.fingerprint.layout, self._model.device, len(token_ids))
+        for begin in range(0, len(token_ids), _STEP_TOKENS):
+            self._runner.forward([Work(kv, token_ids[begin : begin + _STEP_TOKENS], 0)])
+            yield
+        return kv
+
+    def _certified(
+        self, segment: Segment, context: tuple[int, ...], page: tuple[int, ...]
+    ) -> Generator[None, None, Certificate]:
+        """Compose the page behind ``context`` at each fidelity and compare with full prefill."""
+        before = yield from self._prefilled(context)
+        exact = before.fork(len(page))
+        for begin in range(0, len(page), _STEP_TOKENS):
+            self._runner.forward([Work(exact, page[begin : begin + _STEP_TOKENS], 0)])
+            yield
+        repairs: dict[Fidelity, Repair] = {"high": self._config.high, "fast": self._config.fast}
+        found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
+        for asked in self._probes:
+            wanted = len(asked.answer)
+            expected = self._runner.forward([Work(exact.fork(len(asked.tokens)), asked.tokens, wanted)])
+            yield
+            for fidelity, repair in repairs.items():
+                got = yield from self._composed(before, segment, context + page, asked, repair)
+                found[fidelity].append(divergence(expected, got))
+        kl = {fidelity: sum(kl for kl, _ in pairs) / len(pairs) for fidelity, pairs in found.items() if pairs}
+        top1 = {fidelity: sum(same for _, same in pairs) / len(pairs) for fidelity, pairs in found.items() if pairs}
+        return Certificate(kl, top1)
+
+    def _composed(
+        self, before: SequenceKV, segment: Segment, known: tuple[int, ...], asked: PageProbe, repair: Repair
+    ) -> Generator[None, None, torch.Tensor]:
+        """Logits of the answer with the page composed behind ``before``, which holds the first of ``known``."""
+        begin = before.n_tokens
+        asked_ids = known + asked.turns
+        kv = before.fork(len(known) - begin + len(asked.tokens))
+        kv.open_region(len(asked_ids) - begin)
+        for part in segment.parts:
+            place_part(kv, segment, part, begin + part.begin, self._rotation)
+        spans = tuple(range(begin + part.begin, begin + part.end) for part in segment.parts)
+        composed = Composed(spans, tuple(i == 0 for i in range(len(spans))))
+        signal = probe(repair, composed, kv, asked_ids, begin, self._runner)
+        yield
+        chosen = repair.choose(composed, signal)
+        todo = [*chosen, *range(len(known), len(asked_ids))]
+        head = [asked_ids[i] for i in todo]
+        for at in range(0, len(todo), _STEP_TOKENS):
+            part_of = slice(at, at + _STEP_TOKENS)
+            last = int(at + _STEP_TOKENS >= len(todo))
+            logits = self._runner.forward([Work(kv, head[part_of], last, todo[part_of])])
+            yield
+        rest = asked.answer[:-1]
+        if rest:
+            logits = torch.cat([logits, self._runner.forward([Work(kv, rest, len(rest))])])
+        return logits
