@@ -13,16 +13,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import fidelity as fidelity_bench
 from benchmarks import http as http_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
+from benchmarks.locomo import load_questions
 from benchmarks.machine import manifest
-from benchmarks.plot import plot_ttft
-from engine.transformers import TransformersEngine, load_engine
+from benchmarks.plot import plot_fidelity, plot_ttft
+from engine.transformers import CompositionConfig, TransformersEngine, load_engine
 from kvcache import SegmentStore
 from server.assets import demo_model_folder
 
-app = typer.Typer(no_args_is_help=True, help="Measure: time to first token, concurrent streams.")
+app = typer.Typer(no_args_is_help=True, help="Measure: time to first token, fidelity of composition, streams.")
 console = Console()
 
 Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder.")]
@@ -137,3 +139,55 @@ def streams(
         f"the first of the others ended {following['first_other_ended_after_s']:.2f} s after it arrived"
     )
     _write(result, json_file)
+
+
+@app.command()
+def fidelity(
+    data: Annotated[Path, typer.Option(help="A LoCoMo or MuSiQue file.", exists=True, dir_okay=False)],
+    model: Model = "demo",
+    memories: Annotated[str, typer.Option(help="Memories x tokens of each, comma-separated.")] = "6x128,12x64",
+    questions: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 12,
+    facts: Annotated[int, typer.Option(min=0, help="Questions of the recall task; 0 leaves it out.")] = 100,
+    json_file: JsonFile = None,
+) -> None:
+    """How far composed memories are from full prefill, by strategy and share recomputed, and what that costs."""
+    sizes = [(int(n), int(tokens)) for n, _, tokens in (part.partition("x") for part in memories.split(","))]
+    defaults = CompositionConfig()
+    strategies = fidelity_bench.frontier(defaults.high, defaults.fast)
+
+    async def run(folder: Path) -> dict[str, Any]:
+        engine = open_engine(model, folder)
+        rows: list[fidelity_bench.Row] = []
+        try:
+            with console.status("measuring") as status:
+                for n, tokens in sizes:
+                    asked = load_questions(
+                        data, n, tokens, questions, lambda text: engine.tokenize(text, add_special_tokens=False), seed=0
+                    )
+                    status.update(f"{n} memories of {tokens} tokens")
+                    rows += await fidelity_bench.measure_divergence(engine, asked, strategies, tokens, status.update)
+                if facts:
+                    rows += await fidelity_bench.measure_recall(engine, strategies, facts, status.update)
+            return fidelity_bench.result(engine, rows, data.name)
+        finally:
+            await engine.close()
+
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        result = asyncio.run(run(Path(folder)))
+    _print_fidelity(result)
+    _write(result, json_file)
+    if json_file is not None:
+        plot_fidelity(result, json_file.with_suffix(".png"))
+
+
+def _print_fidelity(result: dict[str, Any]) -> None:
+    table = Table(title=f"Fidelity of composition: {result['model']}, {result['data']}")
+    columns = ("strategy", "memories", "share", "KL", "first", "top-1", "recall", "TTFT")
+    for column in columns:
+        table.add_column(column, justify="left" if column in columns[:1] else "right", no_wrap=True)
+    for row in result["rows"]:
+        numbers = [row[name] for name in ("kl_mean", "kl_first", "top1", "answer_accuracy", "ttft_ratio_to_text")]
+        shown = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        size = f"{row['memories']} x {row['tokens_each']}"
+        table.add_row(row["strategy"], size, f"{row['share_recomputed']:.2f}", *shown)
+    console.print(table)

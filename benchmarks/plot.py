@@ -58,3 +58,49 @@ def _draw_context(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_xlim(0, max(row["ttft_s"]["max"] for row in rows) * 1.3)
     axis.set_title(f"{rows[0]['context_tokens']:,} tokens of memory + {rows[0]['query_tokens']} of query", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def plot_fidelity(result: dict[str, Any], path: Path) -> None:
+    """KL against the share recomputed and against time to first token, a panel for each size of memories."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    measured = [row for row in result["rows"] if row["kl_mean"] is not None and row["build"] != "text"]
+    sizes = list(dict.fromkeys((row["memories"], row["tokens_each"]) for row in measured))
+    figure, panels = plt.subplots(len(sizes), 2, figsize=(10, 4 * len(sizes)), squeeze=False, layout="constrained")
+    for line, size in zip(panels, sizes, strict=True):
+        rows = [row for row in measured if (row["memories"], row["tokens_each"]) == size]
+        for panel, x, label in (
+            (line[0], "share_recomputed", "share of memory tokens computed anew"),
+            (line[1], "ttft_ratio_to_text", "time to first token / full prefill"),
+        ):
+            _frontier(panel, rows, x)
+            panel.set_xlabel(label)
+            panel.set_ylabel("KL to full prefill, nats")
+            panel.set_yscale("log")
+            panel.set_title(f"{size[0]} memories of {size[1]} tokens")
+            panel.grid(visible=True, which="both", alpha=0.25)
+    panels[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _frontier(panel: Any, rows: list[dict[str, Any]], x: str) -> None:
+    """A line for each way of building and repairing; the shipped settings are named."""
+    series: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row[x] is not None:
+            series.setdefault((row["build"], row["repair"]), []).append(row)
+    colours = {"none": "C7", "first": "C0", "deviation": "C1", "attention": "C2", "lines": "C3"}
+    markers = {"naive": "x", "single": "s", "pages": "o"}
+    for (build, repair), points in series.items():
+        points.sort(key=lambda row: row[x])
+        name = "concatenated, not moved" if build == "naive" else f"{build}, {repair}"
+        style = "-" if len(points) > 1 else "none"
+        xs, ys = [row[x] for row in points], [row["kl_mean"] for row in points]
+        panel.plot(xs, ys, linestyle=style, marker=markers[build], color=colours[repair], label=name, markersize=5)
+    for row in rows:
+        if row["strategy"] in ("high", "fast") and row[x] is not None:
+            panel.annotate(row["strategy"], (row[x], row["kl_mean"]), xytext=(5, 5), textcoords="offset points")

@@ -6,7 +6,7 @@ import json
 from typing import Any, cast
 
 from memory.errors import InvalidMemory
-from memory.types import KINDS, MAX_TEXT_CHARS, MemoryKind, MemoryStatus
+from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, MemoryKind, MemoryStatus
 
 _MAX_METADATA_BYTES = 16_384
 
@@ -40,6 +40,13 @@ def checked_status(status: str) -> MemoryStatus:
     if status not in ("active", "archived"):
         raise InvalidMemory("A status is set to active or archived; to delete, use delete.", "status")
     return cast(MemoryStatus, status)
+
+
+def checked_fidelity(fidelity: str | None) -> str | None:
+    """A known fidelity, or None."""
+    if fidelity is not None and fidelity not in FIDELITIES:
+        raise InvalidMemory(f"'{fidelity}' is no fidelity; there are {', '.join(FIDELITIES)}.", "fidelity")
+    return fidelity
 
 
 def checked_metadata(metadata: dict[str, Any]) -> str:

@@ -72,3 +72,8 @@ def _keys(db: sqlite3.Connection) -> None:
         "CREATE TABLE api_keys (hash TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,"
         " created_at REAL NOT NULL) WITHOUT ROWID"
     )
+
+
+@migration
+def _fidelity_of_cubes(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE cubes ADD COLUMN fidelity TEXT")

@@ -63,7 +63,7 @@ def wipe(db: sqlite3.Connection, rowid: int, memory_id: str) -> None:
 
 def cube_of(row: sqlite3.Row) -> Cube:
     """The cube a row stands for."""
-    return Cube(row["id"], row["tenant"], row["name"], row["created_at"])
+    return Cube(row["id"], row["tenant"], row["name"], row["created_at"], row["fidelity"])
 
 
 def memory_of(row: sqlite3.Row) -> Memory:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from memory.checks import checked_kind, checked_metadata, checked_status, checked_text, unstorable
+from memory.checks import checked_fidelity, checked_kind, checked_metadata, checked_status, checked_text, unstorable
 from memory.database import Database
 from memory.embed import Embedder
 from memory.errors import Conflict, InvalidMemory, NotFound
@@ -51,17 +51,26 @@ class MemoryStore:
 
     # -- cubes -----------------------------------------------------------------------------------------------
 
-    def create_cube(self, tenant: str, name: str) -> Cube:
-        """Raises ``InvalidMemory`` for a bad name, ``Conflict`` when the tenant has a cube of that name."""
+    def create_cube(self, tenant: str, name: str, fidelity: str | None = None) -> Cube:
+        """Raises ``InvalidMemory`` for a bad name or fidelity, ``Conflict`` when the tenant has a cube of that name."""
         if not name.strip() or len(name) > _MAX_NAME_CHARS or unstorable(name):
             raise InvalidMemory(f"A cube's name has 1 to {_MAX_NAME_CHARS} characters.", "name")
-        cube = Cube("cube_" + secrets.token_hex(12), tenant, name.strip(), time.time())
+        cube = Cube("cube_" + secrets.token_hex(12), tenant, name.strip(), time.time(), checked_fidelity(fidelity))
         try:
             with self._database.write() as db:
-                db.execute("INSERT INTO cubes VALUES (?, ?, ?, ?)", (cube.id, tenant, cube.name, cube.created_at))
+                values = (cube.id, tenant, cube.name, cube.created_at, cube.fidelity)
+                db.execute("INSERT INTO cubes VALUES (?, ?, ?, ?, ?)", values)
         except sqlite3.IntegrityError as error:
             raise Conflict(f"There is a cube named '{cube.name}' already.") from error
         return cube
+
+    def set_fidelity(self, tenant: str, cube_id: str, fidelity: str | None) -> Cube:
+        """Say how exact the KV of the cube's memories must be; None: as the server says. Raises ``NotFound``,
+        ``InvalidMemory``."""
+        cube = self.cube(tenant, cube_id)
+        with self._database.write() as db:
+            db.execute("UPDATE cubes SET fidelity = ? WHERE id = ?", (checked_fidelity(fidelity), cube.id))
+        return self.cube(tenant, cube.id)
 
     def cubes(self, tenant: str) -> list[Cube]:
         with self._database.read() as db:

@@ -10,6 +10,7 @@ MemoryStatus = Literal["active", "archived", "deleted"]
 
 KINDS: tuple[str, ...] = get_args(MemoryKind)
 STATUSES: tuple[str, ...] = get_args(MemoryStatus)
+FIDELITIES: tuple[str, ...] = ("exact", "high", "fast")
 MAX_TEXT_CHARS = 100_000
 
 
@@ -21,6 +22,8 @@ class Cube:
     tenant: str
     name: str
     created_at: float
+    fidelity: str | None = None
+    """How exact its memories' KV must be (``exact``, ``high``, ``fast``); None: as the server says."""
 
 
 @dataclass(frozen=True)

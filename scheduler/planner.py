@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.base import ChatMessage, Engine, MemoryText, Piece, Prompt
-from kvcache import chain_key, root_key
+from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Piece, Prompt
+from kvcache import chain_key, root_key, standalone_root
 from memory import Memory, MemoryStore
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Ask:
     top_k: int = 5
     memory_ids: tuple[str, ...] = ()
     reserve_tokens: int = 256
+    fidelity: Fidelity = "exact"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Plan:
     memories: tuple[PlannedMemory, ...]
     mode: Literal["kv", "text", "off"]
     retrieve_s: float
+    fidelity: Fidelity = "exact"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Planner:
             planned = tuple(PlannedMemory(c.memory, c.why, i + 1) for i, c in enumerate(chosen))
         else:
             planned = tuple(PlannedMemory(c.memory, c.why, None) for c in chosen)
-        return Plan(prompt, planned, "text" if ask.mode == "text" else "kv", retrieve_s)
+        return Plan(prompt, planned, "text" if ask.mode == "text" else "kv", retrieve_s, ask.fidelity)
 
     def _fit(self, ask: Ask, chosen: list[_Chosen]) -> tuple[list[_Chosen], Prompt]:
         """Leave out the retrieved memories that rank last until the prompt fits (one long document must not make
@@ -149,16 +151,30 @@ class Planner:
     def _best_order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
         """Indices of the memory pieces (from 0) in the order whose stored chain is longest in tokens."""
         pieces = prompt.pieces[1:-1]
-        key = chain_key(root_key(self._engine.fingerprint, salt), prompt.pieces[0].token_ids)
-        if not self._engine.has_segment(key):
-            return list(range(len(pieces)))
-        for piece in pieces[:n_fixed]:
-            key = chain_key(key, piece.token_ids)
+        header = chain_key(root_key(self._engine.fingerprint, salt), prompt.pieces[0].token_ids)
+        best = self._longest_chain(header, pieces, n_fixed)
+        rest = [i for i in range(n_fixed, len(pieces)) if i not in best]
+        return [*range(n_fixed), *best, *self._by_page(header, pieces, rest)]
+
+    def _longest_chain(self, header: str, pieces: Sequence[Piece], n_fixed: int) -> tuple[int, ...]:
+        key = header
+        for piece in (None, *pieces[:n_fixed]):
+            key = key if piece is None else chain_key(key, piece.token_ids)
             if not self._engine.has_segment(key):
-                return list(range(len(pieces)))
-        rest = tuple(range(n_fixed, len(pieces)))
-        best = _ChainSearch(self._engine, pieces).longest(key, rest)
-        return [*range(n_fixed), *best, *(i for i in rest if i not in best)]
+                return ()
+        return _ChainSearch(self._engine, pieces).longest(key, tuple(range(n_fixed, len(pieces))))
+
+    def _by_page(self, header: str, pieces: Sequence[Piece], rest: Sequence[int]) -> list[int]:
+        """Members of one page side by side, as they were built: they are exact among themselves there."""
+        root = standalone_root(header)
+        places = {i: self._engine.place_of(chain_key(root, pieces[i].token_ids)) for i in rest}
+        first = {place[0]: i for i in reversed(rest) if (place := places[i]) is not None}
+
+        def rank(i: int) -> tuple[int, int]:
+            place = places[i]
+            return (i, 0) if place is None else (first[place[0]], place[1])
+
+        return sorted(rest, key=rank)
 
 
 class _ChainSearch:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.base import ChatMessage, Delta, Engine, Event, GenerateRequest, Prompt, Sampling, Started
+from engine.base import (
+    FIDELITIES,
+    ChatMessage,
+    Delta,
+    Engine,
+    Event,
+    Fidelity,
+    GenerateRequest,
+    Prompt,
+    Sampling,
+    Started,
+)
 from engine.errors import ContextTooLong
-from memory import MemoryStore
-from scheduler import Ask, Plan, Planner
+from memory import Cube, MemoryStore
+from scheduler import Ask, Plan, Planner, Upkeep
 from server.errors import ApiError
 from server.metrics import Metrics
 from server.schemas import MemoryOptions, SamplingFields
@@ -31,6 +42,7 @@ class Receipt:
         return {
             "cube": self.cubes[0] if len(self.cubes) == 1 else list(self.cubes),
             "mode": self.plan.mode,
+            "fidelity": self.plan.fidelity,
             "memories": [self._memory(i) for i in range(len(self.plan.memories))],
             "prompt_tokens": self.started.prompt_tokens,
             "cached_tokens": self.started.cached_tokens,
@@ -43,6 +55,8 @@ class Receipt:
             "id": planned.memory.id,
             "tokens": None if planned.piece is None else report.n_tokens,
             "source": report.source,
+            "fidelity": report.fidelity,
+            "recomputed": report.recomputed,
             "load_ms": round(report.load_ms, 3),
             "why": planned.why,
         }
@@ -97,20 +111,24 @@ class ChatService:
         engine: Engine,
         memories: MemoryStore,
         planner: Planner,
+        upkeep: Upkeep,
         metrics: Metrics,
         *,
         served_name: str,
         default_max_tokens: int,
         default_mode: str,
         default_top_k: int,
+        default_fidelity: Fidelity,
     ) -> None:
         self._engine = engine
         self._memories = memories
         self._planner = planner
+        self._upkeep = upkeep
         self._metrics = metrics
         self._default_max_tokens = default_max_tokens
         self._default_mode = default_mode
         self._default_top_k = default_top_k
+        self._default_fidelity = default_fidelity
         self.served_name = served_name
 
     def check_model(self, name: str) -> None:
@@ -144,7 +162,15 @@ class ChatService:
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_messages", param="messages") from error
         generation = self._generation(
-            plan.prompt, fields, max_tokens, logprobs, request_id, tenant, arrived, use_segments=plan.mode == "kv"
+            plan.prompt,
+            fields,
+            max_tokens,
+            logprobs,
+            request_id,
+            tenant,
+            arrived,
+            use_segments=plan.mode == "kv",
+            fidelity=plan.fidelity,
         )
         generation.plan, generation.retrieve_s = plan, plan.retrieve_s
         generation.cubes = ask.cube_ids
@@ -175,20 +201,27 @@ class ChatService:
         mode: Any = options.mode or self._default_mode
         names = [options.cube] if isinstance(options.cube, str) else options.cube
 
-        def cubes() -> tuple[str, ...]:
+        def named() -> list[Cube]:
             if names is None:
-                return (self._memories.default_cube(tenant).id,)
-            return tuple(dict.fromkeys(self._memories.cube(tenant, name).id for name in names))
+                return [self._memories.default_cube(tenant)]
+            return [self._memories.cube(tenant, name) for name in names]
 
+        cubes = await asyncio.to_thread(named)
         return Ask(
             tenant=tenant,
-            cube_ids=await asyncio.to_thread(cubes),
+            cube_ids=tuple(dict.fromkeys(cube.id for cube in cubes)),
+            fidelity=options.fidelity or self._fidelity(cubes),
             messages=messages,
             mode=mode,
             top_k=self._default_top_k if options.top_k is None else options.top_k,
             memory_ids=tuple(options.ids),
             reserve_tokens=reserve_tokens,
         )
+
+    def _fidelity(self, cubes: Sequence[Cube]) -> Fidelity:
+        """The strictest that any of the cubes asks for; the server's where none does."""
+        asked = {cube.fidelity for cube in cubes}
+        return next((fidelity for fidelity in FIDELITIES if fidelity in asked), self._default_fidelity)
 
     def _generation(
         self,
@@ -201,6 +234,7 @@ class ChatService:
         arrived: float,
         *,
         use_segments: bool,
+        fidelity: Fidelity = "exact",
     ) -> Generation:
         context = self._engine.capacity().context
         room = context - prompt.n_tokens
@@ -208,7 +242,7 @@ class ChatService:
             raise ContextTooLong(prompt.n_tokens, max_tokens, context)
         sampling = fields.sampling(max_tokens or min(self._default_max_tokens, room), logprobs)
         self._check_token_ids(sampling)
-        request = GenerateRequest(request_id, prompt, sampling, fields.n, tenant, use_segments)
+        request = GenerateRequest(request_id, prompt, sampling, fields.n, tenant, use_segments, fidelity)
         generation = Generation(prompt, _nothing(), arrived)
         generation.events = self._observed(request, generation)
         return generation
@@ -228,6 +262,8 @@ class ChatService:
                     generation.started = event
                     generation.ttft_s = now - generation.arrived
                     self._metrics.observe_started(event, generation.ttft_s)
+                    if generation.plan is not None:
+                        self._upkeep.observe(request.salt, generation.plan, event)
                 else:
                     self._count(event, generation, now)
                 yield event

@@ -72,6 +72,14 @@ class CacheConfig:
     host_gb: float = _range(4.0, 0, 1e6)
     disk_gb: float = _range(20.0, 0, 1e6)
     fsync: bool = True
+    codec: Literal["none", "zstd", "fp8", "int8", "int4"] = "none"
+    """How pages are written to disk; chained segments stay exact whatever it says."""
+    max_kl: float = _range(0.25, 0, 1e6)
+    """Nats: a page whose certificate says more is never composed."""
+    repair: Literal["none", "first", "deviation", "attention", "lines"] = "attention"
+    high_share: float = _range(0.25, 0, 1)
+    fast_share: float = _range(0.05, 0, 1)
+    """Share of the composed tokens that is computed anew at each fidelity."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class MemoryConfig:
     """Retrieval and how memories enter the prompt."""
 
     mode: Literal["auto", "kv", "text", "off"] = "auto"
+    fidelity: Literal["exact", "high", "fast"] = "high"
     top_k: int = _range(5, 0, 64)
     embedder: str = "bundled"
     """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from engine.base import Capacity, Started
 from kvcache import TIERS, StoreStats, TierName
+from scheduler import UpkeepStats
 
 # vLLM's buckets, so that dashboards and quantiles can be compared.
 TTFT_BUCKETS = (
@@ -26,7 +27,12 @@ _REQUEST_BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30
 class Metrics:
     """Everything that is counted. ``store_stats`` and ``capacity`` are read when the page is asked for."""
 
-    def __init__(self, store_stats: Callable[[], StoreStats], capacity: Callable[[], Capacity]) -> None:
+    def __init__(
+        self,
+        store_stats: Callable[[], StoreStats],
+        capacity: Callable[[], Capacity],
+        upkeep: Callable[[], UpkeepStats],
+    ) -> None:
         self.registry = CollectorRegistry()
         self._ttft = [
             self._histogram(name, "Seconds from a request's arrival to its first token.", TTFT_BUCKETS)
@@ -62,7 +68,11 @@ class Metrics:
         self.http = Counter(
             "recallkv_http_requests", "HTTP requests.", ["method", "route", "status"], registry=self.registry
         )
-        self.registry.register(_Snapshots(store_stats, capacity))
+        self._composed = Counter(
+            "recallkv_composed_tokens", "Prompt tokens placed from pages.", ["fidelity"], registry=self.registry
+        )
+        self._repaired = self._counter("recallkv_repaired_tokens", "Of those, tokens that were computed anew.")
+        self.registry.register(_Snapshots(store_stats, capacity, upkeep))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, buckets=buckets, registry=self.registry)
@@ -84,6 +94,10 @@ class Metrics:
         ):
             for counter in counters:
                 counter.inc(amount)
+        for report in started.pieces:
+            if report.fidelity != "exact":
+                self._composed.labels(report.fidelity).inc(report.n_tokens)
+                self._repaired.inc(report.recomputed)
 
     def count_tokens(self, n: int) -> None:
         """Tokens were generated."""
@@ -100,12 +114,18 @@ def _misses(stats: StoreStats) -> dict[TierName, int]:
 class _Snapshots(Collector):
     """Metrics whose truth lies elsewhere: the segment store's counters and the engine's queue."""
 
-    def __init__(self, store_stats: Callable[[], StoreStats], capacity: Callable[[], Capacity]) -> None:
+    def __init__(
+        self,
+        store_stats: Callable[[], StoreStats],
+        capacity: Callable[[], Capacity],
+        upkeep: Callable[[], UpkeepStats],
+    ) -> None:
         self._store_stats = store_stats
         self._capacity = capacity
+        self._upkeep = upkeep
 
     def collect(self) -> Iterator[Metric]:
-        stats, capacity = self._store_stats(), self._capacity()
+        stats, capacity, upkeep = self._store_stats(), self._capacity(), self._upkeep()
         by_tier = (
             (CounterMetricFamily, "recallkv_segment_hits", "Segments found, by tier.", stats.hits),
             (CounterMetricFamily, "recallkv_segment_misses", "Segments not found, by tier.", _misses(stats)),
@@ -123,8 +143,13 @@ class _Snapshots(Collector):
             ("recallkv_segments_quarantined", "Segment files that were refused.", stats.quarantined),
             ("recallkv_segment_write_errors", "Segments that could not be written.", stats.write_errors),
             ("recallkv_segment_dropped_writes", "Segments not written: the disk was too slow.", stats.dropped_writes),
+            ("recallkv_pages_built", "Pages built in idle time.", upkeep.pages_built),
+            ("recallkv_pages_refused", "Pages not stored: deleted meanwhile, or too long.", upkeep.pages_refused),
+            ("recallkv_compositions_healed", "Compositions stored as exact chains.", upkeep.healed),
+            ("recallkv_upkeep_failures", "Failed work in idle time.", upkeep.failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily("recallkv_upkeep_waiting", "Work waiting for idle time.", value=upkeep.waiting)
         for name, value in (
             ("recallkv_num_requests_running", capacity.running),
             ("recallkv_num_requests_waiting", capacity.waiting),

@@ -32,6 +32,7 @@ class MemoryOptions(BaseModel):
     mode: Literal["auto", "kv", "text", "off"] | None = None
     top_k: Annotated[int, Field(ge=0, le=64)] | None = None
     ids: Annotated[list[str], Field(max_length=256)] = []
+    fidelity: Literal["exact", "high", "fast"] | None = None
 
 
 class StreamOptions(BaseModel):
@@ -190,3 +191,8 @@ class MemorySearch(Strict):
 
 class CubeAdd(Strict):
     name: str
+    fidelity: Literal["exact", "high", "fast"] | None = None
+
+
+class CubeChange(Strict):
+    fidelity: Literal["exact", "high", "fast"] | None

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from engine.base import Engine
-from engine.transformers import TransformersEngine, load_engine
-from kvcache import SegmentStore
+from engine.transformers import CompositionConfig, TransformersEngine, load_engine
+from kvcache import Repair, SegmentStore
 from memory import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, MemoryStore
-from scheduler import Planner
+from scheduler import Planner, Upkeep
 from server.assets import bundled_embedder_folder, demo_model_folder
 from server.chat import ChatService
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
@@ -36,6 +36,7 @@ class Services:
     memories: MemoryStore
     embedder: Embedder
     chat: ChatService
+    upkeep: Upkeep
     metrics: Metrics
     lock: DataDirLock | None = None
     draining: bool = False
@@ -44,6 +45,7 @@ class Services:
     async def close(self) -> None:
         """Let running requests end, then close everything, the data folder's lock last."""
         self.draining = True
+        await self.upkeep.close()
         await self.engine.close(self.config.server.drain_s)
         await asyncio.to_thread(self.memories.close)
         if self.lock is not None:
@@ -59,18 +61,21 @@ def assemble(
     lock: DataDirLock | None = None,
 ) -> Services:
     """Put finished parts together."""
-    metrics = Metrics(store.stats, engine.capacity)
+    upkeep = Upkeep(engine, memories)
+    metrics = Metrics(store.stats, engine.capacity, upkeep.stats)
     chat = ChatService(
         engine,
         memories,
         Planner(engine, memories),
+        upkeep,
         metrics,
         served_name=config.engine.served_name or config.engine.model,
         default_max_tokens=config.server.default_max_tokens,
         default_mode=config.memory.mode,
         default_top_k=config.memory.top_k,
+        default_fidelity=config.memory.fidelity,
     )
-    return Services(config, engine, store, memories, embedder, chat, metrics, lock)
+    return Services(config, engine, store, memories, embedder, chat, upkeep, metrics, lock)
 
 
 def open_services(config: Config) -> Services:
@@ -113,6 +118,7 @@ def _engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> Transform
             host_bytes=int(cache.host_gb * 1e9),
             disk_bytes=int(cache.disk_gb * 1e9),
             fsync=cache.fsync,
+            codec=cache.codec,
         )
 
     return load_engine(
@@ -127,4 +133,9 @@ def _engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> Transform
         busy_prefill_chunk=config.busy_prefill_chunk,
         context=config.context,
         threads=config.threads,
+        composing=CompositionConfig(
+            high=Repair(cache.repair, cache.high_share),
+            fast=Repair(cache.repair, cache.fast_share),
+            max_kl=cache.max_kl,
+        ),
     )

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 
 from memory import Cube, Hit, Memory
 from server.routes.openai import Provided, Tenant
-from server.schemas import CubeAdd, MemoryAdd, MemoryChange, MemorySearch
+from server.schemas import CubeAdd, CubeChange, MemoryAdd, MemoryChange, MemorySearch
 from server.services import Services
 
 router = APIRouter(prefix="/v1")
@@ -36,7 +36,13 @@ def memory_json(memory: Memory) -> dict[str, Any]:
 
 
 def _cube_json(cube: Cube) -> dict[str, Any]:
-    return {"object": "cube", "id": cube.id, "name": cube.name, "created_at": cube.created_at}
+    return {
+        "object": "cube",
+        "id": cube.id,
+        "name": cube.name,
+        "fidelity": cube.fidelity,
+        "created_at": cube.created_at,
+    }
 
 
 def _hit_json(hit: Hit) -> dict[str, Any]:
@@ -116,6 +122,7 @@ async def change_memory(memory_id: str, body: MemoryChange, services: Provided, 
     old, new = await asyncio.to_thread(change)
     if old.label != new.label or new.status != "active":
         await _forget_segments(services, [old])
+        services.upkeep.changed(tenant, new.cube_id)
     return memory_json(new)
 
 
@@ -124,13 +131,14 @@ async def delete_memory(memory_id: str, services: Provided, tenant: Tenant) -> d
     """Delete a memory and everything that was computed from it."""
     memory = await asyncio.to_thread(services.memories.delete, tenant, memory_id)
     removed = await _forget_segments(services, [memory])
+    services.upkeep.changed(tenant, memory.cube_id)
     return {"object": "memory.deleted", "id": memory.id, "deleted": True, "segments_removed": removed}
 
 
 @router.post("/cubes", status_code=201)
 async def add_cube(body: CubeAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Make a cube."""
-    return _cube_json(await asyncio.to_thread(services.memories.create_cube, tenant, body.name))
+    return _cube_json(await asyncio.to_thread(services.memories.create_cube, tenant, body.name, body.fidelity))
 
 
 @router.get("/cubes")
@@ -144,6 +152,12 @@ async def list_cubes(services: Provided, tenant: Tenant) -> dict[str, Any]:
 async def get_cube(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """A cube by id or name."""
     return _cube_json(await asyncio.to_thread(services.memories.cube, tenant, cube_id))
+
+
+@router.patch("/cubes/{cube_id}")
+async def change_cube(cube_id: str, body: CubeChange, services: Provided, tenant: Tenant) -> dict[str, Any]:
+    """Say how exact the KV of a cube's memories must be; null: as the server says."""
+    return _cube_json(await asyncio.to_thread(services.memories.set_fidelity, tenant, cube_id, body.fidelity))
 
 
 @router.delete("/cubes/{cube_id}")

@@ -1,0 +1,377 @@
+"""How far composed memories are from full prefill, and what that costs: the frontier.
+
+Every strategy answers the same prompts. Divergence is taken over 24 tokens that full prefill generates greedily,
+teacher-forced: KL(full || composed) in nats, the first token's KL, and how often the likeliest token is the same.
+Time to first token is measured through the engine, each strategy against full prefill right before it.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.locomo import Question
+from benchmarks.machine import manifest
+from benchmarks.recall import Fact, answered, planted
+from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
+from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.transformers.composition import place_part, probe
+from kvcache import Certificate, Composed, Part, Repair, Segment, chain_key, root_key
+from scheduler.pages import plan_pages
+
+Build = Literal["naive", "single", "pages"]
+N_TOKENS = 24
+_CHUNK = 512
+# Pages of a benchmark are composed whatever they diverge by: that is what is measured.
+_ADMITTED = Certificate({"high": 0.0, "fast": 0.0}, {"high": 1.0, "fast": 1.0})
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How segments are built (``naive``: alone, without header, and not moved; ``single``: each memory alone behind
+    the header, moved; ``pages``: behind header and lead, together) and how they are repaired."""
+
+    build: Build
+    repair: Repair
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.name or (f"{self.build}+{self.repair.strategy}" if self.build != "naive" else "naive")
+
+
+def frontier(high: Repair, fast: Repair) -> list[Strategy]:
+    """What is compared. The engine's own settings come last, under the names users know."""
+    none = Repair("none", 0.0)
+    grid = [Strategy("naive", none), Strategy("single", none)]
+    grid += [Strategy("single", Repair(name, 0.25)) for name in ("first", "deviation", "attention")]
+    grid += [Strategy("pages", none)]
+    grid += [Strategy("pages", Repair(name, share)) for name in ("first", "deviation") for share in (0.15, 0.25)]
+    grid += [Strategy("pages", Repair("lines", 0.25))]
+    grid += [Strategy("pages", Repair("attention", share)) for share in (0.10, 0.15, 0.40)]
+    return [*grid, Strategy("pages", fast, "fast"), Strategy("pages", high, "high")]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy over one kind of prompt. ``answer_accuracy`` is of the recall task, the divergences are of the
+    others; what was not measured is None."""
+
+    strategy: str
+    build: str
+    repair: str
+    memories: int
+    tokens_each: int
+    questions: int
+    share_recomputed: float
+    kl_mean: float | None
+    kl_first: float | None
+    top1: float | None
+    answer_accuracy: float | None
+    ttft_ratio_to_text: float | None
+
+
+@dataclass
+class _Samples:
+    kl: list[float] = field(default_factory=list)
+    kl_first: list[float] = field(default_factory=list)
+    top1: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
+    ratio: list[float] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A prompt whose memories have been built in every way. ``parts[build]`` is parallel to its memory pieces."""
+
+    prompt: Prompt
+    parts: dict[Build, list[tuple[Segment, Part]]]
+
+    @property
+    def header(self) -> tuple[int, ...]:
+        return self.prompt.pieces[0].token_ids
+
+    @property
+    def begins(self) -> list[int]:
+        """Position of each memory."""
+        begins, position = [], len(self.header)
+        for piece in self.prompt.pieces[1:-1]:
+            begins.append(position)
+            position += len(piece.token_ids)
+        return begins
+
+
+class Lab:
+    """Builds and composes on one engine. Each way of building has a salt of its own, so that the engine's store
+    keeps them apart."""
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        self._engine = engine
+        self._model = engine.model
+
+    def render(self, question: str, memories: Sequence[str], begin: int = 0) -> Prompt:
+        texts = [MemoryText(f"m{begin + i}@1", text) for i, text in enumerate(memories)]
+        return self._engine.render([ChatMessage("user", question)], texts)
+
+    async def case(self, question: str, cube: Sequence[str], chosen: Sequence[int]) -> _Case:
+        """The prompt of a question over the chosen memories of a cube, all of them built."""
+        whole = self.render(question, cube)
+        memories = whole.pieces[1:-1]
+        picked = tuple(memories[i] for i in chosen)
+        prompt = Prompt((whole.pieces[0], *picked, whole.pieces[-1]))
+        parts = await self._engine.on_model(lambda runner: self._build(runner, prompt, memories))
+        return _Case(prompt, parts)
+
+    def with_question(self, case: _Case, question: str) -> _Case:
+        """The same memories, another question."""
+        turns = self.render(question, ["-"]).pieces[-1]
+        return _Case(Prompt((*case.prompt.pieces[:-1], turns)), case.parts)
+
+    def _build(
+        self, runner: ModelRunner, prompt: Prompt, cube: Sequence[Piece]
+    ) -> dict[Build, list[tuple[Segment, Part]]]:
+        header = prompt.pieces[0].token_ids
+        picked = prompt.pieces[1:-1]
+        naive = [self._segment(runner, "naive", (), (), [piece]) for piece in picked]
+        single = [self._segment(runner, "single", header, (), [piece]) for piece in picked]
+        wanted = {piece.label for piece in picked if piece.label is not None}
+        pages: dict[str, tuple[Segment, Part]] = {}
+        for page in plan_pages(cube, wanted, (), lambda a, b: 0.0):
+            lead = tuple(token for piece in page.lead for token in piece.token_ids)
+            segment = self._segment(runner, "pages", header, lead, page.members)
+            pages |= {part.label: (segment, part) for part in segment.parts if part.label is not None}
+        for segment in {s.key: s for s in [*single, *(s for s, _ in pages.values())]}.values():
+            self._engine.store.put(segment)
+        return {
+            "naive": [(segment, segment.parts[0]) for segment in naive],
+            "single": [(segment, segment.parts[0]) for segment in single],
+            "pages": [pages[piece.label or ""] for piece in picked],
+        }
+
+    def _segment(
+        self, runner: ModelRunner, build: Build, header: Sequence[int], lead: Sequence[int], members: Sequence[Piece]
+    ) -> Segment:
+        tokens = [token for piece in members for token in piece.token_ids]
+        start = len(header) + len(lead)
+        kv = self._prefilled(runner, [*header, *lead, *tokens])
+        keys, values = kv.copy_range(start, start + len(tokens))
+        fingerprint = self._model.fingerprint
+        return Segment.standalone(
+            chain_key(root_key(fingerprint, build), header),
+            fingerprint,
+            start,
+            [(piece.token_ids, piece.label) for piece in members],
+            keys,
+            values,
+            lead=lead,
+            certificate=_ADMITTED,
+        )
+
+    def _prefilled(self, runner: ModelRunner, token_ids: Sequence[int]) -> SequenceKV:
+        kv = SequenceKV(self._model.fingerprint.layout, self._model.device, len(token_ids) + N_TOKENS)
+        for begin in range(0, len(token_ids), _CHUNK):
+            runner.forward([Work(kv, token_ids[begin : begin + _CHUNK], 0)])
+        return kv
+
+    def greedy(self, runner: ModelRunner, case: _Case, n: int = N_TOKENS) -> tuple[list[int], torch.Tensor]:
+        """What full prefill says: ``n`` tokens and the logits behind them, float32 [n, vocabulary]."""
+        ids = case.prompt.token_ids
+        kv = self._prefilled(runner, ids[:-1])
+        return _decode(runner, kv, runner.forward([Work(kv, ids[-1:])]), n)
+
+    def composed(self, runner: ModelRunner, case: _Case, strategy: Strategy) -> tuple[SequenceKV, torch.Tensor, float]:
+        """The composed sequence, the logits of its first token, and the share of memory tokens computed anew."""
+        rotation = self._model.rotation
+        assert rotation is not None, "this model's keys cannot be moved"
+        ids = case.prompt.token_ids
+        begin = len(case.header)
+        kv = self._prefilled(runner, case.header)
+        kv.open_region(len(ids) - begin)
+        built = case.parts[strategy.build]
+        for position, (segment, part) in zip(case.begins, built, strict=True):
+            if strategy.build == "naive":  # as they were computed: each as if it stood at the very beginning
+                tokens = slice(part.begin, part.end)
+                kv.place(segment.keys[:, :, tokens], segment.values[:, :, tokens], position, position, rotation)
+            else:
+                place_part(kv, segment, part, position, rotation)
+        composed = _composed(case, built)
+        chosen = strategy.repair.choose(composed, probe(strategy.repair, composed, kv, ids, begin, runner))
+        todo = [*chosen, *range(begin + composed.n_tokens, len(ids))]
+        logits = runner.forward([Work(kv, [ids[i] for i in todo], 1, todo)])
+        return kv, logits, len(chosen) / composed.n_tokens
+
+    async def ttft(self, case: _Case, strategy: Strategy | None) -> float:
+        """Seconds to the first token through the engine; without a strategy by full prefill."""
+        sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+        request = GenerateRequest("bench", case.prompt, sampling, use_segments=False)
+        if strategy is not None:
+            request = GenerateRequest(
+                "bench", case.prompt, sampling, salt=strategy.build, fidelity="high", repair=strategy.repair
+            )
+        begin = time.perf_counter()
+        elapsed = 0.0
+        async for event in self._engine.generate(request):
+            if isinstance(event, Started):
+                elapsed = time.perf_counter() - begin
+                composed = [report.fidelity for report in event.pieces[1:-1]]
+                assert composed == ["exact" if strategy is None else "high"] * len(composed), "not as planned"
+        return elapsed
+
+
+def _composed(case: _Case, built: Sequence[tuple[Segment, Part]]) -> Composed:
+    spans, starts = [], []
+    before: tuple[str, int] | None = None
+    for position, (segment, part) in zip(case.begins, built, strict=True):
+        spans.append(range(position, position + part.n_tokens))
+        starts.append(before != (segment.key, part.begin))
+        before = (segment.key, part.end)
+    return Composed(tuple(spans), tuple(starts))
+
+
+def _decode(runner: ModelRunner, kv: SequenceKV, logits: torch.Tensor, n: int) -> tuple[list[int], torch.Tensor]:
+    tokens, rows = [int(logits[0].argmax())], [logits[0]]
+    while len(tokens) < n:
+        logits = runner.forward([Work(kv, tokens[-1:])])
+        tokens.append(int(logits[0].argmax()))
+        rows.append(logits[0])
+    return tokens, torch.stack(rows)
+
+
+def _divergence(
+    lab: Lab, case: _Case, strategies: Sequence[Strategy]
+) -> Callable[[ModelRunner], list[tuple[float, ...]]]:
+    """On the engine's thread: KL mean, KL of the first token, top-1 agreement and share recomputed, per strategy."""
+
+    def work(runner: ModelRunner) -> list[tuple[float, ...]]:
+        tokens, expected = lab.greedy(runner, case)
+        p = torch.log_softmax(expected.double(), -1)
+        found: list[tuple[float, ...]] = []
+        for strategy in strategies:
+            kv, first, share = lab.composed(runner, case, strategy)
+            rest = runner.forward([Work(kv, tokens[:-1], len(tokens) - 1)])
+            q = torch.log_softmax(torch.cat([first, rest]).double(), -1)
+            kl = (p.exp() * (p - q)).sum(-1)
+            same = (p.argmax(-1) == q.argmax(-1)).double().mean()
+            found.append((kl.mean().item(), kl[0].item(), same.item(), share))
+        return found
+
+    return work
+
+
+async def measure_divergence(
+    engine: TransformersEngine,
+    questions: Sequence[Question],
+    strategies: Sequence[Strategy],
+    tokens_each: int,
+    report: Callable[[str], None],
+) -> list[Row]:
+    """A row for each strategy over the questions."""
+    lab = Lab(engine)
+    samples = {strategy: _Samples() for strategy in strategies}
+    for number, question in enumerate(questions, start=1):
+        case = await lab.case(question.text, question.cube, question.chosen)
+        found = await engine.on_model(_divergence(lab, case, strategies))
+        for strategy, (kl, first, top1, share) in zip(strategies, found, strict=True):
+            into = samples[strategy]
+            into.kl.append(kl)
+            into.kl_first.append(first)
+            into.top1.append(top1)
+            into.share.append(share)
+            if strategy.build != "naive":
+                await lab.ttft(case, strategy)  # stores the header's chain, warms up
+                text = await lab.ttft(case, None)
+                into.ratio.append(await lab.ttft(case, strategy) / text)
+        engine.store.clear()
+        report(f"{number} of {len(questions)} questions")
+    n_memories = len(questions[0].chosen)
+    return [_row(s, samples[s], n_memories, tokens_each, len(questions)) for s in strategies]
+
+
+async def measure_recall(
+    engine: TransformersEngine,
+    strategies: Sequence[Strategy],
+    n_questions: int,
+    report: Callable[[str], None],
+    n_memories: int = 40,
+) -> list[Row]:
+    """A row for full prefill and for each strategy: the share of planted facts that the answer holds."""
+    lab = Lab(engine)
+    rng = random.Random(5)
+    samples = {strategy: _Samples() for strategy in strategies}
+    text: list[bool] = []
+    sizes: list[int] = []
+    while len(text) < n_questions:
+        memories, facts = planted(n_memories, rng)
+        cube = await lab.case("-", memories, range(n_memories))
+        sizes += [len(piece.token_ids) for piece in cube.prompt.pieces[1:-1]]
+        for fact in rng.sample(facts, min(20, n_questions - len(text))):
+            case = lab.with_question(cube, fact.question)
+            got = await engine.on_model(_answers(lab, engine, case, fact, strategies))
+            text.append(got[0][0])
+            for strategy, (right, share) in zip(strategies, got[1:], strict=True):
+                samples[strategy].right.append(right)
+                samples[strategy].share.append(share)
+            report(f"{len(text)} of {n_questions} facts")
+        engine.store.clear()
+    tokens_each = round(statistics.mean(sizes))
+    accuracy = sum(text) / len(text)
+    full = Row("text", "text", "none", n_memories, tokens_each, len(text), 1.0, 0.0, 0.0, 1.0, accuracy, 1.0)
+    return [full, *(_row(s, samples[s], n_memories, tokens_each, len(text)) for s in strategies)]
+
+
+def _answers(
+    lab: Lab, engine: TransformersEngine, case: _Case, fact: Fact, strategies: Sequence[Strategy]
+) -> Callable[[ModelRunner], list[tuple[bool, float]]]:
+    n = 16
+
+    def right(tokens: list[int]) -> bool:
+        ends = [i for i, token in enumerate(tokens) if token in engine.model.eos_token_ids]
+        return answered(fact, engine.detokenize(tokens[: ends[0]] if ends else tokens))
+
+    def work(runner: ModelRunner) -> list[tuple[bool, float]]:
+        results = [(right(lab.greedy(runner, case, n)[0]), 1.0)]
+        for strategy in strategies:
+            kv, logits, share = lab.composed(runner, case, strategy)
+            results.append((right(_decode(runner, kv, logits, n)[0]), share))
+        return results
+
+    return work
+
+
+def _row(strategy: Strategy, samples: _Samples, n_memories: int, tokens_each: int, n: int) -> Row:
+    def mean(values: Sequence[float]) -> float | None:
+        return round(statistics.mean(values), 4) if values else None
+
+    return Row(
+        strategy=strategy.label,
+        build=strategy.build,
+        repair=strategy.repair.strategy,
+        memories=n_memories,
+        tokens_each=tokens_each,
+        questions=n,
+        share_recomputed=mean(samples.share) or 0.0,
+        kl_mean=mean(samples.kl),
+        kl_first=mean(samples.kl_first),
+        top1=mean(samples.top1),
+        answer_accuracy=mean(samples.right),
+        ttft_ratio_to_text=round(statistics.median(samples.ratio), 4) if samples.ratio else None,
+    )
+
+
+def result(engine: TransformersEngine, rows: Sequence[Row], data: str) -> dict[str, Any]:
+    """The JSON: machine, model, and the rows."""
+    model = engine.model
+    return {
+        "machine": manifest(model.device, model.fingerprint.layout.dtype),
+        "model": engine.model_id,
+        "fingerprint": engine.fingerprint.digest,
+        "data": data,
+        "rows": [asdict(row) for row in rows],
+    }
