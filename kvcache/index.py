@@ -271,6 +271,11 @@ class Index:
     def has_children(self, key: str) -> bool:
         return any(self._children.get(key, {}).values())
 
+    def unreachable(self) -> list[str]:
+        """Chained segments whose chain has a gap before them, so that no prompt can find them."""
+        lost = [e for e in self._entries.values() if e.root is None and e.start > 0 and e.parent not in self._entries]
+        return self.with_descendants(entry.key for entry in lost)
+
     def with_label(self, label: str) -> set[str]:
         return set(self._by_label.get(label, ()))
 

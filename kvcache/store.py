@@ -59,7 +59,16 @@ class StoreStats:
     dropped_writes: int
     evictions: dict[TierName, int]
     bytes: dict[TierName, int]
+    budgets: dict[TierName, int]
     segments: dict[TierName, int]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What was removed: segments that nothing could reach, and files that had been refused."""
+
+    unreachable: int
+    quarantined: int
 
 
 class SegmentStore:
@@ -277,6 +286,17 @@ class SegmentStore:
         with self._lock:
             return sum(self.remove_label(label) for label in self._index.labels() - keep_labels)
 
+    def collect_garbage(self) -> Garbage:
+        """Remove what cannot be used: segments behind a gap in their chain, and the files in quarantine."""
+        with self._lock:
+            unreachable = self._index.unreachable()
+            for key in unreachable:
+                self._remove(key)
+        jail = list((self._folder / "quarantine").glob("*"))
+        for path in jail:
+            path.unlink(missing_ok=True)
+        return Garbage(len(unreachable), len(jail))
+
     def clear(self) -> int:
         """Remove all segments from every tier."""
         with self._lock:
@@ -305,6 +325,11 @@ class SegmentStore:
                     "device": self._on_device.nbytes,
                     "host": self._on_host.nbytes,
                     "disk": self._disk_used,
+                },
+                budgets={
+                    "device": self._on_device.budget,
+                    "host": self._on_host.budget,
+                    "disk": self._disk_bytes,
                 },
                 segments={"device": len(self._on_device), "host": len(self._on_host), "disk": on_disk},
             )

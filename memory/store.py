@@ -389,6 +389,16 @@ class MemoryStore:
             ).fetchone()
         return int(row[0])
 
+    def labels_of(self, tenant: str) -> set[str]:
+        """Labels of the tenant's active memories."""
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT m.* FROM memories m JOIN cubes c ON c.id = m.cube_id"
+                " WHERE c.tenant = ? AND m.status = 'active'",
+                (tenant,),
+            ).fetchall()
+        return {memory_of(row).label for row in rows}
+
     def active_labels(self) -> set[str]:
         """Labels (``Memory.label``) of all active memories of all tenants: what segments may stand for."""
         with self._database.read() as db:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,11 +17,16 @@ from rich.table import Table
 from server.cli.memory import Format, Output
 from server.cli.text import plain
 from server.config import default_data_dir
+from server.lock import DataDirLock
 
-app = typer.Typer(no_args_is_help=True, help="Look at stored segments.")
+if TYPE_CHECKING:  # imported where used: torch takes seconds
+    from kvcache import Entry, SegmentStore
+
+app = typer.Typer(no_args_is_help=True, help="Look at and tidy up stored segments.")
 console = Console(highlight=False)
 
 DataDir = Annotated[Path | None, typer.Option(envvar="RECALLKV_DATA_DIR", help="The server's data folder.")]
+Key = Annotated[str, typer.Argument(help="A segment's key, or how it begins.")]
 
 
 def _folder(data_dir: Path | None) -> Path:
@@ -32,17 +40,84 @@ def list_(data_dir: DataDir = None, format: Output = Format.terminal) -> None:
 
     entries = list_folder(_folder(data_dir))
     if format is Format.json:
-        fields = ("key", "parent", "start", "n_tokens", "nbytes", "created_at", "last_used_at", "uses")
-        print(json.dumps([{f: getattr(e, f) for f in fields} | {"labels": sorted(e.labels)} for e in entries]))
+        print(json.dumps([_entry_json(entry) for entry in entries]))
         return
-    table = Table("segment", "tokens", "MiB", "uses", "last used", "memory")
+    table = Table("segment", "kind", "tokens", "MiB", "uses", "last used", "memory")
     for entry in entries:
         used = datetime.fromtimestamp(entry.last_used_at, UTC).isoformat(timespec="seconds")
         span = f"{entry.start}-{entry.start + entry.n_tokens}"
         labels = ", ".join(sorted(entry.labels)) or "-"
-        table.add_row(entry.key[:12], span, f"{entry.nbytes / 2**20:.1f}", str(entry.uses), used, plain(labels))
+        kind = entry.kind + (" (pinned)" if entry.pinned else "")
+        size = f"{entry.disk_bytes / 2**20:.1f}"
+        table.add_row(entry.key[:12], kind, span, size, str(entry.uses), used, plain(labels))
     console.print(table)
-    console.print(f"{len(entries)} segments, {sum(entry.nbytes for entry in entries) / 2**20:.1f} MiB")
+    console.print(f"{len(entries)} segments, {sum(entry.disk_bytes for entry in entries) / 2**20:.1f} MiB")
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    fields = ("key", "kind", "parent", "start", "n_tokens", "nbytes", "disk_bytes", "pinned")
+    times = ("created_at", "last_used_at", "uses")
+    shown = {name: getattr(entry, name) for name in (*fields, *times)}
+    parts = [{"tokens": part.n_tokens, "memory": part.label} for part in entry.parts]
+    certificate = None if entry.certificate is None else asdict(entry.certificate)
+    return shown | {"labels": sorted(entry.labels), "parts": parts, "certificate": certificate}
+
+
+def _found(entries: list[Entry], key: str) -> Entry:
+    """The one entry whose key begins so."""
+    matching = [entry for entry in entries if entry.key.startswith(key)]
+    if len(matching) != 1:
+        raise typer.BadParameter(f"{len(matching)} segments have a key that begins with '{key}'")
+    return matching[0]
+
+
+@app.command()
+def show(key: Key, data_dir: DataDir = None) -> None:
+    """All that is known of a segment: what it holds, how exact it is, how much it is used."""
+    from kvcache import list_folder
+
+    print(json.dumps(_entry_json(_found(list_folder(_folder(data_dir)), key)), indent=1))
+
+
+@app.command()
+def pin(
+    key: Key,
+    off: Annotated[bool, typer.Option("--off", help="Let it be evicted again.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Keep a segment on disk whatever its value. The server must not be running."""
+    with _own_store(data_dir) as store:
+        entry = _found(store.entries(), key)
+        store.keep(entry.key, pinned=not off)
+    console.print(f"{entry.key[:12]} {'may be evicted again' if off else 'is kept'}")
+
+
+@app.command()
+def gc(data_dir: DataDir = None) -> None:
+    """Remove what cannot be used: files without an entry, segments behind a gap, refused files. The server must not
+    be running."""
+    with _own_store(data_dir) as store:
+        garbage = store.collect_garbage()
+        left = len(store.entries())
+    console.print(
+        f"removed {garbage.unreachable} unreachable segments and {garbage.quarantined} refused files; {left} left"
+    )
+
+
+@contextmanager
+def _own_store(data_dir: Path | None) -> Iterator[SegmentStore]:
+    """The folder's store, with no server at work in it. Raises ``DataDirLocked``."""
+    from kvcache import SegmentStore
+
+    lock = DataDirLock(data_dir or default_data_dir())
+    try:
+        store = SegmentStore(_folder(data_dir), disk_bytes=1 << 62)
+        try:
+            yield store
+        finally:
+            store.close()
+    finally:
+        lock.release()
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine
+from engine.transformers import BatchingConfig, CompositionConfig, LoadedModel, TransformersEngine
 from kvcache import SegmentStore
 from memory import HashEmbedder, MemoryStore
 from server.app import create_app
@@ -55,7 +55,14 @@ def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running
     store = SegmentStore(folder / "segments")
     embedder = HashEmbedder()
     memories = MemoryStore(folder / "memories.sqlite", embedder)
-    engine = TransformersEngine(model, store, model_id="tiny", batching=BatchingConfig(16, 128, 32), max_waiting=4)
+    engine = TransformersEngine(
+        model,
+        store,
+        model_id="tiny",
+        batching=BatchingConfig(16, 128, 32),
+        composing=CompositionConfig(max_kl=float("inf"), min_saved_tokens=0),
+        max_waiting=4,
+    )
     services = assemble(config, engine, store, memories, embedder)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))

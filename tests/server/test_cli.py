@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kvcache import SegmentStore
+from kvcache.index import segment_path
 from server.cli import NAMED_ERRORS, main
+from server.lock import DataDirLock
+from tests.kvcache.conftest import make_segment
 from tests.server.running import Running
 
 
@@ -132,6 +136,36 @@ def test_cache_commands(server: Running, capsys: pytest.CaptureFixture[str]) -> 
     status, out, _ = call(capsys, "cache", "verify", *where)
     assert status == 0
     assert "0 bad" in out
+    key = server.services.store.entries()[0].key
+    assert json.loads(call(capsys, "cache", "show", key[:10], *where)[1])["key"] == key
+
+
+def test_pin_and_gc_in_a_folder_that_nobody_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--data-dir", str(tmp_path))
+    store = SegmentStore(tmp_path / "segments")
+    first = make_segment()
+    second = make_segment((4, 5), after=first)
+    store.put(first)
+    store.put(second)
+    store.close()
+    assert call(capsys, "cache", "pin", first.key[:8], *where)[0] == 0
+    assert json.loads(call(capsys, "cache", "show", first.key, *where)[1])["pinned"] is True
+    assert call(capsys, "cache", "pin", first.key, "--off", *where)[0] == 0
+    assert json.loads(call(capsys, "cache", "show", first.key, *where)[1])["pinned"] is False
+    assert call(capsys, "cache", "show", "nothing", *where)[0] == 2
+    lock = DataDirLock(tmp_path)
+    for changing in (("pin", first.key), ("gc",)):
+        status, _, err = call(capsys, "cache", *changing, *where)
+        assert status == 1
+        assert "in use" in err
+    lock.release()
+    segment_path(tmp_path / "segments", first.key).unlink()
+    stray = segment_path(tmp_path / "segments", "ab" * 32)
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"x")
+    status, out, _ = call(capsys, "cache", "gc", *where)
+    assert (status, "removed 1 unreachable" in out, "0 left" in out) == (0, True, True)
+    assert not stray.exists()
 
 
 def test_verify_exits_with_1_on_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
