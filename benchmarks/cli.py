@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import codec as codec_bench
 from benchmarks import fidelity as fidelity_bench
 from benchmarks import http as http_bench
+from benchmarks import store as store_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
 from benchmarks.locomo import load_questions
@@ -191,3 +193,63 @@ def _print_fidelity(result: dict[str, Any]) -> None:
         size = f"{row['memories']} x {row['tokens_each']}"
         table.add_row(row["strategy"], size, f"{row['share_recomputed']:.2f}", *shown)
     console.print(table)
+
+
+@app.command()
+def codec(
+    data: Annotated[Path, typer.Option(help="A LoCoMo or MuSiQue file.", exists=True, dir_okay=False)],
+    model: Model = "demo",
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts over which the KL is taken.")] = 8,
+    json_file: JsonFile = None,
+) -> None:
+    """Codecs: bytes, speed on one core, KL added."""
+
+    async def run(folder: Path) -> dict[str, Any]:
+        engine = open_engine(model, folder)
+        try:
+            asked = load_questions(data, 6, 128, prompts, lambda text: engine.tokenize(text), seed=0)
+            made = [(q.text, [q.cube[i] for i in q.chosen]) for q in asked]
+            with console.status("measuring") as status:
+                return await codec_bench.measure(engine, made, status.update)
+        finally:
+            await engine.close()
+
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        result = asyncio.run(run(Path(folder)))
+    table = Table(title=f"Codecs: {result['model']}")
+    for column in ("codec", "of bf16", "encode GB/s", "decode GB/s", "to bf16", "KL added", "top-1"):
+        table.add_column(column, justify="left" if column == "codec" else "right", no_wrap=True)
+    for row in result["rows"]:
+        name = row["codec"] + (", before rotation" if row["before_rotation"] else "")
+        speeds = [f"{row[key]:.2f}" for key in ("encode_gb_s", "decode_gb_s", "decode_bf16_gb_s")]
+        table.add_row(name, f"{row['share_of_bf16']:.3f}", *speeds, f"{row['kl_added']:.5f}", f"{row['top1']:.3f}")
+    console.print(table)
+    _write(result, json_file)
+
+
+@app.command()
+def store(
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds of reading.")] = 5,
+    segments: Annotated[int, typer.Option(min=100, help="Segments to find one among.")] = 10_000,
+    folder: Annotated[Path | None, typer.Option(help="Where to write; a temporary folder without it.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """The segment store: reading against the drive's own speed, finding among many."""
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-", dir=folder) as where, console.status("...") as status:
+        reads = store_bench.measure_reads(Path(where) / "reads", repeat, status.update)
+        status.update(f"{segments} segments")
+        finding = store_bench.measure_finding(Path(where) / "finding", segments, 200)
+    table = Table(title="From disk to where attention reads")
+    for column in ("kind", "codec", "segments", "MB", "raw GB/s", "injected GB/s", "ratio"):
+        table.add_column(column, justify="left" if column in ("kind", "codec") else "right", no_wrap=True)
+    for row in reads:
+        sizes = [f"{row.segments} x {row.tokens_each}", f"{row.file_mb:.0f}"]
+        table.add_row(
+            row.kind, row.codec, *sizes, f"{row.raw_gb_s:.2f}", f"{row.injected_gb_s:.2f}", f"{row.ratio:.2f}"
+        )
+    console.print(table)
+    console.print(
+        f"{finding.segments} segments: open {finding.open_s:.2f} s, {finding.bytes_read_at_open / 1e6:.1f} MB read; "
+        f"chain {finding.match_ms:.3f} ms, part {finding.find_part_ms:.3f} ms, at most {finding.lookup_max_ms:.3f} ms"
+    )
+    _write(store_bench.result(reads, finding), json_file)

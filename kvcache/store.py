@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
 _MAX_DEAD_LABELS = 100_000
+# Enough to keep a drive's queue filled while others are checked and decoded.
+_READERS = 4
 _MAX_QUEUED_WRITES = 256
 _MAX_QUEUED_BYTES = 2 << 30
 
@@ -113,6 +116,7 @@ class SegmentStore:
         self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
         self._closed = False
         self._queued: dict[str, Segment] = {}  # waiting to be written: in memory, whatever the tiers evict
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader")
         self._writes: queue.Queue[Segment | None] = queue.Queue(_MAX_QUEUED_WRITES)
         self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
         self._writer.start()
@@ -177,6 +181,21 @@ class SegmentStore:
                 self._on_host.pop(key)
                 self._admit(segment)
         return Loaded(segment, tier, (time.perf_counter() - begin) * 1e3)
+
+    def load_many(self, keys: Sequence[str], fingerprint: Fingerprint) -> list[Loaded | None]:
+        """Several segments at once: reads, checks and decoding overlap. None stands for one that is missing."""
+
+        def load(key: str) -> Loaded | None:
+            try:
+                return self.load(key, fingerprint)
+            except SegmentMissing:
+                return None
+
+        on_disk = [key for key in dict.fromkeys(keys) if self.tier_of(key) == "disk"]
+        if len(on_disk) < 2:
+            return [load(key) for key in keys]
+        read = dict(zip(on_disk, self._readers.map(load, on_disk), strict=True))
+        return [read[key] if key in read else load(key) for key in keys]
 
     def count_miss(self, n: int = 1) -> None:
         """Count pieces that were looked for and had to be computed."""
@@ -340,6 +359,7 @@ class SegmentStore:
             if self._closed:
                 return
             self._closed = True
+        self._readers.shutdown(wait=True)
         self._writes.put(None)
         self._writer.join()
         with self._lock:

@@ -72,6 +72,8 @@ class CacheConfig:
     host_gb: float = _range(4.0, 0, 1e6)
     disk_gb: float = _range(20.0, 0, 1e6)
     fsync: bool = True
+    weigh_loading: bool = True
+    """Load a segment only where that is quicker than computing its tokens, as measured at start."""
     codec: Literal["none", "zstd", "fp8", "int8", "int4"] = "none"
     """How pages are written to disk; chained segments stay exact whatever it says."""
     max_kl: float = _range(0.25, 0, 1e6)

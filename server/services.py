@@ -133,6 +133,7 @@ def _engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> Transform
         busy_prefill_chunk=config.busy_prefill_chunk,
         context=config.context,
         threads=config.threads,
+        weigh_loading=cache.weigh_loading,
         composing=CompositionConfig(
             high=Repair(cache.repair, cache.high_share),
             fast=Repair(cache.repair, cache.fast_share),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import torch
 
 from engine.base import Fidelity, GenerateRequest, Prompt
 from engine.transformers.attention import Probe, SequenceKV
+from engine.transformers.cost import CostModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import (
     Composed,
@@ -139,7 +141,12 @@ def probe(
 
 
 def find_composition(
-    request: GenerateRequest, root: str, chained_tokens: int, store: SegmentStore, config: CompositionConfig
+    request: GenerateRequest,
+    root: str,
+    chained_tokens: int,
+    store: SegmentStore,
+    config: CompositionConfig,
+    cost: CostModel | None = None,
 ) -> Composition | None:
     """The composition of a request whose first ``chained_tokens`` tokens are chained already, or None."""
     pieces = request.prompt.pieces
@@ -148,12 +155,30 @@ def find_composition(
     header_key = chain_key(root, pieces[0].token_ids)
     placements = find_parts(request.prompt, standalone_root(header_key), chained_tokens, store, request, config)
     repair = config.repair(request)
+    if cost is not None:
+        placements = _worth_loading(placements, 1.0 - repair.share, store, cost)
     saved = sum(len(placement.span) for placement in placements) * (1.0 - repair.share)
     if repair.signal == "attention":
         saved -= min(PROBE_TOKENS, len(pieces[-1].token_ids))
     if saved < config.min_saved_tokens:
         return None
     return Composition(request.fidelity, repair, placements)
+
+
+def _worth_loading(
+    placements: list[Placement], saved_share: float, store: SegmentStore, cost: CostModel
+) -> list[Placement]:
+    """Without those whose page takes longer to load than its tokens take to compute."""
+    used: Counter[str] = Counter()
+    for placement in placements:
+        used[placement.entry.key] += placement.part.n_tokens
+    return [
+        p
+        for p in placements
+        if cost.worth_composing(
+            p.entry, store.tier_of(p.entry.key), used[p.entry.key] * saved_share, placements[0].position
+        )
+    ]
 
 
 def find_parts(

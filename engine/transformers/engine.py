@@ -15,6 +15,7 @@ from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryTex
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
 from engine.prompt import PromptRenderer
 from engine.transformers.composition import CompositionConfig
+from engine.transformers.cost import CostModel, calibrated
 from engine.transformers.loading import LoadedModel, choose_device, load_model
 from engine.transformers.pages import MAX_PROBES, PROBE_ANSWER_TOKENS, PageBuilder, PageProbe, spread
 from engine.transformers.runner import ModelRunner
@@ -37,6 +38,7 @@ class TransformersEngine:
         model_id: str,
         batching: BatchingConfig | None = None,
         composing: CompositionConfig | None = None,
+        cost: CostModel | None = None,
         max_waiting: int = 256,
     ) -> None:
         self.model = model
@@ -47,7 +49,7 @@ class TransformersEngine:
         self._closed = False
         self.store = store
         self._composing = composing or CompositionConfig()
-        self._worker = EngineWorker(model, store, batching or BatchingConfig(), self._composing, self.token_text)
+        self._worker = EngineWorker(model, store, batching or BatchingConfig(), self._composing, self.token_text, cost)
         self._worker.start()
 
     @property
@@ -196,8 +198,10 @@ def load_engine(
     context: int | None = None,
     threads: int | None = None,
     composing: CompositionConfig | None = None,
+    weigh_loading: bool = False,
 ) -> TransformersEngine:
-    """Load a model and start its engine. ``threads``: CPU threads of the model (default: torch's own choice)."""
+    """Load a model and start its engine. ``threads``: CPU threads of the model (default: torch's own choice);
+    ``weigh_loading``: measure this machine, and load segments only where that beats computing."""
     if threads is not None:
         torch.set_num_threads(threads)
     store = open_store(choose_device(device))
@@ -208,5 +212,11 @@ def load_engine(
         raise
     batching = BatchingConfig(max_running, prefill_chunk, busy_prefill_chunk)
     return TransformersEngine(
-        loaded, store, model_id=model_id, batching=batching, composing=composing, max_waiting=max_waiting
+        loaded,
+        store,
+        model_id=model_id,
+        batching=batching,
+        composing=composing,
+        cost=calibrated(loaded) if weigh_loading else None,
+        max_waiting=max_waiting,
     )

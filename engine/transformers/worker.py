@@ -23,12 +23,13 @@ from engine.base import Capacity, Started
 from engine.errors import EngineClosed, EngineError
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import Composition, CompositionConfig, find_composition
+from engine.transformers.cost import CostModel
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sampler import Sampler
 from engine.transformers.sequence import Choice, Group, token_logprobs
 from engine.transformers.text import TextStream
-from kvcache import KVCacheError, Loaded, Segment, SegmentMissing, SegmentStore
+from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentMissing, SegmentStore
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -92,12 +93,14 @@ class EngineWorker(threading.Thread):
         config: BatchingConfig,
         composing: CompositionConfig,
         token_text: Callable[[int], str],
+        cost: CostModel | None = None,
     ) -> None:
         super().__init__(name="engine", daemon=True)
         self._model = model
         self._store = store
         self._config = config
         self._composing = composing
+        self._cost = cost
         self._token_text = token_text
         self._runner = ModelRunner(model.model)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -246,9 +249,14 @@ class EngineWorker(threading.Thread):
         if not group.request.use_segments:
             return
         group.matched = self._store.match(group.root, group.token_ids)
+        if self._cost is not None:
+            worth = self._cost.worth_loading(group.matched, len(group.token_ids), self._store.tier_of)
+            del group.matched[worth:]
         chained = sum(entry.n_tokens for entry in group.matched)
         if self._model.rotation is not None:
-            group.composition = find_composition(group.request, group.root, chained, self._store, self._composing)
+            group.composition = find_composition(
+                group.request, group.root, chained, self._store, self._composing, self._cost
+            )
         placements = group.composition.placements if group.composition is not None else []
         group.pinned = [entry.key for entry in group.matched]
         group.pinned += {placement.entry.key: None for placement in placements}
@@ -275,7 +283,7 @@ class EngineWorker(threading.Thread):
         begin = time.perf_counter()
         for entry in group.matched:
             try:
-                loaded = self._store.load(entry.key, self._model.fingerprint)
+                loaded = self._load_segment(entry)
             except SegmentMissing:
                 break
             if loaded.segment.token_ids != group.token_ids[entry.start : entry.start + entry.n_tokens]:
@@ -286,6 +294,13 @@ class EngineWorker(threading.Thread):
             self._load_pages(group.composition)
         group.load_s = time.perf_counter() - begin
 
+    def _load_segment(self, entry: Entry) -> Loaded:
+        loaded = self._store.load(entry.key, self._model.fingerprint)
+        if self._cost is not None:
+            nbytes = entry.disk_bytes if loaded.tier == "disk" else entry.nbytes
+            self._cost.observe_load(loaded.tier, nbytes, loaded.load_ms / 1e3)
+        return loaded
+
     def _load_pages(self, composition: Composition) -> None:
         """Bring each page to the device once; what is missing is computed."""
         pages: dict[str, Loaded | None] = {}
@@ -293,7 +308,7 @@ class EngineWorker(threading.Thread):
             key = placement.entry.key
             if key not in pages:
                 try:
-                    pages[key] = self._store.load(key, self._model.fingerprint)
+                    pages[key] = self._load_segment(placement.entry)
                 except SegmentMissing:
                     pages[key] = None
             placement.loaded = pages[key]

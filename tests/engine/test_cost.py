@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from engine.base import PieceReport
+from engine.transformers import LoadedModel, TransformersEngine
+from engine.transformers.cost import CostModel, calibrated
+from kvcache import SegmentStore, TierName
+from kvcache.index import Entry
+from tests.engine.test_engine import collect, prompt_of
+from tests.kvcache.conftest import make_segment
+
+
+def chain(*lengths: int) -> list[Entry]:
+    entries, segment = [], None
+    for i, n in enumerate(lengths):
+        segment = make_segment([i] * n, after=segment)
+        entry = Entry.of(segment)
+        entry.disk_bytes = entry.nbytes
+        entries.append(entry)
+    return entries
+
+
+@pytest.mark.parametrize(("bandwidth", "expected"), [(1e12, 3), (1.0, 0)])
+def test_a_drive_is_used_where_it_is_faster(bandwidth: float, expected: int) -> None:
+    cost = CostModel(1e-4, 1e-7)
+    cost.bandwidth["disk"] = bandwidth
+    assert cost.worth_loading(chain(10, 20, 30), 100, lambda key: "disk") == expected
+
+
+def test_what_lies_in_memory_is_used_and_a_slow_end_is_computed() -> None:
+    entries = chain(10, 20, 30)
+    tiers: dict[str, TierName] = {entries[0].key: "device", entries[1].key: "device", entries[2].key: "disk"}
+    cost = CostModel(1e-4, 0.0)
+    cost.bandwidth["disk"] = 1.0
+    assert cost.worth_loading(entries, 100, tiers.get) == 2
+
+
+def test_a_slow_beginning_is_loaded_for_what_stands_behind_it() -> None:
+    """A chain has no middle without its beginning."""
+    entries = chain(1, 1000)
+    tiers: dict[str, TierName] = {entries[0].key: "disk", entries[1].key: "device"}
+    cost = CostModel(1e-3, 0.0)
+    cost.bandwidth["disk"] = entries[0].nbytes / 0.5
+    assert cost.worth_loading(entries, 1100, tiers.get) == 2
+
+
+def test_estimates_follow_the_loads() -> None:
+    cost = CostModel(1e-4, 0.0)
+    for _ in range(30):
+        cost.observe_load("disk", 10**6, 0.1)
+    assert cost.bandwidth["disk"] == pytest.approx(1e7, rel=0.01)
+    cost.observe_load("device", 10**6, 5.0)
+    assert cost.bandwidth["device"] == float("inf")
+
+
+def test_a_model_is_measured(model: LoadedModel) -> None:
+    cost = calibrated(model)
+    assert cost.token_s > 0.0
+    assert cost.pair_s >= 0.0
+    assert cost.compute_s(100, 1000) >= cost.compute_s(100, 0) > 0.0
+
+
+def test_the_engine_computes_where_that_is_quicker(model: LoadedModel, tmp_path: Path) -> None:
+    async def sources(cost: CostModel) -> list[PieceReport]:
+        engine = TransformersEngine(model, SegmentStore(tmp_path), model_id="tiny", cost=cost)
+        await collect(engine, prompt_of(20, 9, 11))
+        engine.store.demote("disk")
+        started, _ = await collect(engine, prompt_of(20, 9, 11))
+        await engine.close()
+        return list(started.pieces)
+
+    quick_drive, slow_drive = CostModel(1.0, 0.0), CostModel(1e-9, 0.0)
+    assert [report.source for report in asyncio.run(sources(quick_drive))] == ["disk", "disk", "computed"]
+    assert [report.source for report in asyncio.run(sources(slow_drive))] == ["computed"] * 3
