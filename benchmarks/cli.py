@@ -33,7 +33,7 @@ Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
 
 
-def open_engine(model: str, folder: Path) -> TransformersEngine:
+def open_engine(model: str, folder: Path, composing: CompositionConfig | None = None) -> TransformersEngine:
     """An engine with its segments in ``folder`` and budgets that hold everything a benchmark stores."""
     source = demo_model_folder() if model == "demo" else model
     budget = 64 << 30
@@ -41,7 +41,7 @@ def open_engine(model: str, folder: Path) -> TransformersEngine:
     def open_store(device: Any) -> SegmentStore:
         return SegmentStore(folder, device=device, device_bytes=budget, host_bytes=budget, disk_bytes=budget)
 
-    return load_engine(source, model_id=model, open_store=open_store)
+    return load_engine(source, model_id=model, open_store=open_store, composing=composing)
 
 
 def _write(result: dict[str, Any], path: Path | None) -> None:
@@ -158,7 +158,7 @@ def fidelity(
     strategies = fidelity_bench.frontier(defaults.high, defaults.fast)
 
     async def run(folder: Path) -> dict[str, Any]:
-        engine = open_engine(model, folder)
+        engine = open_engine(model, folder, fidelity_bench.ALWAYS)
         rows: list[fidelity_bench.Row] = []
         try:
             with console.status("measuring") as status:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from benchmarks.locomo import Question
 from benchmarks.machine import manifest
 from benchmarks.recall import Fact, answered, planted
 from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
-from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.transformers import CompositionConfig, ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composition import place_part, probe
 from kvcache import Certificate, Composed, Part, Repair, Segment, chain_key, root_key
 from scheduler.pages import plan_pages
 
+# Composes whatever can be composed, also where it does not pay.
+ALWAYS = CompositionConfig(max_kl=float("inf"), min_saved_tokens=-(1 << 30))
 Build = Literal["naive", "single", "pages"]
 N_TOKENS = 24
 _CHUNK = 512
@@ -180,11 +182,14 @@ class Lab:
             runner.forward([Work(kv, token_ids[begin : begin + _CHUNK], 0)])
         return kv
 
-    def greedy(self, runner: ModelRunner, case: _Case, n: int = N_TOKENS) -> tuple[list[int], torch.Tensor]:
-        """What full prefill says: ``n`` tokens and the logits behind them, float32 [n, vocabulary]."""
+    def greedy(
+        self, runner: ModelRunner, case: _Case, n: int = N_TOKENS, ends: Collection[int] = ()
+    ) -> tuple[list[int], torch.Tensor]:
+        """What full prefill says: ``n`` tokens, or fewer where one of ``ends`` comes, and the logits behind them,
+        float32 [n, vocabulary]."""
         ids = case.prompt.token_ids
         kv = self._prefilled(runner, ids[:-1])
-        return _decode(runner, kv, runner.forward([Work(kv, ids[-1:])]), n)
+        return _decode(runner, kv, runner.forward([Work(kv, ids[-1:])]), n, ends)
 
     def composed(self, runner: ModelRunner, case: _Case, strategy: Strategy) -> tuple[SequenceKV, torch.Tensor, float]:
         """The composed sequence, the logits of its first token, and the share of memory tokens computed anew."""
@@ -235,9 +240,11 @@ def _composed(case: _Case, built: Sequence[tuple[Segment, Part]]) -> Composed:
     return Composed(tuple(spans), tuple(starts))
 
 
-def _decode(runner: ModelRunner, kv: SequenceKV, logits: torch.Tensor, n: int) -> tuple[list[int], torch.Tensor]:
+def _decode(
+    runner: ModelRunner, kv: SequenceKV, logits: torch.Tensor, n: int, ends: Collection[int] = ()
+) -> tuple[list[int], torch.Tensor]:
     tokens, rows = [int(logits[0].argmax())], [logits[0]]
-    while len(tokens) < n:
+    while len(tokens) < n and tokens[-1] not in ends:
         logits = runner.forward([Work(kv, tokens[-1:])])
         tokens.append(int(logits[0].argmax()))
         rows.append(logits[0])
@@ -300,18 +307,21 @@ async def measure_recall(
     n_questions: int,
     report: Callable[[str], None],
     n_memories: int = 40,
+    n_cube: int = 50,
 ) -> list[Row]:
-    """A row for full prefill and for each strategy: the share of planted facts that the answer holds."""
+    """A row for full prefill and for each strategy: the share of planted facts that the answer holds. The prompt
+    holds ``n_memories`` of a cube of ``n_cube``, so that pages are used in part, behind other neighbours."""
     lab = Lab(engine)
     rng = random.Random(5)
     samples = {strategy: _Samples() for strategy in strategies}
     text: list[bool] = []
     sizes: list[int] = []
     while len(text) < n_questions:
-        memories, facts = planted(n_memories, rng)
-        cube = await lab.case("-", memories, range(n_memories))
+        memories, facts = planted(n_cube, rng)
+        chosen = sorted(rng.sample(range(n_cube), n_memories))
+        cube = await lab.case("-", memories, chosen)
         sizes += [len(piece.token_ids) for piece in cube.prompt.pieces[1:-1]]
-        for fact in rng.sample(facts, min(20, n_questions - len(text))):
+        for fact in rng.sample([facts[i] for i in chosen], min(20, n_questions - len(text))):
             case = lab.with_question(cube, fact.question)
             got = await engine.on_model(_answers(lab, engine, case, fact, strategies))
             text.append(got[0][0])
@@ -329,17 +339,16 @@ async def measure_recall(
 def _answers(
     lab: Lab, engine: TransformersEngine, case: _Case, fact: Fact, strategies: Sequence[Strategy]
 ) -> Callable[[ModelRunner], list[tuple[bool, float]]]:
-    n = 16
+    n, ends = 16, engine.model.eos_token_ids
 
     def right(tokens: list[int]) -> bool:
-        ends = [i for i, token in enumerate(tokens) if token in engine.model.eos_token_ids]
-        return answered(fact, engine.detokenize(tokens[: ends[0]] if ends else tokens))
+        return answered(fact, engine.detokenize(tokens))
 
     def work(runner: ModelRunner) -> list[tuple[bool, float]]:
-        results = [(right(lab.greedy(runner, case, n)[0]), 1.0)]
+        results = [(right(lab.greedy(runner, case, n, ends)[0]), 1.0)]
         for strategy in strategies:
             kv, logits, share = lab.composed(runner, case, strategy)
-            results.append((right(_decode(runner, kv, logits, n)[0]), share))
+            results.append((right(_decode(runner, kv, logits, n, ends)[0]), share))
         return results
 
     return work

@@ -193,7 +193,9 @@ def _chain(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> list[int
     for i in range(10):
         ids = [seed, i, *range(30)]
         data = torch.full(fingerprint.layout.shape(len(ids)), float(seed))
-        segment = Segment.chained(parent, fingerprint, len(tokens), ids, data, data, frozenset({f"c{seed}.{i}"}))
+        segment = Segment.chained(
+            parent, fingerprint, len(tokens), ids, data, data.clone(), frozenset({f"c{seed}.{i}"})
+        )
         _put(store, segment)
         parent, tokens = segment.key, [*tokens, *ids]
     return tokens
@@ -204,7 +206,7 @@ def _page(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> str:
     parts = [([seed, i, *range(8)], f"p{seed}.{i}") for i in range(4)]
     data = torch.zeros(fingerprint.layout.shape(40))
     certificate = Certificate({"high": 0.0}, {"high": 1.0})
-    _put(store, Segment.standalone(header, fingerprint, 16, parts, data, data, certificate=certificate))
+    _put(store, Segment.standalone(header, fingerprint, 16, parts, data, data.clone(), certificate=certificate))
     return chain_key(standalone_root(header), parts[2][0])
 
 

@@ -83,9 +83,10 @@ def _page(members: Sequence[int], pieces: Sequence[Piece]) -> PagePlan:
     others = [i for i in range(len(pieces)) if i not in members]
     before = [i for i in others if i < members[0]]
     after = [i for i in others if i > members[0]]
-    near = [*reversed(before), *after]  # what came just before, else what came next
-    lead = _first_that_fit(near, pieces)
-    context = _first_that_fit([i for i in reversed(near) if i not in lead], pieces) or lead
+    # Prompts hold memories in order of creation, so what came just before is what will stand before the page; the
+    # cube's first page will stand right behind the header.
+    lead = _first_that_fit(list(reversed(before)), pieces)
+    context = _first_that_fit([i for i in [*reversed(after), *before] if i not in lead], pieces) or lead
     return PagePlan(
         tuple(pieces[i] for i in members), tuple(pieces[i] for i in lead), tuple(pieces[i] for i in context)
     )

@@ -135,8 +135,8 @@ def _engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> Transform
         threads=config.threads,
         weigh_loading=cache.weigh_loading,
         composing=CompositionConfig(
-            high=Repair(cache.repair, cache.high_share),
-            fast=Repair(cache.repair, cache.fast_share),
+            high=Repair(cache.high_repair, cache.high_share),
+            fast=Repair(cache.fast_repair, cache.fast_share),
             max_kl=cache.max_kl,
         ),
     )

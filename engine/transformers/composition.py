@@ -29,7 +29,7 @@ from kvcache import (
 PROBE_TOKENS = 64
 # benchmarks/results/fidelity-cpu.json has the frontier that these points were taken from.
 HIGH = Repair("attention", 0.25)
-FAST = Repair("attention", 0.05)
+FAST = Repair("first", 0.1)
 
 
 @dataclass(frozen=True)
