@@ -169,7 +169,8 @@ def fidelity(
                     status.update(f"{n} memories of {tokens} tokens")
                     rows += await fidelity_bench.measure_divergence(engine, asked, strategies, tokens, status.update)
                 if facts:
-                    rows += await fidelity_bench.measure_recall(engine, strategies, facts, status.update)
+                    asked_for = fidelity_bench.for_recall(strategies)
+                    rows += await fidelity_bench.measure_recall(engine, asked_for, facts, status.update)
             return fidelity_bench.result(engine, rows, data.name)
         finally:
             await engine.close()

@@ -53,11 +53,17 @@ def frontier(high: Repair, fast: Repair) -> list[Strategy]:
     none = Repair("none", 0.0)
     grid = [Strategy("naive", none), Strategy("single", none)]
     grid += [Strategy("single", Repair(name, 0.25)) for name in ("first", "deviation", "attention")]
-    grid += [Strategy("pages", none)]
-    grid += [Strategy("pages", Repair(name, share)) for name in ("first", "deviation") for share in (0.15, 0.25)]
-    grid += [Strategy("pages", Repair("lines", 0.25))]
-    grid += [Strategy("pages", Repair("attention", share)) for share in (0.10, 0.15, 0.40)]
-    return [*grid, Strategy("pages", fast, "fast"), Strategy("pages", high, "high")]
+    grid += [Strategy("pages", none), Strategy("pages", Repair("lines", 0.25))]
+    grid += [Strategy("pages", Repair("first", share)) for share in (0.15, 0.25)]
+    grid += [Strategy("pages", Repair("deviation", share)) for share in (0.05, 0.10, 0.15, 0.25, 0.40)]
+    grid += [Strategy("pages", Repair("attention", share)) for share in (0.15, 0.25, 0.40)]
+    named = [Strategy("pages", fast, "fast"), Strategy("pages", high, "high")]
+    return [s for s in grid if s.build != "pages" or s.repair not in (fast, high)] + named
+
+
+def for_recall(strategies: Sequence[Strategy]) -> list[Strategy]:
+    """The ends of the frontier and the shipped settings: answers take longer than divergences."""
+    return [s for s in strategies if s.name or s.repair.share in (0.0, 0.25)]
 
 
 @dataclass(frozen=True)

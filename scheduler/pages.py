@@ -16,7 +16,7 @@ from engine.base import Piece
 
 # Measured (benchmarks/results/fidelity-cpu.json): pages of this size behind a lead of that size.
 PAGE_TOKENS = 512
-LEAD_TOKENS = 256
+LEAD_TOKENS = 512
 _MAX_PAIRS = 50_000
 
 Affinity = Callable[[str, str], float]

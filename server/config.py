@@ -78,10 +78,10 @@ class CacheConfig:
     """How pages are written to disk; chained segments stay exact whatever it says."""
     max_kl: float = _range(0.25, 0, 1e6)
     """Nats: a page whose certificate says more is never composed."""
-    high_repair: Literal["none", "first", "deviation", "attention", "lines"] = "attention"
-    high_share: float = _range(0.25, 0, 1)
-    fast_repair: Literal["none", "first", "deviation", "attention", "lines"] = "first"
-    fast_share: float = _range(0.1, 0, 1)
+    high_repair: Literal["none", "first", "deviation", "attention", "lines"] = "deviation"
+    high_share: float = _range(0.15, 0, 1)
+    fast_repair: Literal["none", "first", "deviation", "attention", "lines"] = "none"
+    fast_share: float = _range(0.0, 0, 1)
     """Which of the composed tokens are computed anew at each fidelity, and what share of them."""
 
 

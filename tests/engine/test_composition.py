@@ -194,8 +194,8 @@ def test_a_request_is_composed_of_what_is_built(model: LoadedModel, tmp_path: Pa
         assert [report.source for report in memories] == ["resident"] * 3
         assert (new.fidelity, new.source) == ("exact", "computed")
         recomputed = sum(report.recomputed for report in memories)
-        assert recomputed == 15
-        assert started.cached_tokens == 60 - 15
+        assert recomputed == 9
+        assert started.cached_tokens == 60 - 9
 
         all_repaired = Repair("attention", 1.0)
         _, tokens = await ask(engine, prompt, fidelity="high", repair=all_repaired)

@@ -44,8 +44,14 @@ def test_neighbours_share_a_page_and_the_lead_is_what_came_before() -> None:
     pieces = pieces_of(*[100] * 12)
     (page,) = plan_pages(pieces, {"m7@1"}, set(), never)
     assert [piece.label for piece in page.members] == ["m5@1", "m6@1", "m7@1", "m8@1", "m9@1"]
-    assert [piece.label for piece in page.lead] == ["m3@1", "m4@1"]
+    assert [piece.label for piece in page.lead] == ["m0@1", "m1@1", "m2@1", "m3@1", "m4@1"]
     assert [piece.label for piece in page.context] == ["m10@1", "m11@1"]
+
+
+def test_the_first_page_stands_right_behind_the_header() -> None:
+    (page,) = plan_pages(pieces_of(*[100] * 12), {"m0@1"}, set(), never)
+    assert page.lead == ()
+    assert [piece.label for piece in page.context] == ["m7@1", "m8@1", "m9@1", "m10@1", "m11@1"]
 
 
 def test_what_is_retrieved_together_shares_a_page() -> None:

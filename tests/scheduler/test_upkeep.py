@@ -121,6 +121,22 @@ def test_a_changed_member_takes_its_page_along_and_the_rest_get_another(model: L
     in_room(model, tmp_path, test)
 
 
+def test_the_same_text_in_two_cubes_is_built_once(model: LoadedModel, tmp_path: Path) -> None:
+    async def test(room: Kept) -> None:
+        a, b, c, *_ = room.add(*TEXTS)
+        await room.ask(a, b, c)
+        await room.upkeep.settled()
+        before = room.pages()
+        other = room.memories.create_cube(T, "other").id
+        again = [room.memories.add(T, other, text).id for text in TEXTS[:3]]
+        _, started = await room.ask(again[2], again[0])
+        assert fidelities(started) == ["high"] * 2, "found at once: the key stands for the text"
+        await room.upkeep.settled()
+        assert room.pages() == before
+
+    in_room(model, tmp_path, test)
+
+
 def test_exact_requests_build_nothing(model: LoadedModel, tmp_path: Path) -> None:
     async def test(room: Kept) -> None:
         a, b, *_ = room.add(*TEXTS)

@@ -7,8 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.transformers import CompositionConfig
+from kvcache import Repair
 from server.cli.serve import parse_flags
-from server.config import KEYS, Config, load_config
+from server.config import KEYS, CacheConfig, Config, load_config
 from server.config_values import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -144,3 +146,11 @@ def test_flags() -> None:
     for wrong in (["demo", "again"], ["--port"], ["--prot", "1"], ["--server.port="], ["-p", "9"]):
         with pytest.raises(ConfigError):
             parse_flags(wrong)
+
+
+def test_the_defaults_of_composition_are_the_engines() -> None:
+    """Written twice, because the command line must not wait for torch to read its settings."""
+    cache, engine = CacheConfig(), CompositionConfig()
+    assert Repair(cache.high_repair, cache.high_share) == engine.high
+    assert Repair(cache.fast_repair, cache.fast_share) == engine.fast
+    assert cache.max_kl == engine.max_kl
