@@ -39,8 +39,59 @@ def _ttft_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+_STRATEGIES = {
+    "naive": "caches concatenated, keys not moved",
+    "single+none": "each memory alone, keys moved",
+    "single+first": "the same, first tokens of each computed anew",
+    "single+attention": "the same, those the question attends to",
+    "fast": "**`fast`**: pages, moved",
+    "high": "**`high`**: pages, moved, those that differ most computed anew",
+}
+
+
+def _fidelity_table(result: dict[str, Any]) -> list[str]:
+    """A line a strategy: the two sizes of memories, then the recall task."""
+    rows = {(row["strategy"], row["memories"]): row for row in result["rows"]}
+    sizes = list(dict.fromkeys((r["memories"], r["tokens_each"]) for r in result["rows"] if r["kl_mean"] is not None))
+    sizes = [size for size in sizes if ("high", size[0]) in rows and rows["high", size[0]]["kl_mean"] is not None]
+    recall = next(row["memories"] for row in result["rows"] if row["strategy"] == "text")
+    head = ["memories come as", "computed anew"]
+    for memories, tokens in sizes:
+        head += [f"KL, top-1: {memories} x {tokens}", "TTFT of text"]
+    lines = [f"| {' | '.join([*head, f'recall, {recall} memories'])} |", "|" + "---|" * (len(head) + 1)]
+    full = ["text, or `exact`", "all, or none"]
+    for _ in sizes:
+        full += ["0, 1.00", "1.00"]
+    lines.append(f"| {' | '.join([*full, _percent(rows['text', recall])])} |")
+    for name, label in _STRATEGIES.items():
+        found = [rows[name, memories] for memories, _ in sizes]
+        cells = [label, f"{found[0]['share_recomputed']:.0%}"]
+        for row in found:
+            ratio = row["ttft_ratio_to_text"]
+            cells += [f"{row['kl_mean']:.3f}, {row['top1']:.2f}", "-" if ratio is None else f"{ratio:.2f}"]
+        lines.append(f"| {' | '.join([*cells, _percent(rows.get((name, recall)))])} |")
+    return lines
+
+
+def _percent(row: dict[str, Any] | None) -> str:
+    return "-" if row is None else f"{row['answer_accuracy']:.0%}"
+
+
+def _codec_table(result: dict[str, Any]) -> list[str]:
+    lines = ["| codec | bytes of bfloat16's | encode, decode GB/s on one core | KL added |", "|---|---|---|---|"]
+    for row in result["rows"]:
+        if not row["before_rotation"]:
+            speeds = f"{row['encode_gb_s']:.1f}, {row['decode_gb_s']:.1f}"
+            lines.append(f"| `{row['codec']}` | {row['share_of_bf16']:.3f} | {speeds} | {row['kl_added']:.4f} |")
+    return lines
+
+
 def figures() -> str:
     """The README's section of figures."""
+    fidelity, codec, store = _load("fidelity-cpu.json"), _load("codec-cpu.json"), _load("store-cpu.json")
+    high = next(row for row in fidelity["rows"] if row["strategy"] == "high")
+    recall = next(row for row in fidelity["rows"] if row["strategy"] == "text")
+    finding, read = store["finding"], store["reads"][0]
     ttft, streams, http = _load("ttft-cpu.json"), _load("streams-cpu.json"), _load("http-cpu.json")
     machine = ttft["machine"]
     many = str(streams["streams"])
@@ -59,6 +110,22 @@ def figures() -> str:
         f"- Over HTTP a client sees {http['overhead_s']['p50'] * 1e3:.0f} ms more than the engine, retrieval included; "
         f"the server is up {http['start_s']:.0f} s after it is started.",
         "- On a GPU: not yet run.",
+        "",
+        f"**Composed memories** (LoCoMo text, {high['questions']} questions a size, against full prefill of the same "
+        "prompt; KL in nats and agreement of the likeliest token over 24 tokens; recall: a fact about one of "
+        f"{recall['memories']} people in {recall['memories']} memories, {recall['questions']} questions, commit "
+        f"{fidelity['machine']['commit']}):",
+        "",
+        *_fidelity_table(fidelity),
+        "",
+        "![Divergence against what is computed anew, and against time](benchmarks/results/fidelity-cpu.png)",
+        "",
+        *_codec_table(codec),
+        "",
+        f"- From disk to where attention reads it: {read['injected_gb_s']:.2f} GB/s, {read['ratio']:.2f} of what the "
+        f"drive gives to plain sequential reads in the same run ({read['raw_gb_s']:.2f} GB/s), checksum included.",
+        f"- With {finding['segments']:,} segments stored, a chain is found in {finding['match_ms']:.2f} ms and a page's "
+        f"part in {finding['find_part_ms']:.3f} ms; opening takes {finding['open_s']:.2f} s and reads no segment.",
     ]
     return "\n".join(lines)
 

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 HEAL_WINDOW_S = 3600.0
 _MAX_SEEN = 4096
-# A cube is looked at as a whole up to this many memories; of a larger one, the newest.
-_MAX_CUBE = 2000
+# So many memories before and after one that has no page are looked at for company.
+_NEIGHBOURS = 64
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,16 @@ class Upkeep:
             return
         self._together.observe(planned.memory.label for planned in plan.memories)
         header = plan.prompt.pieces[0].token_ids
+        root = self._root(tenant, header)
         for planned in plan.memories:
-            self._want(_Shelf(tenant, planned.memory.cube_id, header), planned.memory.label)
+            assert planned.piece is not None, "either all memories are pieces or none"
+            if self._engine.place_of(chain_key(root, plan.prompt.pieces[planned.piece].token_ids)) is None:
+                self._want(_Shelf(tenant, planned.memory.cube_id, header), planned.memory.label)
         if any(report.fidelity != "exact" for report in started.pieces):
             self._note_composition(tenant, Prompt(plan.prompt.pieces[:-1]))
+
+    def _root(self, tenant: str, header: tuple[int, ...]) -> str:
+        return standalone_root(chain_key(root_key(self._engine.fingerprint, tenant), header))
 
     def _want(self, shelf: _Shelf, label: str) -> None:
         labels = self._wanted.setdefault(shelf, set())
@@ -148,16 +154,17 @@ class Upkeep:
         self._shelves_queued.discard(shelf)
         wanted = self._wanted.get(shelf, set())
         try:
-            pieces = await asyncio.to_thread(self._pieces, shelf)
+            pieces = await asyncio.to_thread(self._pieces, shelf, set(wanted))
         except NotFound:  # the cube is gone
             self._wanted.pop(shelf, None)
             return
-        root = standalone_root(chain_key(root_key(self._engine.fingerprint, shelf.tenant), shelf.header))
-        housed = {p.label for p in pieces if self._engine.place_of(chain_key(root, p.token_ids)) is not None}
-        known = {label for label in housed if label is not None}
+        root = self._root(shelf.tenant, shelf.header)
+        housed = {
+            piece.label or "" for piece in pieces if self._engine.place_of(chain_key(root, piece.token_ids)) is not None
+        }
         wanted &= {piece.label for piece in pieces if piece.label is not None}
         header = Piece("header", shelf.header)
-        for page in plan_pages(pieces, wanted, known, self._together.affinity):
+        for page in plan_pages(pieces, wanted, housed, self._together.affinity):
             request = PageRequest(header, page.members, page.lead, page.context)
             try:
                 built = await self._engine.build_page(request, shelf.tenant)
@@ -167,17 +174,21 @@ class Upkeep:
             self._stats.pages_built += built
             self._stats.pages_refused += not built
 
-    def _pieces(self, shelf: _Shelf) -> list[Piece]:
-        """All memories of the cube as the prompt would hold them, oldest first."""
+    def _pieces(self, shelf: _Shelf, wanted: set[str]) -> list[Piece]:
+        """The wanted memories of the cube and those around them as the prompt would hold them, oldest first."""
         found: list[Memory] = []
         after: str | None = None
-        while len(found) < _MAX_CUBE:
+        while True:
             page = self._memories.list_memories(shelf.tenant, shelf.cube_id, limit=500, after=after)
             found += page.items
             after = page.next
             if after is None:
                 break
-        texts = [MemoryText(memory.label, memory.text) for memory in found]
+        near: set[int] = set()
+        for i, memory in enumerate(found):
+            if memory.label in wanted:
+                near.update(range(max(0, i - _NEIGHBOURS), min(len(found), i + _NEIGHBOURS + 1)))
+        texts = [MemoryText(found[i].label, found[i].text) for i in sorted(near)]
         pieces = self._engine.render([ChatMessage("user", "-")], texts).pieces
         return [piece for piece in pieces if piece.kind == "memory"]
 

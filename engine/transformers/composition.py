@@ -27,6 +27,7 @@ from kvcache import (
 
 # So many of the prompt's last tokens ask the memory what matters. They are the question, or the end of it.
 PROBE_TOKENS = 64
+_DEVIATION_CHUNK = 512
 # benchmarks/results/fidelity-cpu.json has the frontier that these points were taken from.
 HIGH = Repair("deviation", 0.15)
 FAST = Repair("none", 0.0)
@@ -127,9 +128,11 @@ def probe(
         return None
     positions = composed.positions
     if repair.signal == "deviation":
+        # In chunks: the first layer's keys and values depend on nothing before them, so the rest is in place already.
         rows = range(begin, positions[-1] + 1)
-        found = runner.deviation(kv, [token_ids[i] for i in rows], rows)
-        return found[torch.tensor(positions) - begin]
+        chunks = [rows[at : at + _DEVIATION_CHUNK] for at in range(0, len(rows), _DEVIATION_CHUNK)]
+        found = [runner.deviation(kv, [token_ids[i] for i in chunk], chunk) for chunk in chunks]
+        return torch.cat(found)[torch.tensor(positions) - begin]
     rows = range(max(positions[-1] + 1, len(token_ids) - PROBE_TOKENS), len(token_ids))
     hidden = torch.ones(len(token_ids) - kv.tail_begin, dtype=torch.bool)
     hidden[: begin - kv.tail_begin] = False

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from engine.errors import UnsupportedModel
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, prepare
-from engine.transformers.attention import _attend_joined, _flash_cpu, _merge
+from engine.transformers.attention import (
+    _attend_joined,
+    _attend_masked,
+    _attend_weighed,
+    _flash_cpu,
+    _merge,
+)
 from kvcache import Segment, root_key
 from tests.tiny import tiny_model, tiny_network, tiny_tokenizer
 
@@ -118,6 +124,23 @@ def test_the_fallback_for_other_devices_gives_the_same(sizes: tuple[int, ...]) -
     parts = [(torch.randn(1, 2, n, 8), torch.randn(1, 2, n, 8), i == len(sizes) - 1) for i, n in enumerate(sizes)]
     merged = _merge([_flash_cpu(query, k, v, causal, 0.3) for k, v, causal in parts])
     torch.testing.assert_close(merged, _attend_joined(query, parts, 0.3), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (6, 9)])
+def test_attention_within_the_tail_is_the_same_by_every_path(sizes: tuple[int, ...]) -> None:
+    """The kernel of this device, the one for others, and the one that gives its weights."""
+    torch.manual_seed(0)
+    query = torch.randn(1, 4, 3, 8)
+    parts = [(torch.randn(1, 2, n, 8), torch.randn(1, 2, n, 8)) for n in sizes]
+    visible = torch.arange(sizes[-1])[None] <= torch.tensor([[0], [2], [4]])
+    mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
+    flash = [_flash_cpu(query, k, v, False, 0.3) for k, v in parts[:-1]]
+    merged = _merge([*flash, _flash_cpu(query, *parts[-1], False, 0.3, mask)])
+    torch.testing.assert_close(merged, _attend_masked(query, parts, mask, 0.3), atol=1e-5, rtol=1e-5)
+    written_out, weights = _attend_weighed(query, parts, mask, 0.3)
+    torch.testing.assert_close(merged, written_out, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 3))
+    assert (weights[:, :, 0, -sizes[-1] + 1 :] == 0).all()
 
 
 @pytest.mark.parametrize(
