@@ -7,8 +7,8 @@ A segment file is a safetensors file with these tensors and string metadata:
 - metadata: ``format`` (``recallkv.segment/2``), ``key``, ``parent``, ``fingerprint`` (64 hex digits each), ``start``
   (decimal), ``labels`` (JSON list of strings), ``codec``, ``dtype``, ``shape`` (of the keys, JSON); of a standalone
   segment also ``root`` (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and
-  ``blake3``: hash over the other metadata (JSON, sorted keys) followed by the bytes of all tensors in the order of
-  their names.
+  ``blake3``: hash over the other metadata (JSON, sorted keys) followed by the bytes of all tensors, wider dtypes first,
+  then in the order of their names, which is how safetensors lays them out: so a file is hashed while it is read.
 
 Reading trusts nothing: the header's size, every offset, shape and dtype, the file's length, the key (recomputed
 from parent and tokens) and the checksum are checked before a tensor is handed out. Writing goes to a temporary
@@ -24,6 +24,7 @@ import os
 import re
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +45,8 @@ SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 1 << 20
 # What inflates may not take more memory than this, whatever a header claims.
 _MAX_SEGMENT_BYTES = 64 << 30
+# What is read at once: large enough for a drive's full speed, small enough for hashing to keep up beside it.
+_READ_BYTES = 4 << 20
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _STORED_AS = {
     "F32": torch.float32,
@@ -102,10 +105,19 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return memoryview(raw)
 
 
-def _checksum(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+def _hasher(metadata: dict[str, str]) -> Any:
     hasher = blake3(max_threads=blake3.AUTO)
     hasher.update(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
+    return hasher
+
+
+def _hash_order(dtypes: Mapping[str, torch.dtype]) -> list[str]:
+    return sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, name))
+
+
+def _checksum(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    hasher = _hasher(metadata)
+    for name in _hash_order({name: tensor.dtype for name, tensor in tensors.items()}):
         hasher.update(_bytes_of(tensors[name]))
     return str(hasher.hexdigest())
 
@@ -282,9 +294,9 @@ def read_segment(path: Path, fingerprint: Fingerprint | None = None, *, pin: boo
         if fingerprint is not None:
             _check_model(header, fingerprint, path)
         buffer = torch.empty(header.data_bytes, dtype=torch.uint8, pin_memory=pin and header.codec == "none")
-        _read_exactly(stream, _bytes_of(buffer), path)
+        checksum = _read_and_hash(stream, header, _bytes_of(buffer), path)
     tensors = {name: _view(buffer, tensor) for name, tensor in header.tensors.items()}
-    if _checksum(header.metadata, tensors) != header.checksum:
+    if (checksum or _checksum(header.metadata, tensors)) != header.checksum:
         raise SegmentCorrupt(f"{path.name}: the checksum does not match")
     tokens = tuple(tensors.pop("token_ids").tolist())
     if chain_key(header.parent, tokens) != header.key:
@@ -335,6 +347,29 @@ def _check_model(header: Header, fingerprint: Fingerprint, path: Path) -> None:
     layout = fingerprint.layout
     if header.shape != layout.shape(header.n_tokens) or header.dtype != layout.torch_dtype:
         raise SegmentCorrupt(f"{path.name}: {header.shape} {header.dtype} does not fit the model")
+
+
+def _read_and_hash(stream: Any, header: Header, view: memoryview, path: Path) -> str | None:
+    """Fill ``view`` from the file, hashing what is there while the next part is read. None where the tensors lie in
+    another order than they are hashed in: they are then read only."""
+    laid_out = sorted(header.tensors, key=lambda name: header.tensors[name].begin)
+    if laid_out != _hash_order({name: tensor.dtype for name, tensor in header.tensors.items()}):
+        _read_exactly(stream, view, path)
+        return None
+    hasher = _hasher(header.metadata)
+    if len(view) <= _READ_BYTES:
+        _read_exactly(stream, view, path)
+        hasher.update(view)
+        return str(hasher.hexdigest())
+    with ThreadPoolExecutor(1, thread_name_prefix="segment-hash") as hashing:
+        pending = None
+        for begin in range(0, len(view), _READ_BYTES):
+            part = view[begin : begin + _READ_BYTES]
+            _read_exactly(stream, part, path)
+            pending = hashing.submit(hasher.update, part)
+        if pending is not None:
+            pending.result()
+    return str(hasher.hexdigest())
 
 
 def _read_exactly(stream: Any, view: memoryview, path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from kvcache import (
     SegmentStore,
     read_segment,
 )
-from kvcache.file import write_segment
+from kvcache.file import _hash_order, read_header, write_segment
 from tests.kvcache.conftest import FINGERPRINT, LAYOUT, ROOT, make_segment
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -127,3 +128,31 @@ def test_a_frame_of_another_size_is_not_inflated() -> None:
 
 def test_layout_of_a_page_is_the_models() -> None:
     assert make_page().layout == Layout(2, 2, 4, "float32")
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_files_are_laid_out_as_they_are_hashed(name: CodecName, tmp_path: Path) -> None:
+    """Otherwise reading is right but hashes only afterwards."""
+    path = tmp_path / "x.safetensors"
+    write_segment(path, make_page(), codec=name)
+    header = read_header(path)
+    laid_out = sorted(header.tensors, key=lambda part: header.tensors[part].begin)
+    assert laid_out == _hash_order({part: stored.dtype for part, stored in header.tensors.items()})
+
+
+def test_a_large_file_is_hashed_while_it_is_read(tmp_path: Path) -> None:
+    layout = Layout(8, 8, 64, "float32")
+    shape = layout.shape(300)
+    fingerprint = replace(FINGERPRINT, layout=layout)
+    segment = Segment.chained(ROOT, fingerprint, 0, range(300), torch.randn(shape), torch.randn(shape))
+    path = tmp_path / "x.safetensors"
+    write_segment(path, segment)
+    assert torch.equal(read_segment(path, fingerprint).values, segment.values)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SegmentCorrupt, match="checksum"):
+        read_segment(path, fingerprint)
+    path.write_bytes(data[:-4096])
+    with pytest.raises(SegmentCorrupt):
+        read_segment(path, fingerprint)
