@@ -124,8 +124,8 @@ def figures() -> str:
         "",
         f"- From disk to where attention reads it: {read['injected_gb_s']:.2f} GB/s, {read['ratio']:.2f} of what the "
         f"drive gives to plain sequential reads in the same run ({read['raw_gb_s']:.2f} GB/s), checksum included.",
-        f"- With {finding['segments']:,} segments stored, a chain is found in {finding['match_ms']:.2f} ms and a part of "
-        f"a page in {finding['find_part_ms']:.3f} ms; opening takes {finding['open_s']:.2f} s and reads no segment.",
+        f"- With {finding['segments']:,} segments stored, a chain is found in {finding['match_ms']:.2f} ms and a part "
+        f"of a page in {finding['find_part_ms']:.3f} ms; opening takes {finding['open_s']:.2f} s and reads no segment.",
     ]
     return "\n".join(lines)
 

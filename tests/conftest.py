@@ -3,11 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engine.transformers import LoadedModel, load_model
 from memory import FolderEmbedder
 from server.assets import bundled_embedder_folder, demo_model_folder
 from tests.tiny import tiny_model
+
+# Examples are not timed: the machine may be busy with something else.
+settings.register_profile("recallkv", deadline=None)
+settings.load_profile("recallkv")
 
 
 @pytest.fixture(scope="session")
