@@ -8,7 +8,8 @@ A segment file is a safetensors file with these tensors and string metadata:
   (decimal), ``labels`` (JSON list of strings), ``codec``, ``dtype``, ``shape`` (of the keys, JSON); of a standalone
   segment also ``root`` (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and
   ``blake3``: hash over the other metadata (JSON, sorted keys) followed by the bytes of all tensors, wider dtypes first,
-  floats before integers, then in the order of their names, which is how safetensors lays them out: so a file is hashed while it is read.
+  floats before integers, then in the order of their names, which is how safetensors lays them out: so a file is hashed
+  while it is read.
 
 Reading trusts nothing: the header's size, every offset, shape and dtype, the file's length, the key (recomputed
 from parent and tokens) and the checksum are checked before a tensor is handed out. Writing goes to a temporary
