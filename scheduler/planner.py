@@ -24,6 +24,10 @@ _MAX_ORDERS = 4096
 _MAX_VISITS = 512
 
 
+# Why a memory is in every prompt of its cube.
+STANDING = ("pinned", "profile")
+
+
 @dataclass(frozen=True)
 class Ask:
     """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order.

@@ -19,7 +19,7 @@ from engine.errors import ContextTooLong, EngineClosed
 from kvcache import chain_key, root_key, standalone_root
 from memory import Memory, MemoryStore, NotFound
 from scheduler.pages import Together, plan_pages
-from scheduler.planner import Plan
+from scheduler.planner import STANDING, Plan
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class Upkeep:
         header = plan.prompt.pieces[0].token_ids
         root = self._root(tenant, header)
         for planned in plan.memories:
+            if planned.why in STANDING:  # in every prompt, at the same place: chained, never composed
+                continue
             assert planned.piece is not None, "either all memories are pieces or none"
             if self._engine.place_of(chain_key(root, plan.prompt.pieces[planned.piece].token_ids)) is None:
                 self._want(_Shelf(tenant, planned.memory.cube_id, header), planned.memory.label)

@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,12 +66,14 @@ class IdleTask:
         try:
             next(self.steps)
         except StopIteration as end:
-            self.future.set_result(end.value)
+            with suppress(InvalidStateError):  # cancelled in this very moment
+                self.future.set_result(end.value)
             return False
         except Exception as error:
             # The worker's edge: a failed task is its owner's to hear of, and must not fail requests.
             log.exception("a task in idle time failed")
-            self.future.set_exception(error)
+            with suppress(InvalidStateError):
+                self.future.set_exception(error)
             return False
         return True
 

@@ -39,11 +39,14 @@ class Kept(Room):
 
     async def ask(self, *ids: str, fidelity: str = "high") -> tuple[Plan, Started]:
         plan = await self.plan(memory_ids=tuple(ids), fidelity=fidelity)
+        return plan, await self.generate(plan)
+
+    async def generate(self, plan: Plan) -> Started:
         request = GenerateRequest("r", plan.prompt, Sampling(max_tokens=1), salt=T, fidelity=plan.fidelity)
         started, *_ = [event async for event in self.engine.generate(request)]
         assert isinstance(started, Started)
         self.upkeep.observe(T, plan, started)
-        return plan, started
+        return started
 
     def pages(self) -> int:
         return sum(entry.kind == "standalone" for entry in self.engine.store.entries())
@@ -185,3 +188,15 @@ def test_retrieved_members_of_a_page_stand_side_by_side(model: LoadedModel, tmp_
 
 def _part_key(room: Kept, header: tuple[int, ...], tokens: tuple[int, ...]) -> str:
     return chain_key(standalone_root(chain_key(root_key(room.engine.fingerprint, T), header)), tokens)
+
+
+def test_standing_memories_need_no_page(model: LoadedModel, tmp_path: Path) -> None:
+    async def test(room: Kept) -> None:
+        room.add("I am called Ann, and this stands in every prompt.", pinned=True)
+        plan = await room.plan("hello", fidelity="high")
+        assert len(plan.memories) == 1
+        await room.generate(plan)
+        await room.upkeep.settled()
+        assert room.pages() == 0
+
+    in_room(model, tmp_path, test)
