@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import manifest
+from benchmarks.machine import measured_on
 from engine.base import ChatMessage, MemoryText
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from kvcache import CODECS, CodecName, Rotation, Segment, root_key
@@ -67,10 +67,8 @@ async def measure(
         if before_rotation and rotation is None:
             continue
         rows.append(await engine.on_model(lambda runner, n=name, r=rotation: _row(engine, runner, made, n, r)))  # type: ignore[misc]
-    model = engine.model
     return {
-        "machine": manifest(model.device, model.fingerprint.layout.dtype),
-        "model": engine.model_id,
+        **measured_on(engine),
         "rows": [asdict(row) for row in rows],
     }
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.locomo import Question
-from benchmarks.machine import manifest
+from benchmarks.machine import measured_on
 from benchmarks.recall import Fact, answered, planted
 from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
 from engine.transformers import CompositionConfig, ModelRunner, SequenceKV, TransformersEngine, Work
@@ -382,11 +382,8 @@ def _row(strategy: Strategy, samples: _Samples, n_memories: int, tokens_each: in
 
 def result(engine: TransformersEngine, rows: Sequence[Row], data: str) -> dict[str, Any]:
     """The JSON: machine, model, and the rows."""
-    model = engine.model
     return {
-        "machine": manifest(model.device, model.fingerprint.layout.dtype),
-        "model": engine.model_id,
-        "fingerprint": engine.fingerprint.digest,
+        **measured_on(engine),
         "data": data,
         "rows": [asdict(row) for row in rows],
     }

@@ -11,6 +11,18 @@ from typing import Any
 
 import torch
 
+from engine.transformers import TransformersEngine
+
+
+def measured_on(engine: TransformersEngine) -> dict[str, Any]:
+    """The head of every result: machine, model and its fingerprint."""
+    model = engine.model
+    return {
+        "machine": manifest(model.device, model.fingerprint.layout.dtype),
+        "model": engine.model_id,
+        "fingerprint": engine.fingerprint.digest,
+    }
+
 
 def manifest(device: torch.device, dtype: str) -> dict[str, Any]:
     """Hardware, versions and commit, for the ``machine`` field of a result."""

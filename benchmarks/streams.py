@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.machine import manifest
+from benchmarks.machine import measured_on
 from benchmarks.stats import summary
 from benchmarks.text import tokens_of_text
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling
@@ -65,11 +65,8 @@ async def measure(engine: TransformersEngine, n_streams: int, n_tokens: int, rep
     for round_ in range(repeat):
         one.append(await _tokens_per_second(engine, 1, n_tokens, seed=1000 * round_))
         many.append(await _tokens_per_second(engine, n_streams, n_tokens, seed=1000 * round_ + 1))
-    model = engine.model
     return {
-        "machine": manifest(model.device, model.fingerprint.layout.dtype),
-        "model": engine.model_id,
-        "fingerprint": engine.fingerprint.digest,
+        **measured_on(engine),
         "streams": n_streams,
         "tokens_each": n_tokens,
         "tokens_per_s": {"1": summary(one).p50, str(n_streams): summary(many).p50},

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.machine import manifest
+from benchmarks.machine import measured_on
 from benchmarks.stats import Summary, summary
 from benchmarks.text import tokens_of_text
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
@@ -68,11 +68,8 @@ async def measure(
     for n_context in contexts:
         samples = await _measure_context(engine, folder, n_context, query_tokens, repeat)
         rows.extend(_rows(samples, n_context, query_tokens))
-    model = engine.model
     return {
-        "machine": manifest(model.device, model.fingerprint.layout.dtype),
-        "model": engine.model_id,
-        "fingerprint": engine.fingerprint.digest,
+        **measured_on(engine),
         "repeat": repeat,
         "rows": [asdict(row) for row in rows],
     }
