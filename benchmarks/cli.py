@@ -251,6 +251,7 @@ def store(
     console.print(table)
     console.print(
         f"{finding.segments} segments: open {finding.open_s:.2f} s, {finding.bytes_read_at_open / 1e6:.1f} MB read; "
-        f"chain {finding.match_ms:.3f} ms, part {finding.find_part_ms:.3f} ms, at most {finding.lookup_max_ms:.3f} ms"
+        f"chain {finding.match_ms:.3f} ms, part {finding.find_part_ms:.3f} ms, order of 12 memories "
+        f"{finding.plan_ms:.3f} ms, at most {finding.lookup_max_ms:.3f} ms"
     )
     _write(store_bench.result(reads, finding), json_file)

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.machine import manifest
 from benchmarks.ttft import drop_page_cache
+from engine.base import Piece, Prompt
 from engine.transformers import SequenceKV
 from kvcache import (
     Certificate,
@@ -33,6 +34,7 @@ from kvcache import (
     standalone_root,
 )
 from kvcache.index import segment_files
+from scheduler.order import best_order
 
 _SMOLLM2 = Layout(layers=30, kv_heads=3, head_dim=64, dtype="float32")
 _BUFFER = 8 << 20
@@ -135,14 +137,17 @@ def _inject(store: SegmentStore, fingerprint: Fingerprint, keys: Sequence[str]) 
     rotation = Rotation(1e4 ** -(torch.arange(0, layout.head_dim, 2, dtype=torch.float64) / layout.head_dim)[None])
     kv = SequenceKV(layout, torch.device("cpu"), 4096)
     begin = time.perf_counter()
-    for loaded in store.load_many(keys, fingerprint):
-        assert loaded is not None, "all of them are stored"
-        segment = loaded.segment
-        if segment.root is None:
+    segments = [loaded.segment for loaded in store.load_many(keys, fingerprint) if loaded is not None]
+    assert len(segments) == len(keys), "all of them are stored"
+    if segments[0].root is None:
+        for segment in segments:
             kv.inject(segment, min_span=256)
-        else:
-            kv.open_region(segment.n_tokens)
-            kv.place(segment.keys, segment.values, kv.n_tokens - segment.n_tokens, segment.start, rotation)
+    else:
+        kv.open_region(sum(segment.n_tokens for segment in segments))
+        position = 0
+        for segment in segments:
+            kv.place(segment.keys, segment.values, position, segment.start, rotation)
+            position += segment.n_tokens
     return time.perf_counter() - begin
 
 
@@ -155,6 +160,7 @@ class FindResult:
     bytes_read_at_open: int
     match_ms: float
     find_part_ms: float
+    plan_ms: float
     lookup_max_ms: float
 
 
@@ -175,6 +181,8 @@ def measure_finding(folder: Path, n_segments: int, rounds: int) -> FindResult:
     root = root_key(fingerprint)
     matching = [_ms(store.match, root, chains[i % len(chains)]) for i in range(rounds)]
     finding = [_ms(store.find_part, parts[i % len(parts)]) for i in range(rounds)]
+    prompt = _prompt(chains[0])
+    planning = [_ms(best_order, _Stored(store, fingerprint), prompt, 0, "") for _ in range(rounds)]
     n = len(store.entries())
     store.close()
     return FindResult(
@@ -183,8 +191,30 @@ def measure_finding(folder: Path, n_segments: int, rounds: int) -> FindResult:
         bytes_read_at_open=read,
         match_ms=round(statistics.median(matching), 4),
         find_part_ms=round(statistics.median(finding), 4),
-        lookup_max_ms=round(max(*matching, *finding), 4),
+        plan_ms=round(statistics.median(planning), 4),
+        lookup_max_ms=round(max(*matching, *finding, *planning), 4),
     )
+
+
+class _Stored:
+    """What the planner asks of an engine."""
+
+    def __init__(self, store: SegmentStore, fingerprint: Fingerprint) -> None:
+        self._store = store
+        self.fingerprint = fingerprint
+
+    def has_segment(self, key: str) -> bool:
+        return self._store.tier_of(key) is not None
+
+    def place_of(self, part_key: str) -> tuple[str, int] | None:
+        return min(((entry.key, part.begin) for entry, part in self._store.find_part(part_key)), default=None)
+
+
+def _prompt(chain: Sequence[int]) -> Prompt:
+    """A prompt of twelve memories, nine of which are a stored chain in another order."""
+    memories = [tuple(chain[at : at + 32]) for at in range(32, 320, 32)] + [(7, i, 7) for i in range(3)]
+    pieces = [Piece("memory", tokens, f"m{i}") for i, tokens in enumerate(reversed(memories))]
+    return Prompt((Piece("header", tuple(chain[:32])), *pieces, Piece("turns", (1,))))
 
 
 def _chain(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> list[int]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Piece, Prompt
-from kvcache import chain_key, root_key, standalone_root
+from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt
 from memory import Memory, MemoryStore
+from scheduler.order import best_order
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,6 @@ Mode = Literal["auto", "kv", "text", "off"]
 
 # Sets of memories whose order is remembered.
 _MAX_ORDERS = 4096
-# Stored chains are few; this bounds the search where somebody has asked for the same memories in every order.
-_MAX_VISITS = 512
 
 
 # Why a memory is in every prompt of its cube.
@@ -144,67 +142,13 @@ class Planner:
         key = (salt, *labels[:n_fixed], "|", *sorted(labels[n_fixed:]))
         known = self._orders.get(key)
         if known is None:
-            order = self._best_order(prompt, n_fixed, salt)
+            order = best_order(self._engine, prompt, n_fixed, salt)
             self._orders[key] = tuple(labels[i] for i in order)
             if len(self._orders) > _MAX_ORDERS:
                 self._orders.popitem(last=False)
             return order
         self._orders.move_to_end(key)
         return [labels.index(label) for label in known]
-
-    def _best_order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
-        """Indices of the memory pieces (from 0) in the order whose stored chain is longest in tokens."""
-        pieces = prompt.pieces[1:-1]
-        header = chain_key(root_key(self._engine.fingerprint, salt), prompt.pieces[0].token_ids)
-        best = self._longest_chain(header, pieces, n_fixed)
-        rest = [i for i in range(n_fixed, len(pieces)) if i not in best]
-        return [*range(n_fixed), *best, *self._by_page(header, pieces, rest)]
-
-    def _longest_chain(self, header: str, pieces: Sequence[Piece], n_fixed: int) -> tuple[int, ...]:
-        key = header
-        for piece in (None, *pieces[:n_fixed]):
-            key = key if piece is None else chain_key(key, piece.token_ids)
-            if not self._engine.has_segment(key):
-                return ()
-        return _ChainSearch(self._engine, pieces).longest(key, tuple(range(n_fixed, len(pieces))))
-
-    def _by_page(self, header: str, pieces: Sequence[Piece], rest: Sequence[int]) -> list[int]:
-        """Members of one page side by side, as they were built: they are exact among themselves there."""
-        root = standalone_root(header)
-        places = {i: self._engine.place_of(chain_key(root, pieces[i].token_ids)) for i in rest}
-        first = {place[0]: i for i in reversed(rest) if (place := places[i]) is not None}
-
-        def rank(i: int) -> tuple[int, int]:
-            place = places[i]
-            return (i, 0) if place is None else (first[place[0]], place[1])
-
-        return sorted(rest, key=rank)
-
-
-class _ChainSearch:
-    """Depth-first search for the longest stored chain over a set of pieces."""
-
-    def __init__(self, engine: Engine, pieces: Sequence[Piece]) -> None:
-        self._engine = engine
-        self._pieces = pieces
-        self._visits = 0
-
-    def longest(self, key: str, rest: tuple[int, ...]) -> tuple[int, ...]:
-        """Indices out of ``rest``, in the order of the longest chain below ``key``; the first found wins a tie."""
-        best: tuple[int, ...] = ()
-        for i in rest:
-            child = chain_key(key, self._pieces[i].token_ids)
-            self._visits += 1
-            if self._visits > _MAX_VISITS:
-                break
-            if self._engine.has_segment(child):
-                path = (i, *self.longest(child, tuple(j for j in rest if j != i)))
-                if self._tokens(path) > self._tokens(best):
-                    best = path
-        return best
-
-    def _tokens(self, path: tuple[int, ...]) -> int:
-        return sum(len(self._pieces[i].token_ids) for i in path)
 
 
 def _reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:
