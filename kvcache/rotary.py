@@ -44,9 +44,15 @@ class Rotation:
             out = torch.empty_like(keys, memory_format=torch.contiguous_format)
         rotary = self.rotary_dim
         first, second = self._pairs(keys[..., :rotary].float())
-        out_first, out_second = self._pairs(out[..., :rotary])
-        out_first.copy_((first * cos).addcmul_(second, sin, value=-1.0))
-        out_second.copy_((second * cos).addcmul_(first, sin))
+        # Straight into the destination where that is float32: temporaries cost several times the arithmetic.
+        work = out if out.dtype == torch.float32 else torch.empty(out.shape, device=out.device)
+        into_first, into_second = self._pairs(work[..., :rotary])
+        torch.mul(first, cos, out=into_first)
+        into_first.addcmul_(second, sin, value=-1.0)
+        torch.mul(second, cos, out=into_second)
+        into_second.addcmul_(first, sin)
+        if work is not out:
+            out[..., :rotary] = work[..., :rotary]
         if rotary < keys.shape[-1]:
             out[..., rotary:] = keys[..., rotary:]
         return out

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sampler import Sampler
 from engine.transformers.sequence import Choice, Group, token_logprobs
 from engine.transformers.text import TextStream
-from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentMissing, SegmentStore
+from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentStore
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -284,10 +284,8 @@ class EngineWorker(threading.Thread):
     def _load(self, group: Group) -> None:
         """Bring the matched chain to the device, as far as it is sound."""
         begin = time.perf_counter()
-        for entry in group.matched:
-            try:
-                loaded = self._load_segment(entry)
-            except SegmentMissing:
+        for entry, loaded in zip(group.matched, self._load_segments(group.matched), strict=True):
+            if loaded is None:
                 break
             if loaded.segment.token_ids != group.token_ids[entry.start : entry.start + entry.n_tokens]:
                 log.error("segment %s holds other tokens than its key stands for", entry.key[:12])
@@ -297,24 +295,20 @@ class EngineWorker(threading.Thread):
             self._load_pages(group.composition)
         group.load_s = time.perf_counter() - begin
 
-    def _load_segment(self, entry: Entry) -> Loaded:
-        loaded = self._store.load(entry.key, self._model.fingerprint)
-        if self._cost is not None:
-            nbytes = entry.disk_bytes if loaded.tier == "disk" else entry.nbytes
-            self._cost.observe_load(loaded.tier, nbytes, loaded.load_ms / 1e3)
+    def _load_segments(self, entries: Sequence[Entry]) -> list[Loaded | None]:
+        loaded = self._store.load_many([entry.key for entry in entries], self._model.fingerprint)
+        for entry, one in zip(entries, loaded, strict=True):
+            if self._cost is not None and one is not None:
+                nbytes = entry.disk_bytes if one.tier == "disk" else entry.nbytes
+                self._cost.observe_load(one.tier, nbytes, one.load_ms / 1e3)
         return loaded
 
     def _load_pages(self, composition: Composition) -> None:
         """Bring each page to the device once; what is missing is computed."""
-        pages: dict[str, Loaded | None] = {}
+        entries = {placement.entry.key: placement.entry for placement in composition.placements}
+        pages = dict(zip(entries, self._load_segments(list(entries.values())), strict=True))
         for placement in composition.placements:
-            key = placement.entry.key
-            if key not in pages:
-                try:
-                    pages[key] = self._load_segment(placement.entry)
-                except SegmentMissing:
-                    pages[key] = None
-            placement.loaded = pages[key]
+            placement.loaded = pages[placement.entry.key]
         composition.drop_unloaded()
 
     def _start(self, group: Group) -> None:
