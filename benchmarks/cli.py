@@ -217,11 +217,11 @@ def codec(
 
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         result = asyncio.run(run(Path(folder)))
-    table = Table(title=f"Codecs: {result['model']}")
-    for column in ("codec", "of bf16", "encode GB/s", "decode GB/s", "to bf16", "KL added", "top-1"):
+    table = Table(title=f"Codecs: {result['model']}; bytes of bfloat16's, GB/s on one core, KL added")
+    for column in ("codec", "bytes", "enc", "dec", "dec bf16", "KL", "top-1"):
         table.add_column(column, justify="left" if column == "codec" else "right", no_wrap=True)
     for row in result["rows"]:
-        name = row["codec"] + (", before rotation" if row["before_rotation"] else "")
+        name = row["codec"] + (", unrotated" if row["before_rotation"] else "")
         speeds = [f"{row[key]:.2f}" for key in ("encode_gb_s", "decode_gb_s", "decode_bf16_gb_s")]
         table.add_row(name, f"{row['share_of_bf16']:.3f}", *speeds, f"{row['kl_added']:.5f}", f"{row['top1']:.3f}")
     console.print(table)

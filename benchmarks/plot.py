@@ -80,9 +80,10 @@ def plot_fidelity(result: dict[str, Any], path: Path) -> None:
             panel.set_xlabel(label)
             panel.set_ylabel("KL to full prefill, nats")
             panel.set_yscale("log")
-            panel.set_title(f"{size[0]} memories of {size[1]} tokens")
+            panel.set_title(f"{size[0]} memories of {size[1]} tokens", fontsize=11)
             panel.grid(visible=True, which="both", alpha=0.25)
-    panels[0][0].legend(fontsize=8)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -103,4 +104,4 @@ def _frontier(panel: Any, rows: list[dict[str, Any]], x: str) -> None:
         panel.plot(xs, ys, linestyle=style, marker=markers[build], color=colours[repair], label=name, markersize=5)
     for row in rows:
         if row["strategy"] in ("high", "fast") and row[x] is not None:
-            panel.annotate(row["strategy"], (row[x], row["kl_mean"]), xytext=(5, 5), textcoords="offset points")
+            panel.annotate(row["strategy"], (row[x], row["kl_mean"]), xytext=(-6, -16), textcoords="offset points")

@@ -81,7 +81,7 @@ def _codec_table(result: dict[str, Any]) -> list[str]:
     lines = ["| codec | bytes of bfloat16's | encode, decode GB/s on one core | KL added |", "|---|---|---|---|"]
     for row in result["rows"]:
         if not row["before_rotation"]:
-            speeds = f"{row['encode_gb_s']:.1f}, {row['decode_gb_s']:.1f}"
+            speeds = f"{row['encode_gb_s']:.1f}, {row['decode_gb_s']:.1f}" if row["codec"] != "none" else "-"
             lines.append(f"| `{row['codec']}` | {row['share_of_bf16']:.3f} | {speeds} | {row['kl_added']:.4f} |")
     return lines
 
