@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,24 @@ def open_engine(model: str, folder: Path, composing: CompositionConfig | None = 
     return load_engine(source, model_id=model, open_store=open_store, composing=composing)
 
 
+def _on_engine(
+    model: str,
+    measure: Callable[[TransformersEngine, Path], Awaitable[dict[str, Any]]],
+    composing: CompositionConfig | None = None,
+) -> dict[str, Any]:
+    """What ``measure`` gives on an engine of its own, whose segments lie in a folder that goes with it."""
+
+    async def run(folder: Path) -> dict[str, Any]:
+        engine = open_engine(model, folder, composing)
+        try:
+            return await measure(engine, folder)
+        finally:
+            await engine.close()
+
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        return asyncio.run(run(Path(folder)))
+
+
 def _write(result: dict[str, Any], path: Path | None) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,15 +82,7 @@ def ttft(
     """Time to first token: full prefill against KV resident, in host memory and on disk, in one run."""
     contexts = [int(part) for part in context.split(",")]
 
-    async def run(folder: Path) -> dict[str, Any]:
-        engine = open_engine(model, folder)
-        try:
-            return await ttft_bench.measure(engine, folder, contexts, query, repeat)
-        finally:
-            await engine.close()
-
-    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
-        result = asyncio.run(run(Path(folder)))
+    result = _on_engine(model, lambda engine, folder: ttft_bench.measure(engine, folder, contexts, query, repeat))
     _print_ttft(result)
     _write(result, json_file)
     picture = plot or (json_file.with_suffix(".png") if json_file else None)
@@ -119,16 +130,7 @@ def streams(
     json_file: JsonFile = None,
 ) -> None:
     """Tokens per second of one stream and of several, and the first token of one more request."""
-
-    async def run(folder: Path) -> dict[str, Any]:
-        engine = open_engine(model, folder)
-        try:
-            return await streams_bench.measure(engine, streams, tokens, repeat)
-        finally:
-            await engine.close()
-
-    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
-        result = asyncio.run(run(Path(folder)))
+    result = _on_engine(model, lambda engine, _: streams_bench.measure(engine, streams, tokens, repeat))
     table = Table(title=f"Concurrent streams: {result['model']}")
     table.add_column("streams", justify="right")
     table.add_column("tokens/s", justify="right")
@@ -157,26 +159,21 @@ def fidelity(
     defaults = CompositionConfig()
     strategies = fidelity_bench.frontier(defaults.high, defaults.fast)
 
-    async def run(folder: Path) -> dict[str, Any]:
-        engine = open_engine(model, folder, fidelity_bench.ALWAYS)
+    async def measure(engine: TransformersEngine, _: Path) -> dict[str, Any]:
         rows: list[fidelity_bench.Row] = []
-        try:
-            with console.status("measuring") as status:
-                for n, tokens in sizes:
-                    asked = load_questions(
-                        data, n, tokens, questions, lambda text: engine.tokenize(text, add_special_tokens=False), seed=0
-                    )
-                    status.update(f"{n} memories of {tokens} tokens")
-                    rows += await fidelity_bench.measure_divergence(engine, asked, strategies, tokens, status.update)
-                if facts:
-                    asked_for = fidelity_bench.for_recall(strategies)
-                    rows += await fidelity_bench.measure_recall(engine, asked_for, facts, status.update)
-            return fidelity_bench.result(engine, rows, data.name)
-        finally:
-            await engine.close()
+        with console.status("measuring") as status:
+            for n, tokens in sizes:
+                asked = load_questions(
+                    data, n, tokens, questions, lambda text: engine.tokenize(text, add_special_tokens=False), seed=0
+                )
+                status.update(f"{n} memories of {tokens} tokens")
+                rows += await fidelity_bench.measure_divergence(engine, asked, strategies, tokens, status.update)
+            if facts:
+                asked_for = fidelity_bench.for_recall(strategies)
+                rows += await fidelity_bench.measure_recall(engine, asked_for, facts, status.update)
+        return fidelity_bench.result(engine, rows, data.name)
 
-    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
-        result = asyncio.run(run(Path(folder)))
+    result = _on_engine(model, measure, fidelity_bench.ALWAYS)
     _print_fidelity(result)
     _write(result, json_file)
     if json_file is not None:
@@ -205,18 +202,13 @@ def codec(
 ) -> None:
     """Codecs: bytes, speed on one core, KL added."""
 
-    async def run(folder: Path) -> dict[str, Any]:
-        engine = open_engine(model, folder)
-        try:
-            asked = load_questions(data, 6, 128, prompts, lambda text: engine.tokenize(text), seed=0)
-            made = [(q.text, [q.cube[i] for i in q.chosen]) for q in asked]
-            with console.status("measuring") as status:
-                return await codec_bench.measure(engine, made, status.update)
-        finally:
-            await engine.close()
+    async def measure(engine: TransformersEngine, _: Path) -> dict[str, Any]:
+        asked = load_questions(data, 6, 128, prompts, lambda text: engine.tokenize(text), seed=0)
+        made = [(q.text, [q.cube[i] for i in q.chosen]) for q in asked]
+        with console.status("measuring") as status:
+            return await codec_bench.measure(engine, made, status.update)
 
-    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
-        result = asyncio.run(run(Path(folder)))
+    result = _on_engine(model, measure)
     table = Table(title=f"Codecs: {result['model']}; bytes of bfloat16's, GB/s on one core, KL added")
     for column in ("codec", "bytes", "enc", "dec", "dec bf16", "KL", "top-1"):
         table.add_column(column, justify="left" if column == "codec" else "right", no_wrap=True)

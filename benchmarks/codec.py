@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.fidelity import N_TOKENS, decode
 from benchmarks.machine import measured_on
-from engine.base import ChatMessage, MemoryText
+from engine.base import ChatMessage, MemoryText, Prompt
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.transformers.pages import divergence
 from kvcache import CODECS, CodecName, Rotation, Segment, root_key
 
-_N_TOKENS = 24
 _PAGE = 512
 _ROUNDS = 7
 
@@ -48,7 +49,7 @@ class _Prompt:
     values: torch.Tensor
     turns: tuple[int, ...]
     tokens: list[int]
-    logprobs: torch.Tensor
+    logits: torch.Tensor
 
 
 async def measure(
@@ -76,19 +77,12 @@ async def measure(
 def _prompt(engine: TransformersEngine, runner: ModelRunner, question: str, memories: Sequence[str]) -> _Prompt:
     texts = [MemoryText(f"m{i}", text) for i, text in enumerate(memories)]
     pieces = engine.render([ChatMessage("user", question)], texts).pieces
-    before = [token for piece in pieces[:-1] for token in piece.token_ids]
+    before = Prompt(pieces[:-1]).token_ids
     kv = SequenceKV(engine.fingerprint.layout, engine.model.device, len(before) + 256)
     runner.forward([Work(kv, before, 0)])
     keys, values = (tensor.cpu() for tensor in kv.copy_range(0, len(before)))
-    tokens: list[int] = []
-    rows = []
-    logits = runner.forward([Work(kv, pieces[-1].token_ids)])
-    while True:
-        rows.append(torch.log_softmax(logits[0].double(), -1).cpu())
-        tokens.append(int(logits[0].argmax()))
-        if len(tokens) == _N_TOKENS:
-            return _Prompt(keys, values, pieces[-1].token_ids, tokens, torch.stack(rows))
-        logits = runner.forward([Work(kv, tokens[-1:])])
+    tokens, logits = decode(runner, kv, runner.forward([Work(kv, pieces[-1].token_ids)]), N_TOKENS)
+    return _Prompt(keys, values, pieces[-1].token_ids, tokens, logits.cpu())
 
 
 def _row(
@@ -129,9 +123,7 @@ def _divergence(
     kv = SequenceKV(engine.fingerprint.layout, engine.model.device, 256)
     kv.inject(segment.to(engine.model.device), min_span=1)
     asked = [*prompt.turns, *prompt.tokens[:-1]]
-    got = torch.log_softmax(runner.forward([Work(kv, asked, _N_TOKENS)]).double(), -1).cpu()
-    kl = (prompt.logprobs.exp() * (prompt.logprobs - got)).sum(-1).clamp_min(0.0).mean()
-    return kl.item(), (got.argmax(-1) == prompt.logprobs.argmax(-1)).double().mean().item()
+    return divergence(prompt.logits, runner.forward([Work(kv, asked, N_TOKENS)]).cpu())
 
 
 def _speed(name: CodecName, keys: torch.Tensor, values: torch.Tensor) -> tuple[float, float, float]:

@@ -22,6 +22,7 @@ from benchmarks.recall import Fact, answered, planted
 from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
 from engine.transformers import CompositionConfig, ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composition import place_part, probe
+from engine.transformers.pages import divergence
 from kvcache import Certificate, Composed, Part, Repair, Segment, chain_key, root_key
 from scheduler.pages import plan_pages
 
@@ -124,8 +125,8 @@ class Lab:
         self._engine = engine
         self._model = engine.model
 
-    def render(self, question: str, memories: Sequence[str], begin: int = 0) -> Prompt:
-        texts = [MemoryText(f"m{begin + i}@1", text) for i, text in enumerate(memories)]
+    def render(self, question: str, memories: Sequence[str]) -> Prompt:
+        texts = [MemoryText(f"m{i}@1", text) for i, text in enumerate(memories)]
         return self._engine.render([ChatMessage("user", question)], texts)
 
     async def case(self, question: str, cube: Sequence[str], chosen: Sequence[int]) -> _Case:
@@ -152,8 +153,7 @@ class Lab:
         wanted = {piece.label for piece in picked if piece.label is not None}
         pages: dict[str, tuple[Segment, Part]] = {}
         for page in plan_pages(cube, wanted, (), lambda a, b: 0.0):
-            lead = tuple(token for piece in page.lead for token in piece.token_ids)
-            segment = self._segment(runner, "pages", header, lead, page.members)
+            segment = self._segment(runner, "pages", header, Prompt(page.lead).token_ids, page.members)
             pages |= {part.label: (segment, part) for part in segment.parts if part.label is not None}
         for segment in {s.key: s for s in [*single, *(s for s, _ in pages.values())]}.values():
             self._engine.store.put(segment)
@@ -166,7 +166,7 @@ class Lab:
     def _segment(
         self, runner: ModelRunner, build: Build, header: Sequence[int], lead: Sequence[int], members: Sequence[Piece]
     ) -> Segment:
-        tokens = [token for piece in members for token in piece.token_ids]
+        tokens = Prompt(tuple(members)).token_ids
         start = len(header) + len(lead)
         kv = self._prefilled(runner, [*header, *lead, *tokens])
         keys, values = kv.copy_range(start, start + len(tokens))
@@ -195,7 +195,7 @@ class Lab:
         float32 [n, vocabulary]."""
         ids = case.prompt.token_ids
         kv = self._prefilled(runner, ids[:-1])
-        return _decode(runner, kv, runner.forward([Work(kv, ids[-1:])]), n, ends)
+        return decode(runner, kv, runner.forward([Work(kv, ids[-1:])]), n, ends)
 
     def composed(self, runner: ModelRunner, case: _Case, strategy: Strategy) -> tuple[SequenceKV, torch.Tensor, float]:
         """The composed sequence, the logits of its first token, and the share of memory tokens computed anew."""
@@ -246,9 +246,11 @@ def _composed(case: _Case, built: Sequence[tuple[Segment, Part]]) -> Composed:
     return Composed(tuple(spans), tuple(starts))
 
 
-def _decode(
+def decode(
     runner: ModelRunner, kv: SequenceKV, logits: torch.Tensor, n: int, ends: Collection[int] = ()
 ) -> tuple[list[int], torch.Tensor]:
+    """Greedy continuation from the logits of its first token: up to ``n`` tokens, or to one of ``ends``, and the
+    logits behind each, float32 [tokens, vocabulary]."""
     tokens, rows = [int(logits[0].argmax())], [logits[0]]
     while len(tokens) < n and tokens[-1] not in ends:
         logits = runner.forward([Work(kv, tokens[-1:])])
@@ -264,15 +266,12 @@ def _divergence(
 
     def work(runner: ModelRunner) -> list[tuple[float, ...]]:
         tokens, expected = lab.greedy(runner, case)
-        p = torch.log_softmax(expected.double(), -1)
         found: list[tuple[float, ...]] = []
         for strategy in strategies:
             kv, first, share = lab.composed(runner, case, strategy)
             rest = runner.forward([Work(kv, tokens[:-1], len(tokens) - 1)])
-            q = torch.log_softmax(torch.cat([first, rest]).double(), -1)
-            kl = (p.exp() * (p - q)).sum(-1)
-            same = (p.argmax(-1) == q.argmax(-1)).double().mean()
-            found.append((kl.mean().item(), kl[0].item(), same.item(), share))
+            kl, same = divergence(expected, torch.cat([first, rest]))
+            found.append((kl, divergence(expected[:1], first)[0], same, share))
         return found
 
     return work
@@ -354,7 +353,7 @@ def _answers(
         results = [(right(lab.greedy(runner, case, n, ends)[0]), 1.0)]
         for strategy in strategies:
             kv, logits, share = lab.composed(runner, case, strategy)
-            results.append((right(_decode(runner, kv, logits, n, ends)[0]), share))
+            results.append((right(decode(runner, kv, logits, n, ends)[0]), share))
         return results
 
     return work

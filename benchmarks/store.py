@@ -207,7 +207,7 @@ class _Stored:
         return self._store.tier_of(key) is not None
 
     def place_of(self, part_key: str) -> tuple[str, int] | None:
-        return min(((entry.key, part.begin) for entry, part in self._store.find_part(part_key)), default=None)
+        return self._store.place_of(part_key)
 
 
 def _prompt(chain: Sequence[int]) -> Prompt:

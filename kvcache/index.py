@@ -21,6 +21,7 @@ from typing import Literal
 from kvcache.errors import SegmentCorrupt
 from kvcache.file import SUFFIX, read_header, read_parts
 from kvcache.segment import Certificate, Part, Segment, chain_key
+from kvcache.tiers import TierName
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ class Entry:
     @property
     def on_disk(self) -> bool:
         return self.disk_bytes > 0
+
+    def bytes_in(self, tier: TierName | None) -> int:
+        """What is read to bring the segment here from that tier."""
+        return self.disk_bytes if tier == "disk" else self.nbytes
 
     @property
     def kind(self) -> Literal["chained", "standalone"]:

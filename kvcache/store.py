@@ -133,6 +133,10 @@ class SegmentStore:
         with self._lock:
             return self._index.with_part(part_key)
 
+    def place_of(self, part_key: str) -> tuple[str, int] | None:
+        """The key of a segment that holds this part, and where in it; the same one each time. None: there is none."""
+        return min(((entry.key, part.begin) for entry, part in self.find_part(part_key)), default=None)
+
     def codec_of(self, segment: Segment) -> CodecName:
         """How the segment is written."""
         return self._codec if segment.root is not None or CODECS[self._codec].lossless else "none"

@@ -6,7 +6,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -393,17 +393,17 @@ class MemoryStore:
         """Labels of the tenant's active memories."""
         with self._database.read() as db:
             rows = db.execute(
-                "SELECT m.* FROM memories m JOIN cubes c ON c.id = m.cube_id"
+                "SELECT m.id, m.version FROM memories m JOIN cubes c ON c.id = m.cube_id"
                 " WHERE c.tenant = ? AND m.status = 'active'",
                 (tenant,),
             ).fetchall()
-        return {memory_of(row).label for row in rows}
+        return _labels(rows)
 
     def active_labels(self) -> set[str]:
         """Labels (``Memory.label``) of all active memories of all tenants: what segments may stand for."""
         with self._database.read() as db:
             rows = db.execute("SELECT id, version FROM memories WHERE status = 'active'").fetchall()
-        return {f"{row['id']}@{row['version']}" for row in rows}
+        return _labels(rows)
 
     def check(self) -> None:
         """Raises ``StoreCorrupt`` when the file's structure is damaged."""
@@ -437,3 +437,8 @@ class MemoryStore:
                 db.execute("INSERT INTO memory_text (memory_text) VALUES ('optimize')")
         with self._database.read() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _labels(rows: Iterable[sqlite3.Row]) -> set[str]:
+    """``Memory.label`` of rows of id and version."""
+    return {f"{row['id']}@{row['version']}" for row in rows}

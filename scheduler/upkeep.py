@@ -100,6 +100,9 @@ class Upkeep:
         if len(self._wanted) > _MAX_SEEN:
             self._wanted.popitem(last=False)
         labels.add(label)
+        self._queue_shelf(shelf)
+
+    def _queue_shelf(self, shelf: _Shelf) -> None:
         if shelf not in self._shelves_queued:
             self._shelves_queued.add(shelf)
             self._put(lambda: self._fill(shelf))
@@ -107,9 +110,7 @@ class Upkeep:
     def changed(self, tenant: str, cube_id: str) -> None:
         """Memories of the cube were changed or deleted, their pages with them: build what is missing again."""
         for shelf in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
-            if shelf not in self._shelves_queued:
-                self._shelves_queued.add(shelf)
-                self._put(lambda shelf=shelf: self._fill(shelf))  # type: ignore[misc]
+            self._queue_shelf(shelf)
 
     def _note_composition(self, tenant: str, prompt: Prompt) -> None:
         key = (tenant, prompt)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from engine.base import Sampling
+from engine.base import Fidelity, Sampling
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
@@ -32,7 +32,7 @@ class MemoryOptions(BaseModel):
     mode: Literal["auto", "kv", "text", "off"] | None = None
     top_k: Annotated[int, Field(ge=0, le=64)] | None = None
     ids: Annotated[list[str], Field(max_length=256)] = []
-    fidelity: Literal["exact", "high", "fast"] | None = None
+    fidelity: Fidelity | None = None
 
 
 class StreamOptions(BaseModel):
@@ -191,8 +191,8 @@ class MemorySearch(Strict):
 
 class CubeAdd(Strict):
     name: str
-    fidelity: Literal["exact", "high", "fast"] | None = None
+    fidelity: Fidelity | None = None
 
 
 class CubeChange(Strict):
-    fidelity: Literal["exact", "high", "fast"] | None
+    fidelity: Fidelity | None

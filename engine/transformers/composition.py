@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.base import Fidelity, GenerateRequest, Prompt
+from engine.base import Fidelity, GenerateRequest
 from engine.transformers.attention import Probe, SequenceKV
 from engine.transformers.cost import CostModel
 from engine.transformers.runner import ModelRunner, Work
@@ -104,7 +104,7 @@ class Composition:
         return [position for position in range(begin, len(token_ids)) if position not in kept]
 
     def n_recomputed(self, span: range) -> int:
-        return sum(position in span for position in self.recomputed or ())
+        return sum(position in self.recomputed for position in span) if self.recomputed is not None else 0
 
 
 def place_part(kv: SequenceKV, segment: Segment, part: Part, position: int, rotation: Rotation) -> None:
@@ -156,7 +156,7 @@ def find_composition(
     if request.fidelity == "exact" or not pieces or pieces[0].kind != "header":
         return None
     header_key = chain_key(root, pieces[0].token_ids)
-    placements = find_parts(request.prompt, standalone_root(header_key), chained_tokens, store, request, config)
+    placements = find_parts(request, standalone_root(header_key), chained_tokens, store, config)
     repair = config.repair(request)
     if cost is not None:
         placements = _worth_loading(placements, 1.0 - repair.share, store, cost)
@@ -185,17 +185,12 @@ def _worth_loading(
 
 
 def find_parts(
-    prompt: Prompt,
-    root: str,
-    chained_tokens: int,
-    store: SegmentStore,
-    request: GenerateRequest,
-    config: CompositionConfig,
+    request: GenerateRequest, root: str, chained_tokens: int, store: SegmentStore, config: CompositionConfig
 ) -> list[Placement]:
     """Where in the store the prompt's memories behind the chain are, in prompt order."""
     placements: list[Placement] = []
     position = 0
-    for index, piece in enumerate(prompt.pieces):
+    for index, piece in enumerate(request.prompt.pieces):
         if piece.kind == "memory" and position >= chained_tokens and piece.token_ids:
             candidates = [
                 Placement(index, position, entry, part)

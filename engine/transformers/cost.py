@@ -38,8 +38,8 @@ class CostModel:
     def compute_s(self, n_tokens: int, behind: int) -> float:
         return n_tokens * (self.token_s + self.pair_s * (behind + n_tokens / 2))
 
-    def load_s(self, tier: TierName | None, nbytes: int) -> float:
-        return float("inf") if tier is None else nbytes / self.bandwidth[tier]
+    def load_s(self, entry: Entry, tier: TierName | None) -> float:
+        return float("inf") if tier is None else entry.bytes_in(tier) / self.bandwidth[tier]
 
     def observe_load(self, tier: TierName, nbytes: int, seconds: float) -> None:
         """A load took so long."""
@@ -55,7 +55,7 @@ class CostModel:
         best, best_s = 0, self.compute_s(n_tokens, 0)
         loading = 0.0
         for count, entry in enumerate(chain, start=1):
-            loading += self.load_s(tier_of(entry.key), _bytes_to_move(entry, tier_of))
+            loading += self.load_s(entry, tier_of(entry.key))
             done = entry.start + entry.n_tokens
             total = loading + self.compute_s(n_tokens - done, done)
             if total <= best_s:
@@ -64,12 +64,7 @@ class CostModel:
 
     def worth_composing(self, entry: Entry, tier: TierName | None, used_tokens: float, behind: int) -> bool:
         """Whether a page is quicker loaded than the tokens that it would save are computed."""
-        nbytes = entry.disk_bytes if tier == "disk" else entry.nbytes
-        return self.load_s(tier, nbytes) < self.compute_s(int(used_tokens), behind)
-
-
-def _bytes_to_move(entry: Entry, tier_of: Callable[[str], TierName | None]) -> int:
-    return entry.disk_bytes if tier_of(entry.key) == "disk" else entry.nbytes
+        return self.load_s(entry, tier) < self.compute_s(int(used_tokens), behind)
 
 
 @torch.inference_mode()

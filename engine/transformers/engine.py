@@ -144,8 +144,7 @@ class TransformersEngine:
         return self.store.tier_of(key) is not None
 
     def place_of(self, part_key: str) -> tuple[str, int] | None:
-        found = self.store.find_part(part_key)
-        return min(((entry.key, part.begin) for entry, part in found), default=None)
+        return self.store.place_of(part_key)
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
         """Compute, certify and store a page while nothing else runs. Raises ``ContextTooLong`` or ``EngineClosed``."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from engine.base import Fidelity, PageRequest, Piece
+from engine.base import Fidelity, PageRequest, Prompt
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import CompositionConfig, place_part, probe
 from engine.transformers.loading import LoadedModel
@@ -56,10 +56,6 @@ def divergence(exact: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
     return kl.mean().item(), (p.argmax(-1) == q.argmax(-1)).double().mean().item()
 
 
-def _tokens(pieces: Sequence[Piece]) -> tuple[int, ...]:
-    return tuple(token for piece in pieces for token in piece.token_ids)
-
-
 class PageBuilder:
     """Builds one page in steps, on the engine's thread."""
 
@@ -76,16 +72,17 @@ class PageBuilder:
 
     def n_tokens(self, request: PageRequest) -> int:
         """The longest sequence that building takes."""
-        behind = max(len(_tokens(request.lead)), len(_tokens(request.context)))
+        behind = max(Prompt(request.lead).n_tokens, Prompt(request.context).n_tokens)
         asked = max((len(probe.tokens) for probe in self._probes), default=0)
-        return len(request.header.token_ids) + behind + len(_tokens(request.parts)) + asked
+        return len(request.header.token_ids) + behind + Prompt(request.parts).n_tokens + asked
 
     def build(self, request: PageRequest, salt: str) -> Generator[None, None, bool]:
         """Returns whether the page was stored."""
-        header, lead = request.header.token_ids, _tokens(request.lead)
-        page = _tokens(request.parts)
+        header, lead = request.header.token_ids, Prompt(request.lead).token_ids
+        page = Prompt(request.parts).token_ids
         start = len(header) + len(lead)
-        kv = yield from self._prefilled(header + lead + page)
+        kv = self._empty(start + len(page))
+        yield from self._extended(kv, header + lead + page)
         keys, values = kv.copy_range(start, start + len(page))
         segment = Segment.standalone(
             chain_key(root_key(self._model.fingerprint, salt), header),
@@ -98,25 +95,26 @@ class PageBuilder:
             lead_labels=frozenset(piece.label for piece in request.lead if piece.label is not None),
         )
         segment = self._store.as_read(segment)
-        certificate = yield from self._certified(segment, header + _tokens(request.context), page)
+        certificate = yield from self._certified(segment, header + Prompt(request.context).token_ids, page)
         return self._store.put(replace(segment, certificate=certificate))
 
-    def _prefilled(self, token_ids: Sequence[int]) -> Generator[None, None, SequenceKV]:
-        kv = SequenceKV(self._model.fingerprint.layout, self._model.device, len(token_ids))
+    def _empty(self, expected_tokens: int) -> SequenceKV:
+        return SequenceKV(self._model.fingerprint.layout, self._model.device, expected_tokens)
+
+    def _extended(self, kv: SequenceKV, token_ids: Sequence[int]) -> Generator[None, None, None]:
+        """Compute these tokens behind what the sequence holds."""
         for begin in range(0, len(token_ids), _STEP_TOKENS):
             self._runner.forward([Work(kv, token_ids[begin : begin + _STEP_TOKENS], 0)])
             yield
-        return kv
 
     def _certified(
         self, segment: Segment, context: tuple[int, ...], page: tuple[int, ...]
     ) -> Generator[None, None, Certificate]:
         """Compose the page behind ``context`` at each fidelity and compare with full prefill."""
-        before = yield from self._prefilled(context)
+        before = self._empty(len(context))
+        yield from self._extended(before, context)
         exact = before.fork(len(page))
-        for begin in range(0, len(page), _STEP_TOKENS):
-            self._runner.forward([Work(exact, page[begin : begin + _STEP_TOKENS], 0)])
-            yield
+        yield from self._extended(exact, page)
         repairs: dict[Fidelity, Repair] = {"high": self._config.high, "fast": self._config.fast}
         found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
         for asked in self._probes:

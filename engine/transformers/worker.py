@@ -299,8 +299,7 @@ class EngineWorker(threading.Thread):
         loaded = self._store.load_many([entry.key for entry in entries], self._model.fingerprint)
         for entry, one in zip(entries, loaded, strict=True):
             if self._cost is not None and one is not None:
-                nbytes = entry.disk_bytes if one.tier == "disk" else entry.nbytes
-                self._cost.observe_load(one.tier, nbytes, one.load_ms / 1e3)
+                self._cost.observe_load(one.tier, entry.bytes_in(one.tier), one.load_ms / 1e3)
         return loaded
 
     def _load_pages(self, composition: Composition) -> None:
