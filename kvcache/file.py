@@ -5,11 +5,11 @@ A segment file is a safetensors file with these tensors and string metadata:
 - the tensors of its codec (see ``kvcache.codecs``; without one ``keys`` and ``values``, [layers, kv_heads, tokens,
   head_dim] in the fingerprint's dtype, keys after rotary embedding) and ``token_ids``, int32 [tokens];
 - metadata: ``format`` (``recallkv.segment/2``), ``key``, ``parent``, ``fingerprint`` (64 hex digits each), ``start``
-  (decimal), ``labels`` (JSON list of strings), ``codec``, ``dtype``, ``shape`` (of the keys, JSON); of a standalone
-  segment also ``root`` (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and
-  ``blake3``: hash over the other metadata (JSON, sorted keys) followed by the bytes of all tensors, wider dtypes first,
-  floats before integers, then in the order of their names, which is how safetensors lays them out: so a file is hashed
-  while it is read.
+  (decimal), ``labels`` (JSON list of strings), ``codec``, ``dtype``, ``shape`` (of the keys, JSON); of a file that
+  holds some of the layers and heads only ``shard`` (see ``kvcache.shard``); of a standalone segment also ``root``
+  (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and ``blake3``: hash over the
+  other metadata (JSON, sorted keys) followed by the bytes of all tensors, wider dtypes first, floats before integers,
+  then in the order of their names, which is how safetensors lays them out: so a file is hashed while it is read.
 
 Reading trusts nothing: the header's size, every offset, shape and dtype, the file's length, the key (recomputed
 from parent and tokens) and the checksum are checked before a tensor is handed out. Writing goes to a temporary
@@ -40,6 +40,7 @@ from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt
 from kvcache.fingerprint import FORMAT, Fingerprint
 from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts
+from kvcache.shard import Shard
 
 SUFFIX = ".safetensors"
 # The header holds a few tensor entries, the labels and the parts; anything near this is not one of ours.
@@ -90,6 +91,7 @@ class Header:
     tensors: dict[str, StoredTensor]
     data_begin: int
     data_bytes: int
+    shard: Shard | None
 
     @property
     def n_tokens(self) -> int:
@@ -159,6 +161,8 @@ def _metadata(segment: Segment, codec: CodecName) -> dict[str, str]:
         "dtype": segment.layout.dtype,
         "shape": json.dumps(list(segment.keys.shape)),
     }
+    if segment.shard is not None:
+        metadata["shard"] = segment.shard.name
     if segment.root is not None:
         metadata["root"] = segment.root
         metadata["parts"] = json.dumps([[part.n_tokens, part.label] for part in segment.parts])
@@ -251,7 +255,17 @@ def _checked_header(header: dict[str, Any], data_begin: int, data_bytes: int) ->
         tensors=tensors,
         data_begin=data_begin,
         data_bytes=data_bytes,
+        shard=_checked_shard(metadata, shape),
     )
+
+
+def _checked_shard(metadata: dict[str, str], shape: tuple[int, ...]) -> Shard | None:
+    if "shard" not in metadata:
+        return None
+    shard = Shard.parse(metadata["shard"])
+    if (shard.layers[1] - shard.layers[0], shard.heads[1] - shard.heads[0]) != shape[:2]:
+        raise SegmentCorrupt("the shard's shape is not that of its tensors")
+    return shard
 
 
 def _checked_tensors(
@@ -315,6 +329,7 @@ def read_segment(path: Path, fingerprint: Fingerprint | None = None, *, pin: boo
         root=header.root,
         parts=_parts(header, tokens),
         certificate=header.certificate,
+        shard=header.shard,
     )
 
 
@@ -346,7 +361,9 @@ def _check_model(header: Header, fingerprint: Fingerprint, path: Path) -> None:
     if header.fingerprint != fingerprint.digest:
         raise FingerprintMismatch(f"{path.name} was computed by another model")
     layout = fingerprint.layout
-    if header.shape != layout.shape(header.n_tokens) or header.dtype != layout.torch_dtype:
+    whole = layout.shape(header.n_tokens)
+    shape = header.shape if header.shard is None else (*header.shard.of, *header.shape[2:])
+    if shape != whole or header.dtype != layout.torch_dtype:
         raise SegmentCorrupt(f"{path.name}: {header.shape} {header.dtype} does not fit the model")
 
 

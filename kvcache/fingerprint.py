@@ -100,14 +100,31 @@ class Fingerprint:
         """
         config: Any = model.config
         weights = _weights_of_folder(Path(folder)) if folder is not None else None
+        weights = weights or _weights_of_parameters(model.named_parameters())
+        return cls._of(weights, config, tokenizer, next(model.parameters()).dtype)
+
+    @classmethod
+    def of_checkpoint(cls, folder: str | Path, config: Any, tokenizer: Any, dtype: torch.dtype) -> Fingerprint:
+        """The fingerprint that :meth:`of_model` gives for the model in ``folder``, without loading its weights.
+
+        ``config`` and ``tokenizer`` are transformers'. Raises ``FileNotFoundError`` where the folder holds no
+        safetensors files.
+        """
+        weights = _weights_of_folder(Path(folder))
+        if weights is None:
+            raise FileNotFoundError(f"{folder} holds no safetensors files")
+        return cls._of(weights, config, tokenizer, dtype)
+
+    @classmethod
+    def _of(cls, weights: str, config: Any, tokenizer: Any, dtype: torch.dtype) -> Fingerprint:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return cls(
-            weights=weights or _weights_of_parameters(model.named_parameters()),
+            weights=weights,
             config=_hash_json({k: v for k, v in config.to_dict().items() if k not in _VOLATILE_CONFIG}),
             tokenizer=_hash_text(backend.to_str() if backend is not None else repr(tokenizer)),
             chat_template=_hash_text(str(getattr(tokenizer, "chat_template", None))),
             attention="full-causal",
-            layout=layout_of(config, next(model.parameters()).dtype),
+            layout=layout_of(config, dtype),
         )
 
 

@@ -21,6 +21,7 @@ from typing import Literal
 from kvcache.errors import SegmentCorrupt
 from kvcache.file import SUFFIX, read_header, read_parts
 from kvcache.segment import Certificate, Part, Segment, chain_key
+from kvcache.shard import Shard, complete
 from kvcache.tiers import TierName
 
 log = logging.getLogger(__name__)
@@ -99,9 +100,12 @@ class Entry:
         )
 
     @classmethod
-    def of_file(cls, path: Path) -> Entry:
-        """The entry of a segment file. Raises ``SegmentCorrupt``, or ``FileNotFoundError``."""
-        header = read_header(path)
+    def of_files(cls, paths: Sequence[Path]) -> Entry:
+        """The entry of a segment from its files. Raises ``SegmentCorrupt``, or ``FileNotFoundError``."""
+        headers = [read_header(path) for path in paths]
+        header = headers[0]
+        if any(other.key != header.key or other.fingerprint != header.fingerprint for other in headers):
+            raise SegmentCorrupt(f"{paths[0].name} and others are shards of different segments")
         now = time.time()
         return cls(
             key=header.key,
@@ -109,20 +113,58 @@ class Entry:
             fingerprint=header.fingerprint,
             start=header.start,
             n_tokens=header.n_tokens,
-            nbytes=2 * math.prod(header.shape) * header.dtype.itemsize,
+            nbytes=sum(2 * math.prod(each.shape) * each.dtype.itemsize for each in headers),
             labels=header.labels,
             created_at=now,
             last_used_at=now,
-            disk_bytes=header.stored_bytes,
+            disk_bytes=sum(each.stored_bytes for each in headers),
             root=header.root,
-            parts=read_parts(path, header),
+            parts=read_parts(paths[0], header),
             certificate=header.certificate,
         )
 
 
-def segment_path(folder: Path, key: str) -> Path:
-    """Where the segment ``key`` lies below ``folder``: 256 sub-folders keep each one small."""
-    return folder / key[:2] / f"{key}{SUFFIX}"
+def segment_path(folder: Path, key: str, shard: Shard | None = None) -> Path:
+    """Where the segment ``key`` (or a shard of it) lies below ``folder``: 256 sub-folders keep each one small."""
+    return folder / key[:2] / (f"{key}{SUFFIX}" if shard is None else f"{key}.{shard.name}{SUFFIX}")
+
+
+def key_of_file(path: Path) -> str:
+    """The key that a segment file's name says."""
+    return path.name.partition(".")[0]
+
+
+def shard_of_file(path: Path) -> Shard | None:
+    """The shard that a segment file's name says; None for a whole segment. Raises ``ValueError``."""
+    name = path.name.removesuffix(SUFFIX).partition(".")[2]
+    return Shard.parse(name) if name else None
+
+
+def files_of(folder: Path, key: str) -> list[Path]:
+    """The files of one segment: one, or its shards; empty where they are not all there."""
+    whole = segment_path(folder, key)
+    if whole.exists():
+        return [whole]
+    return all_there(sorted(whole.parent.glob(f"{key}.*{SUFFIX}")))
+
+
+def all_there(paths: list[Path]) -> list[Path]:
+    """``paths`` of one segment when they are all that a segment needs, by their names; else none."""
+    try:
+        shards = [shard_of_file(path) for path in paths]
+    except ValueError:
+        return []
+    for path, shard in zip(paths, shards, strict=True):
+        if shard is None:
+            return [path]
+    return paths if complete([shard for shard in shards if shard is not None]) else []
+
+
+def remove_files(folder: Path, key: str) -> None:
+    """Remove a segment's files, all shards included."""
+    whole = segment_path(folder, key)
+    for path in (whole, *whole.parent.glob(f"{key}.*{SUFFIX}")):
+        path.unlink(missing_ok=True)
 
 
 def segment_files(folder: Path) -> Iterator[Path]:
@@ -217,30 +259,30 @@ class Index:
         A file without a row was cut off between rename and commit: with a sound database it is removed (its
         memory may have been deleted since), without one it is adopted.
         """
-        files = {path.stem: path for path in segment_files(self._folder)}
+        files: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in segment_files(self._folder):
+            files[key_of_file(path)].append(path)
         for path in self._folder.glob(f"[0-9a-f][0-9a-f]/.*{SUFFIX}.*.tmp"):
             path.unlink(missing_ok=True)
-        for key in [key for key in self._entries if key not in files]:
+        there = {key for key, paths in files.items() if all_there(paths)}
+        for key in [key for key in self._entries if key not in there]:
             self._forget(db, key)
         for key in files.keys() - self._entries.keys():
-            if rebuild:
-                self._adopt(db, files[key])
-            else:
-                files[key].unlink(missing_ok=True)
+            if not (rebuild and key in there and self._adopted(db, key, all_there(files[key]))):
+                remove_files(self._folder, key)
 
-    def _adopt(self, db: sqlite3.Connection, path: Path) -> None:
+    def _adopted(self, db: sqlite3.Connection, key: str, paths: list[Path]) -> bool:
         try:
-            entry = Entry.of_file(path)
+            entry = Entry.of_files(paths)
         except SegmentCorrupt as error:
             log.warning("not adopted: %s", error)
-            path.unlink(missing_ok=True)
-            return
-        if entry.key != path.stem:
-            log.warning("not adopted: %s holds the segment %s", path.name, entry.key)
-            path.unlink(missing_ok=True)
-            return
+            return False
+        if entry.key != key:
+            log.warning("not adopted: %s holds the segment %s", paths[0].name, entry.key)
+            return False
         self._insert(entry)
         self._write_row(db, entry)
+        return True
 
     def __len__(self) -> int:
         return len(self._entries)

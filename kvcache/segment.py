@@ -11,6 +11,7 @@ import torch
 from blake3 import blake3
 
 from kvcache.fingerprint import Fingerprint, Layout
+from kvcache.shard import Shard
 
 assert sys.byteorder == "little", "segment keys and files are defined over little-endian integers"
 
@@ -79,7 +80,8 @@ class Segment:
     computed. ``labels`` name the memories that the numbers depend on. Standalone segments are pages of one or more
     ``parts``, built behind a header and a *lead* (tokens of other memories, so that the parts are not computed as
     if nothing stood before them); they may be moved and composed, at the fidelity that ``certificate`` says. Build
-    one with :meth:`chained` or :meth:`standalone`.
+    one with :meth:`chained` or :meth:`standalone`. ``shard`` says which layers and heads the tensors hold where that
+    is not all of them.
     """
 
     key: str
@@ -93,6 +95,7 @@ class Segment:
     root: str | None = None
     parts: tuple[Part, ...] = ()
     certificate: Certificate | None = None
+    shard: Shard | None = None
 
     @classmethod
     def chained(
@@ -104,13 +107,14 @@ class Segment:
         keys: torch.Tensor,
         values: torch.Tensor,
         labels: frozenset[str] = frozenset(),
+        shard: Shard | None = None,
     ) -> Segment:
         """A segment whose key follows from its parent and tokens. Raises ``ValueError`` on a wrong shape or
         dtype."""
-        _check_tensors(fingerprint.layout, len(token_ids), keys, values)
+        _check_tensors(fingerprint.layout, len(token_ids), keys, values, shard)
         tokens = tuple(int(token) for token in token_ids)
         key = chain_key(parent, tokens)
-        return cls(key, parent, fingerprint.digest, start, tokens, keys, values, labels)
+        return cls(key, parent, fingerprint.digest, start, tokens, keys, values, labels, shard=_partial(shard))
 
     @classmethod
     def standalone(
@@ -125,11 +129,12 @@ class Segment:
         lead: Sequence[int] = (),
         lead_labels: frozenset[str] = frozenset(),
         certificate: Certificate | None = None,
+        shard: Shard | None = None,
     ) -> Segment:
         """A page of ``parts`` (token ids and label each), computed behind the header and ``lead`` at ``start``.
         Raises ``ValueError`` on a wrong shape or dtype."""
         tokens = tuple(int(token) for token_ids, _ in parts for token in token_ids)
-        _check_tensors(fingerprint.layout, len(tokens), keys, values)
+        _check_tensors(fingerprint.layout, len(tokens), keys, values, shard)
         root = standalone_root(header_key)
         parent = chain_key(root, lead)
         own = frozenset(label for _, label in parts if label is not None)
@@ -145,6 +150,7 @@ class Segment:
             root=root,
             parts=cut_parts(root, tokens, [(len(token_ids), label) for token_ids, label in parts]),
             certificate=certificate,
+            shard=_partial(shard),
         )
 
     @property
@@ -164,6 +170,20 @@ class Segment:
     def layout(self) -> Layout:
         layers, kv_heads, _, head_dim = self.keys.shape
         return Layout(layers, kv_heads, head_dim, str(self.keys.dtype).removeprefix("torch."))
+
+    @property
+    def held(self) -> Shard:
+        """Which layers and heads the tensors hold."""
+        layers, heads = self.keys.shape[:2]
+        return self.shard or Shard.whole(layers, heads)
+
+    def cut(self, wanted: Shard) -> Segment:
+        """Only these layers and heads of the segment, as views. Raises ``ValueError`` when it does not hold them."""
+        held = self.held
+        if held.overlap(wanted) != wanted:
+            raise ValueError(f"{held.name} does not hold {wanted.name}")
+        layers, heads = wanted.within(held)
+        return replace(self, keys=self.keys[layers, heads], values=self.values[layers, heads], shard=_partial(wanted))
 
     def to(self, device: torch.device) -> Segment:
         """The same segment on ``device`` (itself where it is there already)."""
@@ -191,8 +211,39 @@ def cut_parts(root: str, token_ids: Sequence[int], lengths: Sequence[tuple[int, 
     return tuple(parts)
 
 
-def _check_tensors(layout: Layout, n_tokens: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+def _partial(shard: Shard | None) -> Shard | None:
+    return None if shard is None or shard.is_whole else shard
+
+
+def joined(segments: Sequence[Segment], wanted: Shard) -> Segment:
+    """One segment with the wanted layers and heads, copied from shards of it. Raises ``ValueError`` when they do not
+    hold all of it or are shards of different segments."""
+    first = segments[0]
+    shape = (wanted.layers[1] - wanted.layers[0], wanted.heads[1] - wanted.heads[0], *first.keys.shape[2:])
+    keys, values = first.keys.new_empty(shape), first.values.new_empty(shape)
+    filled = 0
+    for segment in segments:
+        overlap = segment.held.overlap(wanted)
+        if segment.key != first.key or segment.fingerprint != first.fingerprint:
+            raise ValueError("shards of different segments")
+        if overlap is not None:
+            into, source = overlap.within(wanted), overlap.within(segment.held)
+            keys[into] = segment.keys[source]
+            values[into] = segment.values[source]
+            filled += overlap.area
+    if filled != wanted.area:
+        raise ValueError(f"the shards hold {filled} of {wanted.area} layers x heads")
+    return replace(first, keys=keys, values=values, shard=_partial(wanted))
+
+
+def _check_tensors(
+    layout: Layout, n_tokens: int, keys: torch.Tensor, values: torch.Tensor, shard: Shard | None = None
+) -> None:
     shape = layout.shape(n_tokens)
+    if shard is not None:
+        if shard.of != shape[:2]:
+            raise ValueError(f"a shard of {shard.of} in a model of {shape[:2]}")
+        shape = (shard.layers[1] - shard.layers[0], shard.heads[1] - shard.heads[0], n_tokens, layout.head_dim)
     if n_tokens < 1 or tuple(keys.shape) != shape or tuple(values.shape) != shape:
         raise ValueError(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} must be {shape}")
     if keys.dtype != layout.torch_dtype or values.dtype != keys.dtype:

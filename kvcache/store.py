@@ -26,10 +26,12 @@ import torch
 from kvcache.codecs import CODECS, CodecName
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
 from kvcache.eviction import value
-from kvcache.file import read_segment, write_segment
+from kvcache.file import write_segment
 from kvcache.fingerprint import Fingerprint
-from kvcache.index import Entry, Index, segment_path
+from kvcache.index import Entry, Index, remove_files, segment_path
+from kvcache.read import move_files, read_shard
 from kvcache.segment import Part, Segment
+from kvcache.shard import Shard
 from kvcache.tiers import TIERS, MemoryTier, TierName
 
 log = logging.getLogger(__name__)
@@ -237,16 +239,47 @@ class SegmentStore:
         with self._lock:
             if self._closed:
                 raise StoreClosed("the segment store is closed")
-            orphan = segment.root is None and segment.start > 0 and self._index.get(segment.parent) is None
-            if orphan or any(label in self._dead_labels for label in segment.labels):
+            entry = Entry.of(segment)
+            if self._refuses(entry):
                 return False
             known = self._index.get(segment.key)
             if (known is None or not known.on_disk) and segment.key not in self._queued:
                 self._queue_write(segment)
-            self._index.add(Entry.of(segment))
+            self._index.add(entry)
             self._admit(segment)
             self._drop_if_nowhere(segment.key)
             return True
+
+    def record(self, entry: Entry) -> bool:
+        """Enter a segment whose files another process has written; ``entry.disk_bytes`` says how large they are.
+
+        False when it is refused, as by :meth:`put`: its files are then removed.
+        """
+        with self._lock:
+            if self._closed:
+                raise StoreClosed("the segment store is closed")
+            if self._refuses(entry):
+                if self._index.get(entry.key) is None:
+                    remove_files(self._folder, entry.key)
+                return False
+            known = self._index.get(entry.key)
+            if known is None or not known.on_disk:
+                self._index.add(entry)
+                self._index.stored(entry.key, entry.disk_bytes)
+                self._disk_used += entry.disk_bytes
+                self._evict_from_disk()
+            return True
+
+    def touch(self, key: str, tier: TierName) -> None:
+        """Count a use of a segment that another process has loaded from ``tier``."""
+        with self._lock:
+            self._hits[tier] += 1
+            if self._index.get(key) is not None:
+                self._index.touch(key)
+
+    def _refuses(self, entry: Entry) -> bool:
+        orphan = entry.root is None and entry.start > 0 and self._index.get(entry.parent) is None
+        return orphan or any(label in self._dead_labels for label in entry.labels)
 
     def _queue_write(self, segment: Segment) -> None:
         waiting = sum(queued.nbytes for queued in self._queued.values())
@@ -372,30 +405,25 @@ class SegmentStore:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _read(self, key: str, fingerprint: Fingerprint) -> Segment:
-        path = segment_path(self._folder, key)
+        layout = fingerprint.layout
+        whole = Shard.whole(layout.layers, layout.kv_heads)
         try:
-            segment = read_segment(path, fingerprint, pin=self._device.type == "cuda")
-            if segment.key != key:
-                raise SegmentCorrupt(f"{path.name} holds another segment")
-            return segment
+            return read_shard(self._folder, key, fingerprint, whole, pin=self._device.type == "cuda")
         except FileNotFoundError:
             log.warning("segment %s has vanished from the disk", key[:12])
             self._lose_file(key)
         except (SegmentCorrupt, FingerprintMismatch) as error:
             log.warning("quarantined: %s", error)
-            self._quarantine(key, path)
+            self.quarantine(key)
         except OSError as error:
             log.warning("segment %s cannot be read: %s", key[:12], error.strerror)
-            self._quarantine(key, path)
+            self.quarantine(key)
         raise SegmentMissing(key)
 
-    def _quarantine(self, key: str, path: Path) -> None:
-        jail = self._folder / "quarantine"
-        jail.mkdir(exist_ok=True, mode=0o700)
+    def quarantine(self, key: str) -> None:
+        """Put a segment's files out of the way, to be looked at: they were found to be bad (or are missing)."""
         with self._lock:
-            self._quarantined += 1
-            if path.exists():
-                path.rename(jail / path.name)
+            self._quarantined += move_files(self._folder, key, self._folder / "quarantine")
         self._lose_file(key)
 
     def _lose_file(self, key: str) -> None:
@@ -432,7 +460,7 @@ class SegmentStore:
         self._on_host.pop(key)
         self._queued.pop(key, None)
         if entry.on_disk:
-            segment_path(self._folder, key).unlink(missing_ok=True)
+            remove_files(self._folder, key)
             self._disk_used -= entry.disk_bytes
         self._index.forget(key)
 

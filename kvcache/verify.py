@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvcache.errors import KVCacheError, SegmentCorrupt
 from kvcache.file import read_segment
-from kvcache.index import Entry, Index, segment_files
+from kvcache.index import Entry, Index, key_of_file, segment_files
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def verify_folder(folder: Path) -> VerifyReport:
         except SegmentCorrupt as error:
             bad.append(BadFile(path, str(error)))
         else:
-            if segment.key != path.stem:
+            if segment.key != key_of_file(path):
                 bad.append(BadFile(path, "the file's name is not the key of what it holds"))
     return VerifyReport(checked, total, bad)
 

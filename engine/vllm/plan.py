@@ -1,0 +1,175 @@
+"""What travels between a server, the connector's two sides and back.
+
+A request's plan is JSON, under ``recallkv`` in ``kv_transfer_params``; orders (scheduler to workers) and reports (workers
+to scheduler) are pickled by vLLM itself, once a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
+
+from kvcache import TierName
+
+PARAMS = "recallkv"
+"""Name of our part of ``kv_transfer_params``."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run of the prompt whose keys and values are stored: ``n_tokens`` from ``position`` on are those of segment
+    ``key`` from its token ``begin`` on, moved by ``shift`` positions (0: a chained segment, at its place)."""
+
+    key: str
+    position: int
+    n_tokens: int
+    begin: int = 0
+    shift: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.position + self.n_tokens
+
+    def clipped(self, begin: int, end: int) -> Source | None:
+        """The part of it between two positions of the prompt."""
+        first, last = max(begin, self.position), min(end, self.end)
+        if first >= last:
+            return None
+        return Source(self.key, first, last - first, self.begin + first - self.position, self.shift)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Tokens ``start`` to ``end`` of the prompt are to be stored: as a chained segment behind ``parent``; or, with
+    ``parts`` (number of tokens and label each), as a page behind the header ``parent`` and the ``lead`` tokens that
+    end at ``start``."""
+
+    parent: str
+    start: int
+    end: int
+    labels: tuple[str, ...] = ()
+    parts: tuple[tuple[int, str | None], ...] = ()
+    lead: int = 0
+
+
+@dataclass(frozen=True)
+class RequestPlan:
+    """Where a prompt's keys and values come from, and what is stored of it.
+
+    ``sources`` are in prompt order, without a gap, from position 0. ``recompute`` are positions of the prompt whose
+    keys and values are placed but computed anew; ``measure`` leaves that choice to the second layer's deviation: so
+    many tokens of the moved sources.
+    """
+
+    sources: tuple[Source, ...] = ()
+    keeps: tuple[Keep, ...] = ()
+    recompute: tuple[int, ...] = ()
+    measure: int = 0
+
+    @property
+    def end(self) -> int:
+        """Position after the last stored token."""
+        return self.sources[-1].end if self.sources else 0
+
+    @property
+    def moved(self) -> tuple[Source, ...]:
+        """Sources that are composed: computed elsewhere than where they are used."""
+        return tuple(source for source in self.sources if source.shift or source.begin)
+
+    def as_params(self) -> dict[str, Any]:
+        """The value of ``kv_transfer_params``."""
+        return {PARAMS: _PLAN.dump_python(self, mode="json")}
+
+    @classmethod
+    def from_params(cls, params: dict[str, Any] | None) -> RequestPlan | None:
+        """The plan in ``kv_transfer_params``, where there is one. Raises ``ValueError`` when it is malformed."""
+        if not params or PARAMS not in params:
+            return None
+        return _PLAN.validate_python(params[PARAMS])
+
+
+_PLAN: TypeAdapter[RequestPlan] = TypeAdapter(RequestPlan)
+
+
+@dataclass(frozen=True)
+class LoadOrder:
+    """Fill a request's blocks: ``block_ids`` are those of the whole sequence so far."""
+
+    request_id: str
+    block_ids: tuple[int, ...]
+    sources: tuple[Source, ...]
+    report_when_done: bool = True
+    """False: the request goes on to be repaired first."""
+
+
+@dataclass(frozen=True)
+class RepairOrder:
+    """Compute these tokens of a request anew, over what its blocks hold. All ranks do so in the same step."""
+
+    request_id: str
+    block_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    """Of the whole prompt up to the last composed token."""
+    composed: tuple[tuple[int, int], ...]
+    """Ranges of positions that were moved into place."""
+    recompute: tuple[int, ...]
+    measure: int
+
+
+@dataclass(frozen=True)
+class SaveOrder:
+    """Copy a run of tokens out of a request's blocks and write it."""
+
+    keep: Keep
+    token_ids: tuple[int, ...]
+    """Those of the segment."""
+    lead_ids: tuple[int, ...]
+    block_ids: tuple[int, ...]
+
+
+@dataclass
+class Orders(KVConnectorMetadata):
+    """One step's work for the workers. ``idle``: nothing is computed in this step."""
+
+    loads: list[LoadOrder] = field(default_factory=list)
+    repairs: list[RepairOrder] = field(default_factory=list)
+    saves: list[SaveOrder] = field(default_factory=list)
+    idle: bool = False
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """One source was brought in."""
+
+    request_id: str
+    key: str
+    tier: TierName
+    n_tokens: int
+    nbytes: int
+    seconds: float
+
+
+@dataclass
+class WorkerReport(KVConnectorWorkerMetadata):
+    """What the workers did since the last step: every list has entries of all ranks."""
+
+    loads: list[LoadReport] = field(default_factory=list)
+    placed: list[str] = field(default_factory=list)
+    """Requests whose sources are in place and that wait for their repair."""
+    repaired: list[tuple[str, int, float]] = field(default_factory=list)
+    """Request, tokens computed anew, seconds."""
+    saved: list[tuple[str, int]] = field(default_factory=list)
+    """Key, bytes of keys and values in the file; 0 when it could not be written."""
+    missing: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    host_bytes: list[int] = field(default_factory=list)
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> WorkerReport:
+        """Both reports as one."""
+        assert isinstance(other, WorkerReport)
+        for name in self.__dataclass_fields__:
+            getattr(self, name).extend(getattr(other, name))
+        return self

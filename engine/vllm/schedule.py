@@ -1,0 +1,298 @@
+"""The connector inside vLLM's scheduler: which tokens are stored, what to load, what to save."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
+from engine.vllm.settings import ConnectorSettings
+from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Progress:
+    """One request as the connector sees it."""
+
+    request: Any
+    plan: RequestPlan
+    keeps: list[Keep]
+    local: int = 0
+    """Tokens that vLLM's own cache held when it asked."""
+    repairing: bool = False
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        ids: Sequence[int] = self.request.prompt_token_ids or ()
+        return ids
+
+
+@dataclass
+class Saved:
+    """A segment that all ranks have written."""
+
+    entry: Entry
+
+
+@dataclass
+class Events:
+    """What a server that keeps the index wants to know. JSON, because it travels with vLLM's statistics."""
+
+    loads: list[dict[str, Any]] = field(default_factory=list)
+    repairs: list[dict[str, Any]] = field(default_factory=list)
+    saved: list[dict[str, Any]] = field(default_factory=list)
+    failed_saves: int = 0
+    missing: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    host_bytes: int | None = None
+
+
+class SchedulerSide:
+    """Plans of the requests under way. ``ranks``: how many workers load and save their part of every segment."""
+
+    def __init__(
+        self, settings: ConnectorSettings, fingerprint: Fingerprint, *, block_size: int, ranks: int
+    ) -> None:
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._block_size = block_size
+        self._ranks = ranks
+        self._requests: dict[str, Progress] = {}
+        self._long: set[str] = set()
+        self._orders = Orders()
+        self._writing: dict[str, Entry] = {}
+        self._written: defaultdict[str, list[int]] = defaultdict(list)
+        self._host_bytes: dict[int, int] = {}
+        self._events = Events()
+        self._store, self._lock = (None, None) if settings.managed else _open_store(settings)
+
+    # -- finding ---------------------------------------------------------------------------------------------
+
+    def matched(self, request: Any, computed: int) -> tuple[int | None, bool]:
+        """Tokens beyond ``computed`` that can be loaded, and whether that is asynchronous; None: ask again."""
+        progress = self._progress(request)
+        progress.local = computed
+        end = min(progress.plan.end, request.num_tokens)
+        n = end - computed if end - computed >= self._settings.min_load_tokens else 0
+        if self._must_wait(request, computed + n):
+            return None, False
+        return n, n > 0
+
+    def _must_wait(self, request: Any, held: int) -> bool:
+        limit = self._settings.long_prefill_tokens
+        is_long = limit > 0 and request.num_tokens - held > limit
+        return is_long and bool(self._long - {request.request_id})
+
+    def _progress(self, request: Any) -> Progress:
+        progress = self._requests.get(request.request_id)
+        if progress is None:
+            plan = RequestPlan.from_params(request.kv_transfer_params)
+            if plan is None:
+                plan = self._own_plan(request)
+            progress = self._requests[request.request_id] = Progress(request, plan, list(plan.keeps))
+        return progress
+
+    def _own_plan(self, request: Any) -> RequestPlan:
+        """Standing alone: the longest stored chain, and what is behind it in runs of ``segment_tokens``."""
+        if self._store is None or not _is_plain(request):
+            return RequestPlan()
+        tokens = request.prompt_token_ids
+        root = root_key(self._fingerprint, request.cache_salt or "")
+        chain = self._store.match(root, tokens)
+        sources = tuple(Source(entry.key, entry.start, entry.n_tokens) for entry in chain)
+        parent, start = (chain[-1].key, sources[-1].end) if chain else (root, 0)
+        keeps = []
+        step = self._settings.segment_tokens
+        while len(tokens) - start >= step:
+            keeps.append(Keep(parent, start, start + step))
+            parent, start = chain_key(parent, tokens[start : start + step]), start + step
+        return RequestPlan(sources, tuple(keeps))
+
+    def allocated(self, request: Any, block_ids: Sequence[int], n_external: int) -> None:
+        """Blocks are there for ``n_external`` tokens to be loaded (0: none)."""
+        progress = self._progress(request)
+        limit = self._settings.long_prefill_tokens
+        if limit and request.num_tokens - progress.local - n_external > limit:
+            self._long.add(request.request_id)
+        if n_external <= 0:
+            return
+        begin, end = progress.local, progress.local + n_external
+        clipped = [source.clipped(begin, end) for source in progress.plan.sources]
+        sources = tuple(source for source in clipped if source is not None)
+        progress.repairing = bool(progress.plan.recompute or progress.plan.measure)
+        order = LoadOrder(request.request_id, tuple(block_ids), sources, report_when_done=not progress.repairing)
+        self._orders.loads.append(order)
+
+    # -- a step ----------------------------------------------------------------------------------------------
+
+    def orders(self, scheduler_output: Any, blocks_of: Any) -> Orders:
+        """This step's orders; ``blocks_of`` gives a request's block ids."""
+        scheduled: dict[str, int] = scheduler_output.num_scheduled_tokens
+        computed = {new.req_id: new.num_computed_tokens for new in scheduler_output.scheduled_new_reqs}
+        cached = scheduler_output.scheduled_cached_reqs
+        computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        for request_id, n in scheduled.items():
+            progress = self._requests.get(request_id)
+            if progress is not None:
+                self._advance(progress, computed[request_id] + n, blocks_of)
+        orders, self._orders = self._orders, Orders()
+        orders.idle = not scheduled
+        return orders
+
+    def _advance(self, progress: Progress, computed: int, blocks_of: Any) -> None:
+        if computed >= len(progress.token_ids):
+            self._long.discard(progress.request.request_id)
+        due = [keep for keep in progress.keeps if keep.end <= computed]
+        if not due:
+            return
+        progress.keeps = [keep for keep in progress.keeps if keep.end > computed]
+        block_ids = tuple(blocks_of(progress.request.request_id))
+        for keep in due:
+            self._save(progress, keep, block_ids)
+
+    def _save(self, progress: Progress, keep: Keep, block_ids: tuple[int, ...]) -> None:
+        tokens = tuple(progress.token_ids[keep.start : keep.end])
+        lead = tuple(progress.token_ids[keep.start - keep.lead : keep.start])
+        entry = entry_of(keep, tokens, lead, self._fingerprint)
+        if entry.key in self._writing:
+            return
+        if self._store is not None and self._store.tier_of(entry.key) is not None:
+            return
+        self._writing[entry.key] = entry
+        self._orders.saves.append(SaveOrder(keep, tokens, lead, block_ids))
+
+    def take_in(self, report: WorkerReport, blocks_of: Any) -> None:
+        """What the workers reported."""
+        for request_id in report.placed:
+            self._placed(request_id, blocks_of)
+        for load in report.loads:
+            if self._store is not None:
+                self._store.touch(load.key, load.tier)
+            self._events.loads.append(load.__dict__)
+        for request_id, n_tokens, seconds in report.repaired:
+            self._events.repairs.append({"request_id": request_id, "n_tokens": n_tokens, "seconds": seconds})
+        for key, nbytes in report.saved:
+            self._rank_saved(key, nbytes)
+        for key in {*report.missing, *report.bad}:
+            self._lost(key, bad=key in report.bad)
+        if report.host_bytes:
+            self._events.host_bytes = sum(report.host_bytes)
+
+    def _rank_saved(self, key: str, nbytes: int) -> None:
+        written = self._written[key]
+        written.append(nbytes)
+        if len(written) < self._ranks:
+            return
+        del self._written[key]
+        entry = self._writing.pop(key, None)
+        if entry is None:
+            return
+        if 0 in written:
+            self._events.failed_saves += 1
+            return
+        entry = replace(entry, disk_bytes=_distinct(written, entry.nbytes))
+        if self._store is not None:
+            self._store.record(entry)
+        self._events.saved.append(entry_json(entry))
+
+    def _lost(self, key: str, *, bad: bool) -> None:
+        """No plan may count on this segment any more."""
+        for progress in self._requests.values():
+            sources = progress.plan.sources
+            cut = next((i for i, source in enumerate(sources) if source.key == key), None)
+            if cut is not None:
+                progress.plan = replace(progress.plan, sources=sources[:cut], recompute=(), measure=0)
+        if self._store is not None:
+            self._store.quarantine(key)
+        (self._events.bad if bad else self._events.missing).append(key)
+
+    # -- composing -------------------------------------------------------------------------------------------
+
+    def _placed(self, request_id: str, blocks_of: Any) -> None:
+        raise NotImplementedError
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def finished(self, request_id: str) -> None:
+        """The request is over, or was aborted."""
+        self._requests.pop(request_id, None)
+        self._long.discard(request_id)
+
+    def events(self) -> Events | None:
+        """What happened since the last call; None when nothing did."""
+        events, self._events = self._events, Events()
+        return None if events == Events() else events
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        if self._lock is not None:
+            self._lock.close()
+
+
+def entry_of(keep: Keep, tokens: Sequence[int], lead: Sequence[int], fingerprint: Fingerprint) -> Entry:
+    """The index entry of what is going to be saved."""
+    import time
+
+    now = time.time()
+    return Entry(
+        key=chain_key(keep.parent, tokens),
+        parent=keep.parent,
+        fingerprint=fingerprint.digest,
+        start=keep.start,
+        n_tokens=len(tokens),
+        nbytes=len(tokens) * fingerprint.layout.bytes_per_token,
+        labels=frozenset(keep.labels),
+        created_at=now,
+        last_used_at=now,
+    )
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """An entry as it travels to the server."""
+    return {
+        "key": entry.key,
+        "parent": entry.parent,
+        "fingerprint": entry.fingerprint,
+        "start": entry.start,
+        "n_tokens": entry.n_tokens,
+        "nbytes": entry.nbytes,
+        "labels": sorted(entry.labels),
+        "disk_bytes": entry.disk_bytes,
+    }
+
+
+def _distinct(written: list[int], nbytes: int) -> int:
+    """Bytes on disk: ranks that share a head write the same file."""
+    return min(sum(written), max(nbytes, *written))
+
+
+def _is_plain(request: Any) -> bool:
+    """Whether the prompt's tokens say all about its keys and values."""
+    return bool(request.prompt_token_ids) and request.lora_request is None and not request.mm_features
+
+
+def _open_store(settings: ConnectorSettings) -> tuple[SegmentStore, Any]:
+    settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = (settings.folder / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise FolderInUse(settings.folder) from None
+    store = SegmentStore(settings.folder, device_bytes=0, host_bytes=0, disk_bytes=int(settings.disk_gb * 1e9))
+    return store, lock
+
+
+class FolderInUse(Exception):
+    """Another engine keeps its index in this folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is in use by another engine")

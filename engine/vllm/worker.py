@@ -1,0 +1,331 @@
+"""The connector inside a model worker: loads segments into the paged cache and saves them from it.
+
+One instance a rank, each with its own layers and heads. Reading, checking, moving and writing files happens in
+threads of its own; only the copy out of the paged cache (and repair) happens in the model's thread, because only
+there is it known what the blocks hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.vllm.paged import PagedCache
+from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, Source, WorkerReport
+from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
+from kvcache.file import write_segment
+from kvcache.index import segment_path
+from kvcache.read import read_shard
+from kvcache.shard import Shard
+from kvcache.tiers import MemoryTier
+
+log = logging.getLogger(__name__)
+
+_READERS = 4
+_MAX_QUEUED_BYTES = 2 << 30
+# A step without tokens has nothing to do but to wait for loads; longer would delay requests that arrive.
+_IDLE_WAIT_S = 0.004
+
+
+@dataclass(eq=False)
+class _Job:
+    """One request's load under way."""
+
+    order: LoadOrder
+    left: int
+    ready: Any = None
+    """Device event after which the blocks may be written to."""
+
+
+@dataclass
+class _Outbox:
+    """What has happened and was not reported yet."""
+
+    report: WorkerReport = field(default_factory=WorkerReport)
+    received: set[str] = field(default_factory=set)
+    invalid_blocks: set[int] = field(default_factory=set)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.received or self.report != WorkerReport())
+
+
+class WorkerSide:
+    """Loads and saves of one rank. ``shard``: its layers and heads; ``host_bytes``: budget of its host tier."""
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: Fingerprint,
+        cache: PagedCache,
+        shard: Shard,
+        *,
+        host_bytes: int,
+        codec: CodecName = "none",
+        fsync: bool = True,
+        rotation: Rotation | None = None,
+    ) -> None:
+        self._folder = folder
+        self._fingerprint = fingerprint
+        self._cache = cache
+        self._shard = shard
+        self._codec: CodecName = codec
+        self._fsync = fsync
+        self._rotation = rotation
+        self._host = MemoryTier(host_bytes)
+        self._host_reported = 0
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._outbox = _Outbox()
+        self._loading = 0
+        self._queued_bytes = 0
+        self._stream = torch.cuda.Stream() if cache.device.type == "cuda" else None
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader", initializer=_use_all_cores)
+        self._writes: queue.Queue[Segment | None] = queue.Queue()
+        self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
+        self._writer.start()
+
+    # -- one step, in the model's thread ---------------------------------------------------------------------
+
+    def start(self, orders: Orders) -> None:
+        """Begin this step's loads. They write to blocks that no running request reads."""
+        for order in orders.loads:
+            job = _Job(order, len(order.sources))
+            if self._stream is not None:  # the blocks may be zeroed by work that is queued already
+                job.ready = torch.cuda.current_stream().record_event()
+            with self._lock:
+                self._loading += 1
+            for source in order.sources:
+                self._readers.submit(self._load, job, source)
+
+    def save(self, orders: Orders) -> None:
+        """Copy this step's finished segments out of their blocks and hand them to the writer."""
+        for order in orders.saves:
+            segment = self._segment(order)
+            with self._lock:
+                self._host.put(segment, _never)
+                full = self._queued_bytes > 0 and self._queued_bytes + segment.nbytes > _MAX_QUEUED_BYTES
+                if full:  # the disk is slower than the model: keep serving, from memory
+                    self._outbox.report.saved.append((segment.key, 0))
+                else:
+                    self._queued_bytes += segment.nbytes
+            if not full:
+                self._writes.put(segment)
+
+    def received(self, *, idle: bool) -> set[str]:
+        """Requests whose load has ended since the last call, well or not. ``idle``: wait a little for one."""
+        with self._arrived:
+            if idle and self._loading and self._outbox.is_empty:
+                self._arrived.wait(_IDLE_WAIT_S)
+            done, self._outbox.received = self._outbox.received, set()
+            return done
+
+    def invalid_blocks(self) -> set[int]:
+        """Blocks that could not be filled, since the last call."""
+        with self._lock:
+            blocks, self._outbox.invalid_blocks = self._outbox.invalid_blocks, set()
+            return blocks
+
+    def report(self) -> WorkerReport | None:
+        """What happened since the last call; None when nothing did."""
+        with self._lock:
+            report, self._outbox.report = self._outbox.report, WorkerReport()
+            if self._host.nbytes != self._host_reported:
+                self._host_reported = self._host.nbytes
+                report.host_bytes.append(self._host.nbytes)
+        return None if report == WorkerReport() else report
+
+    def forget(self, keys: list[str]) -> None:
+        """Drop these segments from the host tier."""
+        with self._lock:
+            for key in keys:
+                self._host.pop(key)
+
+    def drop_host_tier(self) -> None:
+        """Empty the host tier (benchmarks measure the disk so)."""
+        self._writes.join()
+        with self._lock:
+            self._host = MemoryTier(self._host.budget)
+
+    def finished_repair(self, order: RepairOrder, n_recomputed: int, seconds: float) -> None:
+        """A request that was placed is repaired: it may go on."""
+        with self._lock:
+            self._outbox.report.repaired.append((order.request_id, n_recomputed, seconds))
+            self._outbox.received.add(order.request_id)
+
+    def close(self) -> None:
+        """Finish what is being read and written."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._writes.put(None)
+        self._writer.join()
+
+    # -- loading, in a reader's thread -----------------------------------------------------------------------
+
+    def _load(self, job: _Job, source: Source) -> None:
+        begin = time.perf_counter()
+        try:
+            segment, tier = self._find(source.key)
+            self._place(job, source, segment)
+        except FileNotFoundError:
+            log.warning("segment %s has vanished from the disk", source.key[:12])
+            self._end(job, source, None, missing=True)
+        except (SegmentCorrupt, FingerprintMismatch) as error:
+            log.warning("segment %s is refused: %s", source.key[:12], error)
+            self._end(job, source, None, bad=True)
+        except Exception:
+            # The worker's edge: whatever went wrong, the tokens are computed instead.
+            log.exception("segment %s could not be loaded", source.key[:12])
+            self._end(job, source, None, missing=True)
+        else:
+            nbytes = segment.nbytes * source.n_tokens // segment.n_tokens
+            seconds = time.perf_counter() - begin
+            report = LoadReport(job.order.request_id, source.key, tier, source.n_tokens, nbytes, seconds)
+            self._end(job, source, report)
+
+    def _find(self, key: str) -> tuple[Segment, TierName]:
+        with self._lock:
+            held = self._host.get(key)
+        if held is not None:
+            return held, "host"
+        segment = read_shard(self._folder, key, self._fingerprint, self._shard, pin=self._stream is not None)
+        if not segment.keys.is_contiguous():  # a cut of a larger file: do not keep all of that in memory
+            segment = _compact(segment)
+        with self._lock:
+            self._host.put(segment, _never)
+        return segment, "disk"
+
+    def _place(self, job: _Job, source: Source, segment: Segment) -> None:
+        run = slice(source.begin, source.begin + source.n_tokens)
+        keys, values = segment.keys[:, :, run], segment.values[:, :, run]
+        if self._stream is None:
+            self._write(job, source, keys, values)
+            return
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(job.ready)
+            self._write(job, source, keys, values)
+            self._stream.record_event().synchronize()
+
+    def _write(self, job: _Job, source: Source, keys: torch.Tensor, values: torch.Tensor) -> None:
+        keys, values = (t.to(self._cache.device, non_blocking=True) for t in (keys, values))
+        if source.shift:
+            if self._rotation is None:
+                raise SegmentCorrupt("this model's keys cannot be moved")
+            keys = self._rotation.turned(keys, source.shift)
+        self._cache.write(job.order.block_ids, source.position, keys, values)
+
+    def _end(
+        self, job: _Job, source: Source, report: LoadReport | None, *, missing: bool = False, bad: bool = False
+    ) -> None:
+        size = self._cache.block_size
+        with self._arrived:
+            out = self._outbox
+            if report is not None:
+                out.report.loads.append(report)
+            else:
+                first, last = source.position // size, (source.end - 1) // size
+                out.invalid_blocks.update(job.order.block_ids[first : last + 1])
+            if missing:
+                out.report.missing.append(source.key)
+            if bad:
+                out.report.bad.append(source.key)
+            job.left -= 1
+            if job.left == 0:
+                self._loading -= 1
+                if job.order.report_when_done:
+                    out.received.add(job.order.request_id)
+                else:
+                    out.report.placed.append(job.order.request_id)
+                self._arrived.notify_all()
+
+    # -- saving ----------------------------------------------------------------------------------------------
+
+    def _segment(self, order: SaveOrder) -> Segment:
+        keep: Keep = order.keep
+        keys, values = self._cache.read(order.block_ids, keep.start, keep.end)
+        if self._stream is not None:
+            keys, values = keys.to("cpu"), values.to("cpu")
+        if not keep.parts:
+            return Segment.chained(
+                keep.parent,
+                self._fingerprint,
+                keep.start,
+                order.token_ids,
+                keys,
+                values,
+                frozenset(keep.labels),
+                self._shard,
+            )
+        parts, begin = [], 0
+        for n_tokens, label in keep.parts:
+            parts.append((order.token_ids[begin : begin + n_tokens], label))
+            begin += n_tokens
+        return Segment.standalone(
+            keep.parent,
+            self._fingerprint,
+            keep.start,
+            parts,
+            keys,
+            values,
+            lead=order.lead_ids,
+            lead_labels=frozenset(keep.labels),
+            shard=self._shard,
+        )
+
+    def _write_loop(self) -> None:
+        _use_all_cores()
+        while (segment := self._writes.get()) is not None:
+            nbytes = 0
+            try:
+                nbytes = self._write_file(segment)
+            except Exception:
+                # The worker's edge: one bad write must not end all writing.
+                log.exception("segment %s could not be written", segment.key[:12])
+            finally:
+                with self._arrived:
+                    self._queued_bytes -= segment.nbytes
+                    self._outbox.report.saved.append((segment.key, nbytes))
+                    self._arrived.notify_all()
+                self._writes.task_done()
+        self._writes.task_done()
+
+    def _write_file(self, segment: Segment) -> int:
+        codec = self._codec if segment.root is not None or CODECS[self._codec].lossless else "none"
+        path = segment_path(self._folder, segment.key, segment.shard)
+        try:
+            return write_segment(path, segment, codec=codec, fsync=self._fsync)
+        except OSError as error:
+            log.warning("segment %s is kept in memory only: %s", segment.key[:12], error.strerror or error)
+            return 0
+
+
+def _never(key: str) -> bool:
+    return False
+
+
+def _compact(segment: Segment) -> Segment:
+    return replace(segment, keys=segment.keys.contiguous(), values=segment.values.contiguous())
+
+
+def _use_all_cores() -> None:
+    """vLLM binds a CPU worker's threads to the model's cores; threads that wait for a drive may run anywhere."""
+    try:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    except (AttributeError, OSError):  # not on this system, or not allowed: then they share the model's cores
+        log.debug("the connector's threads stay on the model's cores")
+
+
+def layer_order(kv_caches: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the attention layers in the model's order."""
+    from vllm.model_executor.models.utils import extract_layer_index
+
+    return sorted(kv_caches, key=extract_layer_index)

@@ -1,0 +1,55 @@
+"""Segments from whichever files hold them: one, or shards of any cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kvcache.errors import SegmentCorrupt
+from kvcache.file import SUFFIX, read_segment
+from kvcache.fingerprint import Fingerprint
+from kvcache.index import segment_path, shard_of_file
+from kvcache.segment import Segment, joined
+from kvcache.shard import Shard
+
+
+def read_shard(folder: Path, key: str, fingerprint: Fingerprint, wanted: Shard, *, pin: bool = False) -> Segment:
+    """The wanted layers and heads of a stored segment, in host memory (pinned where ``pin``).
+
+    Reads the file that has just these; else the one that has all; else the shards that overlap. A file is always
+    read and checked whole. Raises ``FileNotFoundError`` when they are not all there, and as ``read_segment`` does.
+    """
+    whole, own = segment_path(folder, key), segment_path(folder, key, wanted)
+    if own.exists():
+        return _checked(read_segment(own, fingerprint, pin=pin), key, wanted)
+    if whole.exists() or (wanted.is_whole and not any(whole.parent.glob(f"{key}.*{SUFFIX}"))):
+        segment = _checked(read_segment(whole, fingerprint, pin=pin), key, None)
+        return segment if wanted.is_whole else segment.cut(wanted)
+    return _joined(folder, key, fingerprint, wanted)
+
+
+def _joined(folder: Path, key: str, fingerprint: Fingerprint, wanted: Shard) -> Segment:
+    paths = sorted(segment_path(folder, key).parent.glob(f"{key}.*{SUFFIX}"))
+    try:
+        held = [(path, shard_of_file(path)) for path in paths]
+        needed = [(path, shard) for path, shard in held if shard is not None and shard.overlap(wanted) is not None]
+        if not needed:
+            raise FileNotFoundError(f"no shard of segment {key[:12]} is there")
+        return joined([_checked(read_segment(path, fingerprint), key, shard) for path, shard in needed], wanted)
+    except ValueError as error:  # of another shape, overlapping, or not all there
+        raise FileNotFoundError(f"segment {key[:12]} is not all there: {error}") from error
+
+
+def _checked(segment: Segment, key: str, shard: Shard | None) -> Segment:
+    if segment.key != key or segment.shard != shard:
+        raise SegmentCorrupt(f"the file of {key[:12]} holds another segment")
+    return segment
+
+
+def move_files(folder: Path, key: str, to: Path) -> int:
+    """Move a segment's files, shards included; returns 1 (also when nothing was there any more)."""
+    to.mkdir(exist_ok=True, mode=0o700)
+    whole = segment_path(folder, key)
+    for path in (whole, *whole.parent.glob(f"{key}.*{SUFFIX}")):
+        if path.exists():
+            path.rename(to / path.name)
+    return 1
