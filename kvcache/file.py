@@ -24,7 +24,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -304,33 +304,100 @@ def read_segment(path: Path, fingerprint: Fingerprint | None = None, *, pin: boo
     Raises ``SegmentCorrupt``; ``FingerprintMismatch`` when it is of another model than ``fingerprint``;
     ``FileNotFoundError``.
     """
-    with path.open("rb", buffering=0) as stream:
-        header = _read_header(stream, path)
-        if fingerprint is not None:
-            _check_model(header, fingerprint, path)
-        buffer = torch.empty(header.data_bytes, dtype=torch.uint8, pin_memory=pin and header.codec == "none")
-        checksum = _read_and_hash(stream, header, _bytes_of(buffer), path)
-    tensors = {name: _view(buffer, tensor) for name, tensor in header.tensors.items()}
-    if (checksum or _checksum(header.metadata, tensors)) != header.checksum:
-        raise SegmentCorrupt(f"{path.name}: the checksum does not match")
-    tokens = tuple(tensors.pop("token_ids").tolist())
-    if chain_key(header.parent, tokens) != header.key:
-        raise SegmentCorrupt(f"{path.name}: the key does not follow from parent and tokens")
-    keys, values = _decoded(header, tensors, path, pin=pin)
-    return Segment(
-        key=header.key,
-        parent=header.parent,
-        fingerprint=header.fingerprint,
-        start=header.start,
-        token_ids=tokens,
-        keys=keys,
-        values=values,
-        labels=header.labels,
-        root=header.root,
-        parts=_parts(header, tokens),
-        certificate=header.certificate,
-        shard=header.shard,
-    )
+    with SegmentReader(path, fingerprint) as reader:
+        size = reader.header.data_bytes
+        reader.fill(torch.empty(size, dtype=torch.uint8, pin_memory=pin and reader.header.codec == "none"))
+        return reader.finish(pin=pin)
+
+
+class SegmentReader:
+    """Reads one segment file in steps, so that its first layers can be used while the last ones are being read.
+
+    ``header`` is checked as far as that goes without the data. Nothing may be made of what :meth:`arrived` hands out
+    that cannot be taken back, until :meth:`finish` has found the data to be sound. Raises as ``read_segment``.
+    """
+
+    def __init__(self, path: Path, fingerprint: Fingerprint | None = None) -> None:
+        self._path = path
+        self._stream = path.open("rb", buffering=0)
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._checksum: str | None = None
+        try:
+            self.header = _read_header(self._stream, path)
+            if fingerprint is not None:
+                _check_model(self.header, fingerprint, path)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def __enter__(self) -> SegmentReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def fill(self, buffer: torch.Tensor) -> None:
+        """Read everything into ``buffer``, uint8 [header.data_bytes]."""
+        for _ in self.arrived(buffer):
+            pass
+
+    def arrived(self, buffer: torch.Tensor) -> Iterator[int]:
+        """As :meth:`fill`, handing out how many bytes of the data are there, again and again."""
+        self._tensors = {name: _view(buffer, tensor) for name, tensor in self.header.tensors.items()}
+        yield from self._read(_bytes_of(buffer))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor of the file, as far as it was read."""
+        return self._tensors[name]
+
+    def _read(self, view: memoryview) -> Iterator[int]:
+        """Bytes are hashed while further ones are read; where the tensors lie in another order than they are hashed
+        in, afterwards."""
+        laid_out = sorted(self.header.tensors, key=lambda name: self.header.tensors[name].begin)
+        in_order = laid_out == _hash_order({name: tensor.dtype for name, tensor in self.header.tensors.items()})
+        hasher = _hasher(self.header.metadata)
+        if len(view) <= _READ_BYTES and in_order:
+            _read_exactly(self._stream, view, self._path)
+            hasher.update(view)
+            self._checksum = str(hasher.hexdigest())
+            yield len(view)
+            return
+        _read_ahead(self._stream)
+        with ThreadPoolExecutor(1, thread_name_prefix="segment-hash") as hashing:
+            pending = None
+            for begin in range(0, len(view), _READ_BYTES):
+                part = view[begin : begin + _READ_BYTES]
+                _read_exactly(self._stream, part, self._path)
+                if in_order:
+                    pending = hashing.submit(hasher.update, part)
+                yield begin + len(part)
+            if pending is not None:
+                pending.result()
+        self._checksum = str(hasher.hexdigest()) if in_order else None
+
+    def finish(self, *, pin: bool = False) -> Segment:
+        """The segment, when all was read and is sound."""
+        header, tensors = self.header, dict(self._tensors)
+        if (self._checksum or _checksum(header.metadata, tensors)) != header.checksum:
+            raise SegmentCorrupt(f"{self._path.name}: the checksum does not match")
+        tokens = tuple(tensors.pop("token_ids").tolist())
+        if chain_key(header.parent, tokens) != header.key:
+            raise SegmentCorrupt(f"{self._path.name}: the key does not follow from parent and tokens")
+        keys, values = _decoded(header, tensors, self._path, pin=pin)
+        return Segment(
+            key=header.key,
+            parent=header.parent,
+            fingerprint=header.fingerprint,
+            start=header.start,
+            token_ids=tokens,
+            keys=keys,
+            values=values,
+            labels=header.labels,
+            root=header.root,
+            parts=_parts(header, tokens),
+            certificate=header.certificate,
+            shard=header.shard,
+        )
 
 
 def _parts(header: Header, tokens: tuple[int, ...]) -> tuple[Part, ...]:
@@ -367,27 +434,10 @@ def _check_model(header: Header, fingerprint: Fingerprint, path: Path) -> None:
         raise SegmentCorrupt(f"{path.name}: {header.shape} {header.dtype} does not fit the model")
 
 
-def _read_and_hash(stream: Any, header: Header, view: memoryview, path: Path) -> str | None:
-    """Fill ``view`` from the file, hashing what is there while the next part is read. None where the tensors lie in
-    another order than they are hashed in: they are then read only."""
-    laid_out = sorted(header.tensors, key=lambda name: header.tensors[name].begin)
-    if laid_out != _hash_order({name: tensor.dtype for name, tensor in header.tensors.items()}):
-        _read_exactly(stream, view, path)
-        return None
-    hasher = _hasher(header.metadata)
-    if len(view) <= _READ_BYTES:
-        _read_exactly(stream, view, path)
-        hasher.update(view)
-        return str(hasher.hexdigest())
-    with ThreadPoolExecutor(1, thread_name_prefix="segment-hash") as hashing:
-        pending = None
-        for begin in range(0, len(view), _READ_BYTES):
-            part = view[begin : begin + _READ_BYTES]
-            _read_exactly(stream, part, path)
-            pending = hashing.submit(hasher.update, part)
-        if pending is not None:
-            pending.result()
-    return str(hasher.hexdigest())
+def _read_ahead(stream: Any) -> None:
+    """Let the system read the whole file in the background: the drive then never waits for us."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _read_exactly(stream: Any, view: memoryview, path: Path) -> None:

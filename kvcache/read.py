@@ -18,13 +18,20 @@ def read_shard(folder: Path, key: str, fingerprint: Fingerprint, wanted: Shard, 
     Reads the file that has just these; else the one that has all; else the shards that overlap. A file is always
     read and checked whole. Raises ``FileNotFoundError`` when they are not all there, and as ``read_segment`` does.
     """
-    whole, own = segment_path(folder, key), segment_path(folder, key, wanted)
-    if own.exists():
-        return _checked(read_segment(own, fingerprint, pin=pin), key, wanted)
+    own = file_of_shard(folder, key, wanted)
+    if own is not None:
+        return _checked(read_segment(own, fingerprint, pin=pin), key, None if wanted.is_whole else wanted)
+    whole = segment_path(folder, key)
     if whole.exists() or (wanted.is_whole and not any(whole.parent.glob(f"{key}.*{SUFFIX}"))):
         segment = _checked(read_segment(whole, fingerprint, pin=pin), key, None)
         return segment if wanted.is_whole else segment.cut(wanted)
     return _joined(folder, key, fingerprint, wanted)
+
+
+def file_of_shard(folder: Path, key: str, wanted: Shard) -> Path | None:
+    """The file that has just these layers and heads, where there is one."""
+    path = segment_path(folder, key, None if wanted.is_whole else wanted)
+    return path if path.exists() else None
 
 
 def _joined(folder: Path, key: str, fingerprint: Fingerprint, wanted: Shard) -> Segment:

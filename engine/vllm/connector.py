@@ -107,6 +107,7 @@ class RecallKVConnector(KVConnectorBase_V1):
             attention.impl.do_kv_cache_update(attention, keys, values, layers[0], slots)
 
         cache = PagedCache(layers, packing_of(layers[0], write))
+        cache.touch()
         self._worker = WorkerSide(
             self._settings.folder,
             self._fingerprint,

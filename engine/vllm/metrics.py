@@ -15,11 +15,11 @@ _LISTS = ("loads", "repairs", "saved", "missing", "bad")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class ConnectorStats(KVConnectorStats):  # type: ignore[misc]
+class ConnectorStats(KVConnectorStats):
     """``schedule.Events`` as a dictionary."""
 
     def reset(self) -> None:
-        self.data = {}
+        self.data: dict[str, Any] = {}
 
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
         for name in _LISTS:
@@ -42,17 +42,17 @@ class ConnectorStats(KVConnectorStats):  # type: ignore[misc]
         return not self.data
 
 
-class PromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]
+class PromMetrics(KVConnectorPromMetrics):
     """The connector's counters under ``recallkv:`` names."""
 
-    def __init__(
-        self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
-    ) -> None:
+    def __init__(self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
-        self._engine_label = labelnames
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return self._counter_cls(name=f"recallkv:{name}", documentation=text, labelnames=[*labelnames, *labels])
+            made: Counter = self._counter_cls(
+                name=f"recallkv:{name}", documentation=text, labelnames=[*labelnames, *labels]
+            )
+            return made
 
         self._loaded_tokens = counter("loaded_tokens", "Tokens loaded from segments.", "tier")
         self._loaded_bytes = counter("loaded_bytes", "Bytes of keys and values loaded.", "tier")

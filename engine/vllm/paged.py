@@ -12,8 +12,8 @@ Which one it is, is not assumed but found out, by writing through the back end a
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -37,41 +37,68 @@ class PagedCache:
         self.head_dim = layers[0].shape[3] // 2
         self.dtype = layers[0].dtype
         self.device = layers[0].device
+        self._layers = layers
         self._views = [_views(layer, packing) for layer in layers]
+
+    def touch(self) -> None:
+        """Write to every page of a cache in host memory that holds nothing yet: otherwise the first requests pay for
+        fresh memory, several times what copying into it takes."""
+        for layer in self._layers if self.device.type == "cpu" else ():
+            layer.view(-1).view(torch.uint8)[:: mmap.PAGESIZE].zero_()
+
+    def shape(self, n_tokens: int) -> tuple[int, int, int, int]:
+        """Canonical shape of the keys (and of the values) of so many tokens."""
+        return (len(self._views), self._views[0][0].shape[1], n_tokens, self.head_dim)
 
     def write(self, block_ids: Sequence[int], position: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put canonical keys and values at ``position`` of the sequence that ``block_ids`` belong to."""
-        if self.packing == "joined":
-            blocks, offsets = self._slots(block_ids, position, keys.shape[2])
-            keys, values = (t.to(self.device, non_blocking=True) for t in (keys, values))
-            for (k, v), key, value in zip(self._views, keys, values, strict=True):
-                k[blocks, :, offsets] = key.transpose(0, 1)
-                v[blocks, :, offsets] = value.transpose(0, 1)
-            return
-        for (k, v), key, value in zip(self._views, keys, values, strict=True):
-            for block, offset, begin, n in _runs(block_ids, position, keys.shape[2], self.block_size):
-                for head in range(key.shape[0]):  # two-dimensional copies: transposing more is far slower
-                    k[block, head, :, offset : offset + n].copy_(key[head, begin : begin + n].t())
-                v[block, :, offset : offset + n].copy_(value[:, begin : begin + n])
+        for i in range(len(self._views)):
+            self.write_keys(i, block_ids, position, keys[i])
+            self.write_values(i, block_ids, position, values[i])
 
-    def read(self, block_ids: Sequence[int], begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of the canonical keys and values of positions ``begin`` to ``end``, on the cache's device."""
-        heads = self._views[0][0].shape[1]
-        shape = (len(self._views), heads, end - begin, self.head_dim)
-        keys = torch.empty(shape, dtype=self.dtype, device=self.device)
-        values = torch.empty_like(keys)
+    def write_keys(self, layer: int, block_ids: Sequence[int], position: int, keys: torch.Tensor) -> None:
+        """One layer's keys, [kv_heads, tokens, head_dim]."""
+        self._write(self._views[layer][0], block_ids, position, keys, transposed=self.packing == "transposed")
+
+    def write_values(self, layer: int, block_ids: Sequence[int], position: int, values: torch.Tensor) -> None:
+        """One layer's values, [kv_heads, tokens, head_dim]."""
+        self._write(self._views[layer][1], block_ids, position, values, transposed=False)
+
+    def _write(
+        self, view: torch.Tensor, block_ids: Sequence[int], position: int, run: torch.Tensor, *, transposed: bool
+    ) -> None:
         if self.packing == "joined":
-            blocks, offsets = self._slots(block_ids, begin, end - begin)
-            for i, (k, v) in enumerate(self._views):
-                keys[i] = k[blocks, :, offsets].transpose(0, 1)
-                values[i] = v[blocks, :, offsets].transpose(0, 1)
-            return keys, values
+            blocks, offsets = self._slots(block_ids, position, run.shape[1])
+            view[blocks, :, offsets] = run.to(self.device, non_blocking=True).transpose(0, 1)
+            return
+        for ids, inside, tokens in _runs(block_ids, position, run.shape[1], self.block_size):
+            source = _by_block(run[:, tokens], ids.stop - ids.start)
+            if transposed:
+                view[ids, :, :, inside].copy_(source.transpose(2, 3))
+            else:
+                view[ids, :, inside].copy_(source)
+
+    def read(
+        self, block_ids: Sequence[int], begin: int, end: int, out: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of the canonical keys and values of positions ``begin`` to ``end``, into ``out`` where given."""
+        shape = self.shape(end - begin)
+        keys, values = out or [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)]
         for i, (k, v) in enumerate(self._views):
-            for block, offset, at, n in _runs(block_ids, begin, end - begin, self.block_size):
-                for head in range(heads):
-                    keys[i, head, at : at + n].copy_(k[block, head, :, offset : offset + n].t())
-                values[i, :, at : at + n].copy_(v[block, :, offset : offset + n])
+            self._read(k, block_ids, begin, keys[i], transposed=self.packing == "transposed")
+            self._read(v, block_ids, begin, values[i], transposed=False)
         return keys, values
+
+    def _read(
+        self, view: torch.Tensor, block_ids: Sequence[int], position: int, run: torch.Tensor, *, transposed: bool
+    ) -> None:
+        if self.packing == "joined":
+            blocks, offsets = self._slots(block_ids, position, run.shape[1])
+            run.copy_(view[blocks, :, offsets].transpose(0, 1), non_blocking=True)
+            return
+        for ids, inside, tokens in _runs(block_ids, position, run.shape[1], self.block_size):
+            into = _by_block(run[:, tokens], ids.stop - ids.start)
+            into.copy_(view[ids, :, :, inside].transpose(2, 3) if transposed else view[ids, :, inside])
 
     def slots(self, block_ids: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
         """Slot numbers, as vLLM counts them, int64 on the cache's device."""
@@ -95,11 +122,32 @@ def _views(layer: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.T
     return keys, flat[..., size * dim :].view(blocks, heads, size, dim)
 
 
-def _runs(block_ids: Sequence[int], position: int, n: int, block_size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Block id, offset in it, offset in the run, and number of tokens, block by block."""
-    ends = range((position // block_size + 1) * block_size, position + n, block_size)
-    for first, last in pairwise([position, *ends, position + n]):
-        yield block_ids[first // block_size], first % block_size, first - position, last - first
+def _by_block(run: torch.Tensor, n: int) -> torch.Tensor:
+    """[heads, tokens, dim] as [n blocks, heads, tokens a block, dim]; a view."""
+    heads, tokens, dim = run.shape
+    return run.view(heads, n, tokens // n, dim).transpose(0, 1)
+
+
+def _runs(block_ids: Sequence[int], position: int, n: int, block_size: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Blocks with consecutive ids, the slots in each of them, and which of the ``n`` tokens these are: as few pieces as
+    can be, because a copy of many blocks takes a fraction of many copies' time."""
+    done = 0
+    while done < n:
+        at = position + done
+        inside = at % block_size
+        if inside or n - done < block_size:
+            take = min(block_size - inside, n - done)
+            block = block_ids[at // block_size]
+            yield slice(block, block + 1), slice(inside, inside + take), slice(done, done + take)
+            done += take
+            continue
+        first = at // block_size
+        last = first + 1
+        while last < first + (n - done) // block_size and block_ids[last] == block_ids[last - 1] + 1:
+            last += 1
+        take = (last - first) * block_size
+        yield slice(block_ids[first], block_ids[first] + last - first), slice(0, block_size), slice(done, done + take)
+        done += take
 
 
 def packing_of(layer: torch.Tensor, write: WriteTokens) -> Packing:

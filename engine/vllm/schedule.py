@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
+from engine.vllm.plan import Keep, LoadOrder, Orders, RequestPlan, SaveOrder, Source, WorkerReport
 from engine.vllm.settings import ConnectorSettings
 from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
 
@@ -35,13 +36,6 @@ class Progress:
 
 
 @dataclass
-class Saved:
-    """A segment that all ranks have written."""
-
-    entry: Entry
-
-
-@dataclass
 class Events:
     """What a server that keeps the index wants to know. JSON, because it travels with vLLM's statistics."""
 
@@ -57,9 +51,7 @@ class Events:
 class SchedulerSide:
     """Plans of the requests under way. ``ranks``: how many workers load and save their part of every segment."""
 
-    def __init__(
-        self, settings: ConnectorSettings, fingerprint: Fingerprint, *, block_size: int, ranks: int
-    ) -> None:
+    def __init__(self, settings: ConnectorSettings, fingerprint: Fingerprint, *, block_size: int, ranks: int) -> None:
         self._settings = settings
         self._fingerprint = fingerprint
         self._block_size = block_size
@@ -71,7 +63,10 @@ class SchedulerSide:
         self._written: defaultdict[str, list[int]] = defaultdict(list)
         self._host_bytes: dict[int, int] = {}
         self._events = Events()
-        self._store, self._lock = (None, None) if settings.managed else _open_store(settings)
+        self._store: SegmentStore | None = None
+        self._lock: Any = None
+        if not settings.managed:
+            self._store, self._lock = _open_store(settings)
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -239,8 +234,6 @@ class SchedulerSide:
 
 def entry_of(keep: Keep, tokens: Sequence[int], lead: Sequence[int], fingerprint: Fingerprint) -> Entry:
     """The index entry of what is going to be saved."""
-    import time
-
     now = time.time()
     return Entry(
         key=chain_key(keep.parent, tokens),

@@ -8,12 +8,14 @@ there is it known what the blocks hold.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,11 @@ import torch
 from engine.vllm.paged import PagedCache
 from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, Source, WorkerReport
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
-from kvcache.file import write_segment
+from kvcache.arena import HostTier
+from kvcache.file import SegmentReader, write_segment
 from kvcache.index import segment_path
-from kvcache.read import read_shard
+from kvcache.read import file_of_shard, read_shard
 from kvcache.shard import Shard
-from kvcache.tiers import MemoryTier
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +84,17 @@ class WorkerSide:
         self._codec: CodecName = codec
         self._fsync = fsync
         self._rotation = rotation
-        self._host = MemoryTier(host_bytes)
+        self._host = HostTier(host_bytes, pin=cache.device.type == "cuda")
+        if cache.device.type == "cpu":
+            self._host.touch()
         self._host_reported = 0
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._outbox = _Outbox()
         self._loading = 0
         self._queued_bytes = 0
-        self._stream = torch.cuda.Stream() if cache.device.type == "cuda" else None
+        on_gpu = cache.device.type == "cuda"
+        self._stream: torch.cuda.Stream | None = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader", initializer=_use_all_cores)
         self._writes: queue.Queue[Segment | None] = queue.Queue()
         self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
@@ -111,15 +116,16 @@ class WorkerSide:
     def save(self, orders: Orders) -> None:
         """Copy this step's finished segments out of their blocks and hand them to the writer."""
         for order in orders.saves:
-            segment = self._segment(order)
+            segment = self._segment(order)  # held in the host tier until it is written
             with self._lock:
-                self._host.put(segment, _never)
                 full = self._queued_bytes > 0 and self._queued_bytes + segment.nbytes > _MAX_QUEUED_BYTES
                 if full:  # the disk is slower than the model: keep serving, from memory
                     self._outbox.report.saved.append((segment.key, 0))
                 else:
                     self._queued_bytes += segment.nbytes
-            if not full:
+            if full:
+                self._host.release(segment)
+            else:
                 self._writes.put(segment)
 
     def received(self, *, idle: bool) -> set[str]:
@@ -147,15 +153,13 @@ class WorkerSide:
 
     def forget(self, keys: list[str]) -> None:
         """Drop these segments from the host tier."""
-        with self._lock:
-            for key in keys:
-                self._host.pop(key)
+        for key in keys:
+            self._host.drop(key)
 
     def drop_host_tier(self) -> None:
         """Empty the host tier (benchmarks measure the disk so)."""
         self._writes.join()
-        with self._lock:
-            self._host = MemoryTier(self._host.budget)
+        self._host.clear()
 
     def finished_repair(self, order: RepairOrder, n_recomputed: int, seconds: float) -> None:
         """A request that was placed is repaired: it may go on."""
@@ -174,8 +178,7 @@ class WorkerSide:
     def _load(self, job: _Job, source: Source) -> None:
         begin = time.perf_counter()
         try:
-            segment, tier = self._find(source.key)
-            self._place(job, source, segment)
+            segment, tier = self._bring(job, source)
         except FileNotFoundError:
             log.warning("segment %s has vanished from the disk", source.key[:12])
             self._end(job, source, None, missing=True)
@@ -192,36 +195,102 @@ class WorkerSide:
             report = LoadReport(job.order.request_id, source.key, tier, source.n_tokens, nbytes, seconds)
             self._end(job, source, report)
 
-    def _find(self, key: str) -> tuple[Segment, TierName]:
-        with self._lock:
-            held = self._host.get(key)
-        if held is not None:
-            return held, "host"
-        segment = read_shard(self._folder, key, self._fingerprint, self._shard, pin=self._stream is not None)
-        if not segment.keys.is_contiguous():  # a cut of a larger file: do not keep all of that in memory
-            segment = _compact(segment)
-        with self._lock:
-            self._host.put(segment, _never)
+    def _bring(self, job: _Job, source: Source) -> tuple[Segment, TierName]:
+        """Place the source, from the host tier or while it is read from disk."""
+        segment = self._host.acquire(source.key)
+        if segment is not None:
+            try:
+                self._place(job, source, segment)
+            finally:
+                self._host.release(segment)
+            return segment, "host"
+        path = file_of_shard(self._folder, source.key, self._shard)
+        if path is not None:
+            return self._read(job, source, path), "disk"
+        segment = read_shard(self._folder, source.key, self._fingerprint, self._shard)
+        segment = self._kept(segment)
+        try:
+            self._place(job, source, segment)
+        finally:
+            self._host.release(segment)
         return segment, "disk"
 
-    def _place(self, job: _Job, source: Source, segment: Segment) -> None:
-        run = slice(source.begin, source.begin + source.n_tokens)
-        keys, values = segment.keys[:, :, run], segment.values[:, :, run]
-        if self._stream is None:
-            self._write(job, source, keys, values)
-            return
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(job.ready)
-            self._write(job, source, keys, values)
-            self._stream.record_event().synchronize()
+    def _read(self, job: _Job, source: Source, path: Path) -> Segment:
+        """Place each layer as soon as it was read: the blocks are the request's own and count for nothing before the
+        file was found to be sound."""
+        with SegmentReader(path, self._fingerprint) as reader:
+            header = reader.header
+            buffer = self._host.allocate(header.data_bytes)
+            try:
+                early = header.codec == "none"
+                with self._on_stream(job):
+                    placed = {"keys": 0, "values": 0}
+                    for filled in reader.arrived(buffer):
+                        for name in placed if early else ():
+                            placed[name] = self._place_arrived(job, source, reader, name, placed[name], filled)
+                segment = reader.finish()
+                if segment.key != source.key:
+                    raise SegmentCorrupt(f"the file of {source.key[:12]} holds another segment")
+            except BaseException:
+                self._host.discard(buffer)
+                raise
+        if not early:
+            self._host.discard(buffer)
+            segment = self._kept(segment)
+            try:
+                self._place(job, source, segment)
+            finally:
+                self._host.release(segment)
+            return segment
+        self._host.put(segment, buffer)
+        self._host.release(segment)
+        return segment
 
-    def _write(self, job: _Job, source: Source, keys: torch.Tensor, values: torch.Tensor) -> None:
-        keys, values = (t.to(self._cache.device, non_blocking=True) for t in (keys, values))
+    def _place_arrived(
+        self, job: _Job, source: Source, reader: SegmentReader, name: str, done: int, filled: int
+    ) -> int:
+        """Place the layers of a tensor that are there whole; returns how many are placed now."""
+        stored, tensor = reader.header.tensors[name], reader.tensor(name)
+        there = max(0, filled - stored.begin) * tensor.shape[0] // (stored.end - stored.begin)
+        for layer in range(done, min(there, tensor.shape[0])):
+            self._place_layer(job, source, name, layer, tensor[layer])
+        return max(done, min(there, tensor.shape[0]))
+
+    def _place(self, job: _Job, source: Source, segment: Segment) -> None:
+        with self._on_stream(job):
+            for name, tensor in (("keys", segment.keys), ("values", segment.values)):
+                for layer in range(tensor.shape[0]):
+                    self._place_layer(job, source, name, layer, tensor[layer])
+
+    def _place_layer(self, job: _Job, source: Source, name: str, layer: int, run: torch.Tensor) -> None:
+        run = run[:, source.begin : source.begin + source.n_tokens]
+        if name == "values":
+            self._cache.write_values(layer, job.order.block_ids, source.position, run)
+            return
         if source.shift:
             if self._rotation is None:
                 raise SegmentCorrupt("this model's keys cannot be moved")
-            keys = self._rotation.turned(keys, source.shift)
-        self._cache.write(job.order.block_ids, source.position, keys, values)
+            run = self._rotation.turned(run.to(self._cache.device)[None], source.shift)[0]
+        self._cache.write_keys(layer, job.order.block_ids, source.position, run)
+
+    @contextmanager
+    def _on_stream(self, job: _Job) -> Iterator[None]:
+        """On a GPU: on a stream of the loads' own, behind what may still clear the blocks, until all is there."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(job.ready)
+            yield
+            self._stream.record_event().synchronize()
+
+    def _kept(self, segment: Segment) -> Segment:
+        """The segment in the host tier's memory, and one use of it."""
+        buffer = self._host.allocate(2 * segment.keys.nbytes)
+        keys, values = _halves(buffer, segment.keys.shape, segment.keys.dtype)
+        kept = replace(segment, keys=keys.copy_(segment.keys), values=values.copy_(segment.values))
+        self._host.put(kept, buffer)
+        return kept
 
     def _end(
         self, job: _Job, source: Source, report: LoadReport | None, *, missing: bool = False, bad: bool = False
@@ -251,19 +320,22 @@ class WorkerSide:
 
     def _segment(self, order: SaveOrder) -> Segment:
         keep: Keep = order.keep
-        keys, values = self._cache.read(order.block_ids, keep.start, keep.end)
+        shape = self._cache.shape(keep.end - keep.start)
+        buffer = self._host.allocate(2 * math.prod(shape) * self._cache.dtype.itemsize)
+        keys, values = self._cache.read(
+            order.block_ids, keep.start, keep.end, out=_halves(buffer, shape, self._cache.dtype)
+        )
         if self._stream is not None:
-            keys, values = keys.to("cpu"), values.to("cpu")
+            torch.cuda.current_stream().synchronize()
+        segment = self._made(order, keys, values)
+        self._host.put(segment, buffer)
+        return segment
+
+    def _made(self, order: SaveOrder, keys: torch.Tensor, values: torch.Tensor) -> Segment:
+        keep, labels = order.keep, frozenset(order.keep.labels)
         if not keep.parts:
             return Segment.chained(
-                keep.parent,
-                self._fingerprint,
-                keep.start,
-                order.token_ids,
-                keys,
-                values,
-                frozenset(keep.labels),
-                self._shard,
+                keep.parent, self._fingerprint, keep.start, order.token_ids, keys, values, labels, self._shard
             )
         parts, begin = [], 0
         for n_tokens, label in keep.parts:
@@ -277,7 +349,7 @@ class WorkerSide:
             keys,
             values,
             lead=order.lead_ids,
-            lead_labels=frozenset(keep.labels),
+            lead_labels=labels,
             shard=self._shard,
         )
 
@@ -291,6 +363,7 @@ class WorkerSide:
                 # The worker's edge: one bad write must not end all writing.
                 log.exception("segment %s could not be written", segment.key[:12])
             finally:
+                self._host.release(segment)
                 with self._arrived:
                     self._queued_bytes -= segment.nbytes
                     self._outbox.report.saved.append((segment.key, nbytes))
@@ -308,12 +381,10 @@ class WorkerSide:
             return 0
 
 
-def _never(key: str) -> bool:
-    return False
-
-
-def _compact(segment: Segment) -> Segment:
-    return replace(segment, keys=segment.keys.contiguous(), values=segment.values.contiguous())
+def _halves(buffer: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of a shape in one run of bytes."""
+    keys, values = buffer.view(dtype).view(2, *shape)
+    return keys, values
 
 
 def _use_all_cores() -> None:

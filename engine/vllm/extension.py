@@ -1,0 +1,29 @@
+"""What a RecallKV server may ask of a worker beside running the model (``worker_extension_cls``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+from engine.vllm.connector import RecallKVConnector
+
+
+class WorkerExtension:
+    """Methods that ``collective_rpc`` finds by name on vLLM's workers."""
+
+    model_runner: Any
+
+    def recallkv_forget(self, keys: list[str]) -> None:
+        """Drop segments from the host tier: their memory was deleted."""
+        _connector().worker.forget(keys)
+
+    def recallkv_drop_host_tier(self) -> None:
+        """Empty the host tier once everything is written."""
+        _connector().worker.drop_host_tier()
+
+
+def _connector() -> RecallKVConnector:
+    connector = get_kv_transfer_group()
+    assert isinstance(connector, RecallKVConnector)
+    return connector
