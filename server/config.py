@@ -7,6 +7,7 @@ key in any of them is an error that names the nearest one.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -50,9 +51,10 @@ class ServerConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """The model and its batching."""
+    """The model, who runs it, and its batching."""
 
     model: str = "demo"
+    kind: Literal["transformers", "vllm"] = "transformers"
     served_name: str | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -112,6 +114,8 @@ class Config:
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
     memory: MemoryConfig = MemoryConfig()
+    vllm: tuple[str, ...] = ()
+    """vLLM's own flags, as name=value. In a file also a section, on the command line --vllm.NAME VALUE."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,9 @@ KEYS: dict[str, Key] = {key.name: key for key in _walk(Config)}
 
 
 def load_config(
-    file: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+    file: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, str | list[str]] | None = None
 ) -> Resolved:
-    """Settle every key. ``flags`` maps dotted keys to texts. Raises ``ConfigError``."""
+    """Settle every key. ``flags`` maps dotted keys to texts (or lists of them). Raises ``ConfigError``."""
     raw: dict[str, tuple[Any, str]] = {}
     if file is not None:
         raw |= {key: (value, f"file {file}") for key, value in _read_file(file).items()}
@@ -182,13 +186,19 @@ def _read_file(file: Path) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     sections = {key.partition(".")[0] for key in KEYS if "." in key}
     for head, value in content.items():
-        if head in sections and isinstance(value, dict | NoneType):
+        if head == "vllm" and isinstance(value, dict):
+            flat[head] = [f"{name}={_flag_value(setting)}" for name, setting in value.items()]
+        elif head in sections and isinstance(value, dict | NoneType):
             flat |= {f"{head}.{name}": item for name, item in (value or {}).items()}
         else:
             flat[str(head)] = value
     for key in flat:
         _known(key, f"file {file}")
     return flat
+
+
+def _flag_value(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | dict | list) else str(value)
 
 
 def _read_env(env: Mapping[str, str]) -> dict[str, tuple[str, str]]:

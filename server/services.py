@@ -7,10 +7,12 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from engine.base import Engine
+from engine.errors import ModelNotLoaded
 from engine.transformers import CompositionConfig, TransformersEngine, load_engine
 from kvcache import Repair, SegmentStore
 from memory import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, MemoryStore
@@ -24,6 +26,13 @@ from server.metrics import Metrics
 log = logging.getLogger(__name__)
 
 DEMO = "demo"
+
+
+class OwningEngine(Engine, Protocol):
+    """An engine with the store it owns."""
+
+    @property
+    def store(self) -> SegmentStore: ...
 
 
 @dataclass
@@ -85,7 +94,7 @@ def open_services(config: Config) -> Services:
         embedder = _embedder(config.memory)
         memories = MemoryStore(config.data_dir / "memories.sqlite", embedder)
         try:
-            engine = _engine(config.engine, config.cache, config.data_dir / "segments")
+            engine = _engine(config)
         except BaseException:
             memories.close()
             raise
@@ -109,7 +118,61 @@ def _embedder(config: MemoryConfig) -> Embedder:
     return embedder
 
 
-def _engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> TransformersEngine:
+def _engine(config: Config) -> OwningEngine:
+    folder = config.data_dir / "segments"
+    if config.engine.kind == "vllm":
+        return _vllm_engine(config, folder)
+    return _transformers_engine(config.engine, config.cache, folder)
+
+
+def _composing(cache: CacheConfig) -> CompositionConfig:
+    return CompositionConfig(
+        high=Repair(cache.high_repair, cache.high_share),
+        fast=Repair(cache.fast_repair, cache.fast_share),
+        max_kl=cache.max_kl,
+    )
+
+
+def _vllm_engine(config: Config, folder: Path) -> OwningEngine:
+    try:
+        from engine.vllm.engine import load_vllm_engine
+    except ImportError as error:
+        raise ModelNotLoaded(f"vLLM is not installed here ({error}); see README, 'vLLM'") from error
+    engine, cache = config.engine, config.cache
+
+    def open_store() -> SegmentStore:
+        # The memory tiers are vLLM's and its workers'; here is the index.
+        return SegmentStore(
+            folder, device_bytes=0, host_bytes=0, disk_bytes=int(cache.disk_gb * 1e9), fsync=cache.fsync
+        )
+
+    return load_vllm_engine(
+        demo_model_folder() if engine.model == DEMO else engine.model,
+        model_id=engine.model,
+        open_store=open_store,
+        folder=folder,
+        dtype=engine.dtype,
+        context=engine.context,
+        max_running=engine.max_running,
+        max_waiting=engine.max_waiting,
+        device_bytes=int(cache.device_gb * 1e9),
+        host_gb=cache.host_gb,
+        codec=cache.codec,
+        fsync=cache.fsync,
+        composing=_composing(cache),
+        flags=[vllm_flag(item) for item in config.vllm],
+    )
+
+
+def vllm_flag(item: str) -> str:
+    """A setting ``name=value`` as vLLM's command line takes it."""
+    name, _, value = item.partition("=")
+    if value.lower() in ("", "true"):
+        return f"--{name}"
+    return f"--no-{name}" if value.lower() == "false" else f"--{name}={value}"
+
+
+def _transformers_engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> TransformersEngine:
     def open_store(device: torch.device) -> SegmentStore:
         return SegmentStore(
             folder,
@@ -134,9 +197,5 @@ def _engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> Transform
         context=config.context,
         threads=config.threads,
         weigh_loading=cache.weigh_loading,
-        composing=CompositionConfig(
-            high=Repair(cache.high_repair, cache.high_share),
-            fast=Repair(cache.fast_repair, cache.fast_share),
-            max_kl=cache.max_kl,
-        ),
+        composing=_composing(cache),
     )

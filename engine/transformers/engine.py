@@ -13,8 +13,8 @@ import torch
 
 from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryText, PageRequest, Prompt, Sampling
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
+from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
-from engine.transformers.composition import CompositionConfig
 from engine.transformers.cost import CostModel, calibrated
 from engine.transformers.loading import LoadedModel, choose_device, load_model
 from engine.transformers.pages import MAX_PROBES, PROBE_ANSWER_TOKENS, PageBuilder, PageProbe, spread

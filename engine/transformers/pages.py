@@ -14,8 +14,9 @@ from typing import TypeVar
 import torch
 
 from engine.base import Fidelity, PageRequest, Prompt
+from engine.placement import CompositionConfig
 from engine.transformers.attention import SequenceKV
-from engine.transformers.composition import CompositionConfig, place_part, probe
+from engine.transformers.composition import place_part, probe
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Certificate, Composed, Repair, Segment, SegmentStore, chain_key, root_key

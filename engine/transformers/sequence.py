@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, TokenLogprob
+from engine.placement import Placement
 from engine.transformers.attention import SequenceKV
-from engine.transformers.composition import Composition, Placement
+from engine.transformers.composition import Composition
 from engine.transformers.loading import LoadedModel
 from engine.transformers.sampler import Sampler
 from engine.transformers.text import TextStream

@@ -22,8 +22,9 @@ import torch
 
 from engine.base import Capacity, Started
 from engine.errors import EngineClosed, EngineError
+from engine.placement import CompositionConfig
 from engine.transformers.attention import SequenceKV
-from engine.transformers.composition import Composition, CompositionConfig, find_composition
+from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work

@@ -27,10 +27,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 from engine.vllm.metrics import ConnectorStats, PromMetrics
 from engine.vllm.paged import PagedCache, packing_of
 from engine.vllm.plan import Orders, WorkerReport
+from engine.vllm.repair import Repairer, rotation_of_vllm
 from engine.vllm.schedule import SchedulerSide
 from engine.vllm.settings import ConnectorSettings
 from engine.vllm.worker import WorkerSide, layer_order
-from kvcache import Fingerprint, UnsupportedCache
+from kvcache import Fingerprint, UnsupportedCache, UnsupportedRotation
 from kvcache.shard import Shard
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class RecallKVConnector(KVConnectorBase_V1):
         self._fingerprint: Fingerprint = self._settings.fingerprint_of(vllm_config.model_config)
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
+        self._cache: PagedCache | None = None
+        self._layer_names: list[str] = []
         if role == KVConnectorRole.SCHEDULER:
             self._scheduler = SchedulerSide(
                 self._settings,
@@ -108,6 +111,7 @@ class RecallKVConnector(KVConnectorBase_V1):
 
         cache = PagedCache(layers, packing_of(layers[0], write))
         cache.touch()
+        self._cache, self._layer_names = cache, names
         self._worker = WorkerSide(
             self._settings.folder,
             self._fingerprint,
@@ -131,8 +135,19 @@ class RecallKVConnector(KVConnectorBase_V1):
             raise UnsupportedCache(f"rank {rank} of {world} holds {heads} heads of {layout.kv_heads}")
         return shard
 
+    def attach(self, runner: Any) -> str | None:
+        """Let sources be moved and repaired with this model runner; None, or why it cannot be."""
+        assert self._cache is not None, "called before register_kv_caches"
+        try:
+            repairer = Repairer(runner, self._cache, self._layer_names)
+            self.worker.can_compose(rotation_of_vllm(runner.model), repairer)
+        except (UnsupportedRotation, AttributeError) as error:
+            return str(error)
+        return None
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         self.worker.start(self._orders)
+        self.worker.repair(self._orders)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Nothing: a request runs when its load has ended."""

@@ -14,6 +14,10 @@ class WorkerExtension:
 
     model_runner: Any
 
+    def recallkv_compose(self) -> str | None:
+        """Make ready to move and repair sources. None, or why that cannot be done with this model."""
+        return _connector().attach(self.model_runner)
+
     def recallkv_forget(self, keys: list[str]) -> None:
         """Drop segments from the host tier: their memory was deleted."""
         _connector().worker.forget(keys)

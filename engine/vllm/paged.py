@@ -89,6 +89,14 @@ class PagedCache:
             self._read(v, block_ids, begin, values[i], transposed=False)
         return keys, values
 
+    def read_layer(
+        self, layer: int, block_ids: Sequence[int], begin: int, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :meth:`read`, of one layer: [kv_heads, tokens, head_dim] each."""
+        only = PagedCache([self._layers[layer]], self.packing)
+        keys, values = only.read(block_ids, begin, end)
+        return keys[0], values[0]
+
     def _read(
         self, view: torch.Tensor, block_ids: Sequence[int], position: int, run: torch.Tensor, *, transposed: bool
     ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
-from kvcache import TierName
+from kvcache import StrategyName, TierName
 
 PARAMS = "recallkv"
 """Name of our part of ``kv_transfer_params``."""
@@ -56,28 +56,39 @@ class Keep:
 
 
 @dataclass(frozen=True)
+class Composition:
+    """Sources that were computed elsewhere than where they are used, and how they are repaired.
+
+    ``parts``: begin and end of each in the prompt, and whether it starts a run (see ``kvcache.Composed``).
+    """
+
+    parts: tuple[tuple[int, int, bool], ...]
+    strategy: StrategyName
+    share: float
+
+    def between(self, begin: int, end: int) -> Composition | None:
+        """What of it lies between two positions; None where nothing does."""
+        clipped = [(max(a, begin), min(b, end), starts) for a, b, starts in self.parts]
+        parts = tuple((a, b, starts) for a, b, starts in clipped if a < b)
+        return Composition(parts, self.strategy, self.share) if parts else None
+
+
+@dataclass(frozen=True)
 class RequestPlan:
     """Where a prompt's keys and values come from, and what is stored of it.
 
-    ``sources`` are in prompt order, without a gap, from position 0. ``recompute`` are positions of the prompt whose
-    keys and values are placed but computed anew; ``measure`` leaves that choice to the second layer's deviation: so
-    many tokens of the moved sources.
+    ``sources`` are in prompt order, without a gap, from position 0; ``id`` is the name that reports are made under.
     """
 
     sources: tuple[Source, ...] = ()
     keeps: tuple[Keep, ...] = ()
-    recompute: tuple[int, ...] = ()
-    measure: int = 0
+    composition: Composition | None = None
+    id: str = ""
 
     @property
     def end(self) -> int:
         """Position after the last stored token."""
         return self.sources[-1].end if self.sources else 0
-
-    @property
-    def moved(self) -> tuple[Source, ...]:
-        """Sources that are composed: computed elsewhere than where they are used."""
-        return tuple(source for source in self.sources if source.shift or source.begin)
 
     def as_params(self) -> dict[str, Any]:
         """The value of ``kv_transfer_params``."""
@@ -101,22 +112,24 @@ class LoadOrder:
     request_id: str
     block_ids: tuple[int, ...]
     sources: tuple[Source, ...]
+    name: str = ""
+    """The plan's id."""
     report_when_done: bool = True
     """False: the request goes on to be repaired first."""
 
 
 @dataclass(frozen=True)
 class RepairOrder:
-    """Compute these tokens of a request anew, over what its blocks hold. All ranks do so in the same step."""
+    """Compute tokens of a request anew, over what its blocks hold. All ranks do so in the same step.
+
+    ``token_ids`` are those of the prompt up to the last composed one; without a composition there is nothing to do.
+    """
 
     request_id: str
-    block_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    """Of the whole prompt up to the last composed token."""
-    composed: tuple[tuple[int, int], ...]
-    """Ranges of positions that were moved into place."""
-    recompute: tuple[int, ...]
-    measure: int
+    name: str = ""
+    block_ids: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    composition: Composition | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,7 @@ class Orders(KVConnectorMetadata):
 class LoadReport:
     """One source was brought in."""
 
-    request_id: str
+    name: str
     key: str
     tier: TierName
     n_tokens: int
@@ -160,7 +173,7 @@ class WorkerReport(KVConnectorWorkerMetadata):
     placed: list[str] = field(default_factory=list)
     """Requests whose sources are in place and that wait for their repair."""
     repaired: list[tuple[str, int, float]] = field(default_factory=list)
-    """Request, tokens computed anew, seconds."""
+    """Plan, tokens computed anew, seconds."""
     saved: list[tuple[str, int]] = field(default_factory=list)
     """Key, bytes of keys and values in the file; 0 when it could not be written."""
     missing: list[str] = field(default_factory=list)

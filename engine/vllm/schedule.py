@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.vllm.plan import Keep, LoadOrder, Orders, RequestPlan, SaveOrder, Source, WorkerReport
+from pydantic import TypeAdapter
+
+from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
 from engine.vllm.settings import ConnectorSettings
-from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
+from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key, standalone_root
+from kvcache.segment import cut_parts
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,6 @@ class Progress:
     keeps: list[Keep]
     local: int = 0
     """Tokens that vLLM's own cache held when it asked."""
-    repairing: bool = False
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -61,7 +63,7 @@ class SchedulerSide:
         self._orders = Orders()
         self._writing: dict[str, Entry] = {}
         self._written: defaultdict[str, list[int]] = defaultdict(list)
-        self._host_bytes: dict[int, int] = {}
+        self._placed_by: Counter[str] = Counter()
         self._events = Events()
         self._store: SegmentStore | None = None
         self._lock: Any = None
@@ -121,9 +123,9 @@ class SchedulerSide:
         begin, end = progress.local, progress.local + n_external
         clipped = [source.clipped(begin, end) for source in progress.plan.sources]
         sources = tuple(source for source in clipped if source is not None)
-        progress.repairing = bool(progress.plan.recompute or progress.plan.measure)
-        order = LoadOrder(request.request_id, tuple(block_ids), sources, report_when_done=not progress.repairing)
-        self._orders.loads.append(order)
+        plan = progress.plan
+        repaired = plan.composition is not None and plan.composition.between(begin, end) is not None
+        self._orders.loads.append(LoadOrder(request.request_id, tuple(block_ids), sources, plan.id, not repaired))
 
     # -- a step ----------------------------------------------------------------------------------------------
 
@@ -165,18 +167,18 @@ class SchedulerSide:
 
     def take_in(self, report: WorkerReport, blocks_of: Any) -> None:
         """What the workers reported."""
+        for key in {*report.missing, *report.bad}:
+            self._lost(key, bad=key in report.bad)
         for request_id in report.placed:
             self._placed(request_id, blocks_of)
         for load in report.loads:
             if self._store is not None:
                 self._store.touch(load.key, load.tier)
             self._events.loads.append(load.__dict__)
-        for request_id, n_tokens, seconds in report.repaired:
-            self._events.repairs.append({"request_id": request_id, "n_tokens": n_tokens, "seconds": seconds})
+        for name, n_tokens, seconds in report.repaired:
+            self._events.repairs.append({"name": name, "n_tokens": n_tokens, "seconds": seconds})
         for key, nbytes in report.saved:
             self._rank_saved(key, nbytes)
-        for key in {*report.missing, *report.bad}:
-            self._lost(key, bad=key in report.bad)
         if report.host_bytes:
             self._events.host_bytes = sum(report.host_bytes)
 
@@ -203,7 +205,7 @@ class SchedulerSide:
             sources = progress.plan.sources
             cut = next((i for i, source in enumerate(sources) if source.key == key), None)
             if cut is not None:
-                progress.plan = replace(progress.plan, sources=sources[:cut], recompute=(), measure=0)
+                progress.plan = replace(progress.plan, sources=sources[:cut])
         if self._store is not None:
             self._store.quarantine(key)
         (self._events.bad if bad else self._events.missing).append(key)
@@ -211,7 +213,21 @@ class SchedulerSide:
     # -- composing -------------------------------------------------------------------------------------------
 
     def _placed(self, request_id: str, blocks_of: Any) -> None:
-        raise NotImplementedError
+        """One more rank has a request's sources in place; when all have, they repair it together in the next step:
+        computing is a collective operation."""
+        self._placed_by[request_id] += 1
+        if self._placed_by[request_id] < self._ranks:
+            return
+        del self._placed_by[request_id]
+        progress = self._requests.get(request_id)
+        if progress is None:  # aborted meanwhile: its blocks are free once the workers say that they are done
+            self._orders.repairs.append(RepairOrder(request_id))
+            return
+        plan = progress.plan
+        composition = plan.composition.between(progress.local, plan.end) if plan.composition is not None else None
+        tokens = tuple(progress.token_ids[: plan.end])
+        order = RepairOrder(request_id, plan.id, tuple(blocks_of(request_id)), tokens, composition)
+        self._orders.repairs.append(order)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -234,32 +250,38 @@ class SchedulerSide:
 
 def entry_of(keep: Keep, tokens: Sequence[int], lead: Sequence[int], fingerprint: Fingerprint) -> Entry:
     """The index entry of what is going to be saved."""
+    root = standalone_root(keep.parent) if keep.parts else None
+    parent = keep.parent if root is None else chain_key(root, lead)
+    parts = cut_parts(root, tokens, keep.parts) if root is not None else ()
+    own = frozenset(part.label for part in parts if part.label is not None)
     now = time.time()
     return Entry(
-        key=chain_key(keep.parent, tokens),
-        parent=keep.parent,
+        key=chain_key(parent, tokens),
+        parent=parent,
         fingerprint=fingerprint.digest,
         start=keep.start,
         n_tokens=len(tokens),
         nbytes=len(tokens) * fingerprint.layout.bytes_per_token,
-        labels=frozenset(keep.labels),
+        labels=frozenset(keep.labels) | own,
         created_at=now,
         last_used_at=now,
+        root=root,
+        parts=parts,
     )
+
+
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
     """An entry as it travels to the server."""
-    return {
-        "key": entry.key,
-        "parent": entry.parent,
-        "fingerprint": entry.fingerprint,
-        "start": entry.start,
-        "n_tokens": entry.n_tokens,
-        "nbytes": entry.nbytes,
-        "labels": sorted(entry.labels),
-        "disk_bytes": entry.disk_bytes,
-    }
+    dumped: dict[str, Any] = _ENTRY.dump_python(entry, mode="json")
+    return dumped
+
+
+def entry_from_json(value: dict[str, Any]) -> Entry:
+    """The opposite of :func:`entry_json`. Raises ``ValueError``."""
+    return _ENTRY.validate_python(value)
 
 
 def _distinct(written: list[int], nbytes: int) -> int:

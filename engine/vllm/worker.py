@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from engine.vllm.paged import PagedCache
-from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, Source, WorkerReport
+from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, SaveOrder, Source, WorkerReport
+from engine.vllm.repair import Repairer
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
 from kvcache.arena import HostTier
 from kvcache.file import SegmentReader, write_segment
@@ -75,7 +76,6 @@ class WorkerSide:
         host_bytes: int,
         codec: CodecName = "none",
         fsync: bool = True,
-        rotation: Rotation | None = None,
     ) -> None:
         self._folder = folder
         self._fingerprint = fingerprint
@@ -83,7 +83,8 @@ class WorkerSide:
         self._shard = shard
         self._codec: CodecName = codec
         self._fsync = fsync
-        self._rotation = rotation
+        self._rotation: Rotation | None = None
+        self._repairer: Repairer | None = None
         self._host = HostTier(host_bytes, pin=cache.device.type == "cuda")
         if cache.device.type == "cpu":
             self._host.touch()
@@ -161,11 +162,21 @@ class WorkerSide:
         self._writes.join()
         self._host.clear()
 
-    def finished_repair(self, order: RepairOrder, n_recomputed: int, seconds: float) -> None:
-        """A request that was placed is repaired: it may go on."""
-        with self._lock:
-            self._outbox.report.repaired.append((order.request_id, n_recomputed, seconds))
-            self._outbox.received.add(order.request_id)
+    def can_compose(self, rotation: Rotation, repairer: Repairer) -> None:
+        """From now on sources may be moved and repaired."""
+        self._rotation, self._repairer = rotation, repairer
+
+    def repair(self, orders: Orders) -> None:
+        """Repair the requests that all ranks have placed; in the model's thread, the same ones on every rank."""
+        for order in orders.repairs:
+            begin = time.perf_counter()
+            n_tokens = 0
+            if order.composition is not None:
+                assert self._repairer is not None, "nothing is composed before can_compose"
+                n_tokens = self._repairer.run(order)
+            with self._lock:
+                self._outbox.report.repaired.append((order.name, n_tokens, time.perf_counter() - begin))
+                self._outbox.received.add(order.request_id)
 
     def close(self) -> None:
         """Finish what is being read and written."""
@@ -192,7 +203,7 @@ class WorkerSide:
         else:
             nbytes = segment.nbytes * source.n_tokens // segment.n_tokens
             seconds = time.perf_counter() - begin
-            report = LoadReport(job.order.request_id, source.key, tier, source.n_tokens, nbytes, seconds)
+            report = LoadReport(job.order.name, source.key, tier, source.n_tokens, nbytes, seconds)
             self._end(job, source, report)
 
     def _bring(self, job: _Job, source: Source) -> tuple[Segment, TierName]:

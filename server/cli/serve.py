@@ -19,6 +19,7 @@ _SHORT = {
     "log-level": "server.log_level",
     "log-format": "server.log_format",
     "data-dir": "data_dir",
+    "engine": "engine.kind",
     "device": "engine.device",
     "dtype": "engine.dtype",
     "context": "engine.context",
@@ -40,7 +41,8 @@ def serve(
     folder.
 
     Any setting can be given as a flag: --server.port 9000, or short: --port, --host, --data-dir, --device, --dtype,
-    --mode, --top-k, --embedder, --api-keys, --log-level, --log-format, --context, --served-name. See --print-config.
+    --mode, --top-k, --embedder, --engine, --api-keys, --log-level, --log-format,
+    --context, --served-name. --vllm.NAME VALUE is passed on to vLLM. See --print-config.
     """
     flags = parse_flags(context.args)
     resolved = load_config(config, os.environ, flags)
@@ -52,10 +54,11 @@ def serve(
     raise typer.Exit(run(resolved))
 
 
-def parse_flags(arguments: list[str]) -> dict[str, str]:
+def parse_flags(arguments: list[str]) -> dict[str, str | list[str]]:
     """``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. A first argument that
     is no flag is the model. Raises ``ConfigError``."""
-    flags: dict[str, str] = {}
+    flags: dict[str, str | list[str]] = {}
+    vllm: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         if argument.startswith("-") and not argument.startswith("--"):
@@ -67,11 +70,14 @@ def parse_flags(arguments: list[str]) -> dict[str, str]:
             continue
         name, given, value = argument[2:].partition("=")
         key = _SHORT.get(name.replace("_", "-"), name.replace("-", "_"))
-        if key not in KEYS:
+        if key not in KEYS and not key.startswith("vllm."):
             load_config(None, {}, {key: ""})  # words the error
         if not given:
             value = next(rest, "")
         if not value:
             raise ConfigError(f"--{name} needs a value.")
-        flags[key] = value
-    return flags
+        if key.startswith("vllm."):
+            vllm.append(f"{name.removeprefix('vllm.')}={value}")
+        else:
+            flags[key] = value
+    return flags | ({"vllm": vllm} if vllm else {})

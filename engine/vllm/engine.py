@@ -1,0 +1,391 @@
+"""vLLM as an engine: its AsyncLLM in this process, with our connector in its scheduler and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from vllm.config import KVTransferConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMValidationError
+from vllm.inputs import TokensPrompt
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from engine.base import (
+    Capacity,
+    ChatMessage,
+    Delta,
+    Event,
+    FinishReason,
+    GenerateRequest,
+    MemoryText,
+    PageRequest,
+    Prompt,
+    Sampling,
+    TokenLogprob,
+)
+from engine.errors import ContextTooLong, EngineClosed, ModelNotLoaded, QueueFull
+from engine.placement import CompositionConfig
+from engine.prompt import PromptRenderer
+from engine.vllm.plan import Keep, RequestPlan
+from engine.vllm.planning import PlanMaker, Planned
+from engine.vllm.reports import Reports
+from engine.vllm.settings import checkpoint_fingerprint
+from kvcache import Fingerprint, SegmentStore, chain_key
+
+log = logging.getLogger(__name__)
+
+# Requests of users come before what is only built; vLLM counts the other way round.
+_USER, _BACKGROUND = 0, 1
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
+_SAVE_TIMEOUT_S = 60.0
+
+
+class VllmEngine:
+    """``engine.base.Engine`` over vLLM. Owns the segment store it is given, which keeps the index only: the memory
+    tiers are vLLM's own cache and the workers' host tiers."""
+
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        store: SegmentStore,
+        reports: Reports,
+        fingerprint: Fingerprint,
+        tokenizer: Any,
+        *,
+        model_id: str,
+        composing: CompositionConfig | None,
+        max_waiting: int,
+    ) -> None:
+        self.llm = llm
+        self.store = store
+        self.reports = reports
+        self._fingerprint = fingerprint
+        self._tokenizer = tokenizer
+        self._model_id = model_id
+        self._composing = composing
+        self._can_compose: bool | None = None
+        self._max_waiting = max_waiting
+        self._renderer = PromptRenderer(tokenizer)
+        self._plans = PlanMaker(store, fingerprint, None, 16)
+        self._running = 0
+        self._closed = False
+
+    # -- the model -------------------------------------------------------------------------------------------
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self._fingerprint
+
+    @property
+    def vocabulary_size(self) -> int:
+        size: int = self.llm.model_config.get_vocab_size()
+        return size
+
+    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
+        return self._renderer.render(messages, memories)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        return self.detokenize([token_id])
+
+    def capacity(self) -> Capacity:
+        return Capacity(
+            context=self.llm.model_config.max_model_len,
+            max_running=self.llm.scheduler_config.max_num_seqs,
+            running=self.reports.running,
+            waiting=self.reports.waiting,
+        )
+
+    def has_segment(self, key: str) -> bool:
+        return self.store.tier_of(key) is not None
+
+    def place_of(self, part_key: str) -> tuple[str, int] | None:
+        return self.store.place_of(part_key)
+
+    # -- generating ------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        self._check(request)
+        await self._get_ready()
+        name = uuid.uuid4().hex
+        planned = self._plans.plan(request, name)
+        params = _sampling_params(request.sampling, request.n, planned.plan)
+        params.skip_reading_prefix_cache = not request.use_segments
+        asked = time.perf_counter()
+        started = False
+        async with aclosing(self._outputs(planned, params, name, _USER)) as outputs:
+            async for output in outputs:
+                if not started:
+                    started = True
+                    elapsed = time.perf_counter() - asked
+                    yield planned.started(
+                        self.reports.loads(name), output.num_cached_tokens or 0, _times(output, elapsed)
+                    )
+                for choice in output.outputs:
+                    yield self._delta(choice)
+
+    async def _outputs(
+        self, planned: Planned, params: SamplingParams, name: str, priority: int
+    ) -> AsyncGenerator[Any, None]:
+        prompt = TokensPrompt(prompt_token_ids=list(planned.request.prompt.token_ids), cache_salt=planned.cache_salt)
+        self._running += 1
+        try:
+            async with aclosing(self.llm.generate(prompt, params, name, priority=priority)) as outputs:
+                async for output in outputs:
+                    yield output
+        except EngineDeadError as error:
+            raise EngineClosed("vLLM's engine has died; its log says why") from error
+        except VLLMValidationError as error:
+            raise ValueError(str(error)) from error
+        finally:
+            self._running -= 1
+
+    def _delta(self, choice: Any) -> Delta:
+        logprobs = tuple(
+            self._token_logprob(token_id, found)
+            for token_id, found in zip(choice.token_ids, choice.logprobs or (), strict=False)
+        )
+        reason = None if choice.finish_reason is None else _FINISH.get(choice.finish_reason, "abort")
+        return Delta(choice.index, choice.text, tuple(choice.token_ids), logprobs, reason)
+
+    def _token_logprob(self, token_id: int, found: dict[int, Any]) -> TokenLogprob:
+        ranked = sorted(found.items(), key=lambda item: -item[1].logprob)
+        wanted = sum(1 for _, item in ranked if item.rank <= len(ranked))
+        # vLLM adds the chosen token to the likeliest ones where it is not among them.
+        top = [item for item in ranked if item[0] != token_id or item[1].rank <= max(1, wanted)]
+        rivals = tuple(TokenLogprob(i, self.token_text(i), item.logprob) for i, item in top)
+        return TokenLogprob(token_id, self.token_text(token_id), found[token_id].logprob, rivals)
+
+    def _check(self, request: GenerateRequest) -> None:
+        if self._closed or self.llm.errored:
+            raise EngineClosed("the engine is shutting down")
+        prompt_tokens, max_tokens = request.prompt.n_tokens, request.sampling.max_tokens
+        context = self.llm.model_config.max_model_len
+        if prompt_tokens < 1:
+            raise ValueError("a prompt has at least one token")
+        if prompt_tokens + max_tokens > context:
+            raise ContextTooLong(prompt_tokens, max_tokens, context)
+        if self._running - self.llm.scheduler_config.max_num_seqs >= self._max_waiting:
+            raise QueueFull(f"{self._max_waiting} requests are waiting already")
+
+    async def _get_ready(self) -> None:
+        """Before the first request: ask the workers whether this model's keys can be moved."""
+        if self._can_compose is not None or self._composing is None:
+            return
+        self._can_compose = False
+        refusals = [answer for answer in await self.llm.collective_rpc("recallkv_compose") if answer]
+        if refusals:
+            log.warning("memories cannot be composed: %s", refusals[0])
+            return
+        self._can_compose = True
+        self._plans = PlanMaker(self.store, self._fingerprint, self._composing, 16)
+
+    # -- building --------------------------------------------------------------------------------------------
+
+    async def build(self, prompt: Prompt, salt: str = "") -> int:
+        """Compute and store the prompt's kept pieces; returns how many tokens they hold."""
+        kept = Prompt(tuple(piece for piece in prompt.pieces if piece.keep))
+        request = GenerateRequest("build", kept, Sampling(max_tokens=1), salt=salt)
+        self._check(request)
+        await self._get_ready()
+        planned = self._plans.plan(request, uuid.uuid4().hex)
+        await self._run(planned)
+        await self._until_stored([_key_of(keep, kept) for keep in planned.plan.keeps])
+        return kept.n_tokens
+
+    async def build_page(self, request: PageRequest, salt: str = "") -> bool:
+        """Pages need a certificate, which vLLM's outputs do not suffice for yet."""
+        return False
+
+    async def _run(self, planned: Planned) -> None:
+        params = _sampling_params(planned.request.sampling, 1, planned.plan)
+        async with aclosing(self._outputs(planned, params, planned.plan.id, _BACKGROUND)) as outputs:
+            async for _ in outputs:
+                pass
+
+    async def _until_stored(self, keys: Sequence[str]) -> None:
+        """Wait until the workers have written these segments (or given up)."""
+        deadline = time.monotonic() + _SAVE_TIMEOUT_S
+        while any(self.store.tier_of(key) is None for key in keys) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Drop removed segments from the workers' memory and from vLLM's own cache."""
+        if not keys or self._closed:
+            return
+        await self.llm.collective_rpc("recallkv_forget", args=(list(keys),))
+        await self.llm.reset_prefix_cache()
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + drain_s
+        while self._running and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self.llm.shutdown)
+        await asyncio.to_thread(self.store.close)
+
+
+def _key_of(keep: Keep, prompt: Prompt) -> str:
+    return chain_key(keep.parent, prompt.token_ids[keep.start : keep.end])
+
+
+def _times(output: Any, elapsed: float) -> tuple[float, float]:
+    """Seconds in the queue and of prefill."""
+    metrics = output.metrics
+    if metrics is None or not metrics.scheduled_ts:
+        return 0.0, elapsed
+    queue = max(0.0, metrics.scheduled_ts - metrics.queued_ts)
+    return queue, max(0.0, metrics.first_token_ts - metrics.scheduled_ts)
+
+
+def _sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
+    return SamplingParams(
+        n=n,
+        max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logit_bias=sampling.logit_bias or None,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        logprobs=sampling.logprobs,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={"kv_transfer_params": plan.as_params()},
+    )
+
+
+def load_vllm_engine(
+    model: str | Path,
+    *,
+    model_id: str,
+    open_store: Callable[[], SegmentStore],
+    folder: Path,
+    dtype: str = "auto",
+    context: int | None = None,
+    max_running: int = 16,
+    max_waiting: int = 256,
+    device_bytes: int = 2 << 30,
+    host_gb: float = 4.0,
+    codec: str = "none",
+    fsync: bool = True,
+    composing: CompositionConfig | None = None,
+    flags: Sequence[str] = (),
+) -> VllmEngine:
+    """Start vLLM's processes with our connector. ``flags`` are vLLM's own, as its command line takes them, and have
+    the last word. Raises ``ModelNotLoaded``."""
+    # Nothing is sent anywhere, and the CPU back end learns its cache's size from the environment only.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(device_bytes / (1 << 30)))))
+    chosen = _dtype(dtype)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    fingerprint = checkpoint_fingerprint(str(model), str(model), chosen)
+    connector = {
+        "kv_connector": "RecallKVConnector",
+        "kv_connector_module_path": "engine.vllm.connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            "folder": str(folder),
+            "host_gb": host_gb,
+            "codec": codec,
+            "fsync": fsync,
+            "managed": True,
+            "fingerprint": asdict(fingerprint),
+        },
+    }
+    arguments = _arguments(model, chosen, context, max_running, flags)
+    arguments.kv_transfer_config = KVTransferConfig(**connector)
+    store = open_store()
+    reports = Reports(store)
+    try:
+        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config()
+        _share_steps(config)
+        llm = AsyncLLM.from_vllm_config(config, stat_loggers=[reports.logger()])
+    except Exception as error:
+        store.close()
+        raise ModelNotLoaded(f"vLLM does not start with '{model}': {str(error).splitlines()[0]}") from error
+    return VllmEngine(
+        llm,
+        store,
+        reports,
+        fingerprint,
+        tokenizer,
+        model_id=model_id,
+        composing=composing,
+        max_waiting=max_waiting,
+    )
+
+
+def _dtype(wanted: str) -> torch.dtype:
+    """``auto`` is what the transformers engine takes, so that the two share segments."""
+    if wanted != "auto":
+        dtype = getattr(torch, wanted, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ModelNotLoaded(f"'{wanted}' is not a floating-point dtype")
+        return dtype
+    has_bf16 = not current_platform.is_cpu() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def _arguments(
+    model: str | Path, dtype: torch.dtype, context: int | None, max_running: int, flags: Sequence[str]
+) -> Any:
+    """Our defaults, then the user's flags, through vLLM's own parser."""
+    own = ["--model", str(model), "--dtype", str(dtype).removeprefix("torch."), "--max-num-seqs", str(max_running)]
+    own += ["--scheduling-policy", "priority", "--worker-extension-cls", "engine.vllm.extension.WorkerExtension"]
+    if context is not None:
+        own += ["--max-model-len", str(context)]
+    if current_platform.is_cpu():
+        # Compiling takes minutes and buys little on a CPU; long steps would keep short requests waiting.
+        own += ["--enforce-eager", "--max-num-batched-tokens", "512"]
+    parser = FlexibleArgumentParser()
+    AsyncEngineArgs.add_cli_args(parser)
+    return parser.parse_args([*own, *flags])
+
+
+def _share_steps(config: Any) -> None:
+    """Leave a quarter of every step's tokens to requests with little to compute, by taking long prompts one at a time
+    and in pieces: whoever's prompt is mostly stored does not stand behind whoever's is not."""
+    scheduling = config.scheduler_config
+    if scheduling.long_prefill_token_threshold == 0:
+        share = scheduling.max_num_batched_tokens * 3 // 4
+        scheduling.long_prefill_token_threshold = min(share, config.model_config.max_model_len)
+    extra = config.kv_transfer_config.kv_connector_extra_config
+    extra["long_prefill_tokens"] = scheduling.long_prefill_token_threshold

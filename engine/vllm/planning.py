@@ -1,0 +1,183 @@
+"""What the server tells the connector of one request, and what it says of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+
+from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Source, Started
+from engine.placement import CompositionConfig, Placement, find_parts, starts_run
+from engine.vllm.plan import Composition, Keep, RequestPlan
+from engine.vllm.plan import Source as Stored
+from kvcache import Entry, Repair, SegmentStore, TierName, chain_key, root_key, standalone_root
+from kvcache.fingerprint import Fingerprint
+
+_SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
+_SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
+
+
+@dataclass
+class Loads:
+    """What was loaded and computed anew for one request: by segment key the tier and seconds."""
+
+    tiers: dict[str, TierName] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    recomputed: int = 0
+    repair_s: float = 0.0
+
+    def take_in(self, load: Mapping[str, Any]) -> None:
+        self.tiers[load["key"]] = load["tier"]
+        self.seconds[load["key"]] = max(self.seconds.get(load["key"], 0.0), load["seconds"])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request's plan with what it was made from."""
+
+    request: GenerateRequest
+    plan: RequestPlan
+    chain: tuple[Entry, ...] = ()
+    placements: tuple[Placement, ...] = ()
+    repair: Repair | None = None
+
+    @property
+    def cache_salt(self) -> str:
+        """Blocks are shared, inside vLLM, only between requests with the same one: of the same tenant, and composed of
+        the same parts in the same way. Composed keys and values must never pass for exact ones."""
+        how = [(p.entry.key, p.part.begin, p.position) for p in self.placements]
+        return blake3(repr((self.request.salt, how, self.repair)).encode()).hexdigest()[:32]
+
+    def started(self, loads: Loads, cached_tokens: int, times: tuple[float, float]) -> Started:
+        """What to tell of the request once its first token is known; ``times``: seconds in the queue (loading
+        included) and of prefill."""
+        load_s = sum(loads.seconds.values()) + loads.repair_s
+        return Started(
+            pieces=self._reports(loads, cached_tokens),
+            prompt_tokens=self.request.prompt.n_tokens,
+            cached_tokens=max(0, cached_tokens - loads.recomputed),
+            queue_s=max(0.0, times[0] - load_s),
+            load_s=load_s,
+            prefill_s=times[1],
+        )
+
+    def _reports(self, loads: Loads, cached_tokens: int) -> tuple[PieceReport, ...]:
+        placed = {placement.piece: placement for placement in self.placements}
+        composed = sum(len(placement.span) for placement in self.placements)
+        reports, begin = [], 0
+        for index, piece in enumerate(self.request.prompt.pieces):
+            end = begin + len(piece.token_ids)
+            sources = [s for s in self.plan.sources if s.position < end and s.end > begin]
+            tiers: list[Source] = [_SOURCES[loads.tiers.get(s.key, "device")] for s in sources]
+            if end > cached_tokens:
+                tiers = ["computed"]
+            slowest: Source = max(tiers, key=_SLOWNESS.__getitem__, default="resident")
+            load_ms = 1e3 * sum(loads.seconds.get(s.key, 0.0) for s in sources if begin <= s.position)
+            placement = placed.get(index)
+            if placement is None or slowest == "computed":
+                reports.append(PieceReport(slowest, end - begin, load_ms))
+            else:
+                share = round(loads.recomputed * len(placement.span) / composed)
+                reports.append(PieceReport(slowest, end - begin, load_ms, self.request.fidelity, share))
+            begin = end
+        return tuple(reports)
+
+
+class PlanMaker:
+    """Makes plans from the segment store. ``composing`` is None where the engine cannot move keys."""
+
+    def __init__(
+        self, store: SegmentStore, fingerprint: Fingerprint, composing: CompositionConfig | None, min_load_tokens: int
+    ) -> None:
+        self._store = store
+        self._fingerprint = fingerprint
+        self._composing = composing
+        self._min_load_tokens = min_load_tokens
+
+    def plan(self, request: GenerateRequest, name: str) -> Planned:
+        """The longest chain, then as many composed parts as follow it without a gap, then what is to be stored."""
+        if not request.use_segments:
+            return Planned(request, RequestPlan(id=name))
+        prompt, root = request.prompt, root_key(self._fingerprint, request.salt)
+        chain = tuple(self._store.match(root, prompt.token_ids))
+        chained = sum(entry.n_tokens for entry in chain)
+        placements = self._placements(request, root, chained)
+        repair = self._repair(request) if placements else None
+        sources = [Stored(entry.key, entry.start, entry.n_tokens) for entry in chain]
+        sources += [
+            Stored(p.entry.key, p.position, p.part.n_tokens, p.part.begin, p.position - p.entry.start - p.part.begin)
+            for p in placements
+        ]
+        plan = RequestPlan(
+            sources=tuple(sources),
+            keeps=tuple(_keeps(prompt, root, chain, placements)),
+            composition=_composition(placements, repair) if repair is not None else None,
+            id=name,
+        )
+        return Planned(request, plan, chain, tuple(placements), repair)
+
+    def _repair(self, request: GenerateRequest) -> Repair:
+        """The strategies that look at attention weights cannot: vLLM's kernels do not give them out."""
+        assert self._composing is not None, "there is nothing to repair where nothing is composed"
+        repair = self._composing.repair(request)
+        return Repair("first", repair.share) if repair.signal == "attention" else repair
+
+    def _placements(self, request: GenerateRequest, root: str, chained: int) -> list[Placement]:
+        pieces = request.prompt.pieces
+        if self._composing is None or request.fidelity == "exact" or not pieces or pieces[0].kind != "header":
+            return []
+        if chained < len(pieces[0].token_ids):
+            # Not even the header is stored. It is short: it is computed with the first request and stored then.
+            return []
+        header_key = chain_key(root, pieces[0].token_ids)
+        found = find_parts(request, standalone_root(header_key), chained, self._store, self._composing)
+        placements: list[Placement] = []
+        end = chained
+        for placement in found:
+            if placement.position != end:
+                break
+            placements.append(placement)
+            end = placement.span.stop
+        saved = sum(len(p.span) for p in placements) * (1.0 - self._composing.repair(request).share)
+        return placements if saved >= self._composing.min_saved_tokens else []
+
+
+def _composition(placements: Sequence[Placement], repair: Repair) -> Composition:
+    starts = starts_run(placements)
+    parts = tuple((p.span.start, p.span.stop, start) for p, start in zip(placements, starts, strict=True))
+    return Composition(parts, repair.strategy, repair.share)
+
+
+def _keeps(prompt: Prompt, root: str, chain: Sequence[Entry], placements: Sequence[Placement]) -> list[Keep]:
+    """Kept pieces that have no segment yet, up to the first that is composed or not to be kept."""
+    ends = {0: root} | {entry.start + entry.n_tokens: entry.key for entry in chain}
+    composed = {placement.piece for placement in placements}
+    keeps: list[Keep] = []
+    begin = 0
+    for index, piece in enumerate(prompt.pieces):
+        end = begin + len(piece.token_ids)
+        if not piece.keep or not piece.token_ids or index in composed or begin not in ends:
+            break
+        if end not in ends:
+            keeps.append(Keep(ends[begin], begin, end, () if piece.label is None else (piece.label,)))
+            ends[end] = chain_key(ends[begin], piece.token_ids)
+        begin = end
+    return keeps
+
+
+def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, Keep]:
+    """The prompt that computes a page, and what is kept of it."""
+    header, lead, parts = request.header.token_ids, Prompt(request.lead).n_tokens, Prompt(request.parts).n_tokens
+    start = len(header) + lead
+    labels = tuple(piece.label for piece in request.lead if piece.label is not None)
+    keep = Keep(
+        chain_key(root_key(fingerprint, salt), header),
+        start,
+        start + parts,
+        labels,
+        tuple((len(piece.token_ids), piece.label) for piece in request.parts),
+        lead,
+    )
+    return Prompt((request.header, *request.lead, *request.parts)), keep

@@ -1,0 +1,88 @@
+"""vLLM's statistics, read for what RecallKV wants to know: loads, saved segments, how busy the engine is."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from engine.vllm.planning import Loads
+from engine.vllm.schedule import entry_from_json
+from kvcache import SegmentStore
+
+_MAX_REQUESTS = 4096
+
+
+class Reports:
+    """What the connector reported. Thread-safe."""
+
+    def __init__(self, store: SegmentStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._loads: OrderedDict[str, Loads] = OrderedDict()
+        self.running = 0
+        self.waiting = 0
+        self.host_bytes = 0
+        self.failed_saves = 0
+        self.repaired_tokens = 0
+        self.saved = threading.Condition(self._lock)
+
+    def logger(self) -> type[StatLoggerBase]:
+        """A class for vLLM to make its logger of."""
+        reports = self
+
+        class Logger(StatLoggerBase):
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                """Nothing to set up."""
+
+            def record(
+                self,
+                scheduler_stats: Any,
+                iteration_stats: Any,
+                mm_cache_stats: Any = None,
+                engine_idx: int = 0,
+            ) -> None:
+                if scheduler_stats is not None:
+                    reports.take_in(scheduler_stats)
+
+            def log_engine_initialized(self) -> None:
+                """Nothing to say."""
+
+        return Logger
+
+    def take_in(self, stats: Any) -> None:
+        """One step's statistics."""
+        self.running = stats.num_running_reqs
+        self.waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs
+        events = stats.kv_connector_stats
+        if not events:
+            return
+        for saved in events.get("saved", ()):
+            self._store.record(entry_from_json(saved))
+        for key in (*events.get("missing", ()), *events.get("bad", ())):
+            self._store.quarantine(key)
+        with self._lock:
+            for load in events.get("loads", ()):
+                self._store.touch(load["key"], load["tier"])
+                self._of(load["name"]).take_in(load)
+            for repair in events.get("repairs", ()):
+                loads = self._of(repair["name"])
+                loads.recomputed, loads.repair_s = repair["n_tokens"], repair["seconds"]
+                self.repaired_tokens += repair["n_tokens"]
+            self.failed_saves += events.get("failed_saves", 0)
+            if events.get("host_bytes") is not None:
+                self.host_bytes = events["host_bytes"]
+            self.saved.notify_all()
+
+    def _of(self, name: str) -> Loads:
+        loads = self._loads.setdefault(name, Loads())
+        while len(self._loads) > _MAX_REQUESTS:
+            self._loads.popitem(last=False)
+        return loads
+
+    def loads(self, name: str) -> Loads:
+        """What was loaded for a request, which is then forgotten."""
+        with self._lock:
+            return self._loads.pop(name, None) or Loads()
