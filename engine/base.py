@@ -234,6 +234,11 @@ class Engine(Protocol):
         how many tokens they hold."""
         ...
 
+    async def forget(self, labels: Sequence[str]) -> int:
+        """Remove every segment that depends on these memories' texts, from every tier, and refuse them from now on;
+        returns how many there were."""
+        ...
+
     def capacity(self) -> Capacity: ...
 
     async def close(self, drain_s: float = 0.0) -> None:

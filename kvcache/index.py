@@ -371,6 +371,13 @@ class Index:
         self._entries[key].pinned = pinned
         self._db.execute("UPDATE segments SET pinned = ? WHERE key = ?", (pinned, key))
 
+    def set_certificate(self, key: str, certificate: Certificate) -> None:
+        """The page was certified after it was stored."""
+        entry = self._entries[key]
+        entry.certificate = certificate
+        if entry.on_disk:
+            self._write_row(self._db, entry)
+
     def lost_file(self, key: str) -> None:
         """The segment's file is gone; it may live on in memory."""
         self._entries[key].disk_bytes = 0

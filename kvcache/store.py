@@ -30,7 +30,7 @@ from kvcache.file import write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index, remove_files, segment_path
 from kvcache.read import move_files, read_shard
-from kvcache.segment import Part, Segment
+from kvcache.segment import Certificate, Part, Segment
 from kvcache.shard import Shard
 from kvcache.tiers import TIERS, MemoryTier, TierName
 
@@ -270,6 +270,18 @@ class SegmentStore:
                 self._evict_from_disk()
             return True
 
+    def certify(self, key: str, certificate: Certificate) -> bool:
+        """Enter the certificate of a page that is stored already. False when it is gone meanwhile.
+
+        The index has it; the file, which is never written to, does not: a rebuilt index composes the page no more
+        until it is certified again.
+        """
+        with self._lock:
+            if self._index.get(key) is None:
+                return False
+            self._index.set_certificate(key, certificate)
+            return True
+
     def touch(self, key: str, tier: TierName) -> None:
         """Count a use of a segment that another process has loaded from ``tier``."""
         with self._lock:
@@ -323,10 +335,10 @@ class SegmentStore:
 
     # -- removing --------------------------------------------------------------------------------------------
 
-    def remove_label(self, label: str) -> int:
+    def remove_label(self, label: str) -> list[str]:
         """Remove every segment that holds this memory's text, and all computed behind one, from every tier.
 
-        Segments with that label are refused from now on. Returns how many were removed.
+        Segments with that label are refused from now on. Returns the keys of what was removed.
         """
         with self._lock:
             self._dead_labels[label] = None
@@ -335,12 +347,12 @@ class SegmentStore:
             keys = self._index.with_descendants(self._index.with_label(label))
             for key in keys:
                 self._remove(key)
-            return len(keys)
+            return keys
 
     def sweep(self, keep_labels: set[str]) -> int:
         """Remove the segments of memories that are gone (a crash may have come between the two deletions)."""
         with self._lock:
-            return sum(self.remove_label(label) for label in self._index.labels() - keep_labels)
+            return sum(len(self.remove_label(label)) for label in self._index.labels() - keep_labels)
 
     def collect_garbage(self) -> Garbage:
         """Remove what cannot be used: segments behind a gap in their chain, and the files in quarantine."""

@@ -131,9 +131,9 @@ class Resolved:
         section = ""
         for key, value in _values(self.config).items():
             head, _, name = key.rpartition(".")
-            if head != section:
+            if head != section and head:
                 lines.append(f"{head}:")
-                section = head
+            section = head
             shown = "********" if KEYS[key].secret and value else value
             indent = "  " if head else ""
             lines.append(f"{indent}{name}: {as_yaml(shown)}  # {self.origin[key]}")

@@ -8,11 +8,42 @@ from hypothesis import settings
 from engine.transformers import LoadedModel, load_model
 from memory import FolderEmbedder
 from server.assets import bundled_embedder_folder, demo_model_folder
+from tests.server import running
 from tests.tiny import tiny_model
 
 # Examples are not timed: the machine may be busy with something else.
 settings.register_profile("recallkv", deadline=None)
 settings.load_profile("recallkv")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine",
+        choices=["transformers", "vllm"],
+        default="transformers",
+        help="vllm: what does not depend on the engine, and tests/vllm, run with real vLLM on a tiny model",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_vllm = collection_path.name == "vllm" and collection_path.parent.name == "tests"
+    return True if is_vllm and config.getoption("--engine") != "vllm" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    running.ENGINE = config.getoption("--engine")
+    if running.ENGINE == "vllm":
+        skip = pytest.mark.skip(reason="about the transformers engine")
+        for item in items:
+            if item.get_closest_marker("transformers"):
+                item.add_marker(skip)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--engine") == "vllm":
+        from tests.vllm.shared import close_all
+
+        close_all()
 
 
 @pytest.fixture(scope="session")

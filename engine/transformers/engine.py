@@ -12,12 +12,13 @@ from typing import TypeVar
 import torch
 
 from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryText, PageRequest, Prompt, Sampling
+from engine.certificate import page_probes
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.cost import CostModel, calibrated
 from engine.transformers.loading import LoadedModel, choose_device, load_model
-from engine.transformers.pages import MAX_PROBES, PROBE_ANSWER_TOKENS, PageBuilder, PageProbe, spread
+from engine.transformers.pages import PageBuilder
 from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.worker import BatchingConfig, EngineWorker
@@ -150,23 +151,15 @@ class TransformersEngine:
         """Compute, certify and store a page while nothing else runs. Raises ``ContextTooLong`` or ``EngineClosed``."""
         if self.model.rotation is None:
             return False
-        builder = PageBuilder(self.model, self.store, self._composing, self._probes(request))
+        builder = PageBuilder(self.model, self.store, self._composing, page_probes(self, request))
         if self._closed:
             raise EngineClosed("the engine is shutting down")
         if builder.n_tokens(request) > self.model.context:
             raise ContextTooLong(builder.n_tokens(request), 0, self.model.context)
         return await asyncio.wrap_future(self._worker.when_idle(builder.build(request, salt)))
 
-    def _probes(self, request: PageRequest) -> list[PageProbe]:
-        """Questions about a page's own text, and the beginnings of the answers."""
-        probes = []
-        for part in spread(request.parts, MAX_PROBES):
-            text = self.detokenize(part.token_ids).strip().removeprefix("-").strip()
-            words = " ".join(text.split()[:5])
-            question = ChatMessage("user", f'What do the memories say that begins with "{words}"?')
-            turns = self.render([question], [MemoryText("probe", text)]).pieces[-1].token_ids
-            probes.append(PageProbe(turns, tuple(self.tokenize(text, add_special_tokens=False)[:PROBE_ANSWER_TOKENS])))
-        return probes
+    async def forget(self, labels: Sequence[str]) -> int:
+        return await asyncio.to_thread(lambda: sum(len(self.store.remove_label(label)) for label in labels))
 
     def capacity(self) -> Capacity:
         return self._worker.capacity()

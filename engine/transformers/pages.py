@@ -8,12 +8,12 @@ would compose it, and compared with full prefill over probes made of its own tex
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import replace
 
 import torch
 
 from engine.base import Fidelity, PageRequest, Prompt
+from engine.certificate import PageProbe, certificate_of
 from engine.placement import CompositionConfig
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import place_part, probe
@@ -21,32 +21,8 @@ from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Certificate, Composed, Repair, Segment, SegmentStore, chain_key, root_key
 
-T = TypeVar("T")
-
-MAX_PROBES = 3
-PROBE_ANSWER_TOKENS = 16
 # Tokens of one step: what a request that arrives meanwhile may have to wait for.
 _STEP_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class PageProbe:
-    """The tokens of a question's turns, and the first tokens of its answer."""
-
-    turns: tuple[int, ...]
-    answer: tuple[int, ...]
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """What is run through the model: each answer token but the last says how likely the next one was."""
-        return self.turns + self.answer[:-1]
-
-
-def spread(items: Sequence[T], n: int) -> list[T]:
-    """At most ``n`` of the items, evenly apart."""
-    if len(items) <= n:
-        return list(items)
-    return [items[i * len(items) // n] for i in range(n)]
 
 
 def divergence(exact: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
@@ -125,9 +101,7 @@ class PageBuilder:
             for fidelity, repair in repairs.items():
                 got = yield from self._composed(before, segment, context + page, asked, repair)
                 found[fidelity].append(divergence(expected, got))
-        kl = {fidelity: sum(kl for kl, _ in pairs) / len(pairs) for fidelity, pairs in found.items() if pairs}
-        top1 = {fidelity: sum(same for _, same in pairs) / len(pairs) for fidelity, pairs in found.items() if pairs}
-        return Certificate(kl, top1)
+        return certificate_of(found)
 
     def _composed(
         self, before: SequenceKV, segment: Segment, known: tuple[int, ...], asked: PageProbe, repair: Repair

@@ -90,6 +90,10 @@ class RecallKVConnector(KVConnectorBase_V1):
         if isinstance(report, WorkerReport):
             self.scheduler.take_in(report, self._blocks_of)
 
+    def has_pending_push_work(self) -> bool:
+        # Keeps the engine stepping until the workers have said that the last segments are written.
+        return self.scheduler.is_writing
+
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         self.scheduler.finished(request.request_id)
         return False, None

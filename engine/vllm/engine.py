@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,21 @@ from engine.base import (
     GenerateRequest,
     MemoryText,
     PageRequest,
+    Piece,
     Prompt,
     Sampling,
     TokenLogprob,
 )
+from engine.certificate import certificate_of, page_probes
 from engine.errors import ContextTooLong, EngineClosed, ModelNotLoaded, QueueFull
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
-from engine.vllm.plan import Keep, RequestPlan
-from engine.vllm.planning import PlanMaker, Planned
+from engine.vllm.plan import Composition, Keep, RequestPlan
+from engine.vllm.plan import Source as Stored
+from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
 from engine.vllm.settings import checkpoint_fingerprint
-from kvcache import Fingerprint, SegmentStore, chain_key
+from kvcache import Certificate, Fingerprint, SegmentStore, chain_key, standalone_root
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +146,7 @@ class VllmEngine:
             async for output in outputs:
                 if not started:
                     started = True
+                    self.store.count_miss(len(planned.plan.keeps))
                     elapsed = time.perf_counter() - asked
                     yield planned.started(
                         self.reports.loads(name), output.num_cached_tokens or 0, _times(output, elapsed)
@@ -191,7 +195,7 @@ class VllmEngine:
             raise ValueError("a prompt has at least one token")
         if prompt_tokens + max_tokens > context:
             raise ContextTooLong(prompt_tokens, max_tokens, context)
-        if self._running - self.llm.scheduler_config.max_num_seqs >= self._max_waiting:
+        if max(0, self._running - self.llm.scheduler_config.max_num_seqs) >= self._max_waiting:
             raise QueueFull(f"{self._max_waiting} requests are waiting already")
 
     async def _get_ready(self) -> None:
@@ -220,8 +224,66 @@ class VllmEngine:
         return kept.n_tokens
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
-        """Pages need a certificate, which vLLM's outputs do not suffice for yet."""
-        return False
+        """Compute, store and certify a page, behind whatever users ask."""
+        await self._get_ready()
+        if not self._can_compose:
+            return False
+        prompt, keep = page_request(request, salt, self._fingerprint)
+        asked = GenerateRequest("page", prompt, Sampling(max_tokens=1), salt=salt)
+        self._check(asked)
+        planned = self._plans.plan(asked, uuid.uuid4().hex)
+        await self._run(replace(planned, plan=replace(planned.plan, keeps=(keep,))))
+        root = standalone_root(keep.parent)
+        key = chain_key(chain_key(root, Prompt(request.lead).token_ids), Prompt(request.parts).token_ids)
+        await self._until_stored([key])
+        if self.store.tier_of(key) is None:
+            return False
+        certificate = await self._certified(request, key, keep)
+        return self.store.certify(key, certificate)
+
+    async def _certified(self, request: PageRequest, key: str, keep: Keep) -> Certificate:
+        """Compose the page behind the context at each fidelity and compare with full prefill."""
+        assert self._composing is not None, "a page is built only where it can be composed"
+        before = Prompt((request.header, *request.context)).token_ids
+        page = Prompt(request.parts).token_ids
+        source = Stored(key, len(before), len(page), 0, len(before) - keep.start)
+        repairs = {"high": self._composing.high, "fast": self._composing.fast}
+        found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
+        for probe in page_probes(self, request):
+            tokens = before + page + probe.tokens
+            exact = await self.score(tokens, len(probe.answer))
+            for fidelity, repair in repairs.items():
+                composition = Composition(
+                    page_parts(request, len(before)), without_attention(repair).strategy, repair.share
+                )
+                other = await self.score(tokens, len(probe.answer), (source,), composition)
+                found[fidelity].append(await self.divergence(exact, other))
+            await self.llm.collective_rpc("recallkv_forget_scores")
+        return certificate_of(found)
+
+    async def score(
+        self,
+        token_ids: Sequence[int],
+        n: int,
+        sources: tuple[Stored, ...] = (),
+        composition: Composition | None = None,
+    ) -> str:
+        """Run a prompt, from sources as far as they go, and keep the next-token distributions of its last ``n`` tokens
+        in the workers; returns the name they are kept under."""
+        name = uuid.uuid4().hex
+        plan = RequestPlan(sources, (), composition, name, n)
+        prompt = Prompt((Piece("turns", tuple(token_ids)),))
+        request = GenerateRequest("score", prompt, Sampling(max_tokens=1), salt=name)
+        self._check(request)
+        await self._get_ready()
+        await self._run(Planned(request, plan))
+        return name
+
+    async def divergence(self, exact: str, other: str) -> tuple[float, float]:
+        """Mean KL in nats and the share of equal likeliest tokens between two scored prompts."""
+        answers = await self.llm.collective_rpc("recallkv_divergence", args=(exact, other))
+        (found,) = [answer for answer in answers if answer is not None]
+        return found[0], found[1]
 
     async def _run(self, planned: Planned) -> None:
         params = _sampling_params(planned.request.sampling, 1, planned.plan)
@@ -237,12 +299,15 @@ class VllmEngine:
 
     # -- the end ---------------------------------------------------------------------------------------------
 
-    async def forget(self, keys: Sequence[str]) -> None:
-        """Drop removed segments from the workers' memory and from vLLM's own cache."""
-        if not keys or self._closed:
-            return
-        await self.llm.collective_rpc("recallkv_forget", args=(list(keys),))
-        await self.llm.reset_prefix_cache()
+    async def forget(self, labels: Sequence[str]) -> int:
+        """Also from the workers' memory; and from vLLM's own cache, all of whose blocks are let go of: it does not
+        know which hold what."""
+        removed = [key for label in labels for key in await asyncio.to_thread(self.store.remove_label, label)]
+        if not self._closed:
+            if removed:
+                await self.llm.collective_rpc("recallkv_forget", args=(removed,))
+            await self.llm.reset_prefix_cache()
+        return len(removed)
 
     async def close(self, drain_s: float = 0.0) -> None:
         if self._closed:

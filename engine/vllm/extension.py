@@ -18,6 +18,14 @@ class WorkerExtension:
         """Make ready to move and repair sources. None, or why that cannot be done with this model."""
         return _connector().attach(self.model_runner)
 
+    def recallkv_divergence(self, exact: str, other: str) -> tuple[float, float] | None:
+        """See ``Repairer.divergence``; ``exact`` is kept for further comparisons."""
+        return _connector().worker.repairer.divergence(exact, other)
+
+    def recallkv_forget_scores(self) -> None:
+        """Let go of the logits of scored prompts."""
+        _connector().worker.repairer.forget_scores()
+
     def recallkv_forget(self, keys: list[str]) -> None:
         """Drop segments from the host tier: their memory was deleted."""
         _connector().worker.forget(keys)

@@ -66,11 +66,14 @@ class Composition:
     strategy: StrategyName
     share: float
 
-    def between(self, begin: int, end: int) -> Composition | None:
-        """What of it lies between two positions; None where nothing does."""
-        clipped = [(max(a, begin), min(b, end), starts) for a, b, starts in self.parts]
-        parts = tuple((a, b, starts) for a, b, starts in clipped if a < b)
+    def before(self, end: int) -> Composition | None:
+        """What of it lies before a position; None where nothing does."""
+        parts = tuple((a, min(b, end), starts) for a, b, starts in self.parts if a < end)
         return Composition(parts, self.strategy, self.share) if parts else None
+
+    def reaches(self, position: int) -> bool:
+        """Whether it has tokens at the position or behind it."""
+        return any(end > position for _, end, _ in self.parts)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class RequestPlan:
     keeps: tuple[Keep, ...] = ()
     composition: Composition | None = None
     id: str = ""
+    score: int = 0
+    """Keep the next-token distributions of so many last tokens of the prompt, under ``id``, in the worker. The whole
+    prompt is then computed by passes of ours, but for what the sources hold, which may have gaps between them."""
 
     @property
     def end(self) -> int:
@@ -120,9 +126,10 @@ class LoadOrder:
 
 @dataclass(frozen=True)
 class RepairOrder:
-    """Compute tokens of a request anew, over what its blocks hold. All ranks do so in the same step.
+    """Passes over a request's blocks before vLLM goes on with it. All ranks begin with them in the same step.
 
-    ``token_ids`` are those of the prompt up to the last composed one; without a composition there is nothing to do.
+    ``token_ids`` are those of the prompt from position 0 on; ``before`` and ``after`` are ranges of positions to
+    compute before and after the composition is repaired. Without any of these there is nothing to do.
     """
 
     request_id: str
@@ -130,6 +137,11 @@ class RepairOrder:
     block_ids: tuple[int, ...] = ()
     token_ids: tuple[int, ...] = ()
     composition: Composition | None = None
+    before: tuple[tuple[int, int], ...] = ()
+    after: tuple[tuple[int, int], ...] = ()
+    begin: int = 0
+    """What lies before this position was repaired for an earlier request and is left as it is."""
+    score: int = 0
 
 
 @dataclass(frozen=True)

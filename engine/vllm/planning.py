@@ -119,10 +119,8 @@ class PlanMaker:
         return Planned(request, plan, chain, tuple(placements), repair)
 
     def _repair(self, request: GenerateRequest) -> Repair:
-        """The strategies that look at attention weights cannot: vLLM's kernels do not give them out."""
         assert self._composing is not None, "there is nothing to repair where nothing is composed"
-        repair = self._composing.repair(request)
-        return Repair("first", repair.share) if repair.signal == "attention" else repair
+        return without_attention(self._composing.repair(request))
 
     def _placements(self, request: GenerateRequest, root: str, chained: int) -> list[Placement]:
         pieces = request.prompt.pieces
@@ -142,6 +140,12 @@ class PlanMaker:
             end = placement.span.stop
         saved = sum(len(p.span) for p in placements) * (1.0 - self._composing.repair(request).share)
         return placements if saved >= self._composing.min_saved_tokens else []
+
+
+def without_attention(repair: Repair) -> Repair:
+    """Strategies that look at attention weights cannot here: vLLM's kernels do not give them out. The first tokens of
+    each run are the next best that needs no such look."""
+    return Repair("first", repair.share) if repair.signal == "attention" else repair
 
 
 def _composition(placements: Sequence[Placement], repair: Repair) -> Composition:
@@ -181,3 +185,12 @@ def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> t
         lead,
     )
     return Prompt((request.header, *request.lead, *request.parts)), keep
+
+
+def page_parts(request: PageRequest, begin: int) -> tuple[tuple[int, int, bool], ...]:
+    """The parts of a page placed at ``begin``, as a composition has them."""
+    parts: list[tuple[int, int, bool]] = []
+    for piece in request.parts:
+        parts.append((begin, begin + len(piece.token_ids), not parts))
+        begin += len(piece.token_ids)
+    return tuple(parts)

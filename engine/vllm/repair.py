@@ -12,7 +12,7 @@ before the second layer's attention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -41,23 +41,55 @@ class Repairer:
         self._model = runner.model
         self._config = runner.vllm_config
         self._groups = runner.attn_groups[0]
-        self._max_tokens: int = runner.max_num_tokens
+        # Half of what a step may take: requests that are being answered wait for a pass of ours as for a step.
+        self._max_tokens: int = max(1, runner.max_num_tokens // 2)
+        self._scores: dict[str, list[torch.Tensor]] = {}
         self._cache = cache
         self._layer_names = layer_names
         attention = self._config.compilation_config.static_forward_context
         self._second = attention[layer_names[1]]
 
-    @torch.inference_mode()
-    def run(self, order: RepairOrder) -> int:
-        """Compute anew what the composition's strategy chooses; returns how many tokens that were."""
-        composition = order.composition
-        assert composition is not None, "an order without a composition is not run"
-        chosen = self._chosen(order, composition)
-        for begin in range(0, len(chosen), self._max_tokens):
-            part = chosen[begin : begin + self._max_tokens]
-            self._forward(order, sorted(_runs(part), key=len))
+    def steps(self, order: RepairOrder) -> Generator[None, None, int]:
+        """Do what the order says, handing back after each pass so that others get their turn; returns how many tokens
+        were computed anew."""
+        for begin, end in order.before:
+            yield from self._compute(order, begin, end)
+        chosen = self._chosen(order, order.composition) if order.composition is not None else []
+        for at in range(0, len(chosen), self._max_tokens):
+            self._forward(order, sorted(_runs(chosen[at : at + self._max_tokens]), key=len))
+            yield
+        for begin, end in order.after:
+            yield from self._compute(order, begin, end)
         return len(chosen)
 
+    def _compute(self, order: RepairOrder, begin: int, end: int) -> Generator[None, None, None]:
+        """Compute a range of positions, and keep the logits of those that are scored."""
+        first_scored = len(order.token_ids) - order.score
+        for at in range(begin, end, self._max_tokens):
+            rows = range(at, min(at + self._max_tokens, end))
+            hidden = self._forward(order, [rows])
+            if order.score and rows.stop > first_scored:
+                with torch.inference_mode():
+                    logits = self._model.compute_logits(hidden[max(0, first_scored - rows.start) : len(rows)])
+                if logits is not None:  # with tensor parallelism only one rank has them
+                    self._scores.setdefault(order.name, []).append(logits.float().cpu())
+            yield
+
+    def divergence(self, exact: str, other: str) -> tuple[float, float] | None:
+        """Mean KL(exact || other) in nats and the share of equal likeliest tokens, of two scored prompts; ``other`` is
+        then forgotten. None on ranks that have no logits."""
+        scored = self._scores.get(exact), self._scores.pop(other, None)
+        if scored[0] is None or scored[1] is None:
+            return None
+        p, q = (torch.log_softmax(torch.cat(logits).double(), -1) for logits in scored if logits is not None)
+        kl = (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+        return kl.mean().item(), (p.argmax(-1) == q.argmax(-1)).double().mean().item()
+
+    def forget_scores(self) -> None:
+        """Let go of all logits."""
+        self._scores.clear()
+
+    @torch.inference_mode()
     def _chosen(self, order: RepairOrder, composition: Composition) -> list[int]:
         repair = Repair(composition.strategy, composition.share)
         composed = Composed(
@@ -65,7 +97,7 @@ class Repairer:
             tuple(starts for _, _, starts in composition.parts),
         )
         signal = self._deviation(order, composed) if repair.signal == "deviation" else None
-        return repair.choose(composed, signal)
+        return [position for position in repair.choose(composed, signal) if position >= order.begin]
 
     def _deviation(self, order: RepairOrder, composed: Composed) -> torch.Tensor:
         """float32 [composed tokens]; in chunks, because the first layer's keys and values depend on nothing before
@@ -97,8 +129,10 @@ class Repairer:
         distance: torch.Tensor = (far / size.mean(dim=1, keepdim=True)).sum(0)
         return distance
 
-    def _forward(self, order: RepairOrder, runs: Sequence[range]) -> None:
-        """One pass over runs of the prompt's tokens. Short runs come first, as some back ends want it."""
+    @torch.inference_mode()
+    def _forward(self, order: RepairOrder, runs: Sequence[range]) -> torch.Tensor:
+        """One pass over runs of the prompt's tokens; returns the last hidden states, [tokens, hidden]. Short runs come
+        first, as some back ends want it."""
         device = self._cache.device
         positions = torch.tensor([position for run in runs for position in run])
         tokens = torch.tensor(order.token_ids)[positions]
@@ -132,7 +166,8 @@ class Repairer:
             slot_mapping=dict.fromkeys(self._layer_names, slots),
             skip_compiled=True,  # a compiled model has no layers to stop at, and no graph of this shape
         ):
-            self._model(input_ids=tokens.to(device), positions=positions.to(device))
+            hidden: torch.Tensor = self._model(input_ids=tokens.to(device), positions=positions.to(device))
+        return hidden
 
 
 def _stop_here(module: Any, arguments: tuple[Any, ...]) -> None:

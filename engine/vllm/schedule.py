@@ -76,7 +76,7 @@ class SchedulerSide:
         """Tokens beyond ``computed`` that can be loaded, and whether that is asynchronous; None: ask again."""
         progress = self._progress(request)
         progress.local = computed
-        end = min(progress.plan.end, request.num_tokens)
+        end = len(progress.token_ids) if progress.plan.score else min(progress.plan.end, request.num_tokens)
         n = end - computed if end - computed >= self._settings.min_load_tokens else 0
         if self._must_wait(request, computed + n):
             return None, False
@@ -124,7 +124,8 @@ class SchedulerSide:
         clipped = [source.clipped(begin, end) for source in progress.plan.sources]
         sources = tuple(source for source in clipped if source is not None)
         plan = progress.plan
-        repaired = plan.composition is not None and plan.composition.between(begin, end) is not None
+        composed = plan.composition is not None and plan.composition.reaches(begin)
+        repaired = composed or plan.score > 0
         self._orders.loads.append(LoadOrder(request.request_id, tuple(block_ids), sources, plan.id, not repaired))
 
     # -- a step ----------------------------------------------------------------------------------------------
@@ -224,9 +225,21 @@ class SchedulerSide:
             self._orders.repairs.append(RepairOrder(request_id))
             return
         plan = progress.plan
-        composition = plan.composition.between(progress.local, plan.end) if plan.composition is not None else None
-        tokens = tuple(progress.token_ids[: plan.end])
-        order = RepairOrder(request_id, plan.id, tuple(blocks_of(request_id)), tokens, composition)
+        end = len(progress.token_ids) if plan.score else plan.end
+        composition = plan.composition.before(plan.end) if plan.composition is not None else None
+        gaps = _gaps(plan.sources, progress.local, end)
+        turn = composition.parts[0][0] if composition is not None else end
+        order = RepairOrder(
+            request_id,
+            plan.id,
+            tuple(blocks_of(request_id)),
+            tuple(progress.token_ids[:end]),
+            composition,
+            before=tuple(gap for gap in gaps if gap[0] < turn),
+            after=tuple(gap for gap in gaps if gap[0] >= turn),
+            begin=progress.local,
+            score=plan.score,
+        )
         self._orders.repairs.append(order)
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -235,6 +248,11 @@ class SchedulerSide:
         """The request is over, or was aborted."""
         self._requests.pop(request_id, None)
         self._long.discard(request_id)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether segments are being written."""
+        return bool(self._writing)
 
     def events(self) -> Events | None:
         """What happened since the last call; None when nothing did."""
@@ -246,6 +264,16 @@ class SchedulerSide:
             self._store.close()
         if self._lock is not None:
             self._lock.close()
+
+
+def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, int]]:
+    """What of ``begin`` to ``end`` no source holds."""
+    gaps = []
+    for source in sources:
+        if source.position > begin:
+            gaps.append((begin, min(source.position, end)))
+        begin = max(begin, source.end)
+    return [*gaps, (begin, end)] if begin < end else gaps
 
 
 def entry_of(keep: Keep, tokens: Sequence[int], lead: Sequence[int], fingerprint: Fingerprint) -> Entry:

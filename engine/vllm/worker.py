@@ -13,7 +13,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from engine.vllm.paged import PagedCache
-from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, SaveOrder, Source, WorkerReport
+from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, Source, WorkerReport
 from engine.vllm.repair import Repairer
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
 from kvcache.arena import HostTier
@@ -48,6 +49,15 @@ class _Job:
     left: int
     ready: Any = None
     """Device event after which the blocks may be written to."""
+
+
+@dataclass(eq=False)
+class _Repair:
+    """One request's passes under way."""
+
+    order: RepairOrder
+    steps: Generator[None, None, int]
+    seconds: float = 0.0
 
 
 @dataclass
@@ -85,6 +95,7 @@ class WorkerSide:
         self._fsync = fsync
         self._rotation: Rotation | None = None
         self._repairer: Repairer | None = None
+        self._repairs: deque[_Repair] = deque()
         self._host = HostTier(host_bytes, pin=cache.device.type == "cuda")
         if cache.device.type == "cpu":
             self._host.touch()
@@ -111,6 +122,8 @@ class WorkerSide:
                 job.ready = torch.cuda.current_stream().record_event()
             with self._lock:
                 self._loading += 1
+                if not order.sources:
+                    self._finish(job)
             for source in order.sources:
                 self._readers.submit(self._load, job, source)
 
@@ -132,7 +145,7 @@ class WorkerSide:
     def received(self, *, idle: bool) -> set[str]:
         """Requests whose load has ended since the last call, well or not. ``idle``: wait a little for one."""
         with self._arrived:
-            if idle and self._loading and self._outbox.is_empty:
+            if idle and (self._loading or self._queued_bytes) and not self._repairs and self._outbox.is_empty:
                 self._arrived.wait(_IDLE_WAIT_S)
             done, self._outbox.received = self._outbox.received, set()
             return done
@@ -167,16 +180,33 @@ class WorkerSide:
         self._rotation, self._repairer = rotation, repairer
 
     def repair(self, orders: Orders) -> None:
-        """Repair the requests that all ranks have placed; in the model's thread, the same ones on every rank."""
-        for order in orders.repairs:
-            begin = time.perf_counter()
-            n_tokens = 0
-            if order.composition is not None:
-                assert self._repairer is not None, "nothing is composed before can_compose"
-                n_tokens = self._repairer.run(order)
+        """One pass for the request whose turn it is; in the model's thread, and the same one on every rank."""
+        self._repairs.extend(_Repair(order, self._steps(order)) for order in orders.repairs)
+        if not self._repairs:
+            return
+        begin = time.perf_counter()
+        current = self._repairs[0]
+        try:
+            next(current.steps)
+        except StopIteration as end:
+            self._repairs.popleft()
             with self._lock:
-                self._outbox.report.repaired.append((order.name, n_tokens, time.perf_counter() - begin))
-                self._outbox.received.add(order.request_id)
+                spent = current.seconds + time.perf_counter() - begin
+                self._outbox.report.repaired.append((current.order.name, end.value, spent))
+                self._outbox.received.add(current.order.request_id)
+        else:
+            current.seconds += time.perf_counter() - begin
+
+    def _steps(self, order: RepairOrder) -> Generator[None, None, int]:
+        if not (order.composition or order.before or order.after):
+            return 0
+        assert self._repairer is not None, "nothing is composed before can_compose"
+        return (yield from self._repairer.steps(order))
+
+    @property
+    def repairer(self) -> Repairer:
+        assert self._repairer is not None, "called before can_compose"
+        return self._repairer
 
     def close(self) -> None:
         """Finish what is being read and written."""
@@ -320,12 +350,16 @@ class WorkerSide:
                 out.report.bad.append(source.key)
             job.left -= 1
             if job.left == 0:
-                self._loading -= 1
-                if job.order.report_when_done:
-                    out.received.add(job.order.request_id)
-                else:
-                    out.report.placed.append(job.order.request_id)
-                self._arrived.notify_all()
+                self._finish(job)
+
+    def _finish(self, job: _Job) -> None:
+        """All of a job's sources are in place (or could not be brought). Under the lock."""
+        self._loading -= 1
+        if job.order.report_when_done:
+            self._outbox.received.add(job.order.request_id)
+        else:
+            self._outbox.report.placed.append(job.order.request_id)
+        self._arrived.notify_all()
 
     # -- saving ----------------------------------------------------------------------------------------------
 
@@ -386,7 +420,10 @@ class WorkerSide:
         codec = self._codec if segment.root is not None or CODECS[self._codec].lossless else "none"
         path = segment_path(self._folder, segment.key, segment.shard)
         try:
-            return write_segment(path, segment, codec=codec, fsync=self._fsync)
+            nbytes = write_segment(path, segment, codec=codec, fsync=self._fsync)
+            if not CODECS[codec].lossless:  # what is used and what is certified is what is read back
+                self._host.drop(segment.key)
+            return nbytes
         except OSError as error:
             log.warning("segment %s is kept in memory only: %s", segment.key[:12], error.strerror or error)
             return 0

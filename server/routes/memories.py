@@ -51,8 +51,7 @@ def _hit_json(hit: Hit) -> dict[str, Any]:
 
 async def _forget_segments(services: Services, memories: Iterable[Memory]) -> int:
     """Remove what was computed from these texts, in every tier, before the reply."""
-    labels = [memory.label for memory in memories]
-    return await asyncio.to_thread(lambda: sum(services.store.remove_label(label) for label in labels))
+    return await services.engine.forget([memory.label for memory in memories])
 
 
 @router.post("/memories", status_code=201)

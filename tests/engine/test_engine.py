@@ -150,7 +150,7 @@ def test_a_deleted_memory_is_computed_from_text_again(model: LoadedModel, tmp_pa
         async with engine_on(model, tmp_path) as engine:
             prompt = prompt_of(20, 9, 30, 11)
             await collect(engine, prompt)
-            assert engine.store.remove_label("m0.1@1") == 2
+            assert len(engine.store.remove_label("m0.1@1")) == 2
             for _ in range(2):  # the label stays dead: nothing of it is stored again
                 started, choices = await collect(engine, prompt)
                 assert started.cached_tokens == 20

@@ -46,7 +46,7 @@ def test_a_page_goes_with_any_memory_it_was_computed_from(label: str, store: Seg
     page = make_page()
     store.put(page)
     store.flush()
-    assert store.remove_label(label) == 1
+    assert len(store.remove_label(label)) == 1
     assert store.find_part(FIRST) == []
     assert store.find_part(SECOND) == []
     assert not store.put(page), "nothing in flight brings it back"

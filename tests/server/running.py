@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,31 +45,68 @@ class Running:
         return added
 
 
-@contextmanager
-def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running]:
-    """Serve ``model`` with its data in ``folder``; keyword arguments are ``ServerConfig`` fields."""
-    config = Config(
-        data_dir=folder,
-        server=replace(ServerConfig(port=0, drain_s=5.0), **server),
-        engine=EngineConfig(model="tiny"),
-    )
-    store = SegmentStore(folder / "segments")
-    embedder = HashEmbedder()
-    memories = MemoryStore(folder / "memories.sqlite", embedder)
-    engine = TransformersEngine(
+class _Borrowed:
+    """An engine that outlasts the server: closing it is not the server's to do."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Leave it running."""
+
+
+ENGINE = "transformers"
+"""Which engine servers are run with: the option ``--engine``."""
+
+
+def _transformers(model: LoadedModel, folder: Path) -> Any:
+    return TransformersEngine(
         model,
-        store,
+        SegmentStore(folder / "segments"),
         model_id="tiny",
         batching=BatchingConfig(16, 128, 32),
         composing=CompositionConfig(max_kl=float("inf"), min_saved_tokens=0),
         max_waiting=4,
     )
-    services = assemble(config, engine, store, memories, embedder)
+
+
+def _vllm() -> Any:
+    from tests.vllm.shared import tiny_engine
+
+    return _Borrowed(tiny_engine())
+
+
+def _served(app: uvicorn.Server, listening: socket.socket) -> Callable[[], object]:
+    """Serve in the background; returns what waits for the end. vLLM's engine wants to stay on its own loop."""
+    if ENGINE == "vllm":
+        from tests.vllm.shared import engine_thread
+
+        return asyncio.run_coroutine_threadsafe(app.serve([listening]), engine_thread().loop).result
+    thread = threading.Thread(target=app.run, kwargs={"sockets": [listening]})
+    thread.start()
+    return thread.join
+
+
+@contextmanager
+def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running]:
+    """Serve ``model`` (or the shared vLLM engine) with its data in ``folder``; keyword arguments are
+    ``ServerConfig`` fields."""
+    config = Config(
+        data_dir=folder,
+        server=replace(ServerConfig(port=0, drain_s=5.0), **server),
+        engine=EngineConfig(model="tiny"),
+    )
+    engine = _vllm() if ENGINE == "vllm" else _transformers(model, folder)
+    embedder = HashEmbedder()
+    memories = MemoryStore(folder / "memories.sqlite", embedder)
+    services = assemble(config, engine, engine.store, memories, embedder)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     app = uvicorn.Server(uvicorn.Config(create_app(services), log_config=None, lifespan="on"))
-    thread = threading.Thread(target=app.run, kwargs={"sockets": [listening]})
-    thread.start()
+    wait = _served(app, listening)
     while not app.started:
         time.sleep(0.005)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -77,5 +115,5 @@ def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running
             yield Running(url, services, client)
     finally:
         app.should_exit = True
-        thread.join()
+        wait()
         listening.close()
