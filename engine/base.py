@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from prometheus_client.core import Metric
+
 from kvcache import Fingerprint, Repair
 
 PieceKind = Literal["header", "memory", "turns"]
@@ -240,6 +242,10 @@ class Engine(Protocol):
         ...
 
     def capacity(self) -> Capacity: ...
+
+    def metrics(self) -> list[Metric]:
+        """Prometheus metrics of the engine's own, for the server's page."""
+        ...
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Stop taking requests, let running ones go on for up to ``drain_s`` seconds, then free the model."""

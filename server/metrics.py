@@ -25,13 +25,14 @@ _REQUEST_BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30
 
 
 class Metrics:
-    """Everything that is counted. ``store_stats`` and ``capacity`` are read when the page is asked for."""
+    """Everything that is counted. What is passed in is asked when the page is asked for."""
 
     def __init__(
         self,
         store_stats: Callable[[], StoreStats],
         capacity: Callable[[], Capacity],
         upkeep: Callable[[], UpkeepStats],
+        engine: Callable[[], list[Metric]] = list,
     ) -> None:
         self.registry = CollectorRegistry()
         self._ttft = [
@@ -73,6 +74,14 @@ class Metrics:
         )
         self._repaired = self._counter("recallkv_repaired_tokens", "Of those, tokens that were computed anew.")
         self.registry.register(_Snapshots(store_stats, capacity, upkeep))
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Ours and the engine's, as one page. Where the engine has a metric of the same name, it knows better."""
+        theirs = self._engine()
+        names = {family.name for family in theirs}
+        yield from (family for family in self.registry.collect() if family.name not in names)
+        yield from theirs
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, buckets=buckets, registry=self.registry)

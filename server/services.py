@@ -71,7 +71,7 @@ def assemble(
 ) -> Services:
     """Put finished parts together."""
     upkeep = Upkeep(engine, memories)
-    metrics = Metrics(store.stats, engine.capacity, upkeep.stats)
+    metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
     chat = ChatService(
         engine,
         memories,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from prometheus_client.core import Metric
 
 from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryText, PageRequest, Prompt, Sampling
 from engine.certificate import page_probes
@@ -163,6 +164,10 @@ class TransformersEngine:
 
     def capacity(self) -> Capacity:
         return self._worker.capacity()
+
+    def metrics(self) -> list[Metric]:
+        """None: the server counts what there is to count."""
+        return []
 
     async def close(self, drain_s: float = 0.0) -> None:
         if self._closed:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prometheus_client import REGISTRY
+from prometheus_client.core import Metric
 from transformers import AutoTokenizer
 from vllm.config import KVTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -37,6 +39,7 @@ from engine.base import (
     Piece,
     Prompt,
     Sampling,
+    Started,
     TokenLogprob,
 )
 from engine.certificate import certificate_of, page_probes
@@ -146,13 +149,16 @@ class VllmEngine:
             async for output in outputs:
                 if not started:
                     started = True
-                    self.store.count_miss(len(planned.plan.keeps))
-                    elapsed = time.perf_counter() - asked
-                    yield planned.started(
-                        self.reports.loads(name), output.num_cached_tokens or 0, _times(output, elapsed)
-                    )
+                    yield self._started(planned, output, time.perf_counter() - asked)
                 for choice in output.outputs:
-                    yield self._delta(choice)
+                    yield self._delta(choice, request.sampling.logprobs)
+
+    def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
+        loads = self.reports.loads(planned.plan.id)
+        self.store.count_miss(len(planned.plan.keeps))
+        for key in {source.key for source in planned.plan.sources} - loads.tiers.keys():
+            self.store.touch(key, "device")
+        return planned.started(loads, output.num_cached_tokens or 0, _times(output, elapsed))
 
     async def _outputs(
         self, planned: Planned, params: SamplingParams, name: str, priority: int
@@ -170,21 +176,19 @@ class VllmEngine:
         finally:
             self._running -= 1
 
-    def _delta(self, choice: Any) -> Delta:
+    def _delta(self, choice: Any, wanted: int | None) -> Delta:
         logprobs = tuple(
-            self._token_logprob(token_id, found)
+            self._token_logprob(token_id, found, wanted or 0)
             for token_id, found in zip(choice.token_ids, choice.logprobs or (), strict=False)
         )
         reason = None if choice.finish_reason is None else _FINISH.get(choice.finish_reason, "abort")
         return Delta(choice.index, choice.text, tuple(choice.token_ids), logprobs, reason)
 
-    def _token_logprob(self, token_id: int, found: dict[int, Any]) -> TokenLogprob:
-        ranked = sorted(found.items(), key=lambda item: -item[1].logprob)
-        wanted = sum(1 for _, item in ranked if item.rank <= len(ranked))
-        # vLLM adds the chosen token to the likeliest ones where it is not among them.
-        top = [item for item in ranked if item[0] != token_id or item[1].rank <= max(1, wanted)]
-        rivals = tuple(TokenLogprob(i, self.token_text(i), item.logprob) for i, item in top)
-        return TokenLogprob(token_id, self.token_text(token_id), found[token_id].logprob, rivals)
+    def _token_logprob(self, token_id: int, found: dict[int, Any], wanted: int) -> TokenLogprob:
+        """vLLM names the chosen token also where it is not among the likeliest."""
+        ranked = sorted((item.rank, i, item.logprob) for i, item in found.items() if item.rank <= wanted)
+        top = tuple(TokenLogprob(i, self.token_text(i), logprob) for _, i, logprob in ranked)
+        return TokenLogprob(token_id, self.token_text(token_id), found[token_id].logprob, top)
 
     def _check(self, request: GenerateRequest) -> None:
         if self._closed or self.llm.errored:
@@ -297,6 +301,10 @@ class VllmEngine:
         while any(self.store.tier_of(key) is None for key in keys) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
+    def metrics(self) -> list[Metric]:
+        """vLLM's own and the connector's."""
+        return [family for family in REGISTRY.collect() if family.name.startswith(("vllm:", "recallkv:"))]
+
     # -- the end ---------------------------------------------------------------------------------------------
 
     async def forget(self, labels: Sequence[str]) -> int:
@@ -316,6 +324,8 @@ class VllmEngine:
         deadline = time.monotonic() + drain_s
         while self._running and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        if self.llm.output_handler is not None:  # or it reports its processes' end as a failure
+            self.llm.output_handler.cancel()
         await asyncio.to_thread(self.llm.shutdown)
         await asyncio.to_thread(self.store.close)
 

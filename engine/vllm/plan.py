@@ -188,6 +188,8 @@ class WorkerReport(KVConnectorWorkerMetadata):
     """Plan, tokens computed anew, seconds."""
     saved: list[tuple[str, int]] = field(default_factory=list)
     """Key, bytes of keys and values in the file; 0 when it could not be written."""
+    failed: list[tuple[str, int]] = field(default_factory=list)
+    """Plan, and the position of a source that could not be brought in."""
     missing: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     host_bytes: list[int] = field(default_factory=list)

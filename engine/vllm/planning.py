@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +22,14 @@ _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed":
 
 @dataclass
 class Loads:
-    """What was loaded and computed anew for one request: by segment key the tier and seconds."""
+    """What was loaded and computed anew for one request: by segment key the tier and seconds. ``failed_at``: position of
+    the first source that could not be brought in; from there on, tokens were computed."""
 
     tiers: dict[str, TierName] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     recomputed: int = 0
     repair_s: float = 0.0
+    failed_at: int = sys.maxsize
 
     def take_in(self, load: Mapping[str, Any]) -> None:
         self.tiers[load["key"]] = load["tier"]
@@ -54,6 +57,7 @@ class Planned:
         """What to tell of the request once its first token is known; ``times``: seconds in the queue (loading
         included) and of prefill."""
         load_s = sum(loads.seconds.values()) + loads.repair_s
+        cached_tokens = min(cached_tokens, loads.failed_at)
         return Started(
             pieces=self._reports(loads, cached_tokens),
             prompt_tokens=self.request.prompt.n_tokens,
@@ -71,9 +75,9 @@ class Planned:
             end = begin + len(piece.token_ids)
             sources = [s for s in self.plan.sources if s.position < end and s.end > begin]
             tiers: list[Source] = [_SOURCES[loads.tiers.get(s.key, "device")] for s in sources]
-            if end > cached_tokens:
+            if not tiers or end - cached_tokens > cached_tokens - begin:  # most of it
                 tiers = ["computed"]
-            slowest: Source = max(tiers, key=_SLOWNESS.__getitem__, default="resident")
+            slowest: Source = max(tiers, key=_SLOWNESS.__getitem__)
             load_ms = 1e3 * sum(loads.seconds.get(s.key, 0.0) for s in sources if begin <= s.position)
             placement = placed.get(index)
             if placement is None or slowest == "computed":

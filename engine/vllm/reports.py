@@ -67,6 +67,9 @@ class Reports:
             for load in events.get("loads", ()):
                 self._store.touch(load["key"], load["tier"])
                 self._of(load["name"]).take_in(load)
+            for name, position in events.get("failed", ()):
+                loads = self._of(name)
+                loads.failed_at = min(loads.failed_at, position)
             for repair in events.get("repairs", ()):
                 loads = self._of(repair["name"])
                 loads.recomputed, loads.repair_s = repair["n_tokens"], repair["seconds"]

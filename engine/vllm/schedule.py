@@ -43,6 +43,7 @@ class Events:
 
     loads: list[dict[str, Any]] = field(default_factory=list)
     repairs: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[tuple[str, int]] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)
     failed_saves: int = 0
     missing: list[str] = field(default_factory=list)
@@ -176,6 +177,7 @@ class SchedulerSide:
             if self._store is not None:
                 self._store.touch(load.key, load.tier)
             self._events.loads.append(load.__dict__)
+        self._events.failed.extend(report.failed)
         for name, n_tokens, seconds in report.repaired:
             self._events.repairs.append({"name": name, "n_tokens": n_tokens, "seconds": seconds})
         for key, nbytes in report.saved:

@@ -344,6 +344,7 @@ class WorkerSide:
             else:
                 first, last = source.position // size, (source.end - 1) // size
                 out.invalid_blocks.update(job.order.block_ids[first : last + 1])
+                out.report.failed.append((job.order.name, source.position))
             if missing:
                 out.report.missing.append(source.key)
             if bad:

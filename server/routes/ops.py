@@ -34,7 +34,7 @@ async def live() -> dict[str, str]:
 @router.get("/metrics")
 async def metrics(services: Provided) -> Response:
     """Prometheus text format."""
-    return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(services.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/cache")

@@ -49,10 +49,13 @@ class _Borrowed:
     """An engine that outlasts the server: closing it is not the server's to do."""
 
     def __init__(self, engine: Any) -> None:
-        self._engine = engine
+        self.__dict__["_engine"] = engine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._engine, name, value)
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Leave it running."""

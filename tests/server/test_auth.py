@@ -103,7 +103,9 @@ def test_the_same_text_of_two_tenants_shares_no_segment(guarded: Running, keys: 
         for _ in range(2):
             reply = guarded.client.post("/v1/chat/completions", json=request, headers=keys[tenant]).json()
             sources.setdefault(tenant, []).append(reply["memory"]["memories"][0]["source"])
-    assert sources == {"anna": ["computed", "resident"], "boris": ["computed", "resident"]}
+    for first, second in sources.values():
+        assert first == "computed"
+        assert second in ("resident", "host")
 
 
 def test_an_address_that_is_not_loopback_needs_keys_and_offers_the_first(

@@ -174,6 +174,7 @@ def test_errors_before_the_first_token_of_a_stream_have_a_status(server: Running
     assert error_of(server.chat(memory={"ids": ["mem_0"]}, stream=True), 404)["code"] == "not_found"
 
 
+@pytest.mark.transformers
 def test_errors_in_mid_stream_travel_as_events(model: LoadedModel, tmp_path: Path) -> None:
     with running(model, tmp_path) as server:
         calls = 0
@@ -194,6 +195,7 @@ def test_errors_in_mid_stream_travel_as_events(model: LoadedModel, tmp_path: Pat
         assert server.chat().status_code == 200
 
 
+@pytest.mark.transformers
 def test_a_damaged_segment_is_computed_and_counted(model: LoadedModel, tmp_path: Path) -> None:
     with running(model, tmp_path) as server:
         server.add("My dog is called Biscuit.")

@@ -33,6 +33,7 @@ def test_a_whole_reply(server: Running, client: openai.OpenAI) -> None:
         messages=[{"role": "user", "content": "hi"}],
         max_tokens=5,
         temperature=0,
+        logit_bias={"40": 50},  # a letter: bytes at random are no text
         extra_body={"ignore_eos": True, "memory": {"mode": "off"}},
     )
     (choice,) = reply.choices
@@ -77,6 +78,7 @@ def test_usage_is_streamed_only_when_asked_for(client: openai.OpenAI) -> None:
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
 
 
+@pytest.mark.transformers
 def test_the_receipt_says_where_each_memory_came_from(model: LoadedModel, tmp_path: Path) -> None:
     with running(model, tmp_path) as server:
         pinned = server.add("Always be kind.", pinned=True)
@@ -122,6 +124,7 @@ def test_memories_by_id_and_by_cube(model: LoadedModel, tmp_path: Path) -> None:
         assert memories(top_k=0) == []
 
 
+@pytest.mark.transformers
 def test_changing_or_deleting_a_memory_removes_its_segments(model: LoadedModel, tmp_path: Path) -> None:
     with running(model, tmp_path) as server:
         dog = server.add("My dog is called Biscuit.")
@@ -158,6 +161,7 @@ def body(**more: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": messages, "max_tokens": 4, "ignore_eos": True, **more}
 
 
+@pytest.mark.transformers
 def test_pings_while_the_first_token_is_far(model: LoadedModel, tmp_path: Path) -> None:
     with running(model, tmp_path, sse_ping_s=0.05) as server:
         hook = model.model.model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.2))

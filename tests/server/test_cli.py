@@ -124,6 +124,7 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "key", "revoke", "laptop", *where)[0] == 1
 
 
+@pytest.mark.transformers
 def test_cache_commands(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     server.add("The cache command sees this.")
     server.chat("cache command sees")

@@ -43,7 +43,7 @@ def test_receipts_say_which_fidelity_each_memory_had(server: Running) -> None:
     settle(server)
     composed = receipt(server, c, a, cube="receipts")
     assert [memory["fidelity"] for memory in composed["memories"]] == ["high"] * 2
-    assert [memory["source"] for memory in composed["memories"]] == ["resident"] * 2
+    assert {memory["source"] for memory in composed["memories"]} <= {"resident", "host"}
     recomputed = sum(memory["recomputed"] for memory in composed["memories"])
     tokens = sum(memory["tokens"] for memory in composed["memories"])
     assert 0 < recomputed <= 0.25 * tokens
@@ -75,6 +75,7 @@ def test_an_unknown_fidelity_is_refused(server: Running, fidelity: Any) -> None:
     assert server.client.post("/v1/cubes", json={"name": "x", "fidelity": fidelity}).status_code == 400
 
 
+@pytest.mark.transformers
 def test_the_cache_page(server: Running) -> None:
     a, b, *_ = memories(server, "page")
     receipt(server, a, b, cube="page")

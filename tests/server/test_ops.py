@@ -4,6 +4,7 @@ import base64
 from importlib.metadata import version
 
 import numpy as np
+import pytest
 
 from server.metrics import TTFT_BUCKETS
 from tests.server.running import Running
@@ -45,6 +46,7 @@ def test_embeddings(server: Running) -> None:
     assert plain["usage"]["prompt_tokens"] == 4
 
 
+@pytest.mark.transformers
 def test_metrics_count_what_happens(server: Running) -> None:
     server.add("Metrics count the dog Biscuit.")
 
