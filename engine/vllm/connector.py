@@ -212,5 +212,7 @@ def _refuse_unsupported(vllm_config: Any, kv_cache_config: Any) -> None:
         raise UnsupportedCache(f"{type(spec).__name__} is not attention over all tokens")
     if spec.dtype != vllm_config.model_config.dtype:
         raise UnsupportedCache(f"the cache holds {spec.dtype}, the model computes {vllm_config.model_config.dtype}")
+    if vllm_config.parallel_config.pipeline_parallel_size > 1:
+        raise UnsupportedCache("pipeline parallelism; tensor parallelism is supported")
     if vllm_config.speculative_config is not None:
         raise UnsupportedCache("speculative decoding adds layers that segments do not hold")

@@ -286,7 +286,7 @@ class VllmEngine:
     async def divergence(self, exact: str, other: str) -> tuple[float, float]:
         """Mean KL in nats and the share of equal likeliest tokens between two scored prompts."""
         answers = await self.llm.collective_rpc("recallkv_divergence", args=(exact, other))
-        (found,) = [answer for answer in answers if answer is not None]
+        found = next(answer for answer in answers if answer is not None)
         return found[0], found[1]
 
     async def _run(self, planned: Planned) -> None:
@@ -303,7 +303,7 @@ class VllmEngine:
 
     def metrics(self) -> list[Metric]:
         """vLLM's own and the connector's."""
-        return [family for family in REGISTRY.collect() if family.name.startswith(("vllm:", "recallkv:"))]
+        return [family for family in REGISTRY.collect() if family.name.startswith("vllm:")]
 
     # -- the end ---------------------------------------------------------------------------------------------
 

@@ -43,14 +43,14 @@ class ConnectorStats(KVConnectorStats):
 
 
 class PromMetrics(KVConnectorPromMetrics):
-    """The connector's counters under ``recallkv:`` names."""
+    """The connector's counters, beside vLLM's own and named like them."""
 
     def __init__(self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             made: Counter = self._counter_cls(
-                name=f"recallkv:{name}", documentation=text, labelnames=[*labelnames, *labels]
+                name=f"vllm:recallkv_{name}", documentation=text, labelnames=[*labelnames, *labels]
             )
             return made
 
@@ -61,13 +61,13 @@ class PromMetrics(KVConnectorPromMetrics):
         self._failed_saves = counter("failed_saves", "Segments that could not be written.")
         self._refused = counter("refused_segments", "Segments missing or bad, computed instead.", "reason")
         self._load_seconds: Histogram = self._histogram_cls(
-            name="recallkv:segment_load_seconds",
+            name="vllm:recallkv_segment_load_seconds",
             documentation="Seconds to bring one segment into the paged cache.",
             buckets=_SECONDS,
             labelnames=[*labelnames, "tier"],
         )
         self._host_bytes: Gauge = self._gauge_cls(
-            name="recallkv:host_bytes", documentation="Bytes in the host tier, all ranks.", labelnames=labelnames
+            name="vllm:recallkv_host_bytes", documentation="Bytes in the host tier, all ranks.", labelnames=labelnames
         )
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:

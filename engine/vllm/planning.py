@@ -22,8 +22,8 @@ _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed":
 
 @dataclass
 class Loads:
-    """What was loaded and computed anew for one request: by segment key the tier and seconds. ``failed_at``: position of
-    the first source that could not be brought in; from there on, tokens were computed."""
+    """What was loaded and computed anew for one request: by segment key the tier and seconds. ``failed_at`` is the
+    position of the first source that could not be brought in; tokens were computed from there on."""
 
     tiers: dict[str, TierName] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -75,9 +75,9 @@ class Planned:
             end = begin + len(piece.token_ids)
             sources = [s for s in self.plan.sources if s.position < end and s.end > begin]
             tiers: list[Source] = [_SOURCES[loads.tiers.get(s.key, "device")] for s in sources]
-            if not tiers or end - cached_tokens > cached_tokens - begin:  # most of it
+            if end - cached_tokens > cached_tokens - begin:  # most of it
                 tiers = ["computed"]
-            slowest: Source = max(tiers, key=_SLOWNESS.__getitem__)
+            slowest: Source = max(tiers or ["resident"], key=_SLOWNESS.__getitem__)
             load_ms = 1e3 * sum(loads.seconds.get(s.key, 0.0) for s in sources if begin <= s.position)
             placement = placed.get(index)
             if placement is None or slowest == "computed":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.base import Delta, Engine, GenerateRequest, Piece, Prompt, Sampling, Started
+from kvcache import SegmentStore, chain_key, root_key
+from kvcache.index import files_of
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,36 @@ def greedy(pieces: Sequence[Piece], max_tokens: int = 8, **fields: object) -> Ge
 
 def kept(kind: str, token_ids: Sequence[int], label: str | None = None) -> Piece:
     return Piece(kind, tuple(token_ids), label=label, keep=True)  # type: ignore[arg-type]
+
+
+def tokens(seed: int, n: int, low: int = 300, high: int = 40_000) -> list[int]:
+    """Tokens at random, of those that are words or pieces of them."""
+    random_ = random.Random(seed)
+    return [random_.randrange(low, high) for _ in range(n)]
+
+
+def prompt_of(seed: int, *lengths: int, question: int = 12, low: int = 300, high: int = 40_000) -> list[Piece]:
+    """A header that all prompts share, memories of these lengths, and a question."""
+    pieces = [kept("memory", tokens(seed * 100 + i, n, low, high), f"m{seed}.{i}@1") for i, n in enumerate(lengths)]
+    turns = Piece("turns", tuple(tokens(seed * 100 + 99, question, low, high)))
+    return [kept("header", tokens(7, 9, low, high)), *pieces, turns]
+
+
+def chain_keys(engine: Engine, pieces: Sequence[Piece], salt: str = "") -> list[str]:
+    """Keys of the chained segments of a prompt's kept pieces."""
+    key, keys = root_key(engine.fingerprint, salt), []
+    for piece in pieces[:-1]:
+        key = chain_key(key, piece.token_ids)
+        keys.append(key)
+    return keys
+
+
+def copy_segments(source: SegmentStore, target: SegmentStore, keys: Sequence[str]) -> None:
+    """Copy segments' files from one store to another, as they are."""
+    known = {entry.key: entry for entry in source.entries()}
+    for key in keys:
+        for path in files_of(source._folder, key):
+            copy = target._folder / path.parent.name / path.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+        target.record(known[key])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.base import GenerateRequest, Piece, Prompt, Sampling
+from engine.base import GenerateRequest, Prompt, Sampling
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.vllm.engine import VllmEngine
-from kvcache import SegmentStore, chain_key, root_key
+from kvcache import SegmentStore
 from kvcache.index import files_of
-from tests.vllm.asking import Answer, ask, greedy, kept
+from tests.vllm.asking import Answer, ask, chain_keys, copy_segments, greedy, prompt_of
 from tests.vllm.shared import demo_engine, engine_thread
 
 run = engine_thread().run
@@ -25,25 +25,6 @@ run = engine_thread().run
 @pytest.fixture(scope="module")
 def engine() -> VllmEngine:
     return demo_engine()
-
-
-def tokens(seed: int, n: int) -> list[int]:
-    """Text-like: words of the vocabulary at random."""
-    random_ = random.Random(seed)
-    return [random_.randrange(300, 40_000) for _ in range(n)]
-
-
-def prompt_of(seed: int, *lengths: int, question: int = 12) -> list[Piece]:
-    pieces = [kept("memory", tokens(seed * 100 + i, n), f"m{seed}.{i}@1") for i, n in enumerate(lengths)]
-    return [kept("header", tokens(7, 9)), *pieces, Piece("turns", tuple(tokens(seed * 100 + 99, question)))]
-
-
-def chain_keys(engine: VllmEngine, pieces: list[Piece], salt: str = "") -> list[str]:
-    key, keys = root_key(engine.fingerprint, salt), []
-    for piece in pieces[:-1]:
-        key = chain_key(key, piece.token_ids)
-        keys.append(key)
-    return keys
 
 
 async def cold(engine: VllmEngine, *, host: bool = False) -> None:
@@ -96,19 +77,13 @@ def test_segments_serve_both_engines(engine: VllmEngine, demo_model: LoadedModel
     pieces = prompt_of(31, 90, 140)
     other = prompt_of(32, 150, 40)
 
-    async def from_vllm() -> tuple[Answer, Path]:
+    async def from_vllm() -> Answer:
         await engine.build(Prompt(tuple(pieces[:-1])))
-        return await ask(engine, greedy(pieces)), engine.store._folder
+        return await ask(engine, greedy(pieces))
 
-    exact, folder = run(from_vllm())
+    exact = run(from_vllm())
     store = SegmentStore(tmp_path / "copy")
-    for key in chain_keys(engine, pieces):
-        entry = next(entry for entry in engine.store.entries() if entry.key == key)
-        for path in files_of(folder, key):
-            target = tmp_path / "copy" / path.parent.name / path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-        store.record(entry)
+    copy_segments(engine.store, store, chain_keys(engine, pieces))
     transformers = TransformersEngine(demo_model, store, model_id="demo")
 
     async def there() -> None:
@@ -118,13 +93,7 @@ def test_segments_serve_both_engines(engine: VllmEngine, demo_model: LoadedModel
         await transformers.build(Prompt(tuple(other[:-1])))
         store.flush()
         expected = await ask(transformers, greedy(other))
-        for key in chain_keys(engine, other):
-            entry = next(entry for entry in store.entries() if entry.key == key)
-            for path in files_of(tmp_path / "copy", key):
-                target = folder / path.parent.name / path.name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
-            engine.store.record(entry)
+        copy_segments(store, engine.store, chain_keys(engine, other))
         back = asyncio.run_coroutine_threadsafe(ask(engine, greedy(other)), engine_thread().loop)
         answer = await asyncio.wrap_future(back)
         assert answer.sources[1:] == ["disk", "disk", "computed"]
@@ -252,10 +221,10 @@ def test_tenants_share_nothing(engine: VllmEngine) -> None:
 def test_metrics_of_the_connector_and_of_vllm(engine: VllmEngine) -> None:
     names = {family.name for family in engine.metrics()}
     assert {"vllm:time_to_first_token_seconds", "vllm:prefix_cache_hits", "vllm:num_requests_running"} <= names
-    assert {"recallkv:loaded_tokens", "recallkv:saved_bytes", "recallkv:refused_segments"} <= names
+    assert {"vllm:recallkv_loaded_tokens", "vllm:recallkv_saved_bytes", "vllm:recallkv_refused_segments"} <= names
     samples = {
         (sample.name, sample.labels.get("tier")): sample.value
         for family in engine.metrics()
         for sample in family.samples
     }
-    assert samples["recallkv:loaded_tokens_total", "disk"] > 0
+    assert samples["vllm:recallkv_loaded_tokens_total", "disk"] > 0
