@@ -78,9 +78,14 @@ def ttft(
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; each measures every mode once.")] = 5,
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="PNG; beside the JSON file where that is given.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    restarts: Annotated[int, typer.Option(min=1, help="With vLLM: how often it is started anew.")] = 3,
 ) -> None:
     """Time to first token: full prefill against KV resident, in host memory and on disk, in one run."""
     contexts = [int(part) for part in context.split(",")]
+    if engine == "vllm":
+        _vllm_ttft(model, contexts[-1], query, repeat, restarts, json_file)
+        return
 
     result = _on_engine(model, lambda engine, folder: ttft_bench.measure(engine, folder, contexts, query, repeat))
     _print_ttft(result)
@@ -89,6 +94,27 @@ def ttft(
     if picture is not None:
         plot_ttft(result, picture)
         console.print(f"[dim]written: {picture}[/dim]")
+
+
+def _vllm_ttft(model: str, context: int, query: int, repeat: int, restarts: int, json_file: Path | None) -> None:
+    from benchmarks import vllm_ttft
+
+    source = demo_model_folder() if model == "demo" else Path(model)
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        result = asyncio.run(
+            vllm_ttft.measure(source, Path(folder), context, query, repeat, restarts, lambda text: console.print(text))
+        )
+    table = Table(title=f"Time to first token under vLLM: {context} + {query} tokens")
+    for column in ("mode", "p50 s", "min", "max", "/text", "/resident", "load s", "equal"):
+        table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
+    for row in result["rows"]:
+        times = [f"{row['ttft_s'][name]:.3f}" for name in ("p50", "min", "max")]
+        ratios = [f"{row['ratio_to_text']:.4f}", f"{row['ratio_to_resident']:.3f}", f"{row['load_s']:.3f}"]
+        table.add_row(row["mode"], *times, *ratios, "yes" if row["outputs_equal"] else "NO")
+    console.print(table)
+    for mode, raw in result["raw_read_s"].items():
+        console.print(f"raw read beside '{mode}': {raw['p50'] * 1e3:.0f} ms, {result['file_mb']:.0f} MB")
+    _write(result, json_file)
 
 
 def _print_ttft(result: dict[str, Any]) -> None:

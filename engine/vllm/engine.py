@@ -382,9 +382,12 @@ def load_vllm_engine(
     fsync: bool = True,
     composing: CompositionConfig | None = None,
     flags: Sequence[str] = (),
+    plain: bool = False,
 ) -> VllmEngine:
-    """Start vLLM's processes with our connector. ``flags`` are vLLM's own, as its command line takes them, and have
-    the last word. Raises ``ModelNotLoaded``."""
+    """Start vLLM's processes with our connector (``plain``: without it, to compare with).
+
+    ``flags`` are vLLM's own, as its command line takes them, and have the last word. Raises ``ModelNotLoaded``.
+    """
     # Nothing is sent anywhere, and the CPU back end learns its cache's size from the environment only.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(device_bytes / (1 << 30)))))
@@ -406,12 +409,13 @@ def load_vllm_engine(
         },
     }
     arguments = _arguments(model, chosen, context, max_running, flags)
-    arguments.kv_transfer_config = KVTransferConfig(**connector)
+    arguments.kv_transfer_config = None if plain else KVTransferConfig(**connector)
     store = open_store()
     reports = Reports(store)
     try:
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config()
-        _share_steps(config)
+        if not plain:
+            _share_steps(config)
         llm = AsyncLLM.from_vllm_config(config, stat_loggers=[reports.logger()])
     except Exception as error:
         store.close()
