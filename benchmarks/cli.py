@@ -178,10 +178,16 @@ def fidelity(
     memories: Annotated[str, typer.Option(help="Memories x tokens of each, comma-separated.")] = "6x128,12x64",
     questions: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 12,
     facts: Annotated[int, typer.Option(min=0, help="Questions of the recall task; 0 leaves it out.")] = 100,
+    engine: Annotated[
+        str, typer.Option(help="transformers or vllm (divergences of the main strategies).")
+    ] = "transformers",
     json_file: JsonFile = None,
 ) -> None:
     """How far composed memories are from full prefill, by strategy and share recomputed, and what that costs."""
     sizes = [(int(n), int(tokens)) for n, _, tokens in (part.partition("x") for part in memories.split(","))]
+    if engine == "vllm":
+        _vllm_fidelity(data, model, sizes, questions, json_file)
+        return
     defaults = CompositionConfig()
     strategies = fidelity_bench.frontier(defaults.high, defaults.fast)
 
@@ -204,6 +210,40 @@ def fidelity(
     _write(result, json_file)
     if json_file is not None:
         plot_fidelity(result, json_file.with_suffix(".png"))
+
+
+def _vllm_fidelity(
+    data: Path, model: str, sizes: list[tuple[int, int]], questions: int, json_file: Path | None
+) -> None:
+    from benchmarks import vllm_fidelity
+    from engine.vllm.engine import load_vllm_engine
+
+    source = demo_model_folder() if model == "demo" else Path(model)
+
+    async def run(folder: Path) -> list[vllm_fidelity.Row]:
+        def open_store() -> SegmentStore:
+            return SegmentStore(folder, device_bytes=0, host_bytes=0)
+
+        always = fidelity_bench.ALWAYS
+        engine = load_vllm_engine(source, model_id=model, open_store=open_store, folder=folder, composing=always)
+        rows = []
+        try:
+            for n, tokens in sizes:
+                asked = load_questions(
+                    data, n, tokens, questions, lambda text: engine.tokenize(text, add_special_tokens=False), seed=0
+                )
+                rows += await vllm_fidelity.measure(engine, asked, tokens, console.print)
+        finally:
+            await engine.close()
+        return rows
+
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        rows = asyncio.run(run(Path(folder)))
+    for row in rows:
+        console.print(
+            f"{row.strategy:18} {row.memories} x {row.tokens_each}  KL {row.kl_mean:.4f}  top-1 {row.top1:.3f}"
+        )
+    _write(vllm_fidelity.result(rows, manifest(torch.device("cpu"), "float32"), data.name), json_file)
 
 
 def _print_fidelity(result: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ def _read_row(folder: Path, kind: str, codec: CodecName, n: int, tokens: int, ro
     buffer = bytearray(_BUFFER)
     for _ in range(rounds + 1):
         drop_page_cache(folder)
-        raw.append(raw_read(folder, buffer))
+        raw.append(_raw_read(folder, buffer))
         store.demote("disk")
         drop_page_cache(folder)
         injected.append(_inject(store, fingerprint, keys))
@@ -120,16 +120,19 @@ def _segments(fingerprint: Fingerprint, kind: str, n: int, tokens: int) -> list[
     return made
 
 
-def raw_read(folder: Path, buffer: bytearray) -> float:
-    """Seconds that plain sequential reads of all segment files take."""
+def _raw_read(folder: Path, buffer: bytearray) -> float:
+    return sum(read_raw(path, buffer) for path in segment_files(folder))
+
+
+def read_raw(path: Path, buffer: bytearray) -> float:
+    """Seconds that plain sequential reads of a file take."""
     begin = time.perf_counter()
-    for path in segment_files(folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            while os.readv(descriptor, [buffer]):
-                pass
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while os.readv(descriptor, [buffer]):
+            pass
+    finally:
+        os.close(descriptor)
     return time.perf_counter() - begin
 
 

@@ -4,7 +4,8 @@ Three parts of one run. vLLM without a connector: prefill, and a prefix hit in i
 turns in every round: prefill of the same prompt, a prefix hit, the host tier, and the disk with the page cache dropped.
 Then restarts: a new process each time, one unrelated request to have it warm, and then the first request over each of
 two contexts, one whose file is in the page cache (as after a restart of the server) and one whose file is not (as after
-a restart of the machine). The raw read is what plain sequential reads of the same file give in the same run.
+a restart of the machine). The raw read is what plain sequential reads give in the same run: beside ``disk`` of the same
+file, after restarts of another one in the same state, because drives have caches of their own.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import torch
 
 from benchmarks.machine import manifest
 from benchmarks.stats import Summary, summary
-from benchmarks.store import raw_read
+from benchmarks.store import read_raw
 from benchmarks.text import tokens_of_text
 from benchmarks.ttft import drop_page_cache
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.vllm.engine import VllmEngine, load_vllm_engine
-from kvcache import SegmentStore
-from kvcache.index import segment_files
+from kvcache import SegmentStore, chain_key, root_key
+from kvcache.index import segment_files, segment_path
 
 _TOKENS = 16
 _BUFFER = 16 << 20
@@ -122,7 +123,7 @@ class _Bench:
     async def connected(self, rounds: int) -> None:
         engine = self.start(plain=False)
         try:
-            contexts = [self.context(which) for which in range(2)]
+            contexts = [self.context(which) for which in range(3)]
             for context in contexts:
                 await engine.build(Prompt((context,)))
             await self.warm(engine)
@@ -143,7 +144,7 @@ class _Bench:
             expected = expected or answer.token_ids
             samples.add(mode, answer, expected)
         drop_page_cache(self.folder)
-        samples.raw.setdefault("disk", []).append(self._raw())
+        samples.raw.setdefault("disk", []).append(self._raw(engine, context))
 
     async def _prepare(self, engine: VllmEngine, context: Piece, mode: str) -> None:
         await engine.llm.reset_prefix_cache()
@@ -162,21 +163,20 @@ class _Bench:
                 for which, mode in enumerate(("restart", "restart, page cache dropped")):
                     context = self.context(which)
                     (drop_page_cache if which else _read_files)(self.folder)
+                    self.samples.raw.setdefault(mode, []).append(self._raw(engine, self.context(2)))
                     answer = await _ask(engine, Prompt((context, self.query())), segments=True)
                     assert answer.source == "disk", f"after a restart served from {answer.source}"
                     self.samples.add(mode, answer, answer.token_ids)
                     hit = await _ask(engine, Prompt((context, self.query())), segments=True)
                     assert hit.source == "resident", f"a prefix hit was served from {hit.source}"
                     self.samples.resident.setdefault(mode, []).append(hit.ttft_s)
-                    if which:
-                        drop_page_cache(self.folder)
-                    self.samples.raw.setdefault(mode, []).append(self._raw())
             finally:
                 await engine.close()
 
-    def _raw(self) -> float:
-        """Seconds to read one context's file: half of what both take."""
-        return raw_read(self.folder, bytearray(_BUFFER)) / 2
+    def _raw(self, engine: VllmEngine, context: Piece) -> float:
+        """Seconds to read one context's file."""
+        key = chain_key(root_key(engine.fingerprint), context.token_ids)
+        return read_raw(segment_path(self.folder, key), bytearray(_BUFFER))
 
 
 async def measure(
@@ -212,7 +212,8 @@ def _vllm_version() -> str:
 
 def _read_files(folder: Path) -> None:
     """Have the files in the page cache."""
-    raw_read(folder, bytearray(_BUFFER))
+    for path in segment_files(folder):
+        read_raw(path, bytearray(_BUFFER))
 
 
 async def _ask(engine: VllmEngine, prompt: Prompt, *, segments: bool) -> _Answer:

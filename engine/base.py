@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from prometheus_client.core import Metric
 
@@ -20,7 +20,8 @@ PieceKind = Literal["header", "memory", "turns"]
 Source = Literal["resident", "host", "disk", "computed"]
 Fidelity = Literal["exact", "high", "fast"]
 FIDELITIES: tuple[Fidelity, ...] = ("exact", "high", "fast")
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "tool_calls"]
+Feature = Literal["structured", "tools"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Structured:
+    """The answer is JSON: of this JSON schema, or any object where it is None."""
+
+    schema: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How tokens are chosen. Names and ranges are OpenAI's and vLLM's; temperature 0 is greedy."""
 
@@ -72,6 +80,27 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     """None: no logprobs; k >= 0: the chosen token's logprob and the k most likely ones."""
+    structured: Structured | None = None
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Functions that the model may call, as OpenAI's ``tools`` has them, and which: ``auto``, ``required`` (one of
+    them), or the name of one."""
+
+    functions: tuple[dict[str, Any], ...]
+    choice: str = "auto"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a function, or the next part of it: ``id`` and ``name`` come with the first part, ``arguments`` (JSON)
+    in pieces."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,7 @@ class GenerateRequest:
     use_segments: bool = True
     fidelity: Fidelity = "exact"
     repair: Repair | None = None
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +182,7 @@ class Delta:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 Event = Started | Delta
@@ -169,10 +200,13 @@ class Capacity:
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One turn, as the chat template sees it."""
+    """One turn, as the chat template sees it. ``tool_calls`` are those an assistant made, ``tool_call_id`` says which
+    of them a tool's turn answers."""
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +229,14 @@ class Engine(Protocol):
     @property
     def vocabulary_size(self) -> int: ...
 
-    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What this engine can do beyond plain text."""
+        ...
+
+    def render(
+        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
+    ) -> Prompt:
         """Chat messages and memories, in the order given, as a prompt ready for generation.
 
         A pure function of its arguments: the same text in every mode. Raises ``ValueError`` when the model's

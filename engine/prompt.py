@@ -15,14 +15,16 @@ but its own text; lines begin with "-" and end with a newline, where tokenisers 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from engine.base import ChatMessage, MemoryText, Piece, Prompt
+from engine.base import ChatMessage, MemoryText, Piece, Prompt, ToolCall, Tools
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +44,15 @@ class PromptRenderer:
     def _encode_uncached(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
+    def render(
+        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
+    ) -> Prompt:
         """The prompt, ready for generation. Raises ``ValueError`` when the template refuses the messages."""
         lines = [self._line(memory.text) for memory in memories]
         if not lines:
-            return Prompt((Piece("turns", self._encode_uncached(self._template(messages))),))
+            return Prompt((Piece("turns", self._encode_uncached(self._template(messages, tools))),))
         block = "".join(lines)
-        text = self._template(_with_block(messages, HEADING + block + CLOSING))
+        text = self._template(_with_block(messages, HEADING + block + CLOSING), tools)
         before, found, after = text.partition(block)
         if not found:  # the template rewrites the system message: the text stands, but as one piece
             log.warning("the chat template rewrites memories; they cannot be injected")
@@ -67,21 +71,45 @@ class PromptRenderer:
                 text = text.replace(token, token[0] + " " + token[1:])
         return f"- {text.strip()}\n"
 
-    def _template(self, messages: Sequence[ChatMessage]) -> str:
+    def _template(self, messages: Sequence[ChatMessage], tools: Tools | None) -> str:
         try:
-            return self._apply(messages)
+            return self._apply(messages, tools)
         except (TemplateError, TypeError, KeyError) as error:
             if not messages or messages[0].role != "system":
                 raise ValueError(f"the model's chat template refuses these messages: {error}") from error
         try:  # templates without a system role take its text at the head of the first turn
-            return self._apply(_without_system(messages))
+            return self._apply(_without_system(messages), tools)
         except (TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error
 
-    def _apply(self, messages: Sequence[ChatMessage]) -> str:
-        conversation = [{"role": message.role, "content": message.content} for message in messages]
-        text: str = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    def _apply(self, messages: Sequence[ChatMessage], tools: Tools | None) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            [_as_template_sees(message) for message in messages],
+            tools=list(tools.functions) if tools is not None else None,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
         return text
+
+
+def _as_template_sees(message: ChatMessage) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
+            for call in message.tool_calls
+        ]
+    return turn
+
+
+def _arguments(call: ToolCall) -> Any:
+    """Templates write arguments out as JSON themselves."""
+    try:
+        return json.loads(call.arguments)
+    except ValueError:
+        return call.arguments
 
 
 def _with_block(messages: Sequence[ChatMessage], block: str) -> list[ChatMessage]:
@@ -94,4 +122,4 @@ def _without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     system, *rest = messages
     if not rest:
         return [ChatMessage("user", system.content)]
-    return [ChatMessage(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
+    return [replace(rest[0], content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt
+from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt, Tools
 from memory import Memory, MemoryStore
 from scheduler.order import best_order
 
@@ -41,6 +41,7 @@ class Ask:
     memory_ids: tuple[str, ...] = ()
     reserve_tokens: int = 256
     fidelity: Fidelity = "exact"
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Planner:
         template refuses the messages."""
         begin = time.perf_counter()
         if ask.mode == "off":
-            return Plan(self._engine.render(ask.messages), (), "off", 0.0)
+            return Plan(self._engine.render(ask.messages, (), ask.tools), (), "off", 0.0)
         standing, movable = await asyncio.to_thread(self._choose, ask)
         retrieve_s = time.perf_counter() - begin
         chosen, prompt = self._fit(ask, [*standing, *movable])
@@ -118,7 +119,7 @@ class Planner:
 
     def _render(self, ask: Ask, chosen: Sequence[_Chosen]) -> Prompt:
         texts = [MemoryText(item.memory.label, item.memory.text) for item in chosen]
-        return self._engine.render(ask.messages, texts)
+        return self._engine.render(ask.messages, texts, ask.tools)
 
     def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
         """Standing memories in their fixed order, and those that may be moved about, in order of creation."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.base import (
@@ -20,6 +20,8 @@ from engine.base import (
     Prompt,
     Sampling,
     Started,
+    Structured,
+    Tools,
 )
 from engine.errors import ContextTooLong
 from memory import Cube, MemoryStore
@@ -151,12 +153,15 @@ class ChatService:
         max_tokens: int | None,
         logprobs: int | None,
         request_id: str,
+        tools: Tools | None = None,
+        structured: Structured | None = None,
     ) -> AsyncGenerator[Generation, None]:
         """A chat generation; leaving the block before its end aborts it."""
         arrived = time.perf_counter()
         self.check_model(fields.model)
+        self._check_features(tools, structured)
         reserve = max_tokens or self._default_max_tokens
-        ask = await self._ask(tenant, messages, options or MemoryOptions(), reserve)
+        ask = replace(await self._ask(tenant, messages, options or MemoryOptions(), reserve), tools=tools)
         try:
             plan = await self._planner.plan(ask)
         except ValueError as error:
@@ -171,6 +176,8 @@ class ChatService:
             arrived,
             use_segments=plan.mode == "kv",
             fidelity=plan.fidelity,
+            tools=tools,
+            structured=structured,
         )
         generation.plan, generation.retrieve_s = plan, plan.retrieve_s
         generation.cubes = ask.cube_ids
@@ -235,17 +242,25 @@ class ChatService:
         *,
         use_segments: bool,
         fidelity: Fidelity = "exact",
+        tools: Tools | None = None,
+        structured: Structured | None = None,
     ) -> Generation:
         context = self._engine.capacity().context
         room = context - prompt.n_tokens
         if room < 1:
             raise ContextTooLong(prompt.n_tokens, max_tokens, context)
         sampling = fields.sampling(max_tokens or min(self._default_max_tokens, room), logprobs)
+        sampling = replace(sampling, structured=structured)
         self._check_token_ids(sampling)
-        request = GenerateRequest(request_id, prompt, sampling, fields.n, tenant, use_segments, fidelity)
+        request = GenerateRequest(request_id, prompt, sampling, fields.n, tenant, use_segments, fidelity, tools=tools)
         generation = Generation(prompt, _nothing(), arrived)
         generation.events = self._observed(request, generation)
         return generation
+
+    def _check_features(self, tools: Tools | None, structured: Structured | None) -> None:
+        for feature, param, wanted in (("tools", "tools", tools), ("structured", "response_format", structured)):
+            if wanted is not None and feature not in self._engine.features:
+                raise ApiError(400, f"{param}: not supported by this engine; vLLM does.", "unsupported", param=param)
 
     def _check_token_ids(self, sampling: Sampling) -> None:
         highest = self._engine.vocabulary_size - 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from engine.base import Delta, TokenLogprob
+from engine.base import Delta, TokenLogprob, ToolCall
 
 
 class Format(Protocol):
@@ -45,7 +45,9 @@ class ChatFormat:
 
     def delta(self, delta: Delta) -> dict[str, Any]:
         """A choice's next delta."""
-        content = {"content": delta.text} if delta.text or delta.finish_reason is None else {}
+        content: dict[str, Any] = {"content": delta.text} if delta.text or delta.finish_reason is None else {}
+        if delta.tool_calls:
+            content = {"tool_calls": [_call_part(call) for call in delta.tool_calls]}
         return {
             "index": delta.index,
             "delta": content,
@@ -61,10 +63,32 @@ class ChatFormat:
         logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": "".join(delta.text for delta in deltas)},
+            "message": _message(deltas),
             "logprobs": {"content": _chat_logprobs(logprobs)} if logprobs else None,
             "finish_reason": deltas[-1].finish_reason,
         }
+
+
+def _call_part(call: ToolCall) -> dict[str, Any]:
+    function: dict[str, Any] = {"arguments": call.arguments}
+    if call.name is not None:
+        function["name"] = call.name
+    head = {"index": call.index} | ({"id": call.id, "type": "function"} if call.id is not None else {})
+    return {**head, "function": function}
+
+
+def _message(deltas: Sequence[Delta]) -> dict[str, Any]:
+    """The whole answer; calls put together from their parts."""
+    text = "".join(delta.text for delta in deltas)
+    calls: dict[int, dict[str, Any]] = {}
+    for part in (call for delta in deltas for call in delta.tool_calls):
+        call = calls.setdefault(part.index, {"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+        call["id"] = call["id"] or part.id
+        call["function"]["name"] += part.name or ""
+        call["function"]["arguments"] += part.arguments
+    if not calls:
+        return {"role": "assistant", "content": text}
+    return {"role": "assistant", "content": text or None, "tool_calls": [calls[i] for i in sorted(calls)]}
 
 
 @dataclass(frozen=True)

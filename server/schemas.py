@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from engine.base import Fidelity, Sampling
+from engine.base import Fidelity, Sampling, Structured, Tools
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
@@ -92,9 +92,27 @@ class TextPart(BaseModel):
     text: Text
 
 
+class FunctionCall(BaseModel):
+    name: Text
+    arguments: Text = "{}"
+
+
+class MessageToolCall(BaseModel):
+    id: Text
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
+    tool_calls: Annotated[list[MessageToolCall], Field(max_length=128)] = []
+    tool_call_id: Text | None = None
+
+    @field_validator("tool_calls", mode="before")
+    @classmethod
+    def _none_is_none(cls, calls: Any) -> Any:
+        return [] if calls is None else calls
 
     @property
     def text(self) -> str:
@@ -103,24 +121,74 @@ class Message(BaseModel):
         return self.content or ""
 
 
+class FunctionSpec(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    parameters: dict[str, Any] | None = None
+
+
+class ToolSpec(BaseModel):
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class NamedFunction(BaseModel):
+    name: Text
+
+
+class NamedTool(BaseModel):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class JsonSchema(BaseModel):
+    name: Text = "answer"
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema comes with the type json_schema, and only with it")
+        return self
+
+
 class ChatRequest(SamplingFields):
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[Any] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[ToolSpec], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     memory: MemoryOptions | None = None
 
     @model_validator(mode="after")
     def _supported(self) -> ChatRequest:
-        if self.tools:
-            raise ValueError("tools are not supported by this engine")
-        if self.response_format is not None and self.response_format.get("type") != "text":
-            raise ValueError("response_format other than text is not supported by this engine")
+        if self.tools is None and self.tool_choice not in (None, "none"):
+            raise ValueError("tool_choice needs tools")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs")
         return self
+
+    @property
+    def wanted_tools(self) -> Tools | None:
+        if not self.tools or self.tool_choice == "none":
+            return None
+        choice = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+        return Tools(tuple(tool.model_dump(exclude_none=True) for tool in self.tools), choice or "auto")
+
+    @property
+    def structured(self) -> Structured | None:
+        if self.response_format is None or self.response_format.type == "text":
+            return None
+        schema = self.response_format.json_schema
+        return Structured(None if schema is None else schema.schema_)
 
     @property
     def wanted_logprobs(self) -> int | None:

@@ -26,6 +26,8 @@ from server.metrics import Metrics
 log = logging.getLogger(__name__)
 
 DEMO = "demo"
+# vLLM's flag for its own server: the parsing is done in ours.
+_TOOL_PARSER = "tool-call-parser="
 
 
 class OwningEngine(Engine, Protocol):
@@ -160,7 +162,8 @@ def _vllm_engine(config: Config, folder: Path) -> OwningEngine:
         codec=cache.codec,
         fsync=cache.fsync,
         composing=_composing(cache),
-        flags=[vllm_flag(item) for item in config.vllm],
+        flags=[vllm_flag(item) for item in config.vllm if not item.startswith(_TOOL_PARSER)],
+        tool_parser=next((item.partition("=")[2] for item in config.vllm if item.startswith(_TOOL_PARSER)), None),
     )
 
 

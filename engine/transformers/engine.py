@@ -12,7 +12,18 @@ from typing import TypeVar
 import torch
 from prometheus_client.core import Metric
 
-from engine.base import Capacity, ChatMessage, Event, GenerateRequest, MemoryText, PageRequest, Prompt, Sampling
+from engine.base import (
+    Capacity,
+    ChatMessage,
+    Event,
+    Feature,
+    GenerateRequest,
+    MemoryText,
+    PageRequest,
+    Prompt,
+    Sampling,
+    Tools,
+)
 from engine.certificate import page_probes
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
 from engine.placement import CompositionConfig
@@ -67,8 +78,14 @@ class TransformersEngine:
         size: int = self.model.model.config.vocab_size
         return size
 
-    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
-        return self._renderer.render(messages, memories)
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset()
+
+    def render(
+        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
+    ) -> Prompt:
+        return self._renderer.render(messages, memories, tools)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = self.model.tokenizer.encode(text, add_special_tokens=add_special_tokens)

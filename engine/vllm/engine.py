@@ -22,7 +22,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -32,6 +32,7 @@ from engine.base import (
     ChatMessage,
     Delta,
     Event,
+    Feature,
     FinishReason,
     GenerateRequest,
     MemoryText,
@@ -40,7 +41,9 @@ from engine.base import (
     Prompt,
     Sampling,
     Started,
+    Structured,
     TokenLogprob,
+    Tools,
 )
 from engine.certificate import certificate_of, page_probes
 from engine.errors import ContextTooLong, EngineClosed, ModelNotLoaded, QueueFull
@@ -51,6 +54,7 @@ from engine.vllm.plan import Source as Stored
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
 from engine.vllm.settings import checkpoint_fingerprint
+from engine.vllm.tools import ToolParsing, forced
 from kvcache import Certificate, Fingerprint, SegmentStore, chain_key, standalone_root
 
 log = logging.getLogger(__name__)
@@ -76,8 +80,10 @@ class VllmEngine:
         model_id: str,
         composing: CompositionConfig | None,
         max_waiting: int,
+        tool_parser: str | None = None,
     ) -> None:
         self.llm = llm
+        self._tools = ToolParsing(tool_parser, tokenizer)
         self.store = store
         self.reports = reports
         self._fingerprint = fingerprint
@@ -106,8 +112,14 @@ class VllmEngine:
         size: int = self.llm.model_config.get_vocab_size()
         return size
 
-    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
-        return self._renderer.render(messages, memories)
+    @property
+    def features(self) -> frozenset[Feature]:
+        return frozenset({"structured", "tools"})
+
+    def render(
+        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
+    ) -> Prompt:
+        return self._renderer.render(messages, memories, tools)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
@@ -141,8 +153,10 @@ class VllmEngine:
         await self._get_ready()
         name = uuid.uuid4().hex
         planned = self._plans.plan(request, name)
-        params = _sampling_params(request.sampling, request.n, planned.plan)
+        sampling = request.sampling if request.tools is None else forced(request.sampling, request.tools)
+        params = _sampling_params(sampling, request.n, planned.plan)
         params.skip_reading_prefix_cache = not request.use_segments
+        readers = None if request.tools is None else self._tools.readers(request.tools)
         asked = time.perf_counter()
         started = False
         async with aclosing(self._outputs(planned, params, name, _USER)) as outputs:
@@ -151,7 +165,8 @@ class VllmEngine:
                     started = True
                     yield self._started(planned, output, time.perf_counter() - asked)
                 for choice in output.outputs:
-                    yield self._delta(choice, request.sampling.logprobs)
+                    delta = self._delta(choice, request.sampling.logprobs)
+                    yield delta if readers is None else readers.read(delta)
 
     def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
         loads = self.reports.loads(planned.plan.id)
@@ -229,28 +244,33 @@ class VllmEngine:
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
         """Compute, store and certify a page, behind whatever users ask."""
+        key = await self.store_page(request, salt)
+        if key is None:
+            return False
+        return self.store.certify(key, await self._certified(request, key))
+
+    async def store_page(self, request: PageRequest, salt: str = "") -> str | None:
+        """Compute and store a page without a certificate; returns its key, or None where it could not be stored."""
         await self._get_ready()
         if not self._can_compose:
-            return False
+            return None
         prompt, keep = page_request(request, salt, self._fingerprint)
         asked = GenerateRequest("page", prompt, Sampling(max_tokens=1), salt=salt)
         self._check(asked)
         planned = self._plans.plan(asked, uuid.uuid4().hex)
         await self._run(replace(planned, plan=replace(planned.plan, keeps=(keep,))))
-        root = standalone_root(keep.parent)
-        key = chain_key(chain_key(root, Prompt(request.lead).token_ids), Prompt(request.parts).token_ids)
+        parent = chain_key(standalone_root(keep.parent), Prompt(request.lead).token_ids)
+        key = chain_key(parent, Prompt(request.parts).token_ids)
         await self._until_stored([key])
-        if self.store.tier_of(key) is None:
-            return False
-        certificate = await self._certified(request, key, keep)
-        return self.store.certify(key, certificate)
+        return None if self.store.tier_of(key) is None else key
 
-    async def _certified(self, request: PageRequest, key: str, keep: Keep) -> Certificate:
+    async def _certified(self, request: PageRequest, key: str) -> Certificate:
         """Compose the page behind the context at each fidelity and compare with full prefill."""
         assert self._composing is not None, "a page is built only where it can be composed"
         before = Prompt((request.header, *request.context)).token_ids
         page = Prompt(request.parts).token_ids
-        source = Stored(key, len(before), len(page), 0, len(before) - keep.start)
+        start = len(Prompt((request.header, *request.lead)).token_ids)
+        source = Stored(key, len(before), len(page), 0, len(before) - start)
         repairs = {"high": self._composing.high, "fast": self._composing.fast}
         found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
         for probe in page_probes(self, request):
@@ -361,9 +381,18 @@ def _sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingP
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=sampling.ignore_eos,
         logprobs=sampling.logprobs,
+        structured_outputs=_structured(sampling.structured),
         output_kind=RequestOutputKind.DELTA,
         extra_args={"kv_transfer_params": plan.as_params()},
     )
+
+
+def _structured(wanted: Structured | None) -> StructuredOutputsParams | None:
+    if wanted is None:
+        return None
+    if wanted.schema is None:
+        return StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=wanted.schema)
 
 
 def load_vllm_engine(
@@ -382,6 +411,7 @@ def load_vllm_engine(
     fsync: bool = True,
     composing: CompositionConfig | None = None,
     flags: Sequence[str] = (),
+    tool_parser: str | None = None,
     plain: bool = False,
 ) -> VllmEngine:
     """Start vLLM's processes with our connector (``plain``: without it, to compare with).
@@ -429,6 +459,7 @@ def load_vllm_engine(
         model_id=model_id,
         composing=composing,
         max_waiting=max_waiting,
+        tool_parser=tool_parser,
     )
 
 

@@ -11,11 +11,12 @@ import logging
 import math
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,8 +38,11 @@ log = logging.getLogger(__name__)
 
 _READERS = 4
 _MAX_QUEUED_BYTES = 2 << 30
+# While it waits for its next step, vLLM's thread holds the interpreter for a whole interval at a time; a reader that
+# comes back from the drive would wait for it after every chunk, many times as long as the chunk takes.
+_BUSY_SWITCH_S = 0.0001
 # A step without tokens has nothing to do but to wait for loads; longer would delay requests that arrive.
-_IDLE_WAIT_S = 0.004
+_IDLE_WAIT_S = 0.01
 
 
 @dataclass(eq=False)
@@ -104,10 +108,12 @@ class WorkerSide:
         self._arrived = threading.Condition(self._lock)
         self._outbox = _Outbox()
         self._loading = 0
+        self._switch_s = sys.getswitchinterval()
         self._queued_bytes = 0
         on_gpu = cache.device.type == "cuda"
         self._stream: torch.cuda.Stream | None = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader", initializer=_use_all_cores)
+        self._placer = ThreadPoolExecutor(1, thread_name_prefix="segment-placer", initializer=_use_all_cores)
         self._writes: queue.Queue[Segment | None] = queue.Queue()
         self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
         self._writer.start()
@@ -122,6 +128,7 @@ class WorkerSide:
                 job.ready = torch.cuda.current_stream().record_event()
             with self._lock:
                 self._loading += 1
+                sys.setswitchinterval(_BUSY_SWITCH_S)
                 if not order.sources:
                     self._finish(job)
             for source in order.sources:
@@ -211,6 +218,7 @@ class WorkerSide:
     def close(self) -> None:
         """Finish what is being read and written."""
         self._readers.shutdown(wait=True, cancel_futures=True)
+        self._placer.shutdown(wait=True)
         self._writes.put(None)
         self._writer.join()
 
@@ -264,11 +272,13 @@ class WorkerSide:
             buffer = self._host.allocate(header.data_bytes)
             try:
                 early = header.codec == "none"
-                with self._on_stream(job):
-                    placed = {"keys": 0, "values": 0}
-                    for filled in reader.arrived(buffer):
-                        for name in placed if early else ():
-                            placed[name] = self._place_arrived(job, source, reader, name, placed[name], filled)
+                placed = {"keys": 0, "values": 0}
+                placing: Future[None] | None = None
+                for filled in reader.arrived(buffer):
+                    if early:  # one placer: what was submitted first is placed first
+                        placing = self._placer.submit(self._place_arrived, job, source, reader, placed, filled)
+                if placing is not None:
+                    placing.result()
                 segment = reader.finish()
                 if segment.key != source.key:
                     raise SegmentCorrupt(f"the file of {source.key[:12]} holds another segment")
@@ -288,14 +298,16 @@ class WorkerSide:
         return segment
 
     def _place_arrived(
-        self, job: _Job, source: Source, reader: SegmentReader, name: str, done: int, filled: int
-    ) -> int:
-        """Place the layers of a tensor that are there whole; returns how many are placed now."""
-        stored, tensor = reader.header.tensors[name], reader.tensor(name)
-        there = max(0, filled - stored.begin) * tensor.shape[0] // (stored.end - stored.begin)
-        for layer in range(done, min(there, tensor.shape[0])):
-            self._place_layer(job, source, name, layer, tensor[layer])
-        return max(done, min(there, tensor.shape[0]))
+        self, job: _Job, source: Source, reader: SegmentReader, placed: dict[str, int], filled: int
+    ) -> None:
+        """Place the layers that are there whole; ``placed`` says how many are in place already."""
+        with self._on_stream(job):
+            for name, done in placed.items():
+                stored, tensor = reader.header.tensors[name], reader.tensor(name)
+                there = max(0, filled - stored.begin) * tensor.shape[0] // (stored.end - stored.begin)
+                for layer in range(done, min(there, tensor.shape[0])):
+                    self._place_layer(job, source, name, layer, tensor[layer])
+                placed[name] = max(done, min(there, tensor.shape[0]))
 
     def _place(self, job: _Job, source: Source, segment: Segment) -> None:
         with self._on_stream(job):
@@ -356,6 +368,8 @@ class WorkerSide:
     def _finish(self, job: _Job) -> None:
         """All of a job's sources are in place (or could not be brought). Under the lock."""
         self._loading -= 1
+        if not self._loading:
+            sys.setswitchinterval(self._switch_s)
         if job.order.report_when_done:
             self._outbox.received.add(job.order.request_id)
         else:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from engine.base import ChatMessage, Piece, Prompt
+from engine.base import ChatMessage, Piece, Prompt, ToolCall
 from server.errors import ApiError
 from server.middleware import REQUEST_ID, TENANT
 from server.replies import ChatFormat, CompletionFormat
@@ -43,7 +43,16 @@ Tenant = Annotated[str, Depends(tenant_of)]
 
 def _messages(messages: list[Message]) -> tuple[ChatMessage, ...]:
     return tuple(
-        ChatMessage("system" if message.role == "developer" else message.role, message.text) for message in messages
+        ChatMessage(
+            "system" if message.role == "developer" else message.role,
+            message.text,
+            tuple(
+                ToolCall(i, call.id, call.function.name, call.function.arguments)
+                for i, call in enumerate(message.tool_calls)
+            ),
+            message.tool_call_id,
+        )
+        for message in messages
     )
 
 
@@ -59,6 +68,8 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
         body.max_completion_tokens or body.max_tokens,
         body.wanted_logprobs,
         id,
+        body.wanted_tools,
+        body.structured,
     )
     format = ChatFormat(f"chatcmpl-{id}", services.chat.served_name)
     if not body.stream:
