@@ -86,6 +86,48 @@ def _codec_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+_VLLM_MODES = {
+    "vllm: prefill": "vLLM without RecallKV: full prefill",
+    "vllm: prefix cache": "vLLM without RecallKV: prefix in its memory",
+    "text": "with the connector: full prefill",
+    "resident": "prefix in vLLM's memory",
+    "host": "host tier",
+    "disk": "disk (page cache dropped)",
+    "restart": "disk, vLLM just restarted",
+    "restart, page cache dropped": "disk, vLLM just restarted, page cache dropped",
+}
+
+
+def _vllm_lines() -> list[str]:
+    ttft, fidelity, here = _load("ttft-vllm-cpu.json"), _load("fidelity-vllm-cpu.json"), _load("fidelity-cpu.json")
+    rows = ttft["rows"]
+    lines = [
+        f"**Under vLLM** {ttft['machine']['vllm']} (the same model and machine, {rows[0]['context_tokens']:,} + "
+        f"{rows[0]['query_tokens']} tokens, {ttft['rounds']} rounds and {ttft['restarts']} restarts, commit "
+        f"{ttft['machine']['commit']}):",
+        "",
+        "| | time to first token | of full prefill | of vLLM's prefix hit | same output |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (
+            _VLLM_MODES[row["mode"]],
+            f"{row['ttft_s']['p50']:.3f} s",
+            f"{row['ratio_to_text']:.3f}",
+            f"{row['ratio_to_resident']:.2f}",
+            "-" if row["mode"].startswith("restart") else "yes" if row["outputs_equal"] else "**no**",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    ours = {(row["strategy"], row["memories"]): row["kl_mean"] for row in here["rows"]}
+    pairs = [
+        f"`{row['strategy']}` {row['memories']} x {row['tokens_each']}: {row['kl_mean']:.3f} "
+        f"({ours[row['strategy'], row['memories']]:.3f})"
+        for row in fidelity["rows"]
+        if row["strategy"] in ("high", "fast")
+    ]
+    return [*lines, "", f"- Composed inside vLLM, KL (and the embedded engine's): {'; '.join(pairs)}."]
+
+
 def figures() -> str:
     """The README's section of figures."""
     fidelity, codec, store = _load("fidelity-cpu.json"), _load("codec-cpu.json"), _load("store-cpu.json")
@@ -119,6 +161,8 @@ def figures() -> str:
         *_fidelity_table(fidelity),
         "",
         "![Divergence against what is computed anew, and against time](benchmarks/results/fidelity-cpu.png)",
+        "",
+        *_vllm_lines(),
         "",
         *_codec_table(codec),
         "",

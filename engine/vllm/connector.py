@@ -141,7 +141,11 @@ class RecallKVConnector(KVConnectorBase_V1):
 
     def attach(self, runner: Any) -> str | None:
         """Let sources be moved and repaired with this model runner; None, or why it cannot be."""
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
         assert self._cache is not None, "called before register_kv_caches"
+        if not isinstance(runner, GPUModelRunner):
+            return f"passes of our own are written for vLLM's first model runner, not for {type(runner).__module__}"
         try:
             repairer = Repairer(runner, self._cache, self._layer_names)
             self.worker.can_compose(rotation_of_vllm(runner.model), repairer)

@@ -1,7 +1,7 @@
 """What travels between a server, the connector's two sides and back.
 
 A request's plan is JSON, under ``recallkv`` in ``kv_transfer_params``; orders (scheduler to workers) and reports
-(workers to scheduler) are pickled by vLLM itself, once a step.
+(workers to scheduler) travel as vLLM's own messages do, once a step.
 """
 
 from __future__ import annotations
