@@ -4,6 +4,7 @@ EngineError
 ├── ContextTooLong      the prompt, or prompt + max_tokens, does not fit the model
 ├── ModelNotLoaded      there is no such model, device or dtype, or the model's files are damaged
 ├── UnsupportedModel    the model has a part that segments cannot be injected into
+├── InvalidRequest      the request asks for what cannot be: an unknown function, a schema that cannot be followed
 ├── EngineClosed        the engine is shutting down or its worker has died
 └── QueueFull           too many requests wait already
 """
@@ -32,6 +33,10 @@ class ModelNotLoaded(EngineError):
 
 class UnsupportedModel(EngineError):
     """The model has a part (sliding window, recurrent state, ...) that segments cannot be injected into."""
+
+
+class InvalidRequest(EngineError):
+    """The request asks for what cannot be: an unknown function, a schema that cannot be followed."""
 
 
 class EngineClosed(EngineError):

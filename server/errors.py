@@ -42,6 +42,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (memory_errors.EmbedderError, 503, "server_error", "embedder_failed"),
     (memory_errors.MemoryStoreError, 500, "server_error", "memory_store_failed"),
     (engine_errors.ContextTooLong, 400, "invalid_request_error", "context_length_exceeded"),
+    (engine_errors.InvalidRequest, 400, "invalid_request_error", "invalid_request"),
     (engine_errors.QueueFull, 503, "server_error", "queue_full"),
     (engine_errors.EngineClosed, 503, "server_error", "shutting_down"),
     (engine_errors.EngineError, 500, "server_error", "engine_failed"),

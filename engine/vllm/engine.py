@@ -46,7 +46,7 @@ from engine.base import (
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
-from engine.errors import ContextTooLong, EngineClosed, ModelNotLoaded, QueueFull
+from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, QueueFull
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.vllm.plan import Composition, Keep, RequestPlan
@@ -59,7 +59,7 @@ from kvcache import Certificate, Fingerprint, SegmentStore, chain_key, standalon
 
 log = logging.getLogger(__name__)
 
-# Requests of users come before what is only built; vLLM counts the other way round.
+# vLLM's priorities, the lower one first: what users ask comes before what is only built.
 _USER, _BACKGROUND = 0, 1
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 _SAVE_TIMEOUT_S = 60.0
@@ -186,8 +186,8 @@ class VllmEngine:
                     yield output
         except EngineDeadError as error:
             raise EngineClosed("vLLM's engine has died; its log says why") from error
-        except VLLMValidationError as error:
-            raise ValueError(str(error)) from error
+        except (VLLMValidationError, ValueError) as error:
+            raise InvalidRequest(str(error)) from error
         finally:
             self._running -= 1
 
@@ -364,6 +364,14 @@ def _times(output: Any, elapsed: float) -> tuple[float, float]:
 
 
 def _sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
+    """As vLLM takes it. Raises ``InvalidRequest`` for what vLLM refuses."""
+    try:
+        return _as_vllm_takes_it(sampling, n, plan)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def _as_vllm_takes_it(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
     return SamplingParams(
         n=n,
         max_tokens=sampling.max_tokens,

@@ -91,9 +91,9 @@ class SchedulerSide:
     def _progress(self, request: Any) -> Progress:
         progress = self._requests.get(request.request_id)
         if progress is None:
-            plan = RequestPlan.from_params(request.kv_transfer_params)
-            if plan is None:
-                plan = self._own_plan(request)
+            # Standing alone, requests come from anybody: a plan in one could name what is not its sender's to use.
+            given = RequestPlan.from_params(request.kv_transfer_params) if self._settings.managed else None
+            plan = self._own_plan(request) if given is None else given
             progress = self._requests[request.request_id] = Progress(request, plan, list(plan.keeps))
         return progress
 

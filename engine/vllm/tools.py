@@ -12,7 +12,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.tool_parsers import ToolParserManager
 
 from engine.base import Delta, Sampling, Structured, ToolCall, Tools
-from engine.errors import UnsupportedModel
+from engine.errors import InvalidRequest, UnsupportedModel
 
 
 class ToolParsing:
@@ -27,11 +27,11 @@ class ToolParsing:
         self._tokenizer = tokenizer
 
     def readers(self, tools: Tools) -> Readers:
-        """What reads one request's answers. Raises ``ValueError`` where calls cannot be told from text."""
+        """What reads one request's answers. Raises ``InvalidRequest`` where calls cannot be told from text."""
         if tools.choice != "auto":
             return Readers(lambda: _Forced(tools))
         if self._parser is None:
-            raise ValueError("tool_choice auto needs a tool parser: start the server with --vllm.tool-call-parser")
+            raise InvalidRequest("tool_choice auto needs a tool parser: start the server with --vllm.tool-call-parser")
         parser = self._parser
         return Readers(lambda: _Parsed(parser, self._tokenizer, tools))
 
@@ -112,7 +112,7 @@ class _Parsed(_Reader):
 
 
 def forced(sampling: Sampling, tools: Tools) -> Sampling:
-    """Sampling that can only give the call that is asked for. Raises ``ValueError`` for an unknown function."""
+    """Sampling that can only give the call that is asked for. Raises ``InvalidRequest`` for an unknown function."""
     if tools.choice == "auto":
         return sampling
     functions = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools.functions}
@@ -128,7 +128,7 @@ def forced(sampling: Sampling, tools: Tools) -> Sampling:
         ]
         return replace(sampling, structured=Structured({"anyOf": options}))
     if tools.choice not in functions:
-        raise ValueError(f"tool_choice names '{tools.choice}', which is not among the tools")
+        raise InvalidRequest(f"tool_choice names '{tools.choice}', which is not among the tools")
     return replace(sampling, structured=Structured(functions[tools.choice] or {"type": "object"}))
 
 

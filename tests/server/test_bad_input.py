@@ -57,7 +57,9 @@ def error_of(reply: httpx.Response, status: int) -> dict[str, Any]:
         ({"top_logprobs": 2}, None),
         ({"seed": 2**70}, "seed"),
         ({"tools": [{"type": "function"}]}, None),
-        ({"response_format": {"type": "json_object"}}, None),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"tool_choice": "required"}, None),
         ({"memory": {"mode": "always"}}, "memory.mode"),
         ({"memory": {"top_k": 65}}, "memory.top_k"),
         ({"memory": {"topk": 5}}, "memory.topk"),
@@ -225,6 +227,19 @@ def test_a_full_disk_is_507_and_chat_goes_on(server: Running, tmp_path: Path) ->
         with database.read() as db:
             db.execute(f"PRAGMA max_page_count = {most}")
     assert server.client.post("/v1/memories", json={"text": "room again"}).status_code == 201
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ],
+)
+def test_what_only_vllm_can_do_is_refused_by_name(server: Running, change: dict[str, Any], param: str) -> None:
+    error = error_of(server.chat(**change), 400)
+    assert (error["code"], error["param"]) == ("unsupported", param)
 
 
 def test_too_many_waiting_requests_are_503_with_retry_after(server: Running) -> None:
