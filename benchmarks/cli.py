@@ -96,6 +96,24 @@ def ttft(
         console.print(f"[dim]written: {picture}[/dim]")
 
 
+@app.command()
+def mixed(
+    model: Model = "demo",
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    json_file: JsonFile = None,
+) -> None:
+    """Under vLLM: sixteen requests at once, half of them stored, with the connector and without."""
+    from benchmarks import vllm_mixed
+
+    source = demo_model_folder() if model == "demo" else Path(model)
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
+        result = asyncio.run(vllm_mixed.measure(source, Path(folder), repeat, console.print))
+    for name in ("vllm", "connector"):
+        console.print(name, result[name])
+    console.print(f"throughput: {result['throughput_ratio']:.2f} of vLLM's")
+    _write(result, json_file)
+
+
 def _vllm_ttft(model: str, context: int, query: int, repeat: int, restarts: int, json_file: Path | None) -> None:
     from benchmarks import vllm_ttft
 

@@ -31,6 +31,8 @@ def run(resolved: Resolved) -> int:
     transformers_logging.disable_progress_bar()
     listening = _bind(config.server.host, config.server.port)
     with listening:
+        # A stop while the engine is starting must unwind, so that processes it has started end with it.
+        signal.signal(signal.SIGTERM, _unwind)
         services = open_services(config)
         offer_first_key(services)
         server = _Server(
@@ -50,6 +52,10 @@ def run(resolved: Resolved) -> int:
         )
         server.run([listening])
     return 0
+
+
+def _unwind(sig: int, frame: object) -> None:
+    raise SystemExit(128 + sig)
 
 
 class _Server(uvicorn.Server):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -79,9 +80,14 @@ def load_model(
 
 
 def _folder_of(network: Any) -> Path | None:
-    """Where the checkpoint's files lie (a hub download lies in the cache)."""
-    folder = Path(network.config._name_or_path)
-    return folder if folder.is_dir() else None
+    """Where the checkpoint's files lie: a folder, or a hub download in the cache; None for a model made in memory."""
+    name = network.config._name_or_path
+    if Path(name).is_dir():
+        return Path(name) if name else None
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # no such download, or no name of one
+        return None
 
 
 def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context: int | None = None) -> LoadedModel:
