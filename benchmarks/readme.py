@@ -127,12 +127,12 @@ def _vllm_lines() -> list[str]:
     ]
     mixed = _load("mixed-vllm-cpu.json")
     with_, without = mixed["connector"], mixed["vllm"]
+    hits, misses, ratio = mixed["hits"], mixed["misses"], mixed["throughput_ratio"]
     waits = (
-        f"- {mixed['hits']} requests whose {mixed['stored_tokens']} tokens of context are on disk and {mixed['misses']} "
-        f"new ones of {mixed['new_tokens']} tokens at once: {mixed['throughput_ratio']:.2f} times the throughput of vLLM "
-        f"without the connector; the first ones' median wait is {with_['hit_ttft_p50_s']:.2f} s instead of "
-        f"{without['hit_ttft_p50_s']:.2f} s, the others' {with_['miss_ttft_p50_s']:.2f} s instead of "
-        f"{without['miss_ttft_p50_s']:.2f} s."
+        f"- {hits} requests whose {mixed['stored_tokens']} tokens of context are on disk and {misses} new ones of "
+        f"{mixed['new_tokens']} tokens at once: {ratio:.2f} times the throughput of vLLM without the connector; the "
+        f"first ones' median wait is {with_['hit_ttft_p50_s']:.2f} s instead of {without['hit_ttft_p50_s']:.2f} s, the "
+        f"others' {with_['miss_ttft_p50_s']:.2f} s instead of {without['miss_ttft_p50_s']:.2f} s."
     )
     return [*lines, "", waits, f"- Composed inside vLLM, KL (and the embedded engine's): {'; '.join(pairs)}."]
 
