@@ -34,15 +34,18 @@ Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
 
 
+def _source(model: str) -> str | Path:
+    return demo_model_folder() if model == "demo" else model
+
+
 def open_engine(model: str, folder: Path, composing: CompositionConfig | None = None) -> TransformersEngine:
     """An engine with its segments in ``folder`` and budgets that hold everything a benchmark stores."""
-    source = demo_model_folder() if model == "demo" else model
     budget = 64 << 30
 
     def open_store(device: Any) -> SegmentStore:
         return SegmentStore(folder, device=device, device_bytes=budget, host_bytes=budget, disk_bytes=budget)
 
-    return load_engine(source, model_id=model, open_store=open_store, composing=composing)
+    return load_engine(_source(model), model_id=model, open_store=open_store, composing=composing)
 
 
 def _on_engine(
@@ -105,9 +108,8 @@ def mixed(
     """Under vLLM: sixteen requests at once, half of them stored, with the connector and without."""
     from benchmarks import vllm_mixed
 
-    source = demo_model_folder() if model == "demo" else Path(model)
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
-        result = asyncio.run(vllm_mixed.measure(source, Path(folder), repeat, console.print))
+        result = asyncio.run(vllm_mixed.measure(_source(model), Path(folder), repeat, console.print))
     for name in ("vllm", "connector"):
         console.print(name, result[name])
     console.print(f"throughput: {result['throughput_ratio']:.2f} of vLLM's")
@@ -117,10 +119,11 @@ def mixed(
 def _vllm_ttft(model: str, context: int, query: int, repeat: int, restarts: int, json_file: Path | None) -> None:
     from benchmarks import vllm_ttft
 
-    source = demo_model_folder() if model == "demo" else Path(model)
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         result = asyncio.run(
-            vllm_ttft.measure(source, Path(folder), context, query, repeat, restarts, lambda text: console.print(text))
+            vllm_ttft.measure(
+                _source(model), Path(folder), context, query, repeat, restarts, lambda text: console.print(text)
+            )
         )
     table = Table(title=f"Time to first token under vLLM: {context} + {query} tokens")
     for column in ("mode", "p50 s", "min", "max", "/text", "/resident", "load s", "equal"):
@@ -236,14 +239,8 @@ def _vllm_fidelity(
     from benchmarks import vllm_fidelity
     from engine.vllm.engine import load_vllm_engine
 
-    source = demo_model_folder() if model == "demo" else Path(model)
-
     async def run(folder: Path) -> list[vllm_fidelity.Row]:
-        def open_store() -> SegmentStore:
-            return SegmentStore(folder, device_bytes=0, host_bytes=0)
-
-        always = fidelity_bench.ALWAYS
-        engine = load_vllm_engine(source, model_id=model, open_store=open_store, folder=folder, composing=always)
+        engine = load_vllm_engine(_source(model), model_id=model, folder=folder, composing=fidelity_bench.ALWAYS)
         rows = []
         try:
             for n, tokens in sizes:

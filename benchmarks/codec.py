@@ -19,8 +19,8 @@ from benchmarks.fidelity import N_TOKENS, decode
 from benchmarks.machine import measured_on
 from engine.base import ChatMessage, MemoryText, Prompt
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
-from engine.transformers.pages import divergence
 from kvcache import CODECS, CodecName, Rotation, Segment, root_key
+from kvcache.divergence import divergence
 
 _PAGE = 512
 _ROUNDS = 7

@@ -22,8 +22,8 @@ from benchmarks.recall import Fact, answered, planted
 from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
 from engine.transformers import CompositionConfig, ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composition import place_part, probe
-from engine.transformers.pages import divergence
 from kvcache import Certificate, Composed, Part, Repair, Segment, chain_key, root_key
+from kvcache.divergence import divergence
 from scheduler.pages import plan_pages
 
 # Composes whatever can be composed, also where it does not pay.

@@ -20,13 +20,12 @@ from benchmarks.machine import manifest
 from benchmarks.text import tokens_of_text
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.vllm.engine import VllmEngine, load_vllm_engine
-from kvcache import SegmentStore
 
 HITS = MISSES = 8
 _STORED, _NEW, _QUERY, _TOKENS = 512, 512, 32, 32
 
 
-async def measure(model: Path, folder: Path, rounds: int, report: Callable[[str], None]) -> dict[str, Any]:
+async def measure(model: str | Path, folder: Path, rounds: int, report: Callable[[str], None]) -> dict[str, Any]:
     """The result as JSON-able data; segments are written below ``folder``."""
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")
     found = {}
@@ -35,7 +34,6 @@ async def measure(model: Path, folder: Path, rounds: int, report: Callable[[str]
         engine = load_vllm_engine(
             model,
             model_id="demo",
-            open_store=lambda: SegmentStore(folder, device_bytes=0, host_bytes=0),
             folder=folder,
             plain=name == "vllm",
             host_gb=1.0,

@@ -28,7 +28,7 @@ from benchmarks.text import tokens_of_text
 from benchmarks.ttft import drop_page_cache
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.vllm.engine import VllmEngine, load_vllm_engine
-from kvcache import SegmentStore, chain_key, root_key
+from kvcache import chain_key, root_key
 from kvcache.index import segment_files, segment_path
 
 _TOKENS = 16
@@ -77,7 +77,7 @@ class _Answer:
 
 @dataclass
 class _Bench:
-    model: Path
+    model: str | Path
     folder: Path
     n_context: int
     n_query: int
@@ -90,7 +90,6 @@ class _Bench:
         engine = load_vllm_engine(
             self.model,
             model_id="demo",
-            open_store=lambda: SegmentStore(self.folder, device_bytes=0, host_bytes=0),
             folder=self.folder,
             plain=plain,
             host_gb=1.0,
@@ -192,7 +191,13 @@ class _Bench:
 
 
 async def measure(
-    model: Path, folder: Path, n_context: int, n_query: int, rounds: int, restarts: int, report: Callable[[str], None]
+    model: str | Path,
+    folder: Path,
+    n_context: int,
+    n_query: int,
+    rounds: int,
+    restarts: int,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """The result as JSON-able data; segments are written below ``folder``."""
     # Without a connector vLLM gives one core less to the model; both get all.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.base import Fidelity, GenerateRequest
-from kvcache import Entry, Loaded, Part, Repair, SegmentStore, chain_key
+from engine.base import Fidelity, GenerateRequest, Prompt, Source
+from kvcache import Entry, Loaded, Part, Repair, SegmentStore, TierName, chain_key
+
+SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
+_SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
+
+
+def slowest(sources: Sequence[Source]) -> Source:
+    """The source that a piece is said to come from when several had a share in it."""
+    return max(sources, key=_SLOWNESS.__getitem__)
+
 
 # benchmarks/results/fidelity-cpu.json has the frontier that these points were taken from.
 HIGH = Repair("deviation", 0.15)
@@ -85,3 +94,35 @@ def _best(candidates: Sequence[Placement], before: Placement | None, fidelity: F
         return candidate.entry.certificate.kl[fidelity]
 
     return min(candidates, key=divergence, default=None)
+
+
+@dataclass(frozen=True)
+class MissingPiece:
+    """A kept piece of a prompt that has no segment yet: tokens ``start`` to ``end``, behind ``parent``."""
+
+    parent: str
+    start: int
+    end: int
+    labels: frozenset[str]
+
+
+def missing_pieces(prompt: Prompt, root: str, chain: Iterable[Entry], composed: Collection[int]) -> list[MissingPiece]:
+    """Kept pieces that are not in the chain below ``root``, in chain order; ``composed`` are indices of pieces.
+
+    Ends at the first piece that is not kept, because what lies behind it cannot be found again, or that was composed,
+    because what was computed behind it is not exact.
+    """
+    keys = {0: root} | {entry.start + entry.n_tokens: entry.key for entry in chain}
+    missing = []
+    start = 0
+    for index, piece in enumerate(prompt.pieces):
+        end = start + len(piece.token_ids)
+        parent = keys.get(start)
+        if not piece.keep or parent is None or not piece.token_ids or index in composed:
+            break
+        if end not in keys:
+            labels = frozenset() if piece.label is None else frozenset({piece.label})
+            missing.append(MissingPiece(parent, start, end, labels))
+            keys[end] = chain_key(parent, piece.token_ids)
+        start = end
+    return missing

@@ -235,3 +235,8 @@ CODECS: dict[CodecName, Codec] = {
     "int8": Int(8, token_group=128, channel_group=0),
     "int4": Int(4, token_group=64, channel_group=32),
 }
+
+
+def codec_for(codec: CodecName, *, standalone: bool) -> CodecName:
+    """How a segment is written where ``codec`` was asked for: chained ones are exact, and stay so."""
+    return codec if standalone or CODECS[codec].lossless else "none"

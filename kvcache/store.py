@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from kvcache.codecs import CODECS, CodecName
+from kvcache.codecs import CODECS, CodecName, codec_for
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
 from kvcache.eviction import value
 from kvcache.file import write_segment
@@ -141,7 +141,7 @@ class SegmentStore:
 
     def codec_of(self, segment: Segment) -> CodecName:
         """How the segment is written."""
-        return self._codec if segment.root is not None or CODECS[self._codec].lossless else "none"
+        return codec_for(self._codec, standalone=segment.root is not None)
 
     def as_read(self, segment: Segment) -> Segment:
         """The segment with the numbers that reading its file would give, so that they are the same in every tier."""

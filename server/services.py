@@ -141,17 +141,9 @@ def _vllm_engine(config: Config, folder: Path) -> OwningEngine:
     except ImportError as error:
         raise ModelNotLoaded(f"vLLM is not installed here ({error}); see README, 'vLLM'") from error
     engine, cache = config.engine, config.cache
-
-    def open_store() -> SegmentStore:
-        # The memory tiers are vLLM's and its workers'; here is the index.
-        return SegmentStore(
-            folder, device_bytes=0, host_bytes=0, disk_bytes=int(cache.disk_gb * 1e9), fsync=cache.fsync
-        )
-
     return load_vllm_engine(
         demo_model_folder() if engine.model == DEMO else engine.model,
         model_id=engine.model,
-        open_store=open_store,
         folder=folder,
         dtype=engine.dtype,
         context=engine.context,
@@ -161,6 +153,7 @@ def _vllm_engine(config: Config, folder: Path) -> OwningEngine:
         host_gb=cache.host_gb,
         codec=cache.codec,
         fsync=cache.fsync,
+        disk_bytes=int(cache.disk_gb * 1e9),
         composing=_composing(cache),
         flags=[vllm_flag(item) for item in config.vllm if not item.startswith(_TOOL_PARSER)],
         tool_parser=next((item.partition("=")[2] for item in config.vllm if item.startswith(_TOOL_PARSER)), None),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
+from tests.server.running import free_port
 
 FACTS = [
     "My dog is called Biscuit.",
@@ -92,13 +93,6 @@ class Process:
     def stop(self, kind: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(kind)
         return self.process.wait(timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

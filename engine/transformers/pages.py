@@ -20,17 +20,10 @@ from engine.transformers.composition import place_part, probe
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Certificate, Composed, Repair, Segment, SegmentStore, chain_key, root_key
+from kvcache.divergence import divergence
 
 # Tokens of one step: what a request that arrives meanwhile may have to wait for.
 _STEP_TOKENS = 64
-
-
-def divergence(exact: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
-    """Mean KL(exact || other) in nats and the share of rows with the same likeliest token, of two tensors of
-    logits [rows, vocabulary]."""
-    p, q = torch.log_softmax(exact.double(), -1), torch.log_softmax(other.double(), -1)
-    kl = (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
-    return kl.mean().item(), (p.argmax(-1) == q.argmax(-1)).double().mean().item()
 
 
 class PageBuilder:

@@ -9,19 +9,16 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, TokenLogprob
-from engine.placement import Placement
+from engine.placement import SOURCES, MissingPiece, Placement, missing_pieces, slowest
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import Composition
 from engine.transformers.loading import LoadedModel
 from engine.transformers.sampler import Sampler
 from engine.transformers.text import TextStream
-from kvcache import Entry, Loaded, TierName, chain_key
+from kvcache import Entry, Loaded
 
 Sink = Callable[[Event | Exception | None], None]
 """Where a request's events go: events, then None at the end or an exception."""
-
-_SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
-_SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
 
 
 @dataclass(eq=False)
@@ -120,41 +117,23 @@ class Group:
     def _composed(self, placement: Placement) -> PieceReport:
         assert placement.loaded is not None
         assert self.composition is not None
-        tier = _SOURCES[placement.loaded.tier]
+        tier = SOURCES[placement.loaded.tier]
         recomputed = self.composition.n_recomputed(placement.span)
         load_ms = placement.loaded.load_ms
         return PieceReport(tier, len(placement.span), load_ms, self.composition.fidelity, recomputed)
 
     def _chained(self, begin: int, end: int) -> PieceReport:
         over = [(e, loaded) for e, loaded in self.chain if e.start < end and e.start + e.n_tokens > begin]
-        sources: list[Source] = [_SOURCES[loaded.tier] for _, loaded in over]
+        sources: list[Source] = [SOURCES[loaded.tier] for _, loaded in over]
         if end > self.chained_tokens or not sources:
             sources.append("computed")
-        slowest = max(sources, key=lambda source: _SLOWNESS[source])
         load_ms = sum(loaded.load_ms for entry, loaded in over if begin <= entry.start)
-        return PieceReport(slowest, end - begin, load_ms)
+        return PieceReport(slowest(sources), end - begin, load_ms)
 
-    def missing_pieces(self) -> list[tuple[str, int, int, frozenset[str]]]:
-        """Kept pieces that have no segment yet: (parent key, start, end, labels) each, in chain order.
-
-        Ends at the first piece that is not kept, because what lies behind it cannot be found again, or that was
-        composed, because what was computed behind it is not exact.
-        """
+    def missing_pieces(self) -> list[MissingPiece]:
+        """Kept pieces that have no segment yet."""
         composed = {p.piece for p in self.composition.placements} if self.composition is not None else set()
-        keys = {0: self.root} | {entry.start + entry.n_tokens: entry.key for entry, _ in self.chain}
-        missing = []
-        start = 0
-        for index, piece in enumerate(self.request.prompt.pieces):
-            end = start + len(piece.token_ids)
-            parent = keys.get(start)
-            if not piece.keep or parent is None or not piece.token_ids or index in composed:
-                break
-            if end not in keys:
-                labels = frozenset() if piece.label is None else frozenset({piece.label})
-                missing.append((parent, start, end, labels))
-                keys[end] = chain_key(parent, piece.token_ids)
-            start = end
-        return missing
+        return missing_pieces(self.request.prompt, self.root, (entry for entry, _ in self.chain), composed)
 
 
 def token_logprobs(

@@ -22,7 +22,7 @@ import torch
 
 from engine.base import Capacity, Started
 from engine.errors import EngineClosed, EngineError
-from engine.placement import CompositionConfig
+from engine.placement import CompositionConfig, MissingPiece
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
@@ -429,16 +429,17 @@ class EngineWorker(threading.Thread):
         if group.request.use_segments:
             missing = group.missing_pieces()
             self._store.count_miss(len(missing))
-            for parent, start, end, labels in missing:
-                if not self._store_piece(group, parent, start, end, labels):
+            for piece in missing:
+                if not self._store_piece(group, piece):
                     break
         if group.background:
             group.aborted = True  # nothing more to do: dropped as finished
 
-    def _store_piece(self, group: Group, parent: str, start: int, end: int, labels: frozenset[str]) -> bool:
-        keys, values = _kv_of(group).copy_range(start, end)
-        token_ids = group.token_ids[start:end]
-        segment = Segment.chained(parent, self._model.fingerprint, start, token_ids, keys, values, labels)
+    def _store_piece(self, group: Group, piece: MissingPiece) -> bool:
+        keys, values = _kv_of(group).copy_range(piece.start, piece.end)
+        token_ids = group.token_ids[piece.start : piece.end]
+        fingerprint = self._model.fingerprint
+        segment = Segment.chained(piece.parent, fingerprint, piece.start, token_ids, keys, values, piece.labels)
         try:
             return self._store.put(segment)
         except KVCacheError as error:

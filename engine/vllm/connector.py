@@ -10,8 +10,6 @@ that computed its last token, all layers at once, so full CUDA graphs stay possi
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -30,11 +28,9 @@ from engine.vllm.plan import Orders, WorkerReport
 from engine.vllm.repair import Repairer, rotation_of_vllm
 from engine.vllm.schedule import SchedulerSide
 from engine.vllm.settings import ConnectorSettings
-from engine.vllm.worker import WorkerSide, layer_order
+from engine.vllm.worker import WorkerSide
 from kvcache import Fingerprint, UnsupportedCache, UnsupportedRotation
 from kvcache.shard import Shard
-
-log = logging.getLogger(__name__)
 
 
 class RecallKVConnector(KVConnectorBase_V1):
@@ -44,8 +40,7 @@ class RecallKVConnector(KVConnectorBase_V1):
     def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         _refuse_unsupported(vllm_config, kv_cache_config)
-        given = dict(self._kv_transfer_config.kv_connector_extra_config)
-        self._settings = ConnectorSettings(**given)
+        self._settings = ConnectorSettings(**self._kv_transfer_config.kv_connector_extra_config)
         self._fingerprint: Fingerprint = self._settings.fingerprint_of(vllm_config.model_config)
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
@@ -55,7 +50,6 @@ class RecallKVConnector(KVConnectorBase_V1):
             self._scheduler = SchedulerSide(
                 self._settings,
                 self._fingerprint,
-                block_size=vllm_config.cache_config.block_size,
                 ranks=vllm_config.parallel_config.world_size,
             )
 
@@ -106,7 +100,9 @@ class RecallKVConnector(KVConnectorBase_V1):
     # -- worker ----------------------------------------------------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        names = layer_order(kv_caches)
+        from vllm.model_executor.models.utils import extract_layer_index
+
+        names = sorted(kv_caches, key=extract_layer_index)
         layers = [kv_caches[name] for name in names]
         attention = self._vllm_config.compilation_config.static_forward_context[names[0]]
 
@@ -202,9 +198,6 @@ class RecallKVConnector(KVConnectorBase_V1):
         cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
     ) -> KVConnectorPromMetrics | None:
         return PromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
-
-    def take_events(self) -> Iterable[Any]:
-        return ()
 
 
 def _refuse_unsupported(vllm_config: Any, kv_cache_config: Any) -> None:

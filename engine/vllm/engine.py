@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -49,13 +49,14 @@ from engine.certificate import certificate_of, page_probes
 from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, QueueFull
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
-from engine.vllm.plan import Composition, Keep, RequestPlan
+from engine.transformers.loading import choose_dtype
+from engine.vllm.plan import Composition, RequestPlan
 from engine.vllm.plan import Source as Stored
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
 from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
-from kvcache import Certificate, Fingerprint, SegmentStore, chain_key, standalone_root
+from kvcache import Certificate, Fingerprint, SegmentStore
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class VllmEngine:
         self._can_compose: bool | None = None
         self._max_waiting = max_waiting
         self._renderer = PromptRenderer(tokenizer)
-        self._plans = PlanMaker(store, fingerprint, None, 16)
+        self._plans = PlanMaker(store, fingerprint, None)
         self._running = 0
         self._closed = False
 
@@ -227,7 +228,7 @@ class VllmEngine:
             log.warning("memories cannot be composed: %s", refusals[0])
             return
         self._can_compose = True
-        self._plans = PlanMaker(self.store, self._fingerprint, self._composing, 16)
+        self._plans = PlanMaker(self.store, self._fingerprint, self._composing)
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -239,7 +240,7 @@ class VllmEngine:
         await self._get_ready()
         planned = self._plans.plan(request, uuid.uuid4().hex)
         await self._run(planned)
-        await self._until_stored([_key_of(keep, kept) for keep in planned.plan.keeps])
+        await self._until_stored([keep.key(kept.token_ids) for keep in planned.plan.keeps])
         return kept.n_tokens
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
@@ -259,8 +260,7 @@ class VllmEngine:
         self._check(asked)
         planned = self._plans.plan(asked, uuid.uuid4().hex)
         await self._run(replace(planned, plan=replace(planned.plan, keeps=(keep,))))
-        parent = chain_key(standalone_root(keep.parent), Prompt(request.lead).token_ids)
-        key = chain_key(parent, Prompt(request.parts).token_ids)
+        key = keep.key(prompt.token_ids)
         await self._until_stored([key])
         return None if self.store.tier_of(key) is None else key
 
@@ -350,10 +350,6 @@ class VllmEngine:
         await asyncio.to_thread(self.store.close)
 
 
-def _key_of(keep: Keep, prompt: Prompt) -> str:
-    return chain_key(keep.parent, prompt.token_ids[keep.start : keep.end])
-
-
 def _times(output: Any, elapsed: float) -> tuple[float, float]:
     """Seconds in the queue and of prefill."""
     metrics = output.metrics
@@ -407,7 +403,6 @@ def load_vllm_engine(
     model: str | Path,
     *,
     model_id: str,
-    open_store: Callable[[], SegmentStore],
     folder: Path,
     dtype: str = "auto",
     context: int | None = None,
@@ -417,6 +412,7 @@ def load_vllm_engine(
     host_gb: float = 4.0,
     codec: str = "none",
     fsync: bool = True,
+    disk_bytes: int = 20 << 30,
     composing: CompositionConfig | None = None,
     flags: Sequence[str] = (),
     tool_parser: str | None = None,
@@ -424,12 +420,14 @@ def load_vllm_engine(
 ) -> VllmEngine:
     """Start vLLM's processes with our connector (``plain``: without it, to compare with).
 
-    ``flags`` are vLLM's own, as its command line takes them, and have the last word. Raises ``ModelNotLoaded``.
+    Segments lie in ``folder``. ``flags`` are vLLM's own, as its command line takes them, and have the last word.
+    Raises ``ModelNotLoaded``.
     """
     # Nothing is sent anywhere, and the CPU back end learns its cache's size from the environment only.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(device_bytes / (1 << 30)))))
-    chosen = _dtype(dtype)
+    # What the transformers engine takes, so that the two share segments.
+    chosen = choose_dtype(dtype, torch.device("cpu" if current_platform.is_cpu() else "cuda"))
     tokenizer = AutoTokenizer.from_pretrained(model)
     fingerprint = checkpoint_fingerprint(str(model), str(model), chosen)
     connector = {
@@ -448,7 +446,8 @@ def load_vllm_engine(
     }
     arguments = _arguments(model, chosen, context, max_running, flags)
     arguments.kv_transfer_config = None if plain else KVTransferConfig(**connector)
-    store = open_store()
+    # The memory tiers are vLLM's and its workers'; here is the index.
+    store = SegmentStore(folder, device_bytes=0, host_bytes=0, disk_bytes=disk_bytes, fsync=fsync)
     reports = Reports(store)
     try:
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config()
@@ -469,17 +468,6 @@ def load_vllm_engine(
         max_waiting=max_waiting,
         tool_parser=tool_parser,
     )
-
-
-def _dtype(wanted: str) -> torch.dtype:
-    """``auto`` is what the transformers engine takes, so that the two share segments."""
-    if wanted != "auto":
-        dtype = getattr(torch, wanted, None)
-        if not isinstance(dtype, torch.dtype):
-            raise ModelNotLoaded(f"'{wanted}' is not a floating-point dtype")
-        return dtype
-    has_bf16 = not current_platform.is_cpu() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def _arguments(

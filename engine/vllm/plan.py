@@ -6,13 +6,14 @@ A request's plan is JSON, under ``recallkv`` in ``kv_transfer_params``; orders (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
-from kvcache import StrategyName, TierName
+from kvcache import StrategyName, TierName, chain_key, standalone_root
 
 PARAMS = "recallkv"
 """Name of our part of ``kv_transfer_params``."""
@@ -53,6 +54,21 @@ class Keep:
     labels: tuple[str, ...] = ()
     parts: tuple[tuple[int, str | None], ...] = ()
     lead: int = 0
+
+    @property
+    def root(self) -> str | None:
+        """Of a page, the root of its key and its parts' keys."""
+        return standalone_root(self.parent) if self.parts else None
+
+    def parent_key(self, token_ids: Sequence[int]) -> str:
+        """The parent of the segment to be; ``token_ids`` are the prompt's."""
+        return (
+            self.parent if self.root is None else chain_key(self.root, token_ids[self.start - self.lead : self.start])
+        )
+
+    def key(self, token_ids: Sequence[int]) -> str:
+        """The key of the segment to be; ``token_ids`` are the prompt's."""
+        return chain_key(self.parent_key(token_ids), token_ids[self.start : self.end])
 
 
 @dataclass(frozen=True)

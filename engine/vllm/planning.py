@@ -10,14 +10,10 @@ from typing import Any
 from blake3 import blake3
 
 from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Source, Started
-from engine.placement import CompositionConfig, Placement, find_parts, starts_run
+from engine.placement import SOURCES, CompositionConfig, Placement, find_parts, missing_pieces, slowest, starts_run
 from engine.vllm.plan import Composition, Keep, RequestPlan
 from engine.vllm.plan import Source as Stored
-from kvcache import Entry, Repair, SegmentStore, TierName, chain_key, root_key, standalone_root
-from kvcache.fingerprint import Fingerprint
-
-_SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
-_SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
+from kvcache import Fingerprint, Repair, SegmentStore, TierName, chain_key, root_key, standalone_root
 
 
 @dataclass
@@ -42,7 +38,6 @@ class Planned:
 
     request: GenerateRequest
     plan: RequestPlan
-    chain: tuple[Entry, ...] = ()
     placements: tuple[Placement, ...] = ()
     repair: Repair | None = None
 
@@ -74,17 +69,17 @@ class Planned:
         for index, piece in enumerate(self.request.prompt.pieces):
             end = begin + len(piece.token_ids)
             sources = [s for s in self.plan.sources if s.position < end and s.end > begin]
-            tiers: list[Source] = [_SOURCES[loads.tiers.get(s.key, "device")] for s in sources]
+            tiers: list[Source] = [SOURCES[loads.tiers.get(s.key, "device")] for s in sources]
             if end - cached_tokens > cached_tokens - begin:  # most of it
                 tiers = ["computed"]
-            slowest: Source = max(tiers or ["resident"], key=_SLOWNESS.__getitem__)
+            tier = slowest(tiers or ["resident"])
             load_ms = 1e3 * sum(loads.seconds.get(s.key, 0.0) for s in sources if begin <= s.position)
             placement = placed.get(index)
-            if placement is None or slowest == "computed":
-                reports.append(PieceReport(slowest, end - begin, load_ms))
+            if placement is None or tier == "computed":
+                reports.append(PieceReport(tier, end - begin, load_ms))
             else:
                 share = round(loads.recomputed * len(placement.span) / composed)
-                reports.append(PieceReport(slowest, end - begin, load_ms, self.request.fidelity, share))
+                reports.append(PieceReport(tier, end - begin, load_ms, self.request.fidelity, share))
             begin = end
         return tuple(reports)
 
@@ -92,20 +87,17 @@ class Planned:
 class PlanMaker:
     """Makes plans from the segment store. ``composing`` is None where the engine cannot move keys."""
 
-    def __init__(
-        self, store: SegmentStore, fingerprint: Fingerprint, composing: CompositionConfig | None, min_load_tokens: int
-    ) -> None:
+    def __init__(self, store: SegmentStore, fingerprint: Fingerprint, composing: CompositionConfig | None) -> None:
         self._store = store
         self._fingerprint = fingerprint
         self._composing = composing
-        self._min_load_tokens = min_load_tokens
 
     def plan(self, request: GenerateRequest, name: str) -> Planned:
         """The longest chain, then as many composed parts as follow it without a gap, then what is to be stored."""
         if not request.use_segments:
             return Planned(request, RequestPlan(id=name))
         prompt, root = request.prompt, root_key(self._fingerprint, request.salt)
-        chain = tuple(self._store.match(root, prompt.token_ids))
+        chain = self._store.match(root, prompt.token_ids)
         chained = sum(entry.n_tokens for entry in chain)
         placements = self._placements(request, root, chained)
         repair = self._repair(request) if placements else None
@@ -114,13 +106,14 @@ class PlanMaker:
             Stored(p.entry.key, p.position, p.part.n_tokens, p.part.begin, p.position - p.entry.start - p.part.begin)
             for p in placements
         ]
+        missing = missing_pieces(prompt, root, chain, {placement.piece for placement in placements})
         plan = RequestPlan(
             sources=tuple(sources),
-            keeps=tuple(_keeps(prompt, root, chain, placements)),
+            keeps=tuple(Keep(piece.parent, piece.start, piece.end, tuple(piece.labels)) for piece in missing),
             composition=_composition(placements, repair) if repair is not None else None,
             id=name,
         )
-        return Planned(request, plan, chain, tuple(placements), repair)
+        return Planned(request, plan, tuple(placements), repair)
 
     def _repair(self, request: GenerateRequest) -> Repair:
         assert self._composing is not None, "there is nothing to repair where nothing is composed"
@@ -156,23 +149,6 @@ def _composition(placements: Sequence[Placement], repair: Repair) -> Composition
     starts = starts_run(placements)
     parts = tuple((p.span.start, p.span.stop, start) for p, start in zip(placements, starts, strict=True))
     return Composition(parts, repair.strategy, repair.share)
-
-
-def _keeps(prompt: Prompt, root: str, chain: Sequence[Entry], placements: Sequence[Placement]) -> list[Keep]:
-    """Kept pieces that have no segment yet, up to the first that is composed or not to be kept."""
-    ends = {0: root} | {entry.start + entry.n_tokens: entry.key for entry in chain}
-    composed = {placement.piece for placement in placements}
-    keeps: list[Keep] = []
-    begin = 0
-    for index, piece in enumerate(prompt.pieces):
-        end = begin + len(piece.token_ids)
-        if not piece.keep or not piece.token_ids or index in composed or begin not in ends:
-            break
-        if end not in ends:
-            keeps.append(Keep(ends[begin], begin, end, () if piece.label is None else (piece.label,)))
-            ends[end] = chain_key(ends[begin], piece.token_ids)
-        begin = end
-    return keeps
 
 
 def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, Keep]:

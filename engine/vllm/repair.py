@@ -23,6 +23,7 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from engine.vllm.paged import PagedCache
 from engine.vllm.plan import Composition, RepairOrder
 from kvcache import Composed, Repair, Rotation, UnsupportedRotation
+from kvcache.divergence import divergence
 
 
 class _Shallow(Exception):
@@ -81,9 +82,7 @@ class Repairer:
         scored = self._scores.get(exact), self._scores.pop(other, None)
         if scored[0] is None or scored[1] is None:
             return None
-        p, q = (torch.log_softmax(torch.cat(logits).double(), -1) for logits in scored if logits is not None)
-        kl = (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
-        return kl.mean().item(), (p.argmax(-1) == q.argmax(-1)).double().mean().item()
+        return divergence(torch.cat(scored[0]), torch.cat(scored[1]))
 
     def forget_scores(self) -> None:
         """Let go of all logits."""

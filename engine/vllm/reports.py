@@ -24,10 +24,6 @@ class Reports:
         self._loads: OrderedDict[str, Loads] = OrderedDict()
         self.running = 0
         self.waiting = 0
-        self.host_bytes = 0
-        self.failed_saves = 0
-        self.repaired_tokens = 0
-        self.saved = threading.Condition(self._lock)
 
     def logger(self) -> type[StatLoggerBase]:
         """A class for vLLM to make its logger of."""
@@ -73,11 +69,6 @@ class Reports:
             for repair in events.get("repairs", ()):
                 loads = self._of(repair["name"])
                 loads.recomputed, loads.repair_s = repair["n_tokens"], repair["seconds"]
-                self.repaired_tokens += repair["n_tokens"]
-            self.failed_saves += events.get("failed_saves", 0)
-            if events.get("host_bytes") is not None:
-                self.host_bytes = events["host_bytes"]
-            self.saved.notify_all()
 
     def _of(self, name: str) -> Loads:
         loads = self._loads.setdefault(name, Loads())

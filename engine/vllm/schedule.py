@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -15,10 +14,8 @@ from pydantic import TypeAdapter
 
 from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
 from engine.vllm.settings import ConnectorSettings
-from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key, standalone_root
+from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
 from kvcache.segment import cut_parts
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -54,10 +51,9 @@ class Events:
 class SchedulerSide:
     """Plans of the requests under way. ``ranks``: how many workers load and save their part of every segment."""
 
-    def __init__(self, settings: ConnectorSettings, fingerprint: Fingerprint, *, block_size: int, ranks: int) -> None:
+    def __init__(self, settings: ConnectorSettings, fingerprint: Fingerprint, *, ranks: int) -> None:
         self._settings = settings
         self._fingerprint = fingerprint
-        self._block_size = block_size
         self._ranks = ranks
         self._requests: dict[str, Progress] = {}
         self._long: set[str] = set()
@@ -157,14 +153,14 @@ class SchedulerSide:
             self._save(progress, keep, block_ids)
 
     def _save(self, progress: Progress, keep: Keep, block_ids: tuple[int, ...]) -> None:
-        tokens = tuple(progress.token_ids[keep.start : keep.end])
-        lead = tuple(progress.token_ids[keep.start - keep.lead : keep.start])
-        entry = entry_of(keep, tokens, lead, self._fingerprint)
+        entry = entry_of(keep, progress.token_ids, self._fingerprint)
         if entry.key in self._writing:
             return
         if self._store is not None and self._store.tier_of(entry.key) is not None:
             return
         self._writing[entry.key] = entry
+        tokens = tuple(progress.token_ids[keep.start : keep.end])
+        lead = tuple(progress.token_ids[keep.start - keep.lead : keep.start])
         self._orders.saves.append(SaveOrder(keep, tokens, lead, block_ids))
 
     def take_in(self, report: WorkerReport, blocks_of: Any) -> None:
@@ -278,16 +274,15 @@ def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, in
     return [*gaps, (begin, end)] if begin < end else gaps
 
 
-def entry_of(keep: Keep, tokens: Sequence[int], lead: Sequence[int], fingerprint: Fingerprint) -> Entry:
-    """The index entry of what is going to be saved."""
-    root = standalone_root(keep.parent) if keep.parts else None
-    parent = keep.parent if root is None else chain_key(root, lead)
+def entry_of(keep: Keep, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
+    """The index entry of what is going to be saved of a prompt."""
+    tokens, root = token_ids[keep.start : keep.end], keep.root
     parts = cut_parts(root, tokens, keep.parts) if root is not None else ()
     own = frozenset(part.label for part in parts if part.label is not None)
     now = time.time()
     return Entry(
-        key=chain_key(parent, tokens),
-        parent=parent,
+        key=keep.key(token_ids),
+        parent=keep.parent_key(token_ids),
         fingerprint=fingerprint.digest,
         start=keep.start,
         n_tokens=len(tokens),

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +29,7 @@ from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, S
 from engine.vllm.repair import Repairer
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
 from kvcache.arena import HostTier
+from kvcache.codecs import codec_for
 from kvcache.file import SegmentReader, write_segment
 from kvcache.index import segment_path
 from kvcache.read import file_of_shard, read_shard
@@ -207,12 +208,11 @@ class WorkerSide:
     def _steps(self, order: RepairOrder) -> Generator[None, None, int]:
         if not (order.composition or order.before or order.after):
             return 0
-        assert self._repairer is not None, "nothing is composed before can_compose"
-        return (yield from self._repairer.steps(order))
+        return (yield from self.repairer.steps(order))
 
     @property
     def repairer(self) -> Repairer:
-        assert self._repairer is not None, "called before can_compose"
+        assert self._repairer is not None, "nothing is composed before can_compose"
         return self._repairer
 
     def close(self) -> None:
@@ -248,35 +248,27 @@ class WorkerSide:
         """Place the source, from the host tier or while it is read from disk."""
         segment = self._host.acquire(source.key)
         if segment is not None:
-            try:
-                self._place(job, source, segment)
-            finally:
-                self._host.release(segment)
+            self._place(job, source, segment)
             return segment, "host"
         path = file_of_shard(self._folder, source.key, self._shard)
-        if path is not None:
-            return self._read(job, source, path), "disk"
-        segment = read_shard(self._folder, source.key, self._fingerprint, self._shard)
-        segment = self._kept(segment)
-        try:
+        segment = self._read(job, source, path) if path is not None else None
+        if segment is None:
+            segment = self._kept(read_shard(self._folder, source.key, self._fingerprint, self._shard))
             self._place(job, source, segment)
-        finally:
-            self._host.release(segment)
         return segment, "disk"
 
-    def _read(self, job: _Job, source: Source, path: Path) -> Segment:
+    def _read(self, job: _Job, source: Source, path: Path) -> Segment | None:
         """Place each layer as soon as it was read: the blocks are the request's own and count for nothing before the
-        file was found to be sound."""
+        file was found to be sound. None where the file must be decoded first."""
         with SegmentReader(path, self._fingerprint) as reader:
-            header = reader.header
-            buffer = self._host.allocate(header.data_bytes)
+            if reader.header.codec != "none":
+                return None
+            buffer = self._host.allocate(reader.header.data_bytes)
             try:
-                early = header.codec == "none"
                 placed = {"keys": 0, "values": 0}
                 placing: Future[None] | None = None
-                for filled in reader.arrived(buffer):
-                    if early:  # one placer: what was submitted first is placed first
-                        placing = self._placer.submit(self._place_arrived, job, source, reader, placed, filled)
+                for filled in reader.arrived(buffer):  # one placer: what was submitted first is placed first
+                    placing = self._placer.submit(self._place_arrived, job, source, reader, placed, filled)
                 if placing is not None:
                     placing.result()
                 segment = reader.finish()
@@ -285,14 +277,6 @@ class WorkerSide:
             except BaseException:
                 self._host.discard(buffer)
                 raise
-        if not early:
-            self._host.discard(buffer)
-            segment = self._kept(segment)
-            try:
-                self._place(job, source, segment)
-            finally:
-                self._host.release(segment)
-            return segment
         self._host.put(segment, buffer)
         self._host.release(segment)
         return segment
@@ -310,10 +294,14 @@ class WorkerSide:
                 placed[name] = max(done, min(there, tensor.shape[0]))
 
     def _place(self, job: _Job, source: Source, segment: Segment) -> None:
-        with self._on_stream(job):
-            for name, tensor in (("keys", segment.keys), ("values", segment.values)):
-                for layer in range(tensor.shape[0]):
-                    self._place_layer(job, source, name, layer, tensor[layer])
+        """Place a segment of the host tier, and end this use of it."""
+        try:
+            with self._on_stream(job):
+                for name, tensor in (("keys", segment.keys), ("values", segment.values)):
+                    for layer in range(tensor.shape[0]):
+                        self._place_layer(job, source, name, layer, tensor[layer])
+        finally:
+            self._host.release(segment)
 
     def _place_layer(self, job: _Job, source: Source, name: str, layer: int, run: torch.Tensor) -> None:
         run = run[:, source.begin : source.begin + source.n_tokens]
@@ -432,7 +420,7 @@ class WorkerSide:
         self._writes.task_done()
 
     def _write_file(self, segment: Segment) -> int:
-        codec = self._codec if segment.root is not None or CODECS[self._codec].lossless else "none"
+        codec = codec_for(self._codec, standalone=segment.root is not None)
         path = segment_path(self._folder, segment.key, segment.shard)
         try:
             nbytes = write_segment(path, segment, codec=codec, fsync=self._fsync)
@@ -456,10 +444,3 @@ def _use_all_cores() -> None:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     except (AttributeError, OSError):  # not on this system, or not allowed: then they share the model's cores
         log.debug("the connector's threads stay on the model's cores")
-
-
-def layer_order(kv_caches: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of the attention layers in the model's order."""
-    from vllm.model_executor.models.utils import extract_layer_index
-
-    return sorted(kv_caches, key=extract_layer_index)

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from engine.placement import CompositionConfig
 from engine.vllm.engine import VllmEngine, load_vllm_engine
-from kvcache import SegmentStore
 from server.assets import demo_model_folder
 from tests.tiny import tiny_network, tiny_tokenizer
 
@@ -60,7 +59,6 @@ def start(model: Path, folder: Path, *flags: str, model_id: str = "tiny", **sett
         return load_vllm_engine(
             model,
             model_id=model_id,
-            open_store=lambda: SegmentStore(folder, device_bytes=0, host_bytes=0),
             folder=folder,
             host_gb=0.5,
             device_bytes=1 << 30,

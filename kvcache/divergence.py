@@ -1,0 +1,13 @@
+"""How far one model output is from another."""
+
+from __future__ import annotations
+
+import torch
+
+
+def divergence(exact: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
+    """Mean KL(exact || other) in nats and the share of rows with the same likeliest token, of two tensors of
+    logits [rows, vocabulary]."""
+    p, q = torch.log_softmax(exact.double(), -1), torch.log_softmax(other.double(), -1)
+    kl = (p.exp() * (p - q)).sum(-1).clamp_min(0.0)
+    return kl.mean().item(), (p.argmax(-1) == q.argmax(-1)).double().mean().item()
