@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from memory.errors import InvalidMemory
-from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, MemoryKind, MemoryStatus
+from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message
 
 _MAX_METADATA_BYTES = 16_384
+_MAX_TAGS = 64
+_MAX_TAG_CHARS = 200
 
 
 def unstorable(text: str) -> bool:
@@ -26,6 +30,20 @@ def checked_text(text: str) -> str:
     if unstorable(text):
         raise InvalidMemory("A memory's text holds no NUL and no lone surrogates.", "text")
     return text
+
+
+def checked_message(message: Message) -> Message:
+    """A message whose text (which may be empty) and names can be stored."""
+    if message.role not in ROLES:
+        raise InvalidMemory(f"'{message.role}' is no role; there are {', '.join(ROLES)}.", "messages")
+    if len(message.text) > MAX_TEXT_CHARS or unstorable(message.text) or unstorable(message.author or ""):
+        raise InvalidMemory(
+            f"A message has at most {MAX_TEXT_CHARS} characters, no NUL, no lone surrogates.", "messages"
+        )
+    if not -1e11 < message.sent_at < 1e11:
+        raise InvalidMemory("A message's time is in Unix seconds.", "messages")
+    checked_metadata(message.metadata)
+    return replace(message, author=(message.author or "").strip()[:_MAX_TAG_CHARS] or None)
 
 
 def checked_kind(kind: str) -> MemoryKind:
@@ -47,6 +65,13 @@ def checked_fidelity(fidelity: str | None) -> str | None:
     if fidelity is not None and fidelity not in FIDELITIES:
         raise InvalidMemory(f"'{fidelity}' is no fidelity; there are {', '.join(FIDELITIES)}.", "fidelity")
     return fidelity
+
+
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags, each once."""
+    if len(tags) > _MAX_TAGS or any(not tag or len(tag) > _MAX_TAG_CHARS or unstorable(tag) for tag in tags):
+        raise InvalidMemory(f"There are at most {_MAX_TAGS} tags of 1 to {_MAX_TAG_CHARS} characters.", "tags")
+    return tuple(dict.fromkeys(tags))
 
 
 def checked_metadata(metadata: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 MemoryStoreError
 ├── NotFound          no such memory or cube for this tenant (another tenant's id looks the same)
+├── Forbidden         the cube may be read, not changed
 ├── InvalidMemory     text empty or too long, unknown kind, bad metadata
 ├── Conflict          a cube of that name exists
 ├── StorageFull       the disk is full; nothing was written
@@ -23,6 +24,10 @@ class NotFound(MemoryStoreError):
         self.what = what
         self.id = id
         super().__init__(f"There is no {what} '{id}'.")
+
+
+class Forbidden(MemoryStoreError):
+    """The cube was shared for reading only."""
 
 
 class InvalidMemory(MemoryStoreError):

@@ -77,3 +77,129 @@ def _keys(db: sqlite3.Connection) -> None:
 @migration
 def _fidelity_of_cubes(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE cubes ADD COLUMN fidelity TEXT")
+
+
+@migration
+def _history_of_memories(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE memory_changes (seq INTEGER PRIMARY KEY, memory_id TEXT NOT NULL, at REAL NOT NULL,"
+        " action TEXT NOT NULL, version INTEGER NOT NULL, text TEXT, detail TEXT NOT NULL)"
+    )
+    db.execute("CREATE INDEX changes_by_memory ON memory_changes (memory_id, seq)")
+    db.execute(
+        "INSERT INTO memory_changes (memory_id, at, action, version, text, detail)"
+        " SELECT memory_id, replaced_at, 'updated', version + 1, text, '{}' FROM memory_versions"
+        " ORDER BY memory_id, version"
+    )
+    db.execute("DROP TABLE memory_versions")
+
+
+@migration
+def _what_a_memory_is_about(db: sqlite3.Connection) -> None:
+    for column in (
+        "event_until REAL",
+        "author TEXT",
+        "agent TEXT",
+        "session TEXT",
+        "tags TEXT NOT NULL DEFAULT '[]'",
+        "importance REAL NOT NULL DEFAULT 0.5",
+        "expires_at REAL",
+        "slot TEXT",
+        "value TEXT",
+        "valid_until REAL",
+        "replaced_by TEXT",
+        "uses INTEGER NOT NULL DEFAULT 1",
+        "follows TEXT",
+        "digest TEXT",
+        "deleted_at REAL",
+        "status_before TEXT",
+    ):
+        db.execute(f"ALTER TABLE memories ADD COLUMN {column}")
+    db.execute("CREATE INDEX memories_by_digest ON memories (cube_id, digest)")
+    db.execute("CREATE INDEX memories_by_slot ON memories (cube_id, slot) WHERE slot IS NOT NULL")
+    db.execute("CREATE INDEX memories_by_author ON memories (cube_id, author) WHERE author IS NOT NULL")
+    db.execute("CREATE INDEX memories_by_expiry ON memories (expires_at) WHERE expires_at IS NOT NULL")
+    db.execute("CREATE INDEX memories_deleted ON memories (deleted_at) WHERE deleted_at IS NOT NULL")
+
+
+@migration
+def _messages(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE messages (rowid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+        " cube_id TEXT NOT NULL REFERENCES cubes(id), conversation TEXT, role TEXT NOT NULL, author TEXT,"
+        " text TEXT NOT NULL, sent_at REAL NOT NULL, created_at REAL NOT NULL, metadata TEXT NOT NULL)"
+    )
+    db.execute("CREATE INDEX messages_by_conversation ON messages (cube_id, conversation, rowid)")
+    db.execute(
+        "CREATE TABLE provenance (memory_id TEXT NOT NULL, message_id TEXT NOT NULL,"
+        " PRIMARY KEY (memory_id, message_id)) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX provenance_by_message ON provenance (message_id)")
+
+
+@migration
+def _search_with_context(db: sqlite3.Connection) -> None:
+    """The cube as a word of its own column keeps a search within cubes; the context is what was said before."""
+    db.execute("DROP TABLE memory_text")
+    db.execute("CREATE VIRTUAL TABLE memory_text USING fts5(cube, text, context, tokenize = 'porter unicode61')")
+    if sqlite3.sqlite_version_info >= (3, 42, 0):
+        db.execute("INSERT INTO memory_text (memory_text, rank) VALUES ('secure-delete', 1)")
+    db.execute(
+        "INSERT INTO memory_text (rowid, cube, text, context)"
+        " SELECT rowid, substr(cube_id, 6), text, '' FROM memories WHERE status = 'active'"
+    )
+    db.execute("DROP TABLE vectors")  # they are made anew where they are missing
+    db.execute("CREATE TABLE vectors (memory INTEGER PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL)")
+
+
+@migration
+def _entities(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE entities (id INTEGER PRIMARY KEY, cube_id TEXT NOT NULL, name TEXT NOT NULL)")
+    db.execute("CREATE UNIQUE INDEX entities_by_name ON entities (cube_id, name)")
+    db.execute(
+        "CREATE TABLE mentions (entity INTEGER NOT NULL, memory INTEGER NOT NULL, PRIMARY KEY (entity, memory))"
+        " WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX mentions_by_memory ON mentions (memory, entity)")
+
+
+@migration
+def _sharing(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE grants (cube_id TEXT NOT NULL REFERENCES cubes(id), principal TEXT NOT NULL,"
+        " access TEXT NOT NULL, created_at REAL NOT NULL, PRIMARY KEY (cube_id, principal)) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX grants_by_principal ON grants (principal)")
+    db.execute(
+        "CREATE TABLE groups (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, UNIQUE (tenant, name))"
+        " WITHOUT ROWID"
+    )
+    db.execute(
+        "CREATE TABLE group_members (group_id TEXT NOT NULL REFERENCES groups(id), member TEXT NOT NULL,"
+        " PRIMARY KEY (group_id, member)) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX groups_of_member ON group_members (member)")
+
+
+@migration
+def _jobs(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE jobs (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL, kind TEXT NOT NULL,"
+        " payload TEXT NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL, created_at REAL NOT NULL,"
+        " not_before REAL NOT NULL, lease_until REAL, finished_at REAL, result TEXT, error TEXT)"
+    )
+    db.execute("CREATE INDEX jobs_open ON jobs (status, seq) WHERE status IN ('waiting', 'running')")
+    db.execute("CREATE INDEX jobs_by_tenant ON jobs (tenant, seq)")
+
+
+@migration
+def _feedback(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE feedback (id TEXT PRIMARY KEY, cube_id TEXT NOT NULL REFERENCES cubes(id), text TEXT NOT NULL,"
+        " at REAL NOT NULL, actions TEXT NOT NULL) WITHOUT ROWID"
+    )
+    db.execute(
+        "CREATE TABLE documents (id TEXT PRIMARY KEY, cube_id TEXT NOT NULL REFERENCES cubes(id), name TEXT NOT NULL,"
+        " digest TEXT NOT NULL, n_chunks INTEGER NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID"
+    )
+    db.execute("CREATE UNIQUE INDEX documents_by_name ON documents (cube_id, name)")

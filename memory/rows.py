@@ -2,63 +2,213 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from memory.errors import NotFound
-from memory.search import match_expression
-from memory.types import Cube, Memory
+from memory.entities import link, names_in, unlink
+from memory.errors import Forbidden, NotFound
+from memory.fulltext import cube_word
+from memory.types import Access, Change, Cube, Memory, Message
+from memory.vectors import Vector
 
-Vector = npt.NDArray[np.float32]
+# Cubes a tenant may use: its own, and those that were shared with it or with a group that it is a member of.
+_GRANTED = (
+    "SELECT g.cube_id, g.access FROM grants g WHERE g.principal = :tenant"
+    " OR g.principal IN (SELECT group_id FROM group_members WHERE member = :tenant)"
+)
+VISIBLE = f"(SELECT id FROM cubes WHERE tenant = :tenant UNION SELECT cube_id FROM ({_GRANTED}))"
+_COLUMNS = (
+    "id",
+    "cube_id",
+    "owner",
+    "kind",
+    "text",
+    "status",
+    "pinned",
+    "version",
+    "created_at",
+    "updated_at",
+    "event_at",
+    "event_until",
+    "author",
+    "agent",
+    "session",
+    "importance",
+    "expires_at",
+    "slot",
+    "value",
+    "valid_until",
+    "replaced_by",
+    "uses",
+    "follows",
+)
+_VECTOR_DTYPE = np.float16
 
 
-def find_row(db: sqlite3.Connection, tenant: str, memory_id: str, *, with_deleted: bool = False) -> sqlite3.Row:
-    """A memory's row. Raises ``NotFound`` for an unknown, deleted or another tenant's id."""
+def find_cube(db: sqlite3.Connection, tenant: str, cube: str, need: Access = "read") -> Cube:
+    """A cube by id, or one's own by name. Raises ``NotFound``, ``Forbidden`` (may be read, not written)."""
+    row = db.execute(
+        f"SELECT * FROM cubes WHERE (id = :cube AND id IN {VISIBLE}) OR (tenant = :tenant AND name = :cube)"
+        " ORDER BY id = :cube DESC",
+        {"tenant": tenant, "cube": cube},
+    ).fetchone()
+    if row is None:
+        raise NotFound("cube", cube)
+    if need == "write" and row["tenant"] != tenant:
+        check_writable(db, tenant, row["id"])
+    return cube_of(row)
+
+
+def check_writable(db: sqlite3.Connection, tenant: str, cube_id: str) -> None:
+    """Raises ``Forbidden`` for a cube of another tenant that was not shared for writing."""
+    row = db.execute(
+        f"SELECT 1 FROM cubes c WHERE c.id = :cube AND (c.tenant = :tenant OR EXISTS (SELECT 1 FROM ({_GRANTED}) x"
+        " WHERE x.cube_id = c.id AND x.access = 'write'))",
+        {"tenant": tenant, "cube": cube_id},
+    ).fetchone()
+    if row is None:
+        raise Forbidden(f"The cube '{cube_id}' may be read, not changed.")
+
+
+def find_row(
+    db: sqlite3.Connection, tenant: str, memory_id: str, *, with_deleted: bool = False, need: Access = "read"
+) -> sqlite3.Row:
+    """A memory's row. Raises ``NotFound`` for an unknown, deleted or another tenant's id, ``Forbidden``."""
     row: sqlite3.Row | None = db.execute(
-        "SELECT m.* FROM memories m JOIN cubes c ON c.id = m.cube_id WHERE m.id = ? AND c.tenant = ?",
-        (memory_id, tenant),
+        f"SELECT m.rowid AS row, m.* FROM memories m WHERE m.id = :id AND m.cube_id IN {VISIBLE}",
+        {"id": memory_id, "tenant": tenant},
     ).fetchone()
     if row is None or (row["status"] == "deleted" and not with_deleted):
         raise NotFound("memory", memory_id)
+    if need == "write":
+        check_writable(db, tenant, row["cube_id"])
     return row
 
 
-def active_memories(db: sqlite3.Connection, ids: list[str]) -> list[Memory]:
-    """The active ones among these ids, in any order."""
+def digest_of(text: str) -> str:
+    """A hash of a text's words: what differs in case, spaces and punctuation only has the same."""
+    return hashlib.blake2b(" ".join(re.findall(r"\w+", text.lower())).encode(), digest_size=16).hexdigest()
+
+
+def insert_memory(db: sqlite3.Connection, memory: Memory) -> int:
+    """Write a new memory's row (without search rows), and return its row id."""
+    names = (*_COLUMNS, "metadata", "tags", "digest")
+    values = [getattr(memory, name) for name in _COLUMNS]
+    values += [json.dumps(memory.metadata), json.dumps(memory.tags), digest_of(memory.text)]
+    cursor = db.execute(
+        f"INSERT INTO memories ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+        values,
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def update_memory(db: sqlite3.Connection, memory: Memory) -> None:
+    """Write all of a memory's fields."""
+    names = (*_COLUMNS[1:], "metadata", "tags", "digest")
+    values = [getattr(memory, name) for name in _COLUMNS[1:]]
+    values += [json.dumps(memory.metadata), json.dumps(memory.tags), digest_of(memory.text)]
+    changes = ", ".join(f"{name} = ?" for name in names)
+    db.execute(f"UPDATE memories SET {changes} WHERE id = ?", (*values, memory.id))
+
+
+def note_change(
+    db: sqlite3.Connection, memory: Memory, action: str, text: str | None = None, detail: dict[str, Any] | None = None
+) -> None:
+    """Add a step to a memory's history."""
+    db.execute(
+        "INSERT INTO memory_changes (memory_id, at, action, version, text, detail) VALUES (?, ?, ?, ?, ?, ?)",
+        (memory.id, time.time(), action, memory.version, text, json.dumps(detail or {})),
+    )
+
+
+def changes_of(db: sqlite3.Connection, memory_id: str) -> list[Change]:
+    """A memory's history, oldest first."""
+    rows = db.execute("SELECT * FROM memory_changes WHERE memory_id = ? ORDER BY seq", (memory_id,))
+    return [Change(r["at"], r["action"], r["version"], r["text"], json.loads(r["detail"])) for r in rows]
+
+
+def write_search_rows(
+    db: sqlite3.Connection, row: int, memory: Memory, context: str, embedder: str, vector: Vector
+) -> None:
+    """Make a memory findable: full text, vector, names."""
+    db.execute(
+        "INSERT INTO memory_text (rowid, cube, text, context) VALUES (?, ?, ?, ?)",
+        (row, cube_word(memory.cube_id), memory.text, context),
+    )
+    write_vector(db, row, embedder, vector)
+    said = memory.text.removeprefix(f"{memory.author}: ") if memory.author else memory.text
+    link(db, memory.cube_id, row, names_in(said))
+
+
+def remove_search_rows(db: sqlite3.Connection, row: int) -> None:
+    """Make a memory unfindable."""
+    db.execute("DELETE FROM memory_text WHERE rowid = ?", (row,))
+    db.execute("DELETE FROM vectors WHERE memory = ?", (row,))
+    unlink(db, row)
+
+
+def write_vector(db: sqlite3.Connection, row: int, embedder: str, vector: Vector) -> None:
+    """Store a memory's vector beside the name of the embedder that made it (float16: the error is under 1e-3)."""
+    blob = np.ascontiguousarray(vector, dtype=_VECTOR_DTYPE).tobytes()
+    db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (row, embedder, blob))
+
+
+def vector_of(blob: bytes) -> Vector:
+    """float32 [dim]."""
+    return np.frombuffer(blob, _VECTOR_DTYPE).astype(np.float32)
+
+
+def context_of(db: sqlite3.Connection, memory_id: str) -> str:
+    """What was said just before a memory: the two messages before the first that it is from."""
+    first = db.execute(
+        "SELECT s.* FROM messages s JOIN provenance p ON p.message_id = s.id WHERE p.memory_id = ? ORDER BY s.rowid",
+        (memory_id,),
+    ).fetchone()
+    if first is None:
+        return ""
+    return " ".join(spoken(m) for m in messages_before(db, first["cube_id"], first["conversation"], first["rowid"]))
+
+
+def messages_before(db: sqlite3.Connection, cube_id: str, conversation: str | None, row: int | None) -> list[Message]:
+    """The last two messages of a conversation before the one with this row id (None: of all), in order."""
     rows = db.execute(
-        "SELECT * FROM memories WHERE status = 'active' AND id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+        "SELECT * FROM messages WHERE cube_id = ? AND conversation IS ? AND rowid < ? ORDER BY rowid DESC LIMIT 2",
+        (cube_id, conversation, 2**62 if row is None else row),
     ).fetchall()
-    return [memory_of(row) for row in rows]
+    return [message_of(row) for row in reversed(rows)]
 
 
-def text_ranking(db: sqlite3.Connection, query: str, cubes: list[str], depth: int) -> list[str]:
-    """Ids of active memories of these cubes that match the query's words, best (bm25) first."""
-    expression = match_expression(query)
-    if expression is None:
-        return []
-    rows = db.execute(
-        "SELECT m.id FROM memory_text JOIN memories m ON m.rowid = memory_text.rowid"
-        " WHERE memory_text MATCH ? AND m.status = 'active' AND m.cube_id IN (SELECT value FROM json_each(?))"
-        " ORDER BY bm25(memory_text), m.rowid DESC LIMIT ?",
-        (expression, json.dumps(cubes), depth),
-    ).fetchall()
-    return [str(row["id"]) for row in rows]
+def spoken(message: Message) -> str:
+    """A message with its speaker, as a memory's context."""
+    return f"{message.speaker}: {message.text}"
 
 
-def write_vector(db: sqlite3.Connection, memory_id: str, embedder: str, vector: Vector) -> None:
-    """Store a memory's vector beside the name of the embedder that made it."""
-    blob = np.ascontiguousarray(vector, dtype=np.float32).tobytes()
-    db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (memory_id, embedder, blob))
-
-
-def wipe(db: sqlite3.Connection, rowid: int, memory_id: str) -> None:
-    """Remove a memory's search rows and earlier versions."""
-    db.execute("DELETE FROM memory_text WHERE rowid = ?", (rowid,))
-    db.execute("DELETE FROM vectors WHERE memory_id = ?", (memory_id,))
-    db.execute("DELETE FROM memory_versions WHERE memory_id = ?", (memory_id,))
+def insert_message(db: sqlite3.Connection, cube_id: str, conversation: str | None, message: Message) -> bool:
+    """Keep a message; whether it was not there yet."""
+    cursor = db.execute(
+        "INSERT OR IGNORE INTO messages (id, cube_id, conversation, role, author, text, sent_at, created_at, metadata)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            message.id,
+            cube_id,
+            conversation,
+            message.role,
+            message.author,
+            message.text,
+            message.sent_at,
+            time.time(),
+            json.dumps({**message.metadata, "utc_offset": message.utc_offset}),
+        ),
+    )
+    return cursor.rowcount == 1
 
 
 def cube_of(row: sqlite3.Row) -> Cube:
@@ -66,19 +216,19 @@ def cube_of(row: sqlite3.Row) -> Cube:
     return Cube(row["id"], row["tenant"], row["name"], row["created_at"], row["fidelity"])
 
 
+def message_of(row: sqlite3.Row) -> Message:
+    """The message a row stands for."""
+    metadata = json.loads(row["metadata"])
+    offset = metadata.pop("utc_offset", 0)
+    return Message(row["id"], row["role"], row["text"], row["sent_at"], row["author"], offset, metadata)
+
+
 def memory_of(row: sqlite3.Row) -> Memory:
     """The memory a row stands for."""
-    return Memory(
-        id=row["id"],
-        cube_id=row["cube_id"],
-        owner=row["owner"],
-        kind=row["kind"],
-        text=row["text"],
-        status=row["status"],
-        pinned=bool(row["pinned"]),
-        version=row["version"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        event_at=row["event_at"],
-        metadata=json.loads(row["metadata"]),
-    )
+    values = {name: row[name] for name in _COLUMNS}
+    values["pinned"] = bool(row["pinned"])
+    return Memory(**values, metadata=json.loads(row["metadata"]), tags=tuple(json.loads(row["tags"])))
+
+
+def memories_of(rows: Sequence[sqlite3.Row]) -> list[Memory]:
+    return [memory_of(row) for row in rows]

@@ -1,15 +1,19 @@
-"""The side store's nouns: cubes, memories, hits."""
+"""The side store's nouns: cubes, messages, memories, hits."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-MemoryKind = Literal["fact", "preference", "event", "profile", "document"]
-MemoryStatus = Literal["active", "archived", "deleted"]
+MemoryKind = Literal["fact", "preference", "event", "state", "profile", "tool", "document"]
+MemoryStatus = Literal["active", "merged", "archived", "deleted"]
+Access = Literal["read", "write"]
+Role = Literal["user", "assistant", "tool", "system"]
 
 KINDS: tuple[str, ...] = get_args(MemoryKind)
 STATUSES: tuple[str, ...] = get_args(MemoryStatus)
+ROLES: tuple[str, ...] = get_args(Role)
 FIDELITIES: tuple[str, ...] = ("exact", "high", "fast")
 MAX_TEXT_CHARS = 100_000
 
@@ -27,8 +31,33 @@ class Cube:
 
 
 @dataclass(frozen=True)
+class Message:
+    """What was said, as it was said. ``sent_at`` is when (Unix seconds); ``utc_offset`` the sender's clock's (s)."""
+
+    id: str
+    role: Role
+    text: str
+    sent_at: float
+    author: str | None = None
+    utc_offset: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def speaker(self) -> str:
+        """How a memory names who said it."""
+        return self.author or {"user": "User", "assistant": "Assistant"}.get(self.role, self.role.capitalize())
+
+
+@dataclass(frozen=True)
 class Memory:
-    """One unit of plaintext. Times are Unix seconds (UTC); ``version`` counts changes of the text, from 1."""
+    """One unit of plaintext. Times are Unix seconds (UTC); ``version`` counts changes of the text, from 1.
+
+    It was recorded at ``created_at`` and is about the time from ``event_at`` on (until ``event_until`` where the text
+    says so). A *state* (``slot`` names of what, ``value`` how it stands) holds until
+    ``valid_until``. ``replaced_by`` is the memory that took
+    this one's place, by a newer state or a merge. ``uses`` counts how often it was said. ``follows`` is the memory
+    before it in the conversation.
+    """
 
     id: str
     cube_id: str
@@ -42,6 +71,19 @@ class Memory:
     updated_at: float
     event_at: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    event_until: float | None = None
+    author: str | None = None
+    agent: str | None = None
+    session: str | None = None
+    tags: tuple[str, ...] = ()
+    importance: float = 0.5
+    expires_at: float | None = None
+    slot: str | None = None
+    value: str | None = None
+    valid_until: float | None = None
+    replaced_by: str | None = None
+    uses: int = 1
+    follows: str | None = None
 
     @property
     def label(self) -> str:
@@ -50,19 +92,32 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A search result. ``score`` is the fused score (higher is better, comparable within one search only).
+class Change:
+    """One step of a memory's history: what was done, and the text before it (None where it did not change)."""
 
-    ``text_rank`` and ``vector_rank`` count from 1; None where that search did not return the memory.
+    at: float
+    action: str
+    version: int
+    text: str | None
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A search result. ``score`` is comparable within one search only; higher is better.
+
+    ``text_rank`` and ``vector_rank`` count from 1; None where that search did not return the memory. ``parts`` is what
+    each signal added to the score.
     """
 
     memory: Memory
     score: float
     text_rank: int | None
     vector_rank: int | None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def why(self) -> str:
         """Which searches found it, for the receipt: ``text #1, vector #3``."""
         found = [("text", self.text_rank), ("vector", self.vector_rank)]
-        return ", ".join(f"{name} #{rank}" for name, rank in found if rank is not None)
+        return ", ".join(f"{name} #{rank}" for name, rank in found if rank is not None) or "linked"

@@ -98,6 +98,10 @@ class MemoryConfig:
     """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
     embedder_model: str | None = None
     embedder_api_key: str | None = _secret()
+    extractor: Literal["local"] = "local"
+    """Who finds memories in messages where the request does not say."""
+    undelete_hours: float = _range(24.0, 0, 24 * 365)
+    """How long a deleted memory can be brought back; 0: deleted is forgotten."""
 
 
 def default_data_dir() -> Path:

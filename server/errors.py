@@ -36,6 +36,7 @@ class ApiError(Exception):
 # Domain error -> (status, type, code). The first entry that the error is an instance of counts.
 TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (memory_errors.NotFound, 404, "invalid_request_error", "not_found"),
+    (memory_errors.Forbidden, 403, "invalid_request_error", "forbidden"),
     (memory_errors.InvalidMemory, 400, "invalid_request_error", "invalid_memory"),
     (memory_errors.Conflict, 409, "invalid_request_error", "conflict"),
     (memory_errors.StorageFull, 507, "server_error", "storage_full"),

@@ -231,22 +231,59 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class MemoryAdd(Strict):
+Name = Annotated[Text, Field(min_length=1, max_length=200)]
+Time = str | float
+"""ISO 8601, or Unix seconds."""
+
+
+class MemoryFields(Strict):
+    """What may be said of a memory beside its text."""
+
+    pinned: bool | None = None
+    event_at: float | None = None
+    event_until: float | None = None
+    metadata: dict[str, Any] | None = None
+    tags: list[Text] | None = None
+    importance: Annotated[float, Field(ge=0, le=1)] | None = None
+    expires_at: float | None = None
+
+
+class MemoryAdd(MemoryFields):
     text: str
     cube: str | None = None
-    kind: str = "fact"
-    owner: Annotated[Text, Field(max_length=200)] | None = None
-    pinned: bool = False
-    event_at: float | None = None
+    kind: str | None = None
+    owner: Name | None = None
+    author: Name | None = None
+    agent: Name | None = None
+    session: Name | None = None
+
+
+class SaidMessage(Strict):
+    """One message of a conversation, as OpenAI has it, with its time and speaker where they are known."""
+
+    role: Literal["user", "assistant", "tool", "system"] = "user"
+    content: Text
+    name: Name | None = None
+    time: Time | None = None
     metadata: dict[str, Any] = {}
 
 
-class MemoryChange(Strict):
+class MessagesAdd(Strict):
+    messages: Annotated[list[SaidMessage], Field(min_length=1, max_length=10_000)]
+    cube: str | None = None
+    session: Name | None = None
+    owner: Name | None = None
+    agent: Name | None = None
+    tags: list[Text] = []
+    metadata: dict[str, Any] = {}
+    expires_at: float | None = None
+    extractor: str | None = None
+    wait: bool = True
+
+
+class MemoryChange(MemoryFields):
     text: str | None = None
     kind: str | None = None
-    pinned: bool | None = None
-    event_at: float | None = None
-    metadata: dict[str, Any] | None = None
     status: str | None = None
 
 
@@ -255,6 +292,29 @@ class MemorySearch(Strict):
     cube: str | list[str] | None = None
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
     kinds: list[str] | None = None
+    filter: dict[str, Any] | None = None
+    at: Time | None = None
+    hops: Annotated[int, Field(ge=0, le=2)] = 1
+    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    explain: bool = False
+
+
+class MemoryList(Strict):
+    cube: str | None = None
+    kind: str | None = None
+    status: str = "active"
+    filter: dict[str, Any] | None = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+    after: str | None = None
+
+
+class GrantAdd(Strict):
+    principal: Name
+    access: Literal["read", "write"] = "read"
+
+
+class GroupSet(Strict):
+    members: Annotated[list[Name], Field(max_length=10_000)]
 
 
 class CubeAdd(Strict):

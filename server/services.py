@@ -15,13 +15,14 @@ from engine.base import Engine
 from engine.errors import ModelNotLoaded
 from engine.transformers import CompositionConfig, TransformersEngine, load_engine
 from kvcache import Repair, SegmentStore
-from memory import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, MemoryStore
+from memory import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, LocalExtractor, MemoryStore
 from scheduler import Planner, Upkeep
 from server.assets import bundled_embedder_folder, demo_model_folder
 from server.chat import ChatService
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
 from server.lock import DataDirLock
 from server.metrics import Metrics
+from server.remembering import Remembering
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Services:
     embedder: Embedder
     chat: ChatService
     upkeep: Upkeep
+    remembering: Remembering
     metrics: Metrics
     lock: DataDirLock | None = None
     draining: bool = False
@@ -56,6 +58,7 @@ class Services:
     async def close(self) -> None:
         """Let running requests end, then close everything, the data folder's lock last."""
         self.draining = True
+        await self.remembering.close()
         await self.upkeep.close()
         await self.engine.close(self.config.server.drain_s)
         await asyncio.to_thread(self.memories.close)
@@ -86,7 +89,8 @@ def assemble(
         default_top_k=config.memory.top_k,
         default_fidelity=config.memory.fidelity,
     )
-    return Services(config, engine, store, memories, embedder, chat, upkeep, metrics, lock)
+    remembering = Remembering(memories, engine, upkeep, {"local": LocalExtractor()}, config.memory.extractor)
+    return Services(config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, lock)
 
 
 def open_services(config: Config) -> Services:
@@ -94,7 +98,8 @@ def open_services(config: Config) -> Services:
     lock = DataDirLock(config.data_dir)
     try:
         embedder = _embedder(config.memory)
-        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder)
+        undelete_s = config.memory.undelete_hours * 3600
+        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder, undelete_s=undelete_s)
         try:
             engine = _engine(config)
         except BaseException:

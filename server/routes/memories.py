@@ -1,17 +1,20 @@
-"""Memories and cubes."""
+"""Memories and messages."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import hashlib
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Response
 
-from memory import Cube, Hit, Memory
+from memory import Change, Hit, Memory, Message, Said
+from memory.dates import parse_time
+from memory.errors import InvalidMemory
+from scheduler import result_of
+from server.remembering import message_of, placed_json
 from server.routes.openai import Provided, Tenant
-from server.schemas import CubeAdd, CubeChange, MemoryAdd, MemoryChange, MemorySearch
-from server.services import Services
+from server.schemas import MemoryAdd, MemoryChange, MemoryList, MemorySearch, MessagesAdd
 
 router = APIRouter(prefix="/v1")
 
@@ -23,6 +26,9 @@ def memory_json(memory: Memory) -> dict[str, Any]:
         "id": memory.id,
         "cube": memory.cube_id,
         "owner": memory.owner,
+        "author": memory.author,
+        "agent": memory.agent,
+        "session": memory.session,
         "kind": memory.kind,
         "text": memory.text,
         "status": memory.status,
@@ -31,47 +37,91 @@ def memory_json(memory: Memory) -> dict[str, Any]:
         "created_at": memory.created_at,
         "updated_at": memory.updated_at,
         "event_at": memory.event_at,
+        "event_until": memory.event_until,
+        "expires_at": memory.expires_at,
+        "valid_until": memory.valid_until,
+        "replaced_by": memory.replaced_by,
+        "importance": memory.importance,
+        "uses": memory.uses,
+        "tags": list(memory.tags),
         "metadata": memory.metadata,
     }
 
 
-def _cube_json(cube: Cube) -> dict[str, Any]:
+def message_json(message: Message) -> dict[str, Any]:
+    """A message as the API shows it."""
     return {
-        "object": "cube",
-        "id": cube.id,
-        "name": cube.name,
-        "fidelity": cube.fidelity,
-        "created_at": cube.created_at,
+        "object": "message",
+        "id": message.id,
+        "role": message.role,
+        "name": message.author,
+        "content": message.text,
+        "time": message.sent_at,
+        "metadata": message.metadata,
     }
 
 
-def _hit_json(hit: Hit) -> dict[str, Any]:
-    return {"memory": memory_json(hit.memory), "score": hit.score, "why": hit.why}
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "at": change.at,
+        "action": change.action,
+        "version": change.version,
+        "text_before": change.text,
+        "detail": change.detail,
+    }
 
 
-async def _forget_segments(services: Services, memories: Iterable[Memory]) -> int:
-    """Remove what was computed from these texts, in every tier, before the reply."""
-    return await services.engine.forget([memory.label for memory in memories])
+def _hit_json(hit: Hit, explain: bool) -> dict[str, Any]:
+    shown = {"memory": memory_json(hit.memory), "score": hit.score, "why": hit.why}
+    return {**shown, "parts": dict(hit.parts)} if explain else shown
 
 
 @router.post("/memories", status_code=201)
 async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Add a memory; ``{"text": "..."}`` is enough. It is on disk when the reply comes."""
+    fields = body.model_dump(exclude={"cube", "text"}, exclude_none=True)
+    placed = await services.remembering.add(tenant, body.cube, body.text, **fields)
+    return {**memory_json(placed.memory), "action": placed.action, "replaced": [m.id for m in placed.replaced]}
 
-    def add() -> Memory:
-        cube = services.memories.default_cube(tenant).id if body.cube is None else body.cube
-        return services.memories.add(
-            tenant,
-            cube,
-            body.text,
-            kind=body.kind,
-            owner=body.owner,
-            pinned=body.pinned,
-            event_at=body.event_at,
-            metadata=body.metadata,
-        )
 
-    return memory_json(await asyncio.to_thread(add))
+@router.post("/memories/messages", status_code=201)
+async def add_messages(
+    body: MessagesAdd,
+    services: Provided,
+    tenant: Tenant,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> dict[str, Any]:
+    """Keep messages, and what is worth remembering of them: now, or (``"wait": false``) in a job."""
+    messages = [message_of(m.content, m.role, name=m.name, time=m.time, metadata=m.metadata) for m in body.messages]
+    said = Said(body.session, body.owner, body.agent, tuple(body.tags), body.metadata, body.expires_at)
+    if body.wait and idempotency_key is None:
+        placed = await services.remembering.add_messages(tenant, body.cube, messages, said, body.extractor)
+        return {"object": "list", "data": [placed_json(item) for item in placed]}
+    job_id = None if idempotency_key is None else _job_id(tenant, idempotency_key)
+    job = await services.remembering.queue_messages(tenant, body.cube, messages, said, body.extractor, job_id)
+    if body.wait:
+        job = await services.remembering.jobs.wait(tenant, job.id, 60.0)
+    response.status_code = 201 if job.ended else 202
+    return result_of(job)
+
+
+def _job_id(tenant: str, key: str) -> str:
+    return "job_" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:24]
+
+
+@router.get("/messages")
+async def list_messages(
+    services: Provided,
+    tenant: Tenant,
+    cube: str | None = None,
+    session: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> dict[str, Any]:
+    """The last messages of a cube, or of one conversation in it, oldest first."""
+    id = await services.remembering.cube_id(tenant, cube)
+    messages = await asyncio.to_thread(services.memories.messages, tenant, id, session, limit)
+    return {"object": "list", "data": [message_json(message) for message in messages]}
 
 
 @router.get("/memories")
@@ -80,13 +130,28 @@ async def list_memories(
     tenant: Tenant,
     cube: str | None = None,
     kind: str | None = None,
-    status: Literal["active", "archived"] = "active",
+    status: Literal["active", "merged", "archived", "deleted"] = "active",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     after: str | None = None,
 ) -> dict[str, Any]:
     """Memories in order of creation; ``next`` is the ``after`` of the page that follows."""
+    body = MemoryList(cube=cube, kind=kind, status=status, limit=limit, after=after)
+    return await filter_memories(body, services, tenant)
+
+
+@router.post("/memories/list")
+async def filter_memories(body: MemoryList, services: Provided, tenant: Tenant) -> dict[str, Any]:
+    """The same, with a filter."""
     page = await asyncio.to_thread(
-        lambda: services.memories.list_memories(tenant, cube, kind=kind, status=status, limit=limit, after=after)
+        lambda: services.memories.list_memories(
+            tenant,
+            body.cube,
+            kind=body.kind,
+            status=body.status,
+            limit=body.limit,
+            after=body.after,
+            filter=body.filter,
+        )
     )
     return {"object": "list", "data": [memory_json(item) for item in page.items], "next": page.next}
 
@@ -94,14 +159,23 @@ async def list_memories(
 @router.post("/memories/search")
 async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Hybrid search in one or several cubes (default: the key's default cube)."""
-
-    def search() -> list[Hit]:
-        cubes = [body.cube] if isinstance(body.cube, str) else body.cube
-        if cubes is None:
-            cubes = [services.memories.default_cube(tenant).id]
-        return services.memories.search(tenant, body.query, cube_ids=cubes, top_k=body.top_k, kinds=body.kinds)
-
-    return {"object": "list", "data": [_hit_json(hit) for hit in await asyncio.to_thread(search)]}
+    try:
+        at, offset = (None, 0) if body.at is None else parse_time(body.at)
+    except ValueError as error:
+        raise InvalidMemory(str(error), "at") from error
+    hits = await services.remembering.search(
+        tenant,
+        body.query,
+        [body.cube] if isinstance(body.cube, str) else body.cube,
+        top_k=body.top_k,
+        kinds=body.kinds,
+        filter=body.filter,
+        at=at,
+        utc_offset=offset,
+        hops=body.hops,
+        diversity=body.diversity,
+    )
+    return {"object": "list", "data": [_hit_json(hit, body.explain) for hit in hits]}
 
 
 @router.get("/memories/{memory_id}")
@@ -110,64 +184,40 @@ async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict
     return memory_json(await asyncio.to_thread(services.memories.get, tenant, memory_id))
 
 
+@router.get("/memories/{memory_id}/history")
+async def history(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+    """What was done to a memory, oldest first, and the messages that it is from."""
+    changes = await asyncio.to_thread(services.memories.history, tenant, memory_id)
+    sources = await asyncio.to_thread(services.memories.sources, tenant, memory_id)
+    return {
+        "object": "list",
+        "data": [_change_json(change) for change in changes],
+        "sources": [message_json(message) for message in sources],
+    }
+
+
 @router.patch("/memories/{memory_id}")
 async def change_memory(memory_id: str, body: MemoryChange, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Change fields of a memory. What was computed from its old text is removed before the reply."""
-
-    def change() -> tuple[Memory, Memory]:
-        old = services.memories.get(tenant, memory_id)
-        return old, services.memories.update(tenant, memory_id, **body.model_dump(exclude_unset=True))
-
-    old, new = await asyncio.to_thread(change)
-    if old.label != new.label or new.status != "active":
-        await _forget_segments(services, [old])
-        services.upkeep.changed(tenant, new.cube_id)
-    return memory_json(new)
+    fields = body.model_dump(exclude_unset=True)
+    return memory_json(await services.remembering.update(tenant, memory_id, **fields))
 
 
 @router.delete("/memories/{memory_id}")
-async def delete_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Delete a memory and everything that was computed from it."""
-    memory = await asyncio.to_thread(services.memories.delete, tenant, memory_id)
-    removed = await _forget_segments(services, [memory])
-    services.upkeep.changed(tenant, memory.cube_id)
-    return {"object": "memory.deleted", "id": memory.id, "deleted": True, "segments_removed": removed}
+async def delete_memory(memory_id: str, services: Provided, tenant: Tenant, forget: bool = False) -> dict[str, Any]:
+    """Take a memory out of use, with everything that was computed from it; for a while it can be brought back.
+    ``?forget=true``: overwrite it now, and return the proof."""
+    reply = {"object": "memory.deleted", "id": memory_id, "deleted": True}
+    if forget:
+        proof, removed, left = await services.remembering.forget(tenant, memory_id)
+        found = proof.as_json()
+        found["found"]["segments"] = left
+        return {**reply, "segments_removed": removed, "proof": {**found, "clean": found["clean"] and not left}}
+    _, removed = await services.remembering.delete(tenant, memory_id)
+    return {**reply, "segments_removed": removed, "undelete_s": services.memories.undelete_s}
 
 
-@router.post("/cubes", status_code=201)
-async def add_cube(body: CubeAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Make a cube."""
-    return _cube_json(await asyncio.to_thread(services.memories.create_cube, tenant, body.name, body.fidelity))
-
-
-@router.get("/cubes")
-async def list_cubes(services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """The tenant's cubes."""
-    cubes = await asyncio.to_thread(services.memories.cubes, tenant)
-    return {"object": "list", "data": [_cube_json(cube) for cube in cubes]}
-
-
-@router.get("/cubes/{cube_id}")
-async def get_cube(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """A cube by id or name."""
-    return _cube_json(await asyncio.to_thread(services.memories.cube, tenant, cube_id))
-
-
-@router.patch("/cubes/{cube_id}")
-async def change_cube(cube_id: str, body: CubeChange, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Say how exact the KV of a cube's memories must be; null: as the server says."""
-    return _cube_json(await asyncio.to_thread(services.memories.set_fidelity, tenant, cube_id, body.fidelity))
-
-
-@router.delete("/cubes/{cube_id}")
-async def delete_cube(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Delete a cube, its memories, and everything that was computed from them."""
-    memories = await asyncio.to_thread(services.memories.delete_cube, tenant, cube_id)
-    removed = await _forget_segments(services, memories)
-    return {
-        "object": "cube.deleted",
-        "id": cube_id,
-        "deleted": True,
-        "memories_removed": len(memories),
-        "segments_removed": removed,
-    }
+@router.post("/memories/{memory_id}/undelete")
+async def undelete_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+    """Bring a deleted memory back."""
+    return memory_json(await asyncio.to_thread(services.memories.undelete, tenant, memory_id))

@@ -23,6 +23,7 @@ from memory import (
     MemoryStore,
     NotFound,
     StoreCorrupt,
+    new_message,
 )
 from memory.migrations import MIGRATIONS
 
@@ -102,6 +103,15 @@ def test_another_tenants_ids_look_like_unknown_ones(store: MemoryStore, cube: st
         lambda: store.update("other", memory.id, text="mine now"),
         lambda: store.delete("other", memory.id),
         lambda: store.history("other", memory.id),
+        lambda: store.sources("other", memory.id),
+        lambda: store.messages("other", cube),
+        lambda: store.undelete("other", memory.id),
+        lambda: store.forget("other", memory.id),
+        lambda: store.add_messages("other", cube, [new_message("hello there")]),
+        lambda: store.share("other", cube, "me", "write"),
+        lambda: store.unshare("other", cube, T),
+        lambda: store.grants("other", cube),
+        lambda: store.reindex("other", cube),
         lambda: store.cube("other", cube),
         lambda: store.delete_cube("other", cube),
         lambda: store.add("other", cube, "x"),
@@ -151,9 +161,10 @@ def test_listing_in_pages(store: MemoryStore, cube: str) -> None:
     assert store.list_memories(T, kind="event").items == added[::2]
     store.update(T, added[0].id, status="archived")
     assert [memory.id for memory in store.list_memories(T, status="archived").items] == [added[0].id]
-    for bad in ("deleted", "nonsense"):
-        with pytest.raises(InvalidMemory):
-            store.list_memories(T, status=bad)
+    store.delete(T, added[1].id)
+    assert [memory.id for memory in store.list_memories(T, status="deleted").items] == [added[1].id]
+    with pytest.raises(InvalidMemory):
+        store.list_memories(T, status="nonsense")
 
 
 def test_standing_memories_are_pinned_or_profile(store: MemoryStore, cube: str) -> None:
@@ -168,7 +179,10 @@ def test_an_update_makes_a_version_and_searches_find_the_new_text(store: MemoryS
     new = store.update(T, old.id, text="I live in Porto.", metadata={"a": 1})
     assert (new.version, new.text, new.metadata) == (2, "I live in Porto.", {"a": 1})
     assert new.label != old.label
-    assert store.history(T, old.id) == [(1, "I live in Lisbon.")]
+    assert [(c.action, c.version, c.text) for c in store.history(T, old.id)] == [
+        ("added", 1, None),
+        ("updated", 2, "I live in Lisbon."),
+    ]
     assert store.search(T, "Lisbon", cube_ids=[cube]) == []
     assert [hit.memory.id for hit in store.search(T, "Porto", cube_ids=[cube])] == [old.id]
     assert store.update(T, old.id, pinned=True).version == 2
@@ -181,7 +195,7 @@ def test_an_update_makes_a_version_and_searches_find_the_new_text(store: MemoryS
 
 def test_deleted_text_is_nowhere_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "m.sqlite"
-    store = MemoryStore(path, HashEmbedder())
+    store = MemoryStore(path, HashEmbedder(), undelete_s=0)
     cube = store.default_cube(T).id
     for i in range(50):
         store.add(T, cube, f"an ordinary memory number {i}")
@@ -276,7 +290,7 @@ def test_a_changed_embedder_re_embeds_at_first_search(tmp_path: Path) -> None:
         (name, blob) = db.execute("SELECT embedder, vector FROM vectors").fetchone()
     db.close()
     assert name == "hash-128"
-    assert np.frombuffer(blob, np.float32).shape == (128,)
+    assert np.frombuffer(blob, np.float16).shape == (128,)
 
 
 def test_many_threads(store: MemoryStore, cube: str) -> None:

@@ -135,7 +135,7 @@ def test_changing_or_deleting_a_memory_removes_its_segments(model: LoadedModel, 
         assert server.services.store.stats().segments["device"] == 1
         assert server.chat("my dog Rex").json()["memory"]["memories"][0]["source"] == "computed"
         gone = server.client.delete(f"/v1/memories/{dog['id']}").json()
-        assert gone == {"object": "memory.deleted", "id": dog["id"], "deleted": True, "segments_removed": 1}
+        assert (gone["deleted"], gone["segments_removed"]) == (True, 1)
         assert server.chat("my dog Rex").json()["memory"]["memories"] == []
         server.services.store.flush()
         assert server.services.store.stats().segments["disk"] == 1

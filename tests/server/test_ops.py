@@ -78,6 +78,7 @@ def test_metrics_count_what_happens(server: Running) -> None:
 def test_memory_routes(server: Running) -> None:
     added = server.add("The route test remembers zebras.", kind="event", event_at=12.5, metadata={"a": 1})
     assert added["object"] == "memory"
+    assert (added.pop("action"), added.pop("replaced")) == ("added", [])
     assert server.client.get(f"/v1/memories/{added['id']}").json() == added
     found = server.client.post("/v1/memories/search", json={"query": "zebras", "top_k": 1}).json()["data"]
     assert found[0]["memory"] == added

@@ -1,0 +1,202 @@
+"""What all parts of the side store work with: the database, the embedder, and the vectors in memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memory.database import Database
+from memory.embed import Embedder
+from memory.embedding import Embeddings
+from memory.entities import link, names_in
+from memory.rows import VISIBLE, context_of, find_cube, remove_search_rows, vector_of, write_search_rows, write_vector
+from memory.types import Access, Cube, Memory
+from memory.vectors import CubeIndex, Vector
+
+log = logging.getLogger(__name__)
+
+_BATCH = 256
+# FTS5 overwrites deleted text by itself from this version on; before, the index has to be merged for that.
+_FTS_SECURE_DELETE = sqlite3.sqlite_version_info >= (3, 42, 0)
+
+
+@dataclass(frozen=True)
+class Findable:
+    """A memory that was written or removed in a transaction, for the vectors in memory once it is kept."""
+
+    cube_id: str
+    row: int
+    vector: Vector | None
+
+
+class StoreBase:
+    """One SQLite file. Every method is bound to the tenant it is given: another tenant's id is ``NotFound``. May be
+    called from any thread; blocks while it works."""
+
+    def __init__(self, path: Path, embedder: Embedder) -> None:
+        self._database = Database(path)
+        self._embeddings = Embeddings(embedder)
+        self._indexes: dict[str, CubeIndex] = {}
+
+    def cube(self, tenant: str, cube_id: str, need: Access = "read") -> Cube:
+        """A cube by id, or one's own by name. Raises ``NotFound``, ``Forbidden``."""
+        with self._database.read() as db:
+            return find_cube(db, tenant, cube_id, need)
+
+    # -- vectors ---------------------------------------------------------------------------------------------
+
+    def _index(self, cube_id: str) -> CubeIndex:
+        """The cube's vectors in memory; read, and made anew where another embedder made them, at first use."""
+        with self._database.read() as db:
+            index = self._indexes.get(cube_id)
+            if index is not None:
+                return index
+            self._embed_missing(db, cube_id)
+            index = CubeIndex()
+            rows = db.execute(
+                "SELECT v.memory, v.vector FROM vectors v JOIN memories m ON m.rowid = v.memory"
+                " WHERE m.cube_id = ? AND m.status = 'active' ORDER BY v.memory",
+                (cube_id,),
+            )
+            while batch := rows.fetchmany(10_000):
+                index.put((row["memory"], vector_of(row["vector"])) for row in batch)
+            self._indexes[cube_id] = index
+            return index
+
+    def _embed_missing(self, db: sqlite3.Connection, cube_id: str) -> None:
+        name = self._embeddings.name
+        rows = db.execute(
+            "SELECT m.rowid AS row, m.text, a.text AS before1, b.text AS before2 FROM memories m"
+            " LEFT JOIN vectors v ON v.memory = m.rowid LEFT JOIN memories a ON a.id = m.follows"
+            " LEFT JOIN memories b ON b.id = a.follows"
+            " WHERE m.cube_id = ? AND m.status = 'active' AND v.embedder IS NOT ? ORDER BY m.rowid",
+            (cube_id, name),
+        ).fetchall()
+        if rows:
+            log.info("embedding %d memories anew: the embedder has changed", len(rows))
+        for begin in range(0, len(rows), _BATCH):
+            batch = rows[begin : begin + _BATCH]
+            before = [[text for text in (row["before1"], row["before2"]) if text] for row in batch]
+            fresh = self._embeddings.in_context([row["text"] for row in batch], before)
+            with self._database.write() as writable:
+                for row, vector in zip(batch, fresh, strict=True):
+                    write_vector(writable, row["row"], name, vector)
+
+    def _vector_in_place(self, db: sqlite3.Connection, memory: Memory) -> Vector:
+        """A memory's vector, with what was said before it."""
+        before: list[str] = []
+        follows = memory.follows
+        while follows is not None and len(before) < 2:
+            row = db.execute("SELECT text, follows FROM memories WHERE id = ?", (follows,)).fetchone()
+            if row is None or not row["text"]:
+                break
+            before.append(row["text"])
+            follows = row["follows"]
+        return self._embeddings.in_context([memory.text], [before])[0]
+
+    def _make_findable(self, db: sqlite3.Connection, row: int, memory: Memory, vector: Vector) -> Findable:
+        write_search_rows(db, row, memory, context_of(db, memory.id), self._embeddings.name, vector)
+        return Findable(memory.cube_id, row, vector)
+
+    @staticmethod
+    def _make_unfindable(db: sqlite3.Connection, row: int, cube_id: str) -> Findable:
+        remove_search_rows(db, row)
+        return Findable(cube_id, row, None)
+
+    def _settle(self, changed: Iterable[Findable]) -> None:
+        """Bring the vectors in memory up to what was just kept on disk."""
+        with self._database.read():
+            puts: dict[str, dict[int, Vector]] = {}
+            for item in changed:
+                index = self._indexes.get(item.cube_id)
+                if index is None:
+                    continue
+                if item.vector is None:
+                    puts.get(item.cube_id, {}).pop(item.row, None)
+                    index.remove(item.row)
+                else:
+                    puts.setdefault(item.cube_id, {})[item.row] = item.vector
+            for cube_id, vectors in puts.items():
+                self._indexes[cube_id].put(vectors.items())
+
+    def _forget_index(self, cube_id: str) -> None:
+        """Read a cube's vectors anew at next use."""
+        with self._database.read():
+            self._indexes.pop(cube_id, None)
+
+    # -- upkeep ----------------------------------------------------------------------------------------------
+
+    def reindex(self, tenant: str, cube_id: str) -> int:
+        """Make a cube's full text, vectors and names anew from its memories; how many there are. Raises ``NotFound``,
+        ``EmbedderError``."""
+        cube = self.cube(tenant, cube_id)
+        with self._database.write() as db:
+            rows = db.execute(
+                "SELECT rowid AS row, id, text, author FROM memories WHERE cube_id = ? AND status = 'active'",
+                (cube.id,),
+            ).fetchall()
+            for row in rows:
+                remove_search_rows(db, row["row"])
+                db.execute(
+                    "INSERT INTO memory_text (rowid, cube, text, context) VALUES (?, ?, ?, ?)",
+                    (row["row"], cube.id.removeprefix("cube_"), row["text"], context_of(db, row["id"])),
+                )
+                link(db, cube.id, row["row"], names_in(row["text"].removeprefix(f"{row['author']}: ")))
+            self._indexes.pop(cube.id, None)
+        self._index(cube.id)
+        return len(rows)
+
+    def count(self, tenant: str) -> int:
+        """Number of active memories in the tenant's own cubes."""
+        with self._database.read() as db:
+            (n,) = db.execute(
+                "SELECT count(*) FROM memories m JOIN cubes c ON c.id = m.cube_id"
+                " WHERE c.tenant = ? AND m.status = 'active'",
+                (tenant,),
+            ).fetchone()
+        return int(n)
+
+    def labels_of(self, tenant: str) -> set[str]:
+        """Labels of the active memories that the tenant may read."""
+        with self._database.read() as db:
+            rows = db.execute(
+                f"SELECT m.id, m.version FROM memories m WHERE m.status = 'active' AND m.cube_id IN {VISIBLE}",
+                {"tenant": tenant},
+            ).fetchall()
+        return _labels(rows)
+
+    def active_labels(self) -> set[str]:
+        """Labels (``Memory.label``) of all active memories of all tenants: what segments may stand for."""
+        with self._database.read() as db:
+            rows = db.execute("SELECT id, version FROM memories WHERE status = 'active'").fetchall()
+        return _labels(rows)
+
+    def check(self) -> None:
+        """Raises ``StoreCorrupt`` when the file's structure is damaged."""
+        self._database.check()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _overwrite_deleted(self) -> None:
+        """Rewrite the full-text index without what was deleted, and truncate the log that still holds it."""
+        if not _FTS_SECURE_DELETE:
+            with self._database.write() as db:
+                db.execute("INSERT INTO memory_text (memory_text) VALUES ('optimize')")
+        with self._database.read() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._embeddings.forget()
+
+
+def _labels(rows: Sequence[sqlite3.Row]) -> set[str]:
+    """``Memory.label`` of rows of id and version."""
+    return {f"{row['id']}@{row['version']}" for row in rows}
+
+
+def as_json_list(values: Iterable[object]) -> str:
+    """For ``json_each``."""
+    return json.dumps(list(values))

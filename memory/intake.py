@@ -1,0 +1,234 @@
+"""From messages to memories in a cube."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memory.base import Findable, StoreBase
+from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
+from memory.extract import Extractor, LocalExtractor, Unit
+from memory.placing import Placed, place, slot_of
+from memory.rows import insert_memory, insert_message, messages_before, note_change, spoken, write_search_rows
+from memory.states import State, state_of
+from memory.types import Memory, Message
+from memory.vectors import Vector
+
+Finish = Callable[[sqlite3.Connection, list[Placed]], None]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What all messages of one addition have in common. ``owner`` is the end user they belong to, ``session`` the
+    conversation. ``expires_at`` in Unix seconds."""
+
+    session: str | None = None
+    owner: str | None = None
+    agent: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] | None = None
+    expires_at: float | None = None
+
+
+def new_message(
+    text: str, role: Any = "user", sent_at: float | None = None, author: str | None = None, **fields: Any
+) -> Message:
+    """A message with a new id, sent now unless said otherwise."""
+    return Message(
+        "msg_" + secrets.token_hex(12), role, text, time.time() if sent_at is None else sent_at, author, **fields
+    )
+
+
+class IntakeMethods(StoreBase):
+    """Adding memories: whole ones, and such as are found in messages."""
+
+    def add(
+        self,
+        tenant: str,
+        cube_id: str,
+        text: str,
+        *,
+        kind: str | None = None,
+        owner: str | None = None,
+        pinned: bool = False,
+        event_at: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Memory:
+        """Store a memory as it is given; it is on disk when this returns. Without a kind, a single sentence that says
+        how things stand is a state and takes the place of the one before; anything else is a fact. More ``fields`` are
+        ``Memory``'s: author, agent, session, tags, importance, expires_at, event_until. Raises ``InvalidMemory``,
+        ``NotFound`` (cube), ``Forbidden``, ``StorageFull``, ``EmbedderError``."""
+        return self.add_noted(
+            tenant, cube_id, text, kind=kind, owner=owner, pinned=pinned, event_at=event_at, metadata=metadata, **fields
+        ).memory
+
+    def add_noted(self, tenant: str, cube_id: str, text: str, *, kind: str | None = None, **fields: Any) -> Placed:
+        """``add``, and what it did to the memories that were there."""
+        cube = self.cube(tenant, cube_id, "write")
+        memory, state = _given(cube.id, text, kind, fields)
+        (vector,) = self._embeddings.in_context([memory.text], [[]])
+        index = self._index(cube.id)
+        with self._database.write() as db:
+            # What fills no slot stays as it was given.
+            placed, row, gone = _as_given(db, memory) if state is None else place(db, memory, state, vector, index)
+            if row is not None:
+                gone = [*gone, self._make_findable(db, row, memory, vector)]
+        self._settle(gone)
+        return placed
+
+    def add_messages(
+        self,
+        tenant: str,
+        cube_id: str,
+        messages: Sequence[Message],
+        said: Said | None = None,
+        *,
+        extractor: Extractor | None = None,
+        finish: Finish | None = None,
+    ) -> list[Placed]:
+        """Keep messages, and what is worth remembering of them. All of it is on disk when this returns, or nothing.
+
+        Messages whose id is known are left out, so that doing it twice does it once. ``finish`` writes in the same
+        transaction. Raises ``InvalidMemory``, ``NotFound`` (cube), ``Forbidden``, ``StorageFull``, ``EmbedderError``.
+        """
+        said = said or Said()
+        cube = self.cube(tenant, cube_id, "write")
+        checked_tags(said.tags)
+        checked_metadata(said.metadata or {})
+        fresh = self._unknown([checked_message(message) for message in messages])
+        with self._database.read() as db:
+            before = messages_before(db, cube.id, said.session, None)
+        units = (extractor or LocalExtractor()).extract(fresh, before)
+        earlier = self._last_of(cube.id, said)
+        memories = _drafts(units, cube.id, said, earlier)
+        vectors = self._vectors_of(memories, earlier)
+        contexts = _contexts(fresh, before)
+        index = self._index(cube.id)
+        placed: list[Placed] = []
+        try:
+            with self._database.write() as db:
+                for message in fresh:
+                    insert_message(db, cube.id, said.session, message)
+                for unit, memory, vector in zip(units, memories, vectors, strict=True):
+                    done, row, gone = place(db, memory, unit.state, vector, index)
+                    _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
+                    if row is not None:
+                        write_search_rows(db, row, memory, contexts[unit.sources[0]], self._embeddings.name, vector)
+                        gone = [*gone, Findable(cube.id, row, vector)]
+                    self._settle(gone)  # what follows in this batch may say the same
+                    placed.append(done)
+                if finish is not None:
+                    finish(db, placed)
+        except BaseException:
+            self._forget_index(cube.id)  # it may hold what was not kept
+            raise
+        return placed
+
+    def _unknown(self, messages: Sequence[Message]) -> list[Message]:
+        with self._database.read() as db:
+            return [
+                m for m in messages if db.execute("SELECT 1 FROM messages WHERE id = ?", (m.id,)).fetchone() is None
+            ]
+
+    def _last_of(self, cube_id: str, said: Said) -> list[tuple[str, str]]:
+        """Id and text of the last two memories of the conversation, the last first."""
+        if said.session is None:
+            return []
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT id, text FROM memories WHERE cube_id = ? AND session = ? AND status != 'deleted'"
+                " ORDER BY rowid DESC LIMIT 2",
+                (cube_id, said.session),
+            ).fetchall()
+        return [(row["id"], row["text"]) for row in rows]
+
+    def _vectors_of(self, memories: Sequence[Memory], earlier: Sequence[tuple[str, str]]) -> list[Vector]:
+        texts = [text for _, text in reversed(earlier)] + [memory.text for memory in memories]
+        n = len(earlier)
+        before = [list(reversed(texts[max(0, n + i - 2) : n + i])) for i in range(len(memories))]
+        return self._embeddings.in_context([memory.text for memory in memories], before)
+
+
+def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:
+    text = checked_text(text)
+    state = state_of(text) if kind is None and len(text) < 300 and text.count(". ") == 0 else None
+    metadata = dict(fields.pop("metadata", None) or {})
+    checked_metadata(metadata)
+    tags = checked_tags(fields.pop("tags", ()))
+    author = fields.pop("author", None)
+    memory = Memory(
+        id="mem_" + secrets.token_hex(12),
+        cube_id=cube_id,
+        owner=fields.pop("owner", None),
+        kind=state.kind if state is not None else checked_kind(kind or "fact"),
+        text=text,
+        status="active",
+        pinned=fields.pop("pinned", False),
+        version=1,
+        created_at=(now := time.time()),
+        updated_at=now,
+        metadata=metadata,
+        tags=tags,
+        author=author,
+        slot=None if state is None else slot_of(state, author),
+        value=None if state is None else state.value,
+        **fields,
+    )
+    return memory, state
+
+
+def _as_given(db: sqlite3.Connection, memory: Memory) -> tuple[Placed, int | None, list[Findable]]:
+    row = insert_memory(db, memory)
+    note_change(db, memory, "added")
+    return Placed("added", memory), row, []
+
+
+def _drafts(units: Sequence[Unit], cube_id: str, said: Said, earlier: Sequence[tuple[str, str]]) -> list[Memory]:
+    follows = earlier[0][0] if earlier else None
+    now = time.time()
+    memories: list[Memory] = []
+    for unit in units:
+        details = {**unit.metadata, **(said.metadata or {})}
+        memory = Memory(
+            id="mem_" + secrets.token_hex(12),
+            cube_id=cube_id,
+            owner=said.owner,
+            kind=checked_kind(unit.kind),
+            text=checked_text(unit.text),
+            status="active",
+            pinned=False,
+            version=1,
+            created_at=now,
+            updated_at=now,
+            event_at=unit.event_at,
+            event_until=unit.event_until,
+            metadata=details,
+            author=unit.author,
+            agent=said.agent,
+            session=said.session,
+            tags=tuple(dict.fromkeys((*said.tags, *unit.tags))),
+            importance=unit.importance,
+            expires_at=said.expires_at,
+            slot=None if unit.state is None else slot_of(unit.state, unit.author),
+            value=None if unit.state is None else unit.state.value,
+            follows=follows if said.session is not None else None,
+        )
+        memories.append(memory)
+        follows = memory.id
+    return memories
+
+
+def _contexts(messages: Sequence[Message], before: Sequence[Message]) -> list[str]:
+    """For each message, the two that were sent before it."""
+    all_ = [*before, *messages]
+    n = len(before)
+    return [" ".join(spoken(m) for m in all_[max(0, n + i - 2) : n + i]) for i in range(len(messages))]
+
+
+def _note_sources(db: sqlite3.Connection, memory_id: str, messages: Sequence[str]) -> None:
+    db.executemany("INSERT OR IGNORE INTO provenance VALUES (?, ?)", [(memory_id, message) for message in messages])

@@ -1,0 +1,322 @@
+"""Memories after they were added: read, listed, changed, deleted, brought back, forgotten."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from memory.base import Findable, StoreBase
+from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
+from memory.errors import Conflict, InvalidMemory
+from memory.filters import compile_filter
+from memory.placing import slot_of
+from memory.proof import Proof, Scan, scan
+from memory.rows import (
+    changes_of,
+    find_row,
+    memories_of,
+    memory_of,
+    message_of,
+    note_change,
+    update_memory,
+    write_vector,
+)
+from memory.states import state_of
+from memory.types import STATUSES, Change, Memory, Message
+from memory.wiping import wipe_memory
+
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class Page:
+    """Part of a list; ``next`` is the cursor of the part that follows, None at the end."""
+
+    items: list[Memory]
+    next: str | None
+
+
+class KeepingMethods(StoreBase):
+    """The life of memories that there are."""
+
+    undelete_s: float = DAY_S
+    """How long a deleted memory can be brought back, in seconds."""
+
+    def get(self, tenant: str, memory_id: str) -> Memory:
+        """Raises ``NotFound``, also for a deleted memory."""
+        with self._database.read() as db:
+            return memory_of(find_row(db, tenant, memory_id))
+
+    def list_memories(
+        self,
+        tenant: str,
+        cube_id: str | None = None,
+        *,
+        kind: str | None = None,
+        status: str = "active",
+        limit: int = 50,
+        after: str | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> Page:
+        """Memories in order of creation, of one cube or of all one's own. ``after`` is the ``next`` of the page before.
+        ``deleted`` ones are those that can be brought back. Raises ``NotFound``, ``InvalidMemory``."""
+        if status not in STATUSES:
+            raise InvalidMemory(f"'{status}' is not a status; there are {', '.join(STATUSES)}.", "status")
+        where, values = ["m.status = ?"], [status]
+        if cube_id is not None:
+            where.append("m.cube_id = ?")
+            values.append(self.cube(tenant, cube_id).id)
+        else:
+            where.append("m.cube_id IN (SELECT id FROM cubes WHERE tenant = ?)")
+            values.append(tenant)
+        if status == "deleted":
+            where.append("m.deleted_at IS NOT NULL")
+        if kind is not None:
+            where.append("m.kind = ?")
+            values.append(checked_kind(kind))
+        if filter:
+            condition, more = compile_filter(filter)
+            where.append(condition)
+            values += more
+        with self._database.read() as db:
+            if after is not None:
+                where.append("m.rowid > ?")
+                values.append(find_row(db, tenant, after, with_deleted=True)["row"])
+            rows = db.execute(
+                f"SELECT m.* FROM memories m WHERE {' AND '.join(where)} ORDER BY m.rowid LIMIT ?",
+                (*values, limit + 1),
+            ).fetchall()
+        items = memories_of(rows[:limit])
+        return Page(items, items[-1].id if len(rows) > limit else None)
+
+    def standing(self, tenant: str, cube_id: str) -> list[Memory]:
+        """Active memories that are pinned or make up the profile, in order of creation: part of every prompt.
+        Raises ``NotFound``."""
+        cube = self.cube(tenant, cube_id)
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT * FROM memories WHERE cube_id = ? AND status = 'active' AND (pinned OR kind = 'profile')"
+                " AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid",
+                (cube.id, time.time()),
+            ).fetchall()
+        return memories_of(rows)
+
+    def update(
+        self,
+        tenant: str,
+        memory_id: str,
+        *,
+        text: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        kind: str | None = None,
+        status: str | None = None,
+        **fields: Any,
+    ) -> Memory:
+        """Change what is given (None: as it is); a new text makes a new version and keeps the old one as history. More
+        ``fields``: pinned, event_at, event_until, tags, importance, expires_at. Raises ``NotFound``, ``Forbidden``,
+        ``InvalidMemory``, ``Conflict``, ``StorageFull``, ``EmbedderError``."""
+        old = self.get(tenant, memory_id)
+        given = {name: value for name, value in fields.items() if value is not None}
+        if "tags" in given:
+            given["tags"] = checked_tags(given["tags"])
+        new = replace(
+            old,
+            text=old.text if text is None else checked_text(text),
+            kind=old.kind if kind is None else checked_kind(kind),
+            metadata=old.metadata if metadata is None else metadata,
+            status=old.status if status is None else checked_status(status),
+            updated_at=time.time(),
+            **given,
+        )
+        changed = new.text != old.text
+        new = _restated(replace(new, version=old.version + 1)) if changed else new
+        checked_metadata(new.metadata)
+        with self._database.read() as db:
+            vector = self._vector_in_place(db, new)
+        with self._database.write() as db:
+            row = find_row(db, tenant, memory_id, need="write")
+            if row["version"] != old.version:
+                raise Conflict("The memory was changed by another request meanwhile; read it again.")
+            update_memory(db, new)
+            note_change(db, new, _action(old, new), old.text if changed else None)
+            findable = self._make_unfindable(db, row["row"], new.cube_id)
+            if new.status == "active":
+                findable = self._make_findable(db, row["row"], new, vector)
+        self._settle([findable])
+        return new
+
+    def history(self, tenant: str, memory_id: str) -> list[Change]:
+        """What was done to a memory, oldest first. Raises ``NotFound``."""
+        with self._database.read() as db:
+            find_row(db, tenant, memory_id)
+            return changes_of(db, memory_id)
+
+    def sources(self, tenant: str, memory_id: str) -> list[Message]:
+        """The messages that a memory is from, in order. Raises ``NotFound``."""
+        with self._database.read() as db:
+            find_row(db, tenant, memory_id)
+            rows = db.execute(
+                "SELECT s.* FROM messages s JOIN provenance p ON p.message_id = s.id WHERE p.memory_id = ?"
+                " ORDER BY s.rowid",
+                (memory_id,),
+            ).fetchall()
+        return [message_of(row) for row in rows]
+
+    def messages(self, tenant: str, cube_id: str, session: str | None = None, limit: int = 50) -> list[Message]:
+        """The last messages of a cube, or of one conversation in it, oldest first. Raises ``NotFound``."""
+        cube = self.cube(tenant, cube_id)
+        with self._database.read() as db:
+            rows = db.execute(
+                "SELECT * FROM messages WHERE cube_id = ?1 AND (?2 IS NULL OR conversation = ?2) AND text != ''"
+                " ORDER BY rowid DESC LIMIT ?3",
+                (cube.id, session, limit),
+            ).fetchall()
+        return [message_of(row) for row in reversed(rows)]
+
+    # -- the end of a memory ---------------------------------------------------------------------------------
+
+    def delete(self, tenant: str, memory_id: str) -> Memory:
+        """Take a memory out of use at once; for ``undelete_s`` seconds it can be brought back, then it is forgotten
+        (0: forgotten now). The memory as it was is returned. Raises ``NotFound``, ``Forbidden``."""
+        if self.undelete_s <= 0:
+            return self.forget(tenant, memory_id).memory
+        with self._database.write() as db:
+            row = find_row(db, tenant, memory_id, need="write")
+            memory = memory_of(row)
+            gone = self._make_unfindable(db, row["row"], memory.cube_id)
+            db.execute(
+                "UPDATE memories SET status_before = status, status = 'deleted', deleted_at = ? WHERE rowid = ?",
+                (time.time(), row["row"]),
+            )
+            note_change(db, memory, "deleted")
+        self._settle([gone])
+        return memory
+
+    def undelete(self, tenant: str, memory_id: str) -> Memory:
+        """Bring a deleted memory back as it was. Raises ``NotFound`` (also when it is too late), ``Forbidden``."""
+        with self._database.read() as db:
+            row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
+            if row["deleted_at"] is None or row["deleted_at"] + self.undelete_s < time.time():
+                find_row(db, tenant, memory_id)  # not deleted: it stays; too late: not found
+                return memory_of(row)
+            memory = replace(memory_of(row), status=row["status_before"] or "active")
+            vector = self._vector_in_place(db, memory)
+        changed: list[Findable] = []
+        with self._database.write() as db:
+            done = db.execute(
+                "UPDATE memories SET status = ?, status_before = NULL, deleted_at = NULL"
+                " WHERE rowid = ? AND deleted_at IS NOT NULL",
+                (memory.status, row["row"]),
+            )
+            if done.rowcount == 0:  # another request was faster
+                return memory_of(find_row(db, tenant, memory_id))
+            note_change(db, memory, "undeleted")
+            if memory.status == "active":
+                changed.append(self._make_findable(db, row["row"], memory, vector))
+        self._settle(changed)
+        return memory
+
+    def forget(self, tenant: str, memory_id: str) -> Proof:
+        """Overwrite a memory, its history, what it is from and what was computed from it here; then look for what is
+        left. Also for one that is deleted but can still be brought back. Raises ``NotFound``, ``Forbidden``."""
+        with self._database.read() as db:
+            row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
+            if row["status"] == "deleted" and row["deleted_at"] is None:
+                find_row(db, tenant, memory_id)  # forgotten already: not found
+            memory = memory_of(row)
+        texts = self._forget_rows([row["row"]])
+        return self.prove(memory, texts)
+
+    def prove(self, memory: Memory, texts: Sequence[str] = ()) -> Proof:
+        """What a scan for a forgotten memory finds. ``texts`` are its earlier texts and its messages'."""
+        with self._database.read() as db:
+            found: Scan = scan(db, memory, texts)
+        return Proof(memory, found, time.time())
+
+    def purge(self, now: float | None = None) -> list[Memory]:
+        """Forget what was deleted longer ago than it can be brought back; archive what has expired. The memories that
+        went out of use by expiry are returned: what was computed from them is to be removed."""
+        now = time.time() if now is None else now
+        with self._database.read() as db:
+            late = db.execute(
+                "SELECT rowid AS row FROM memories WHERE deleted_at IS NOT NULL AND deleted_at < ? LIMIT 1000",
+                (now - self.undelete_s,),
+            ).fetchall()
+        if late:
+            self._forget_rows([row["row"] for row in late])
+        gone: list[Findable] = []
+        with self._database.write() as db:
+            rows = db.execute(
+                "SELECT rowid AS row, * FROM memories WHERE expires_at IS NOT NULL AND expires_at <= ?"
+                " AND status = 'active' LIMIT 1000",
+                (now,),
+            ).fetchall()
+            for row in rows:
+                expired = replace(memory_of(row), status="archived", updated_at=now)
+                update_memory(db, expired)
+                note_change(db, expired, "expired")
+                gone.append(self._make_unfindable(db, row["row"], expired.cube_id))
+        self._settle(gone)
+        return memories_of(rows)
+
+    def _forget_rows(self, rows: Sequence[int]) -> list[str]:
+        """Wipe memories; the texts that went, for a scan. What follows them in a conversation gets its vector anew,
+        without them."""
+        texts: list[str] = []
+        changed: list[Findable] = []
+        with self._database.write() as db:
+            followers: list[str] = []
+            for row in rows:
+                data = db.execute("SELECT * FROM memories WHERE rowid = ?", (row,)).fetchone()
+                texts += [change.text for change in changes_of(db, data["id"]) if change.text]
+                texts += [
+                    m["text"]
+                    for m in db.execute(
+                        "SELECT s.text FROM messages s JOIN provenance p ON p.message_id = s.id WHERE p.memory_id = ?",
+                        (data["id"],),
+                    )
+                ]
+                wipe_memory(db, row, data["id"])
+                changed.append(Findable(data["cube_id"], row, None))
+                followers.append(data["id"])
+            self._embeddings.forget()
+            changed += [item for id in followers for item in self._vectors_behind(db, id)]
+            changed += [item for f in changed[len(rows) :] for item in self._vectors_behind_row(db, f.row)]
+        self._settle(changed)
+        self._overwrite_deleted()
+        return texts
+
+    def _vectors_behind(self, db: Any, memory_id: str) -> list[Findable]:
+        """Vectors of the memories right behind this one, without what was wiped."""
+        rows = db.execute(
+            "SELECT rowid AS row, * FROM memories WHERE follows = ? AND status = 'active'", (memory_id,)
+        ).fetchall()
+        found = []
+        for row in rows:
+            vector = self._vector_in_place(db, memory_of(row))
+            write_vector(db, row["row"], self._embeddings.name, vector)
+            found.append(Findable(row["cube_id"], row["row"], vector))
+        return found
+
+    def _vectors_behind_row(self, db: Any, row: int) -> list[Findable]:
+        (id,) = db.execute("SELECT id FROM memories WHERE rowid = ?", (row,)).fetchone()
+        return self._vectors_behind(db, id)
+
+
+def _restated(memory: Memory) -> Memory:
+    """A state whose text was changed: what it says now is what counts."""
+    if memory.slot is None:
+        return memory
+    said = memory.text.removeprefix(f"{memory.author}: ") if memory.author else memory.text
+    state = state_of(said)
+    if state is None:
+        return replace(memory, slot=None, value=None)
+    return replace(memory, slot=slot_of(state, memory.author), value=state.value)
+
+
+def _action(old: Memory, new: Memory) -> str:
+    if old.text != new.text:
+        return "updated"
+    return new.status if old.status != new.status else "changed"

@@ -1,0 +1,132 @@
+"""Where a new memory goes among those there are: beside them, into one that says the same, or in the place of a state
+that no longer holds."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from memory.base import Findable
+from memory.fulltext import words_of
+from memory.rows import digest_of, insert_memory, memory_of, note_change, remove_search_rows, update_memory
+from memory.searching import alike
+from memory.states import State
+from memory.types import Memory
+from memory.vectors import CubeIndex, Vector
+
+Action = Literal["added", "reinforced", "merged", "superseded", "outdated"]
+
+# A candidate for a merge has nearly the same vector; the words decide.
+_NEAR = 0.93
+_LOOKED_AT = 3
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What became of a unit. ``memory`` is what is active now (or kept as history, when *outdated*); ``replaced`` is
+    what it took the place of."""
+
+    action: Action
+    memory: Memory
+    replaced: tuple[Memory, ...] = ()
+
+
+def slot_of(state: State, author: str | None) -> str:
+    """A state's slot with whose it is: ``user|home``."""
+    return f"{(state.subject or author or 'user').lower()}|{state.slot}"
+
+
+def place(
+    db: sqlite3.Connection, memory: Memory, state: State | None, vector: Vector, index: CubeIndex
+) -> tuple[Placed, int | None, list[Findable]]:
+    """Write a memory. Returns what was done, its row id where it is to be made findable, and what no longer is."""
+    same = _said_before(db, memory, vector, index)
+    if same is not None:
+        return Placed("reinforced", _reinforce(db, same, memory)), None, []
+    if state is None or memory.slot is None:
+        return Placed("added", memory), _insert(db, memory, "added"), []
+    rows = db.execute(
+        "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND slot = ? AND status = 'active' ORDER BY rowid",
+        (memory.cube_id, memory.slot),
+    ).fetchall()
+    older = [row for row in rows if _ended_by(memory_of(row), memory, state)]
+    newer = next((memory_of(row) for row in rows if _time(memory_of(row)) > _time(memory)), None)
+    if newer is not None:  # told late: it held before what is known to hold now
+        late = replace(memory, status="archived", valid_until=_time(newer), replaced_by=newer.id)
+        _insert(db, late, "outdated")
+        return Placed("outdated", late), None, []
+    row = _insert(db, memory, "added")
+    gone = [_retire(db, old, memory, state) for old in older]
+    action: Action = "added" if not gone else "superseded" if any(m.status == "archived" for m, _ in gone) else "merged"
+    return Placed(action, memory, tuple(m for m, _ in gone)), row, [findable for _, findable in gone]
+
+
+def _time(memory: Memory) -> float:
+    return memory.created_at if memory.event_at is None else memory.event_at
+
+
+def _ended_by(old: Memory, new: Memory, state: State) -> bool:
+    """An end that names a value ends that value only: who no longer lives in Oslo may well live in Lima."""
+    if _time(old) > _time(new):
+        return False
+    return not state.ends or not state.value or old.value in (None, state.value)
+
+
+def _insert(db: sqlite3.Connection, memory: Memory, action: str) -> int:
+    row = insert_memory(db, memory)
+    note_change(db, memory, action)
+    return row
+
+
+def _retire(db: sqlite3.Connection, row: sqlite3.Row, by: Memory, state: State) -> tuple[Memory, Findable]:
+    """Take a state out of use: merged into one of the same value, or kept as history of another."""
+    old = memory_of(row)
+    merged = not state.ends and old.value == state.value
+    retired = replace(
+        old,
+        status="merged" if merged else "archived",
+        valid_until=None if merged else _time(by),
+        replaced_by=by.id,
+        pinned=False,
+        updated_at=by.created_at,
+    )
+    update_memory(db, retired)
+    note_change(db, retired, "merged" if merged else "superseded", detail={"by": by.id})
+    if merged:
+        db.execute("UPDATE memories SET uses = uses + ? WHERE id = ?", (old.uses, by.id))
+    remove_search_rows(db, row["row"])
+    return retired, Findable(old.cube_id, row["row"], None)
+
+
+def _said_before(db: sqlite3.Connection, memory: Memory, vector: Vector, index: CubeIndex) -> sqlite3.Row | None:
+    """An active memory that says the same: the same words, or nearly, of the same kind, by the same author. (A dated
+    event has its date in its words, so that the same thing on another day is another event.)"""
+    found: sqlite3.Row | None = db.execute(
+        "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND digest = ? AND status = 'active' AND author IS ?"
+        " AND owner IS ?",
+        (memory.cube_id, digest_of(memory.text), memory.author, memory.owner),
+    ).fetchone()
+    if found is not None or memory.slot is not None:
+        return found
+    words = set(words_of(memory.text))
+    for near, _ in index.nearest(vector, _LOOKED_AT, _NEAR):
+        row: sqlite3.Row | None = db.execute(
+            "SELECT rowid AS row, * FROM memories WHERE rowid = ? AND status = 'active' AND kind = ? AND author IS ?"
+            " AND owner IS ?",
+            (near, memory.kind, memory.author, memory.owner),
+        ).fetchone()
+        if row is not None and alike(words, set(words_of(row["text"]))):
+            return row
+    return None
+
+
+def _reinforce(db: sqlite3.Connection, row: sqlite3.Row, again: Memory) -> Memory:
+    """Said again: it counts for more, and where the wording differs, that is kept as a merged memory."""
+    kept = replace(memory_of(row), uses=row["uses"] + 1, updated_at=again.created_at)
+    update_memory(db, kept)
+    note_change(db, kept, "reinforced")
+    if row["digest"] != digest_of(again.text):
+        merged = replace(again, status="merged", replaced_by=kept.id)
+        _insert(db, merged, "merged")
+    return kept

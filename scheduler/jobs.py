@@ -1,0 +1,125 @@
+"""The worker of the durable jobs: one at a time, in order, beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from memory import EmbedderError, Job, JobQueue, MemoryStoreError, StorageFull
+
+log = logging.getLogger(__name__)
+
+# A handler does its job's work in full and completes it itself, in the transaction of the work where there is one.
+Handler = Callable[[Job], Awaitable[None]]
+Chore = Callable[[], Awaitable[None]]
+
+CHORES_EVERY_S = 30.0
+_RETRY_S = 2.0
+_LOOK_EVERY_S = 1.0
+
+
+class JobRunner:
+    """Works off a queue in an asyncio task, with chores in between. Not thread-safe: lives in the event loop.
+
+    A job that was cut off (a kill, a power cut) is done again from its start: handlers write all or nothing.
+    """
+
+    def __init__(self, queue: JobQueue, handlers: Mapping[str, Handler], chores: Chore | None = None) -> None:
+        self._queue = queue
+        self._handlers = handlers
+        self._chores = chores
+        self._wake = asyncio.Event()
+        self._ended = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+        self.failures = 0
+
+    def start(self) -> None:
+        """Begin; what was running when the process ended waits again."""
+        self._queue.release_all()
+        self._task = asyncio.create_task(self._run(), name="jobs")
+
+    def wake(self) -> None:
+        """There is a new job."""
+        self._wake.set()
+
+    async def wait(self, tenant: str, id: str, timeout_s: float) -> Job:
+        """The job, once it has ended or the time is up. Raises ``NotFound``."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            async with self._ended:
+                job = await asyncio.to_thread(self._queue.get, tenant, id)
+                left = deadline - asyncio.get_running_loop().time()
+                if job.ended or left <= 0:
+                    return job
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), min(left, _LOOK_EVERY_S))
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        chores_at = loop.time() + CHORES_EVERY_S
+        while True:
+            if self._chores is not None and loop.time() >= chores_at:
+                await self._guarded("chores", self._chores())
+                chores_at = loop.time() + CHORES_EVERY_S
+            self._wake.clear()
+            job = await asyncio.to_thread(self._queue.take)
+            if job is not None:
+                await self._work(job)
+                async with self._ended:
+                    self._ended.notify_all()
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
+
+    async def _guarded(self, name: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception:
+            log.exception("%s failed", name)
+            self.failures += 1
+
+    async def _work(self, job: Job) -> None:
+        handler = self._handlers.get(job.kind)
+        again: float | None = None
+        try:
+            if handler is None:
+                raise ValueError(f"there is no worker for jobs of kind '{job.kind}'")
+            await handler(job)
+            return
+        except (EmbedderError, StorageFull) as error:  # may be over soon
+            error_text, again = str(error), _RETRY_S * 2**job.attempts
+        except MemoryStoreError as error:
+            error_text = str(error)
+        except Exception:
+            # The worker's edge: one job that fails must not stop those behind it.
+            log.exception("job %s failed", job.id)
+            error_text = "an internal error; the log has it"
+        self.failures += 1
+        await asyncio.to_thread(self._fail, job, error_text, again)
+
+    def _fail(self, job: Job, error: str, again: float | None) -> None:
+        self._queue.fail(job.id, error, again_in_s=again)
+
+    async def close(self) -> None:
+        """Stop; a job that is being done is left as it is, and done again at the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def result_of(job: Job) -> dict[str, Any]:
+    """A job as the API shows it."""
+    return {
+        "object": "job",
+        "id": job.id,
+        "kind": job.kind,
+        "status": job.status,
+        "attempts": job.attempts,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "result": job.result,
+        "error": job.error,
+    }

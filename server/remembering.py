@@ -1,0 +1,193 @@
+"""What the server does with memories, whatever dialect asks: the side store's work, and then what follows from it for
+segments. Every way in goes through here, so that no dialect can forget to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from engine.base import Engine
+from memory import Cube, Extractor, Hit, Job, Memory, MemoryStore, Message, Placed, Proof, Said, new_message
+from memory.dates import parse_time
+from memory.errors import InvalidMemory
+from scheduler import JobRunner, Upkeep
+
+
+class Remembering:
+    """Async, for the event loop; the side store's blocking work runs in threads."""
+
+    def __init__(
+        self, memories: MemoryStore, engine: Engine, upkeep: Upkeep, extractors: dict[str, Extractor], default: str
+    ) -> None:
+        self.store = memories
+        self._engine = engine
+        self._upkeep = upkeep
+        self._extractors = extractors
+        self._default = default
+        self.jobs = JobRunner(memories.jobs, {"messages": self._messages_job}, self._chores)
+
+    # -- adding ----------------------------------------------------------------------------------------------
+
+    async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> Placed:
+        """Store a memory as it is given."""
+        id = await self.cube_id(tenant, cube)
+        placed = await asyncio.to_thread(lambda: self.store.add_noted(tenant, id, text, **fields))
+        await self._replaced(tenant, [placed])
+        return placed
+
+    async def add_messages(
+        self, tenant: str, cube: str | None, messages: Sequence[Message], said: Said, extractor: str | None = None
+    ) -> list[Placed]:
+        """Keep messages and what is worth remembering of them, now."""
+        id = await self.cube_id(tenant, cube)
+        find = self.extractor(extractor)
+        placed = await asyncio.to_thread(lambda: self.store.add_messages(tenant, id, messages, said, extractor=find))
+        await self._replaced(tenant, placed)
+        return placed
+
+    async def queue_messages(
+        self,
+        tenant: str,
+        cube: str | None,
+        messages: Sequence[Message],
+        said: Said,
+        extractor: str | None = None,
+        job_id: str | None = None,
+    ) -> Job:
+        """Keep messages in a job, which finds what is worth remembering of them later."""
+        id = await self.cube_id(tenant, cube)
+        self.extractor(extractor)
+        await asyncio.to_thread(self.store.cube, tenant, id, "write")
+        payload = {
+            "cube": id,
+            "messages": [asdict(message) for message in messages],
+            "said": asdict(said),
+            "extractor": extractor,
+        }
+        job = await asyncio.to_thread(self.store.jobs.put, tenant, "messages", payload, job_id)
+        self.jobs.wake()
+        return job
+
+    async def _messages_job(self, job: Job) -> None:
+        given = job.payload
+        messages = [Message(**fields) for fields in given["messages"]]
+        said = Said(**{**given["said"], "tags": tuple(given["said"]["tags"])})
+        finish = self.store.jobs.finishing(job.id)
+        placed = await asyncio.to_thread(
+            lambda: self.store.add_messages(
+                job.tenant,
+                given["cube"],
+                messages,
+                said,
+                extractor=self.extractor(given["extractor"]),
+                finish=lambda db, done: finish(db, [placed_json(item) for item in done]),
+            )
+        )
+        await self._replaced(job.tenant, placed)
+
+    def extractor(self, name: str | None) -> Extractor:
+        """Raises ``InvalidMemory`` for an unknown one."""
+        name = name or self._default
+        if name not in self._extractors:
+            raise InvalidMemory(
+                f"There is no extractor '{name}' here; there are {', '.join(self._extractors)}.", "extractor"
+            )
+        return self._extractors[name]
+
+    # -- finding ---------------------------------------------------------------------------------------------
+
+    async def search(
+        self, tenant: str, query: str, cubes: Sequence[str] | None, *, top_k: int = 5, **options: Any
+    ) -> list[Hit]:
+        """Search in these cubes (None: the default one)."""
+
+        def find() -> list[Hit]:
+            ids = cubes if cubes is not None else [self.store.default_cube(tenant).id]
+            return self.store.search(tenant, query, cube_ids=ids, top_k=top_k, **options)
+
+        return await asyncio.to_thread(find)
+
+    async def cube_id(self, tenant: str, cube: str | None) -> str:
+        """A cube's id by id or name; the default cube's for None. Raises ``NotFound``."""
+
+        def find() -> Cube:
+            return self.store.default_cube(tenant) if cube is None else self.store.cube(tenant, cube)
+
+        return (await asyncio.to_thread(find)).id
+
+    # -- changing --------------------------------------------------------------------------------------------
+
+    async def update(self, tenant: str, memory_id: str, **fields: Any) -> Memory:
+        """Change a memory. What was computed from its old text is removed before the reply."""
+
+        def change() -> tuple[Memory, Memory]:
+            return self.store.get(tenant, memory_id), self.store.update(tenant, memory_id, **fields)
+
+        old, new = await asyncio.to_thread(change)
+        if old.label != new.label or new.status != "active":
+            await self.drop_segments(tenant, [old])
+        return new
+
+    async def delete(self, tenant: str, memory_id: str) -> tuple[Memory, int]:
+        """Take a memory out of use, and remove what was computed from it; how many segments that were."""
+        memory = await asyncio.to_thread(self.store.delete, tenant, memory_id)
+        return memory, await self.drop_segments(tenant, [memory])
+
+    async def forget(self, tenant: str, memory_id: str) -> tuple[Proof, int, int]:
+        """Overwrite a memory and everything computed from it; the proof, the segments removed, and those that a look
+        afterwards still finds."""
+        proof = await asyncio.to_thread(self.store.forget, tenant, memory_id)
+        removed = await self.drop_segments(tenant, [proof.memory])
+        left = await self._engine.forget([proof.memory.label])
+        return proof, removed, left
+
+    async def drop_segments(self, tenant: str, memories: Iterable[Memory]) -> int:
+        """Remove what was computed from these texts, in every tier."""
+        gone = list(memories)
+        if not gone:
+            return 0
+        removed = await self._engine.forget([memory.label for memory in gone])
+        for cube in {memory.cube_id for memory in gone}:
+            self._upkeep.changed(tenant, cube)
+        return removed
+
+    async def _replaced(self, tenant: str, placed: Iterable[Placed]) -> None:
+        await self.drop_segments(tenant, [memory for item in placed for memory in item.replaced])
+
+    async def _chores(self) -> None:
+        expired = await asyncio.to_thread(self.store.purge)
+        await self.drop_segments("", expired)
+        await asyncio.to_thread(self.store.jobs.sweep)
+
+    async def close(self) -> None:
+        await self.jobs.close()
+
+
+def message_of(
+    text: str,
+    role: str = "user",
+    *,
+    name: str | None = None,
+    time: str | float | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> Message:
+    """A message as a client sends it. ``time`` is ISO 8601 or Unix time. Raises ``InvalidMemory``."""
+    offset = 0
+    at: float | None = None
+    if time is not None:
+        try:
+            at, offset = parse_time(time)
+        except ValueError as error:
+            raise InvalidMemory(str(error), "messages") from error
+    return new_message(text, role, at, name, utc_offset=offset, metadata=metadata or {})
+
+
+def placed_json(placed: Placed) -> dict[str, Any]:
+    """What became of a unit, without texts."""
+    return {
+        "action": placed.action,
+        "id": placed.memory.id,
+        "replaced": [memory.id for memory in placed.replaced],
+    }
