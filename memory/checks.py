@@ -11,6 +11,8 @@ from memory.errors import InvalidMemory
 from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message
 
 _MAX_METADATA_BYTES = 16_384
+# With room for dates around them, which the calendar must have too.
+_FIRST_TIME, _LAST_TIME = -6.21e10, 2.2e11
 _MAX_TAGS = 64
 _MAX_TAG_CHARS = 200
 
@@ -40,8 +42,8 @@ def checked_message(message: Message) -> Message:
         raise InvalidMemory(
             f"A message has at most {MAX_TEXT_CHARS} characters, no NUL, no lone surrogates.", "messages"
         )
-    if not -1e11 < message.sent_at < 1e11:
-        raise InvalidMemory("A message's time is in Unix seconds.", "messages")
+    if not _FIRST_TIME < message.sent_at < _LAST_TIME:
+        raise InvalidMemory("A message's time is in Unix seconds, between the years 2 and 9000.", "messages")
     checked_metadata(message.metadata)
     return replace(message, author=(message.author or "").strip()[:_MAX_TAG_CHARS] or None)
 

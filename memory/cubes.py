@@ -41,7 +41,7 @@ class CubeMethods(StoreBase):
 
     def create_cube(self, tenant: str, name: str, fidelity: str | None = None) -> Cube:
         """Raises ``InvalidMemory`` for a bad name or fidelity, ``Conflict`` when the tenant has a cube of that name."""
-        name = _checked_name(name)
+        name = checked_name(name)
         cube = Cube("cube_" + secrets.token_hex(12), tenant, name, time.time(), checked_fidelity(fidelity))
         try:
             with self._database.write() as db:
@@ -91,7 +91,7 @@ class CubeMethods(StoreBase):
         with self._database.write() as db:
             rows = db.execute("SELECT * FROM memories WHERE cube_id = ?", (cube.id,)).fetchall()
             wipe_cube(db, cube.id)
-            self._indexes.pop(cube.id, None)
+            self._forget_index(cube.id)
         self._overwrite_deleted()
         return [memory_of(row) for row in rows if row["status"] != "deleted"]
 
@@ -127,8 +127,8 @@ class CubeMethods(StoreBase):
 
     def set_group(self, tenant: str, name: str, members: list[str]) -> Group:
         """Make one's own group of that name, or change who is in it. Raises ``InvalidMemory``."""
-        name = _checked_name(name)
-        if not all(_checked_name(member) for member in members) or len(members) > 10_000:
+        name = checked_name(name)
+        if not all(checked_name(member) for member in members) or len(members) > 10_000:
             raise InvalidMemory("A group has at most 10000 members.", "members")
         with self._database.write() as db:
             db.execute(
@@ -153,7 +153,7 @@ class CubeMethods(StoreBase):
     def _principal(self, tenant: str, principal: str) -> str:
         if principal.startswith("group:"):
             return self.group(tenant, principal.removeprefix("group:")).id
-        return _checked_name(principal)
+        return checked_name(principal)
 
     def _own(self, tenant: str, cube_id: str) -> Cube:
         """Only a cube's owner may delete or share it: for others there is no such cube."""
@@ -163,7 +163,8 @@ class CubeMethods(StoreBase):
         return cube
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """A name without white space around it. Raises ``InvalidMemory``."""
     if not name.strip() or len(name) > _MAX_NAME_CHARS or unstorable(name):
         raise InvalidMemory(f"A name has 1 to {_MAX_NAME_CHARS} characters.", "name")
     return name.strip()

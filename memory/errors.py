@@ -1,13 +1,16 @@
 """What the side store can refuse.
 
 MemoryStoreError
-├── NotFound          no such memory or cube for this tenant (another tenant's id looks the same)
-├── Forbidden         the cube may be read, not changed
-├── InvalidMemory     text empty or too long, unknown kind, bad metadata
-├── Conflict          a cube of that name exists
-├── StorageFull       the disk is full; nothing was written
-├── StoreCorrupt      the database file is damaged or of a newer version
-└── EmbedderError     the embedder could not be loaded or reached
+├── NotFound           no such memory or cube for this tenant (another tenant's id looks the same)
+├── Forbidden          the cube may be read, not changed
+├── InvalidMemory      text empty or too long, unknown kind, bad metadata
+├── UnreadableDocument a file that is damaged, too large, locked, or of an unknown kind
+├── Conflict           a cube of that name exists
+├── StorageFull        the disk is full; nothing was written
+├── StoreCorrupt       the database file is damaged or of a newer version
+├── EmbedderError      the embedder could not be loaded or reached
+├── RerankError        the reranker could not be reached
+└── ExtractorError     the extraction model could not be reached (never leaves the store: there is another way)
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ class InvalidMemory(MemoryStoreError):
         super().__init__(message)
 
 
+class UnreadableDocument(MemoryStoreError):
+    """A file is damaged, too large, locked, or of an unknown kind."""
+
+
 class Conflict(MemoryStoreError):
     """Something of that name exists already."""
 
@@ -52,3 +59,11 @@ class StoreCorrupt(MemoryStoreError):
 
 class EmbedderError(MemoryStoreError):
     """The embedder could not be loaded or reached."""
+
+
+class RerankError(MemoryStoreError):
+    """The reranker could not be reached, or did not do what it was asked."""
+
+
+class ExtractorError(MemoryStoreError):
+    """The extraction model could not be reached, or did not answer."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 from memory.base import StoreBase
 from memory.checks import checked_kind
-from memory.searching import Rerank, Search, SearchQuery
+from memory.searching import Search, SearchQuery
 from memory.types import Hit
+from memory.vectors import Vector
+
+
+class Rerank(Protocol):
+    """Scores texts against a query; higher is better."""
+
+    def scores(self, query: str, texts: Sequence[str]) -> list[float]: ...
 
 
 class SearchMethods(StoreBase):
@@ -16,6 +24,11 @@ class SearchMethods(StoreBase):
 
     rerank: Rerank | None = None
     """Puts the best in their final order, where there is one."""
+
+    def embed(self, texts: Sequence[str]) -> list[Vector]:
+        """Unit vectors, float32 [dim]; a search for one of these texts soon after need not embed it again. Raises
+        ``EmbedderError``."""
+        return self._embeddings.of(texts)
 
     def search(
         self,
@@ -38,6 +51,19 @@ class SearchMethods(StoreBase):
         if top_k < 1 or not cubes or not query.strip():
             return []
         (vector,) = self._embeddings.of([query])
-        asked = SearchQuery(query, cubes, top_k, wanted or None, **options)
+        depth = top_k if self.rerank is None else max(20, 2 * top_k)
+        asked = SearchQuery(query, cubes, depth, wanted or None, **options)
         with self._database.read() as db:
-            return Search(db, asked, vector, self._index, self.rerank).hits()
+            hits = Search(db, asked, vector, self._index).hits()
+        return self._reranked(query, hits)[:top_k]
+
+    def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
+        """In the reranker's order, where there is one; the store is free while it is asked."""
+        if self.rerank is None or not hits:
+            return hits
+        scores = self.rerank.scores(query, [hit.memory.text for hit in hits])
+        scored = [
+            replace(hit, score=score, parts={**hit.parts, "rerank": score})
+            for hit, score in zip(hits, scores, strict=True)
+        ]
+        return sorted(scored, key=lambda hit: -hit.score)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 from collections.abc import Sequence
 from itertools import combinations
 
 # Rows that one search may score. bm25 takes about a microsecond a row, so this is the time a search may take.
-BUDGET = 2_500
+BUDGET = 2_000
+# Cubes with a larger share of all memories than one in so many are not worth being told apart by a word.
+_MOST = 4
 # What was said just before counts for a third of what the memory itself says.
 _WEIGHTS = "0.0, 1.0, 0.3"
 _MAX_TERMS = 64
-_PAIRED = 4
+_PAIRED = 3
 _STOP_WORDS = frozenset(
     "a about am an and are as at be been being but by can could did do does for from had has have he her hers him "
     "his how i if in into is it its me mine my of on or our ours she should so than that the their theirs them then "
@@ -36,67 +39,83 @@ def _any(words: Sequence[str]) -> str:
     return " OR ".join(f'"{word}"' for word in words)
 
 
-def _all(words: Sequence[str]) -> str:
-    return " AND ".join(f'"{word}"' for word in words)
-
-
 def cube_word(cube_id: str) -> str:
     """A cube's id as the one word that its rows hold in the column ``cube``."""
     return cube_id.removeprefix("cube_")
 
 
-def text_scores(db: sqlite3.Connection, query: str, cubes: Sequence[str], depth: int) -> dict[int, float]:
-    """The best ``depth`` memories (row ids) of these cubes that hold words of the query, with their bm25, above 0.
+def text_scores(
+    db: sqlite3.Connection, query: str, cubes: Sequence[str], depth: int, in_cubes: int | None = None
+) -> dict[int, float]:
+    """The best ``depth`` memories (row ids) that hold words of the query, with their bm25, above 0.
 
-    Where the words match more than ``BUDGET`` rows, only these are scored: all rows of the rarest words that fit the
-    budget, the latest rows that hold every word or pairs of the rarest ones, and the latest rows that hold any.
+    Where the words are in more than ``BUDGET`` rows, the commonest ones, which tell least, are left out; where that
+    leaves fewer than two, the latest rows that hold two of the rarest words, or the only one, count by the words'
+    idf. ``in_cubes`` is how many memories the cubes have, where that is known: where these are many of all there are,
+    rows come from all cubes, more of them, and the caller tells them apart (bm25 counts every row that holds a word,
+    and all of a cube's hold the cube's).
     """
     words = telling_words(query)
     if not words or not cubes:
         return {}
-    within = "cube : (" + _any([cube_word(cube) for cube in cubes]) + ")"
-    if _count(db, within, _any(words)) <= BUDGET:
-        return _scored(db, within, _any(words), "score", depth)
-    by_rarity = sorted((_count(db, within, f'"{word}"'), word) for word in words)
-    found: dict[int, float] = {}
-    for expression, limit in _bounded(by_rarity):
-        for row, score in _scored(db, within, expression, "rowid DESC", limit).items():
-            found[row] = max(score, found.get(row, 0.0))
+    n_rows = int(db.execute("SELECT coalesce(max(rowid), 0) FROM memories").fetchone()[0])
+    few = in_cubes is None or in_cubes < n_rows / _MOST
+    depth = depth if few or in_cubes is None else depth * n_rows // max(1, in_cubes)
+    within = "cube : (" + _any([cube_word(cube) for cube in cubes]) + ") AND " if few else ""
+    counts = sorted((n, word) for word in words if (n := _count(db, within, word, n_rows)))
+    rare = _rare(counts)
+    found = _scored(db, within, rare, depth) if rare else {}
+    if len(rare) < min(2, len(counts)):
+        found = _latest(db, within, counts, n_rows) | found
     best = sorted(found, key=lambda row: (-found[row], -row))[:depth]
     return {row: found[row] for row in best}
 
 
-def _bounded(by_rarity: list[tuple[int, str]]) -> list[tuple[str, int]]:
-    """Expressions that together hold the likely best rows, each with the number of its latest rows to score."""
+def _rare(counts: Sequence[tuple[int, str]]) -> list[str]:
+    """The rarest words whose rows fit the budget together."""
     rare: list[str] = []
     used = 0
-    for count, word in by_rarity:
-        used += count
+    for n, word in counts:
+        used += n
         if used > BUDGET:
             break
         rare.append(word)
-    words = [word for count, word in by_rarity if count]
-    asked = [(_any(rare), BUDGET)] if rare else []
-    if len(words) > 1:
-        asked.append((_all(words), BUDGET // 4))
-    if len(words) > 2:
-        asked += [(_all(pair), BUDGET // 16) for pair in combinations(words[:_PAIRED], 2)]
-    return [*asked, (_any(words), BUDGET // 4)]
+    return rare
 
 
-def _count(db: sqlite3.Connection, within: str, expression: str) -> int:
-    """Number of matching rows, counted up to just over the budget."""
-    (n,) = db.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM memory_text WHERE memory_text MATCH ? LIMIT ?)",
-        (f"{within} AND ({expression})", BUDGET + 1),
+def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str]], n_rows: int) -> dict[int, float]:
+    """The latest rows that hold two of the rarest words (or the only one), with the sum of the words' idf: bm25 of a
+    row of average length that holds each once."""
+    found: dict[int, float] = {}
+    pairs: list[Sequence[tuple[int, str]]] = list(combinations(counts[:_PAIRED], 2))
+    for group in pairs or [counts]:
+        expression = " AND ".join(f'"{word}"' for _, word in group)
+        score = sum(max(1e-6, math.log((n_rows - n + 0.5) / (n + 0.5))) for n, _ in group if n < n_rows)
+        rows = db.execute(
+            "SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT ?",
+            (f"{within}({expression})", BUDGET // 8),
+        )
+        for row in rows:
+            found[int(row["rowid"])] = max(score, found.get(int(row["rowid"]), 1e-9))
+    return found
+
+
+def _count(db: sqlite3.Connection, within: str, word: str, n_rows: int) -> int:
+    """Number of rows that hold a word; estimated from the latest ones where there are more than the budget."""
+    n, first, last = db.execute(
+        "SELECT count(*), min(rowid), max(rowid) FROM"
+        " (SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT ?)",
+        (f'{within}"{word}"', BUDGET + 1),
     ).fetchone()
-    return int(n)
+    if n <= BUDGET:
+        return int(n)
+    return max(int(n), int(n * n_rows / max(1, last - first)))
 
 
-def _scored(db: sqlite3.Connection, within: str, expression: str, order: str, limit: int) -> dict[int, float]:
+def _scored(db: sqlite3.Connection, within: str, words: Sequence[str], depth: int) -> dict[int, float]:
     rows = db.execute(
         f"SELECT rowid, bm25(memory_text, {_WEIGHTS}) AS score FROM memory_text"
-        f" WHERE memory_text MATCH ? ORDER BY {order} LIMIT ?",
-        (f"{within} AND ({expression})", limit),
-    ).fetchall()
+        " WHERE memory_text MATCH ? ORDER BY score LIMIT ?",
+        (f"{within}({_any(words)})", depth),
+    )
     return {int(row["rowid"]): max(1e-9, -float(row["score"])) for row in rows}

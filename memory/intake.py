@@ -81,6 +81,24 @@ class IntakeMethods(StoreBase):
         self._settle(gone)
         return placed
 
+    def add_many(
+        self, tenant: str, cube_id: str, texts: Sequence[str], *, kind: str = "fact", **fields: Any
+    ) -> list[Memory]:
+        """Store memories as they are given, all or none: for imports. ``fields`` are as for ``add``. Raises what
+        ``add`` raises."""
+        cube = self.cube(tenant, cube_id, "write")
+        memories = [_given(cube.id, text, kind, dict(fields))[0] for text in texts]
+        vectors = self._embeddings.in_context([memory.text for memory in memories], [[]] * len(memories))
+        added: list[Findable] = []
+        with self._database.write() as db:
+            for memory, vector in zip(memories, vectors, strict=True):
+                row = insert_memory(db, memory)
+                note_change(db, memory, "added")
+                write_search_rows(db, row, memory, "", self._embeddings.name, vector)
+                added.append(Findable(cube.id, row, vector))
+        self._settle(added)
+        return memories
+
     def add_messages(
         self,
         tenant: str,

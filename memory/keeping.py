@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -131,7 +132,9 @@ class KeepingMethods(StoreBase):
             **given,
         )
         changed = new.text != old.text
-        new = _restated(replace(new, version=old.version + 1)) if changed else new
+        if changed or (new.status == "active" and old.status != "active"):
+            new = replace(new, version=old.version + 1)
+        new = _restated(new) if changed else new
         checked_metadata(new.metadata)
         with self._database.read() as db:
             vector = self._vector_in_place(db, new)
@@ -201,14 +204,16 @@ class KeepingMethods(StoreBase):
             if row["deleted_at"] is None or row["deleted_at"] + self.undelete_s < time.time():
                 find_row(db, tenant, memory_id)  # not deleted: it stays; too late: not found
                 return memory_of(row)
-            memory = replace(memory_of(row), status=row["status_before"] or "active")
+            # Another version: what was computed from the one that was deleted stays refused.
+            memory = replace(memory_of(row), status=row["status_before"] or "active", version=row["version"] + 1)
             vector = self._vector_in_place(db, memory)
         changed: list[Findable] = []
         with self._database.write() as db:
+            memory = _as_history_where_replaced(db, memory)
             done = db.execute(
-                "UPDATE memories SET status = ?, status_before = NULL, deleted_at = NULL"
+                "UPDATE memories SET status = ?, replaced_by = ?, version = ?, status_before = NULL, deleted_at = NULL"
                 " WHERE rowid = ? AND deleted_at IS NOT NULL",
-                (memory.status, row["row"]),
+                (memory.status, memory.replaced_by, memory.version, row["row"]),
             )
             if done.rowcount == 0:  # another request was faster
                 return memory_of(find_row(db, tenant, memory_id))
@@ -226,7 +231,11 @@ class KeepingMethods(StoreBase):
             if row["status"] == "deleted" and row["deleted_at"] is None:
                 find_row(db, tenant, memory_id)  # forgotten already: not found
             memory = memory_of(row)
-        texts = self._forget_rows([row["row"]])
+            merged = db.execute(
+                "SELECT rowid AS row FROM memories WHERE cube_id = ? AND replaced_by = ? AND status = 'merged'",
+                (memory.cube_id, memory.id),
+            ).fetchall()
+        texts = self._forget_rows([row["row"], *(other["row"] for other in merged)])
         return self.prove(memory, texts)
 
     def prove(self, memory: Memory, texts: Sequence[str] = ()) -> Proof:
@@ -284,11 +293,13 @@ class KeepingMethods(StoreBase):
             self._embeddings.forget()
             changed += [item for id in followers for item in self._vectors_behind(db, id)]
             changed += [item for f in changed[len(rows) :] for item in self._vectors_behind_row(db, f.row)]
+            for cube_id in {item.cube_id for item in changed}:
+                self._saved.drop(cube_id)
         self._settle(changed)
         self._overwrite_deleted()
         return texts
 
-    def _vectors_behind(self, db: Any, memory_id: str) -> list[Findable]:
+    def _vectors_behind(self, db: sqlite3.Connection, memory_id: str) -> list[Findable]:
         """Vectors of the memories right behind this one, without what was wiped."""
         rows = db.execute(
             "SELECT rowid AS row, * FROM memories WHERE follows = ? AND status = 'active'", (memory_id,)
@@ -300,9 +311,20 @@ class KeepingMethods(StoreBase):
             found.append(Findable(row["cube_id"], row["row"], vector))
         return found
 
-    def _vectors_behind_row(self, db: Any, row: int) -> list[Findable]:
+    def _vectors_behind_row(self, db: sqlite3.Connection, row: int) -> list[Findable]:
         (id,) = db.execute("SELECT id FROM memories WHERE rowid = ?", (row,)).fetchone()
         return self._vectors_behind(db, id)
+
+
+def _as_history_where_replaced(db: sqlite3.Connection, memory: Memory) -> Memory:
+    """A state that comes back when another holds its slot by now is history."""
+    if memory.slot is None or memory.status != "active":
+        return memory
+    row = db.execute(
+        "SELECT id FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND status = 'active'",
+        (memory.cube_id, memory.slot, memory.owner),
+    ).fetchone()
+    return memory if row is None else replace(memory, status="archived", replaced_by=row["id"])
 
 
 def _restated(memory: Memory) -> Memory:

@@ -149,7 +149,10 @@ def _search_with_context(db: sqlite3.Connection) -> None:
         " SELECT rowid, substr(cube_id, 6), text, '' FROM memories WHERE status = 'active'"
     )
     db.execute("DROP TABLE vectors")  # they are made anew where they are missing
-    db.execute("CREATE TABLE vectors (memory INTEGER PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL)")
+    db.execute(
+        "CREATE TABLE vectors (memory INTEGER PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL,"
+        " written_at REAL NOT NULL)"
+    )
 
 
 @migration

@@ -47,8 +47,9 @@ def place(
     if state is None or memory.slot is None:
         return Placed("added", memory), _insert(db, memory, "added"), []
     rows = db.execute(
-        "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND slot = ? AND status = 'active' ORDER BY rowid",
-        (memory.cube_id, memory.slot),
+        "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND status = 'active'"
+        " ORDER BY rowid",
+        (memory.cube_id, memory.slot, memory.owner),
     ).fetchall()
     older = [row for row in rows if _ended_by(memory_of(row), memory, state)]
     newer = next((memory_of(row) for row in rows if _time(memory_of(row)) > _time(memory)), None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from memory.fulltext import cube_word
 from memory.rows import digest_of
 from memory.types import Memory
 
@@ -21,6 +22,7 @@ class Scan:
     vectors: int
     graph: int
     messages: int
+    feedback: int
 
     @property
     def total(self) -> int:
@@ -60,11 +62,14 @@ def scan(db: sqlite3.Connection, memory: Memory, texts: Sequence[str]) -> Scan:
     row = count("SELECT rowid FROM memories WHERE id = ?", memory.id)
     cube = f"cube_id = '{memory.cube_id}'"
     return Scan(
-        text=count("SELECT count(*) FROM memories WHERE id = ? AND text != ''", memory.id),
+        text=count("SELECT count(*) FROM memories WHERE id = ? AND text != ''", memory.id)
+        + count(f"SELECT count(*) FROM memories WHERE {cube} AND status = 'merged' AND replaced_by = ?", memory.id),
         history=count("SELECT count(*) FROM memory_changes WHERE memory_id = ? AND text IS NOT NULL", memory.id),
-        full_text=count("SELECT count(*) FROM memory_text WHERE rowid = ?", row) + holding("memory_text", "context"),
+        full_text=count("SELECT count(*) FROM memory_text WHERE rowid = ?", row)
+        + holding("memory_text", "context", f"cube = '{cube_word(memory.cube_id)}'"),
         vectors=count("SELECT count(*) FROM vectors WHERE memory = ?", row),
         graph=count("SELECT count(*) FROM mentions WHERE memory = ?", row),
         messages=count("SELECT count(*) FROM provenance WHERE memory_id = ?", memory.id)
         + sum(count(f"SELECT count(*) FROM messages WHERE {cube} AND text = ?", text) for text in wanted),
+        feedback=count("SELECT count(*) FROM feedback WHERE instr(actions, ?) > 0", memory.id),
     )

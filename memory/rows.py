@@ -158,7 +158,7 @@ def remove_search_rows(db: sqlite3.Connection, row: int) -> None:
 def write_vector(db: sqlite3.Connection, row: int, embedder: str, vector: Vector) -> None:
     """Store a memory's vector beside the name of the embedder that made it (float16: the error is under 1e-3)."""
     blob = np.ascontiguousarray(vector, dtype=_VECTOR_DTYPE).tobytes()
-    db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", (row, embedder, blob))
+    db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)", (row, embedder, blob, time.time()))
 
 
 def vector_of(blob: bytes) -> Vector:

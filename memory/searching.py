@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from memory.entities import linked, mentioned_by, named_in
 from memory.filters import compile_filter
 from memory.fulltext import text_scores, words_of
 from memory.rows import memory_of
-from memory.types import Hit
+from memory.types import Hit, Memory
 from memory.vectors import CubeIndex, Vector
 
 VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT, FORMER = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02, 1.0
@@ -33,13 +33,10 @@ _SCAN = 2_000
 _SAME = 0.97
 _SEEDS = 5
 _DEPTH = 100
+_SCORED_BY = "m.rowid AS row, " + ", ".join(
+    f"m.{name}" for name in "id author created_at event_at event_until importance uses slot replaced_by".split()
+)
 _FIRST_PERSON = frozenset("i my me mine we our us".split())
-
-
-class Rerank(Protocol):
-    """Scores texts against a query; higher is better."""
-
-    def scores(self, query: str, texts: Sequence[str]) -> list[float]: ...
 
 
 @dataclass(frozen=True)
@@ -82,13 +79,11 @@ class Search:
         query: SearchQuery,
         vector: Vector,
         index_of: Callable[[str], CubeIndex],
-        rerank: Rerank | None = None,
     ) -> None:
         self._db = db
         self._query = query
         self._vector = vector
         self._indexes = [index_of(cube) for cube in query.cube_ids]
-        self._rerank = rerank
         self._at = time.time() if query.at is None else query.at
         self._clue = clue_of(query.text, self._at, query.utc_offset)
 
@@ -114,13 +109,20 @@ class Search:
         self._add_graph(found)
         self._add_former(found)
         ranked = sorted(found.values(), key=lambda c: (-c.score, -c.data["created_at"], c.data["id"]))
-        ranked = self._reranked([c for c in ranked if c.score >= query.floor])
-        text_rank = _ranks(text)
-        vector_rank = _ranks(vector)
+        ranked = [candidate for candidate in ranked if candidate.score >= query.floor]
+        text_rank = _ranks({row: score for row, score in text.items() if row in found})
+        vector_rank = _ranks({row: score for row, score in vector.items() if row in found})
+        chosen = self._told_apart(ranked)
+        memories = self._memories([c.row for c in chosen])
         return [
-            Hit(memory_of(c.data), c.score, text_rank.get(c.row), vector_rank.get(c.row), dict(c.parts))
-            for c in self._told_apart(ranked)
+            Hit(memories[c.row], c.score, text_rank.get(c.row), vector_rank.get(c.row), dict(c.parts)) for c in chosen
         ]
+
+    def _memories(self, rows: Sequence[int]) -> dict[int, Memory]:
+        found = self._db.execute(
+            "SELECT rowid AS row, * FROM memories WHERE rowid IN (SELECT value FROM json_each(?))", (json.dumps(rows),)
+        )
+        return {data["row"]: memory_of(data) for data in found}
 
     def _candidates(self, depth: int) -> tuple[dict[int, float], dict[int, float]]:
         """Rows with their bm25, and rows with their cosine. A filter that leaves few rows is applied first; otherwise
@@ -135,23 +137,26 @@ class Search:
             ).fetchall()
             allowed = {int(row["row"]) for row in rows}
             if len(allowed) <= _SCAN:
-                text = text_scores(self._db, query.text, query.cube_ids, 10 * _SCAN)
+                text = text_scores(self._db, query.text, query.cube_ids, 10 * _SCAN, self._n_memories())
                 vectors = {
                     r: c for index in self._indexes for r, c in index.cosines(self._vector, list(allowed)).items()
                 }
                 near = {row: cosine for row, cosine in vectors.items() if cosine >= 0.2}
                 return {row: score for row, score in text.items() if row in allowed}, near
             depth *= 10
-        text = text_scores(self._db, query.text, query.cube_ids, depth)
+        text = text_scores(self._db, query.text, query.cube_ids, depth, self._n_memories())
         pairs = [pair for index in self._indexes for pair in index.nearest(self._vector, depth)]
         pairs.sort(key=lambda pair: -pair[1])
         return text, dict(pairs[:depth])
+
+    def _n_memories(self) -> int:
+        return sum(len(index) for index in self._indexes)
 
     def _load(self, rows: set[int]) -> dict[int, _Candidate]:
         """Candidates that may be shown: active, not expired, in these cubes, and let through by the filter."""
         condition, values = compile_filter(self._query.filter or {})
         found = self._db.execute(
-            "SELECT m.rowid AS row, m.* FROM memories m WHERE m.rowid IN (SELECT value FROM json_each(?))"
+            f"SELECT {_SCORED_BY} FROM memories m WHERE m.rowid IN (SELECT value FROM json_each(?))"
             " AND m.status = 'active' AND m.cube_id IN (SELECT value FROM json_each(?))"
             f" AND (m.expires_at IS NULL OR m.expires_at > ?) AND {condition}",
             (json.dumps(list(rows)), json.dumps(self._query.cube_ids), self._at, *values),
@@ -218,22 +223,13 @@ class Search:
             return
         by_id = {candidate.data["id"]: candidate for candidate in found.values() if candidate.data["slot"]}
         rows = self._db.execute(
-            "SELECT m.rowid AS row, m.* FROM memories m WHERE m.status = 'archived' AND m.slot IS NOT NULL"
+            f"SELECT {_SCORED_BY} FROM memories m WHERE m.status = 'archived' AND m.slot IS NOT NULL"
             " AND m.replaced_by IN (SELECT value FROM json_each(?))",
             (json.dumps(list(by_id)),),
         )
         for data in rows:
             newer = by_id[data["replaced_by"]]
             found[data["row"]] = _Candidate(data["row"], data, {"former": FORMER, **newer.parts})
-
-    def _reranked(self, ranked: list[_Candidate]) -> list[_Candidate]:
-        if self._rerank is None or not ranked:
-            return ranked
-        head = ranked[: max(20, 2 * self._query.top_k)]
-        scores = self._rerank.scores(self._query.text, [c.data["text"] for c in head])
-        for candidate, score in zip(head, scores, strict=True):
-            candidate.parts["rerank"] = score
-        return sorted(head, key=lambda c: -c.parts["rerank"])
 
     def _told_apart(self, ranked: list[_Candidate]) -> list[_Candidate]:
         """The best ones, each different from those before it."""
@@ -245,9 +241,15 @@ class Search:
         while pool and len(chosen) < query.top_k:
             best = max(pool, key=lambda c: self._gain(c, chosen, vectors)) if query.diversity else pool[0]
             pool.remove(best)
-            if not _duplicate(best, chosen, _likeness(best, chosen, vectors)):
+            if _likeness(best, chosen, vectors) < _SAME or not self._duplicate(best, chosen):
                 chosen.append(best)
         return chosen
+
+    def _duplicate(self, candidate: _Candidate, chosen: Sequence[_Candidate]) -> bool:
+        """Whether a result with nearly the same vector as a better one has nearly the same words too."""
+        texts = self._memories([candidate.row, *(c.row for c in chosen)])
+        words = set(words_of(texts[candidate.row].text))
+        return any(alike(words, set(words_of(texts[c.row].text))) for c in chosen)
 
     def _gain(self, candidate: _Candidate, chosen: Sequence[_Candidate], vectors: Mapping[int, Vector]) -> float:
         alike = _likeness(candidate, chosen, vectors)
@@ -265,14 +267,6 @@ def _likeness(candidate: _Candidate, chosen: Sequence[_Candidate], vectors: Mapp
     if own is None or not others:
         return 0.0
     return float(np.max(np.stack(others) @ own))
-
-
-def _duplicate(candidate: _Candidate, chosen: Sequence[_Candidate], likeness: float) -> bool:
-    """Whether a result says what a better one says: nearly the same vector, and the same words but for a few."""
-    if likeness < _SAME:
-        return False
-    words = set(words_of(candidate.data["text"]))
-    return any(alike(words, set(words_of(c.data["text"]))) for c in chosen)
 
 
 def alike(a: set[str], b: set[str]) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from memory.bundle import BundleMethods
 from memory.cubes import CubeMethods
+from memory.documents import DocumentMethods
 from memory.embed import Embedder
-from memory.finding import SearchMethods
+from memory.feedback import FeedbackMethods
+from memory.finding import Rerank, SearchMethods
 from memory.intake import IntakeMethods
 from memory.jobs import JobQueue
 from memory.keeping import DAY_S, KeepingMethods
 from memory.keys import KeyStore
-from memory.searching import Rerank
 
 
-class MemoryStore(CubeMethods, IntakeMethods, KeepingMethods, SearchMethods):
+class MemoryStore(
+    FeedbackMethods, CubeMethods, IntakeMethods, DocumentMethods, BundleMethods, KeepingMethods, SearchMethods
+):
     """Memories of all tenants in one SQLite file."""
 
     def __init__(

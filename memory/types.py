@@ -50,7 +50,8 @@ class Message:
 
 @dataclass(frozen=True)
 class Memory:
-    """One unit of plaintext. Times are Unix seconds (UTC); ``version`` counts changes of the text, from 1.
+    """One unit of plaintext. Times are Unix seconds (UTC); ``version`` counts changes of the text, and
+    returns to use, from 1.
 
     It was recorded at ``created_at`` and is about the time from ``event_at`` on (until ``event_until`` where the text
     says so). A *state* (``slot`` names of what, ``value`` how it stands) holds until

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ MIN_COSINE = 0.2
 # A scan of so many vectors of 384 numbers takes about 2 ms on one core.
 EXACT_LIMIT = 20_000
 _EXPANSION_SEARCH = 96
+_GRAVE = 1 << 62
 
 
 class _Index(Protocol):
@@ -29,9 +31,14 @@ class _Index(Protocol):
 class CubeIndex:
     """The vectors of one cube by row id. Unit vectors, float32 [dim]. Not thread-safe."""
 
-    def __init__(self, exact_limit: int = EXACT_LIMIT) -> None:
-        self._exact_limit = exact_limit
-        self._index: _Index = ExactIndex()
+    def __init__(self, exact_limit: int | None = None, graph: GraphIndex | None = None) -> None:
+        self._exact_limit = EXACT_LIMIT if exact_limit is None else exact_limit
+        self._index: _Index = graph or ExactIndex()
+
+    @property
+    def graph(self) -> GraphIndex | None:
+        """The graph, once there are enough vectors for one."""
+        return self._index if isinstance(self._index, GraphIndex) else None
 
     def __len__(self) -> int:
         return len(self._index)
@@ -123,41 +130,76 @@ class ExactIndex:
 
 class GraphIndex:
     """A navigable small-world graph over vectors of 8-bit numbers (usearch): a fifth of the memory, and a search
-    that hardly grows with their number, for a recall just under 1 (``recallkv bench search`` measures it)."""
+    that hardly grows with their number, for a recall just under 1 (``recallkv bench search`` measures it).
+
+    The library leaves a removed vector where it was until its place is taken. So a removed one's place is taken at
+    once, by a *grave*: a vector that says nothing, and that makes room for the next.
+    """
 
     def __init__(self, dim: int) -> None:
         from usearch.index import Index
 
-        self._dim = dim
+        self.dim = dim
         self._index = Index(ndim=dim, metric="cos", dtype="i8", expansion_search=_EXPANSION_SEARCH)
+        self._graves: list[int] = []
+
+    @classmethod
+    def load(cls, path: Path, dim: int) -> GraphIndex:
+        """What ``save`` wrote. Raises ``ValueError`` for a file that is none, or of other vectors."""
+        graph = cls(dim)
+        try:
+            graph._index.load(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path} is not an index: {error}") from error
+        if graph._index.ndim != dim:
+            raise ValueError(f"{path} holds vectors of {graph._index.ndim} numbers, not {dim}")
+        graph._graves = [int(key) for key in np.atleast_1d(graph._index.keys[:]) if key >= _GRAVE]
+        return graph
+
+    def save(self, path: Path) -> None:
+        """Write the graph to a file, which takes ``path``'s place when it is whole."""
+        fresh = path.with_suffix(".new")
+        self._index.save(str(fresh))
+        fresh.replace(path)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._index) - len(self._graves)
+
+    def rows(self) -> Rows:
+        keys: Rows = np.atleast_1d(self._index.keys[:]).astype(np.int64)
+        return keys[keys < _GRAVE]
 
     def put(self, rows: Rows, vectors: Vector) -> None:
         for row in rows.tolist():
             if row in self._index:
                 self._index.remove(row)
+            elif self._graves:
+                self._index.remove(self._graves.pop())
         self._index.add(rows.astype(np.uint64), vectors)
 
     def remove(self, row: int) -> None:
-        if row in self._index:
-            self._index.remove(row, compact=False)
+        if row not in self._index:
+            return
+        self._index.remove(row)
+        grave = max(self._graves, default=_GRAVE) + 1
+        self._index.add(grave, np.eye(1, self.dim, dtype=np.float32)[0])
+        self._graves.append(grave)
 
     def nearest(self, query: Vector, n: int) -> list[tuple[int, float]]:
-        if not len(self._index) or query.shape[0] != self._dim:
+        if not len(self) or query.shape[0] != self.dim:
             return []
-        found = self._index.search(query, n)
-        return [(int(row), 1.0 - float(away)) for row, away in zip(found.keys, found.distances, strict=True)]
+        found = self._index.search(query, n + min(len(self._graves), 64))
+        pairs = zip(found.keys.tolist(), found.distances.tolist(), strict=True)
+        return [(row, 1.0 - away) for row, away in pairs if row < _GRAVE][:n]
 
     def vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
-        found: dict[int, Vector] = {}
-        for row in rows:
-            vector = self._index.get(row)
-            if vector is not None:
-                full = np.asarray(vector, dtype=np.float32).reshape(-1)
-                found[row] = full / max(float(np.linalg.norm(full)), 1e-12)
-        return found
+        keys = np.array(rows, dtype=np.uint64)
+        keys = keys[np.asarray(self._index.contains(keys), dtype=bool)] if len(keys) else keys
+        if not len(keys):
+            return {}
+        vectors = np.asarray(self._index.get(keys), dtype=np.float32).reshape(len(keys), self.dim)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return dict(zip(keys.tolist(), vectors, strict=True))
 
 
 def _top(values: Vector, n: int) -> npt.NDArray[np.intp]:

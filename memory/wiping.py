@@ -18,10 +18,11 @@ def wipe_memory(db: sqlite3.Connection, row: int, memory_id: str) -> list[str]:
     for message in messages:
         _wipe_message(db, message)
     db.execute("DELETE FROM provenance WHERE memory_id = ?", (memory_id,))
+    db.execute("DELETE FROM feedback WHERE instr(actions, ?) > 0", (memory_id,))
     db.execute(
         "UPDATE memories SET status = 'deleted', text = '', metadata = '{}', tags = '[]', pinned = 0, slot = NULL,"
         " value = NULL, digest = NULL, author = NULL, owner = NULL, agent = NULL, session = NULL, event_at = NULL,"
-        " event_until = NULL, deleted_at = NULL, status_before = NULL WHERE rowid = ?",
+        " event_until = NULL, deleted_at = NULL, status_before = NULL, replaced_by = NULL WHERE rowid = ?",
         (row,),
     )
     return messages

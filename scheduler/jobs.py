@@ -62,24 +62,31 @@ class JobRunner:
         chores_at = loop.time() + CHORES_EVERY_S
         while True:
             if self._chores is not None and loop.time() >= chores_at:
-                await self._guarded("chores", self._chores())
+                await self._guarded(self._chores())
                 chores_at = loop.time() + CHORES_EVERY_S
             self._wake.clear()
-            job = await asyncio.to_thread(self._queue.take)
-            if job is not None:
-                await self._work(job)
-                async with self._ended:
-                    self._ended.notify_all()
-                continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
+            if not await self._guarded(self._next()):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
 
-    async def _guarded(self, name: str, work: Awaitable[None]) -> None:
+    async def _guarded(self, work: Awaitable[bool | None]) -> bool | None:
         try:
-            await work
+            return await work
         except Exception:
-            log.exception("%s failed", name)
+            # The worker's edge: a disk that is full now must not end the worker for ever.
+            log.exception("the worker of jobs failed")
             self.failures += 1
+            return None
+
+    async def _next(self) -> bool:
+        """Do one job; whether there was one."""
+        job = await asyncio.to_thread(self._queue.take)
+        if job is None:
+            return False
+        await self._work(job)
+        async with self._ended:
+            self._ended.notify_all()
+        return True
 
     async def _work(self, job: Job) -> None:
         handler = self._handlers.get(job.kind)

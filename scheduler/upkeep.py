@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from engine.base import ChatMessage, Engine, MemoryText, PageRequest, Piece, Prompt, Started
@@ -90,6 +90,18 @@ class Upkeep:
                 self._want(_Shelf(tenant, planned.memory.cube_id, header), planned.memory.label)
         if any(report.fidelity != "exact" for report in started.pieces):
             self._note_composition(tenant, Prompt(plan.prompt.pieces[:-1]))
+
+    def prepare(self, tenant: str, memories: Sequence[Memory]) -> None:
+        """Have pages built for memories that will be asked for, behind the header of a prompt without instructions."""
+        wanted = [memory for memory in memories if not memory.pinned and memory.kind != "profile"]
+        if not wanted:
+            return
+        text = MemoryText(wanted[0].label, wanted[0].text)
+        header = self._engine.render([ChatMessage("user", "-")], [text]).pieces[0]
+        if header.kind != "header":  # this model's template has no room for memories as pieces
+            return
+        for memory in wanted:
+            self._want(_Shelf(tenant, memory.cube_id, header.token_ids), memory.label)
 
     def _root(self, tenant: str, header: tuple[int, ...]) -> str:
         return standalone_root(chain_key(root_key(self._engine.fingerprint, tenant), header))

@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
-from server.routes import cubes, jobs, memories, openai, ops
+from server.routes import cubes, documents, feedback, jobs, mem0, memories, memos_cloud, memos_product, openai, ops
 from server.services import Services
 
 
@@ -26,14 +26,14 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services.remembering.jobs.start()
+        services.start()
         yield
         await services.close()
 
     app = FastAPI(title="RecallKV", version=version("recallkv"), lifespan=lifespan)
     app.state.services = services
     errors.install(app)
-    for module in (openai, memories, cubes, jobs, ops):
+    for module in (openai, memories, feedback, cubes, documents, jobs, ops, mem0, memos_product, memos_cloud):
         app.include_router(module.router)
     config = services.config.server
     required = keys_required(services)

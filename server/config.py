@@ -98,8 +98,16 @@ class MemoryConfig:
     """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
     embedder_model: str | None = None
     embedder_api_key: str | None = _secret()
-    extractor: Literal["local"] = "local"
+    reranker: str | None = None
+    """The URL of a /rerank endpoint that puts search results in their final order."""
+    reranker_model: str | None = None
+    reranker_api_key: str | None = _secret()
+    extractor: Literal["local", "model"] = "local"
     """Who finds memories in messages where the request does not say."""
+    extractor_url: str | None = None
+    """An OpenAI-style endpoint for the extractor ``model``; None: the served model."""
+    extractor_model: str | None = None
+    extractor_api_key: str | None = _secret()
     undelete_hours: float = _range(24.0, 0, 24 * 365)
     """How long a deleted memory can be brought back; 0: deleted is forgotten."""
 

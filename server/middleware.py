@@ -54,6 +54,15 @@ def _header(scope: Scope, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
+def _key(scope: Scope) -> str:
+    """The key that a request carries: ``Authorization: Bearer KEY`` (or ``Token KEY``, as other memory servers' clients
+    say), else ``X-API-Key: KEY``. Empty when there is none."""
+    scheme, _, key = (_header(scope, b"authorization") or "").partition(" ")
+    if scheme.lower() in ("bearer", "token"):
+        return key.strip()
+    return (_header(scope, b"x-api-key") or "").strip()
+
+
 class RequestIds:
     """Takes over the client's ``X-Request-Id`` or makes one; sends it back; counts the request."""
 
@@ -155,8 +164,7 @@ class Gate:
         if self._check_host and not is_loopback(_header(scope, b"host") or ""):
             await _refuse(send, 403, "This server serves loopback hosts only.", "host_refused")
             return
-        scheme, _, key = (_header(scope, b"authorization") or "").partition(" ")
-        key = key.strip() if scheme.lower() == "bearer" else ""
+        key = _key(scope)
         # In a thread: the look-up may have to wait for a write to reach the disk.
         tenant = await asyncio.to_thread(self._tenant_of, key) if key.startswith(KEY_PREFIX) else None
         if tenant is None and not self._required and not key.startswith(KEY_PREFIX):

@@ -4,15 +4,32 @@ segments. Every way in goes through here, so that no dialect can forget to."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.base import Engine
-from memory import Cube, Extractor, Hit, Job, Memory, MemoryStore, Message, Placed, Proof, Said, new_message
+from memory import (
+    Cube,
+    Extractor,
+    FeedbackOutcome,
+    Hit,
+    Job,
+    Memory,
+    MemoryStore,
+    Message,
+    Placed,
+    Proof,
+    Said,
+    new_message,
+)
 from memory.dates import parse_time
 from memory.errors import InvalidMemory
 from scheduler import JobRunner, Upkeep
+
+T = TypeVar("T")
+_READERS = 4
 
 
 class Remembering:
@@ -26,6 +43,8 @@ class Remembering:
         self._upkeep = upkeep
         self._extractors = extractors
         self._default = default
+        # Apart from the threads that all requests need: a model takes its time.
+        self._readers = ThreadPoolExecutor(_READERS, "extract")
         self.jobs = JobRunner(memories.jobs, {"messages": self._messages_job}, self._chores)
 
     # -- adding ----------------------------------------------------------------------------------------------
@@ -43,7 +62,7 @@ class Remembering:
         """Keep messages and what is worth remembering of them, now."""
         id = await self.cube_id(tenant, cube)
         find = self.extractor(extractor)
-        placed = await asyncio.to_thread(lambda: self.store.add_messages(tenant, id, messages, said, extractor=find))
+        placed = await self._read(find, lambda: self.store.add_messages(tenant, id, messages, said, extractor=find))
         await self._replaced(tenant, placed)
         return placed
 
@@ -75,17 +94,25 @@ class Remembering:
         messages = [Message(**fields) for fields in given["messages"]]
         said = Said(**{**given["said"], "tags": tuple(given["said"]["tags"])})
         finish = self.store.jobs.finishing(job.id)
-        placed = await asyncio.to_thread(
+        find = self.extractor(given["extractor"])
+        placed = await self._read(
+            find,
             lambda: self.store.add_messages(
                 job.tenant,
                 given["cube"],
                 messages,
                 said,
-                extractor=self.extractor(given["extractor"]),
+                extractor=find,
                 finish=lambda db, done: finish(db, [placed_json(item) for item in done]),
-            )
+            ),
         )
         await self._replaced(job.tenant, placed)
+
+    async def _read(self, extractor: Extractor, work: Callable[[], T]) -> T:
+        """Do work that waits for an extractor in a thread."""
+        if extractor.name == "local":
+            return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     def extractor(self, name: str | None) -> Extractor:
         """Raises ``InvalidMemory`` for an unknown one."""
@@ -143,6 +170,30 @@ class Remembering:
         left = await self._engine.forget([proof.memory.label])
         return proof, removed, left
 
+    async def feedback(
+        self,
+        tenant: str,
+        cube: str | None,
+        text: str,
+        *,
+        memory_ids: Sequence[str] = (),
+        corrected: str | None = None,
+        at: float | None = None,
+    ) -> FeedbackOutcome:
+        """Do what somebody says of memories (without a cube: of the first one's), and remove what was computed from
+        those that it changed."""
+
+        def give() -> FeedbackOutcome:
+            if cube is None and memory_ids:
+                id = self.store.get(tenant, memory_ids[0]).cube_id
+            else:
+                id = self.store.default_cube(tenant).id if cube is None else cube
+            return self.store.feedback(tenant, id, text, memory_ids=memory_ids, corrected=corrected, at=at)
+
+        outcome = await asyncio.to_thread(give)
+        await self.drop_segments(tenant, outcome.replaced)
+        return outcome
+
     async def drop_segments(self, tenant: str, memories: Iterable[Memory]) -> int:
         """Remove what was computed from these texts, in every tier."""
         gone = list(memories)
@@ -163,6 +214,7 @@ class Remembering:
 
     async def close(self) -> None:
         await self.jobs.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
 
 def message_of(

@@ -281,6 +281,14 @@ class MessagesAdd(Strict):
     wait: bool = True
 
 
+class FeedbackAdd(Strict):
+    text: Annotated[Text, Field(min_length=1, max_length=10_000)]
+    cube: str | None = None
+    memory_ids: Annotated[list[Name], Field(max_length=100)] = []
+    corrected: Text | None = None
+    at: Time | None = None
+
+
 class MemoryChange(MemoryFields):
     text: str | None = None
     kind: str | None = None

@@ -15,11 +15,24 @@ from engine.base import Engine
 from engine.errors import ModelNotLoaded
 from engine.transformers import CompositionConfig, TransformersEngine, load_engine
 from kvcache import Repair, SegmentStore
-from memory import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, LocalExtractor, MemoryStore
+from memory import (
+    Embedder,
+    EndpointCompleter,
+    EndpointEmbedder,
+    EndpointRerank,
+    Extractor,
+    FolderEmbedder,
+    HashEmbedder,
+    LocalExtractor,
+    MemoryStore,
+    ModelExtractor,
+)
 from scheduler import Planner, Upkeep
 from server.assets import bundled_embedder_folder, demo_model_folder
 from server.chat import ChatService
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
+from server.config_values import ConfigError
+from server.extracting import ServedCompleter
 from server.lock import DataDirLock
 from server.metrics import Metrics
 from server.remembering import Remembering
@@ -51,9 +64,15 @@ class Services:
     upkeep: Upkeep
     remembering: Remembering
     metrics: Metrics
+    served: ServedCompleter
     lock: DataDirLock | None = None
     draining: bool = False
     started_at: float = field(default_factory=time.time)
+
+    def start(self) -> None:
+        """Begin to work, in the running event loop."""
+        self.served.bind(asyncio.get_running_loop())
+        self.remembering.jobs.start()
 
     async def close(self) -> None:
         """Let running requests end, then close everything, the data folder's lock last."""
@@ -89,17 +108,21 @@ def assemble(
         default_top_k=config.memory.top_k,
         default_fidelity=config.memory.fidelity,
     )
-    remembering = Remembering(memories, engine, upkeep, {"local": LocalExtractor()}, config.memory.extractor)
-    return Services(config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, lock)
+    served = ServedCompleter(engine)
+    extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
+    remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor)
+    return Services(config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, served, lock)
 
 
 def open_services(config: Config) -> Services:
     """Open the data folder and load the models. Raises the parts' named errors; what was opened is closed then."""
+    _check_urls(config.memory)
     lock = DataDirLock(config.data_dir)
     try:
         embedder = _embedder(config.memory)
         undelete_s = config.memory.undelete_hours * 3600
-        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder, undelete_s=undelete_s)
+        rerank = _rerank(config.memory)
+        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder, undelete_s=undelete_s, rerank=rerank)
         try:
             engine = _engine(config)
         except BaseException:
@@ -123,6 +146,26 @@ def _embedder(config: MemoryConfig) -> Embedder:
     embedder = FolderEmbedder(bundled_embedder_folder() if name == "bundled" else name)
     embedder.load()
     return embedder
+
+
+def _model_extractor(config: MemoryConfig, served: ServedCompleter) -> ModelExtractor:
+    if config.extractor_url is None:
+        return ModelExtractor(served, window_chars=served.window_chars)
+    model = config.extractor_model or "default"
+    return ModelExtractor(EndpointCompleter(config.extractor_url, model, config.extractor_api_key))
+
+
+def _rerank(config: MemoryConfig) -> EndpointRerank | None:
+    if config.reranker is None:
+        return None
+    return EndpointRerank(config.reranker, config.reranker_model or "default", config.reranker_api_key)
+
+
+def _check_urls(config: MemoryConfig) -> None:
+    """Raises ``ConfigError``, before anything is opened."""
+    for key, url in (("memory.reranker", config.reranker), ("memory.extractor_url", config.extractor_url)):
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ConfigError(f"{key}: '{url}' is not the URL of an endpoint.")
 
 
 def _engine(config: Config) -> OwningEngine:

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points, version
 import typer
 from rich.console import Console
 
-from server.cli import cache, chat, doctor, keys, memory, serve
+from server.cli import cache, chat, doctor, keys, mcp, memory, serve
 from server.cli.text import clean
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command(
 )(serve.serve)
 app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
+app.command("mcp")(mcp.mcp)
 app.add_typer(memory.app, name="memory")
 app.add_typer(keys.app, name="key")
 app.add_typer(cache.app, name="cache")

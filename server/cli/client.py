@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import httpx
 import typer
@@ -38,6 +38,15 @@ class Client:
             return reply.json()
         except ValueError as error:
             raise ServerError(f"what answers at {self._url} is no RecallKV server") from error
+
+    def save(self, path: str, into: BinaryIO) -> None:
+        """Write the reply's bytes to a file."""
+        with self._reachable(), self._open() as http, http.stream("GET", path) as reply:
+            if reply.status_code >= 400:
+                reply.read()
+                self._check(reply)
+            for part in reply.iter_bytes():
+                into.write(part)
 
     @contextmanager
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.client import DEFAULT_URL, ApiKey, Client, Url
-from server.cli.text import plain
+from server.cli.client import DEFAULT_URL, ApiKey, Client, ServerError, Url
+from server.cli.text import clean, plain
 
 app = typer.Typer(no_args_is_help=True, help="Add, search, list and remove memories.")
 console = Console(highlight=False)
@@ -86,6 +88,80 @@ def list_(
 def remove(memory_id: str, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """Delete a memory and everything computed from it."""
     Client(url, api_key).call("DELETE", f"/v1/memories/{quote(memory_id, safe='')}")
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders: txt, md, html, pdf, docx.", exists=True)],
+    cube: Annotated[str, typer.Option(help="Cube, by id or name.")] = "default",
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Keep documents as memories, a line for each; those of folders that are of a known kind. Exits with 1 when one
+    could not be kept."""
+    client = Client(url, api_key)
+    failed = False
+    for path, name in (item for given in paths for item in _documents(given)):
+        try:
+            data, headers = path.read_bytes(), {"Content-Type": "application/octet-stream"}
+            route = f"/v1/cubes/{quote(cube, safe='')}/documents"
+            done = client.call("POST", route, params={"name": name}, content=data, headers=headers)
+            line = f"{done['action']:9} {name} ({done['n_chunks']} memories)"
+        except (ServerError, OSError) as error:
+            failed = True
+            line = f"failed    {name}: {error}"
+        print(clean(line), flush=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def dump(
+    file: Annotated[Path, typer.Argument(help="Where to write it.", dir_okay=False)],
+    cube: Annotated[str, typer.Option(help="Cube, by id or name.")] = "default",
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Write a cube to one file: memories, messages, histories, documents and vectors."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            partial.chmod(0o600)
+            Client(url, api_key).save(f"/v1/cubes/{quote(cube, safe='')}/dump", stream)
+        partial.replace(file)
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    print(clean(str(file)))
+
+
+@app.command()
+def load(
+    file: Annotated[Path, typer.Argument(help="What dump wrote.", exists=True, dir_okay=False)],
+    cube: Annotated[str, typer.Option(help="Name of the cube that is made.")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Make a new cube from a file; its id is printed."""
+    headers = {"Content-Type": "application/zip"}
+    client = Client(url, api_key)
+    made = client.call("POST", "/v1/cubes/load", params={"name": cube}, content=file.read_bytes(), headers=headers)
+    print(made["id"])
+
+
+def _documents(path: Path) -> Iterator[tuple[Path, str]]:
+    """Files to import and the names they get: a file's own, or, in a folder, its path from the folder's parent on."""
+    from memory.documents import SUFFIXES
+
+    if path.is_file():
+        yield path, path.name
+        return
+    folder = path.resolve()
+    for file in sorted(folder.rglob("*")):
+        inner = file.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inner.parts)
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not hidden:
+            yield file, f"{folder.name}/{inner.as_posix()}"
 
 
 def _print(memories: list[dict[str, Any]], why: list[str] | None) -> None:

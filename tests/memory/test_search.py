@@ -204,3 +204,49 @@ def test_a_rebuild_finds_the_same(tmp_path: Path) -> None:
     assert store.reindex(T, cube) == 30
     assert [hit.memory.id for hit in store.search(T, "about Topic3 memory", cube_ids=[cube], top_k=20)] == before
     store.close()
+
+
+def test_a_removed_vector_is_nowhere_in_a_saved_graph(tmp_path: Path) -> None:
+    graph = GraphIndex(64)
+    vectors = np.stack([unit(seed, 64) for seed in range(300)])
+    graph.put(np.arange(300), vectors)
+    stored = [np.asarray(graph._index.get(row)).tobytes() for row in (7, 8, 9)]
+    for row in (7, 8, 9):
+        graph.remove(row)
+    graph.put(np.array([500]), unit(500, 64)[None])
+    graph.save(tmp_path / "graph")
+    raw = (tmp_path / "graph").read_bytes()
+    assert all(vector not in raw for vector in stored)
+    loaded = GraphIndex.load(tmp_path / "graph", 64)
+    assert len(loaded) == len(graph) == 298
+    assert set(loaded.rows().tolist()) == {*range(300), 500} - {7, 8, 9}
+    assert loaded.nearest(unit(500, 64), 1)[0][0] == 500
+    assert {row for row, _ in loaded.nearest(vectors[7], 300)} <= set(loaded.rows().tolist())
+
+
+@pytest.mark.parametrize("damage", [b"", b"no index at all", None])
+def test_a_large_cube_is_searched_alike_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
+) -> None:
+    """From the saved graph, brought up to what was written since; from the rows where the file is no good."""
+    monkeypatch.setattr("memory.vectors.EXACT_LIMIT", 50)
+    path = tmp_path / "m.sqlite"
+    store = MemoryStore(path, HashEmbedder(64), undelete_s=0)
+    cube = store.default_cube(T).id
+    memories = store.add_many(T, cube, [f"note {i} about subject{i % 40}" for i in range(120)])
+    store.search(T, "note", cube_ids=[cube])
+    store.close()
+    (saved,) = (tmp_path / "m.vectors").glob("*.usearch")
+    copy = saved.read_bytes()
+    store = MemoryStore(path, HashEmbedder(64))
+    store.update(T, memories[0].id, text="a purple umbrella")
+    store.delete(T, memories[1].id)
+    late = store.add(T, cube, "an orange submarine")
+    store.close()
+    saved.write_bytes(copy if damage is None else damage)  # as after a crash
+    store = MemoryStore(path, HashEmbedder(64))
+    assert store.search(T, "purple umbrella", cube_ids=[cube])[0].memory.id == memories[0].id
+    assert store.search(T, "orange submarine", cube_ids=[cube])[0].memory.id == late.id
+    rows = store._index(cube).graph.rows()
+    assert len(rows) == 120
+    store.close()

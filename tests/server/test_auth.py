@@ -67,6 +67,23 @@ def test_wrong_keys(guarded: Running, header: str | bytes) -> None:
     assert guarded.client.get("/v1/models", headers={"Authorization": header}).status_code == 401  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"Authorization": "Token KEY"}, {"authorization": "token   KEY"}, {"X-API-Key": "KEY"}, {"x-api-key": "KEY"}],
+)
+def test_a_key_in_other_servers_headers(guarded: Running, headers: dict[str, str]) -> None:
+    key = guarded.services.memories.keys.create("carl", f"carl-{headers}")
+    first = {"Authorization": f"Bearer {key}"}
+    added = guarded.client.post("/v1/memories", json={"text": "Found by any header."}, headers=first).json()
+    given = {name: value.replace("KEY", key) for name, value in headers.items()}
+    assert guarded.client.get(f"/v1/memories/{added['id']}", headers=given).status_code == 200
+    wrong = {name: value.replace("KEY", key[:-1]) for name, value in headers.items()}
+    assert guarded.client.get("/v1/models", headers=wrong).status_code == 401
+    # A wrong key in the one header is not made up for by the other.
+    both = {"Authorization": "Bearer rk_wrong", "X-API-Key": key}
+    assert guarded.client.get("/v1/models", headers=both).status_code == 401
+
+
 def test_tenants_see_nothing_of_each_other(guarded: Running, keys: dict[str, dict[str, str]]) -> None:
     client = guarded.client
     added = client.post("/v1/memories", json={"text": "My dog is called Biscuit."}, headers=keys["anna"]).json()
