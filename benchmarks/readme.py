@@ -137,6 +137,34 @@ def _vllm_lines() -> list[str]:
     return [*lines, "", waits, f"- Composed inside vLLM, KL (and the embedded engine's): {'; '.join(pairs)}."]
 
 
+def _memory_lines() -> list[str]:
+    """Retrieval and the side store's speed."""
+    found, scale = _load("locomo-cpu.json"), _load("search-cpu.json")
+    lines = [
+        f"**Retrieval** (LoCoMo, {found['questions']:,} questions with evidence, no language model, turns found, "
+        f"commit {found['machine']['commit']}):",
+        "",
+        "| | questions | recall@5 | recall@10 | recall@20 | nDCG@10 | all@10 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    names = ("recall@5", "recall@10", "recall@20", "ndcg@10", "all@10")
+    for name, row in {"all": found["overall"], **found["by_category"]}.items():
+        lines.append(f"| {name} | {row['questions']:,} | {' | '.join(f'{row[key]:.3f}' for key in names)} |")
+    adding = scale["adding"]
+    speeds = "; ".join(
+        f"{row['n']:,}: {row['search_ms']['p50']:.1f} ms (99%: {row['search_ms']['p99']:.1f})" for row in scale["rows"]
+    )
+    last = scale["rows"][-1]
+    return [
+        *lines,
+        "",
+        f"- The ten best memories are {found['context_share']:.1%} of a conversation's tokens.",
+        f"- Search on one core, by number of memories: {speeds}; embedding the question takes "
+        f"{last['embed_query_ms']:.1f} ms more. {adding['conversations_of_20_per_s']:.0f} messages a second are added "
+        f"in conversations of 20, {adding['one_by_one_per_s']:.0f} one by one, embedding and disk included.",
+    ]
+
+
 def figures() -> str:
     """The README's section of figures."""
     fidelity, codec, store = _load("fidelity-cpu.json"), _load("codec-cpu.json"), _load("store-cpu.json")
@@ -172,6 +200,8 @@ def figures() -> str:
         "![Divergence against what is computed anew, and against time](benchmarks/results/fidelity-cpu.png)",
         "",
         *_vllm_lines(),
+        "",
+        *_memory_lines(),
         "",
         *_codec_table(codec),
         "",

@@ -5,7 +5,8 @@ The names that dashboards for vLLM use are exported beside ours where they mean 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,6 +23,16 @@ TTFT_BUCKETS = (
 )
 _TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
 _REQUEST_BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 480.0)
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """Counters of the side store: what became of what was said, by action; jobs there are, by status."""
+
+    placed: Mapping[str, int]
+    jobs: Mapping[str, int]
+    job_failures: int
+    extractor_fallbacks: int
 
 
 class Metrics:
@@ -75,6 +86,10 @@ class Metrics:
         self._repaired = self._counter("recallkv_repaired_tokens", "Of those, tokens that were computed anew.")
         self.registry.register(_Snapshots(store_stats, capacity, upkeep))
         self._engine = engine
+
+    def watch_memories(self, stats: Callable[[], MemoryStats]) -> None:
+        """Ask for the side store's counters too."""
+        self.registry.register(_Memories(stats))
 
     def collect(self) -> Iterator[Metric]:
         """Ours and the engine's, as one page. Where the engine has a metric of the same name, it knows better."""
@@ -166,3 +181,31 @@ class _Snapshots(Collector):
             ("vllm:num_requests_waiting", capacity.waiting),
         ):
             yield GaugeMetricFamily(name, "Requests in the engine.", value=value)
+
+
+class _Memories(Collector):
+    """The side store's counters."""
+
+    def __init__(self, stats: Callable[[], MemoryStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        placed = CounterMetricFamily(
+            "recallkv_memories_placed", "What was said, by what became of it.", labels=["action"]
+        )
+        for action, n in sorted(stats.placed.items()):
+            placed.add_metric([action], n)
+        yield placed
+        jobs = GaugeMetricFamily("recallkv_jobs", "Durable jobs, by status.", labels=["status"])
+        for status in ("waiting", "running", "completed", "failed", "cancelled"):
+            jobs.add_metric([status], stats.jobs.get(status, 0))
+        yield jobs
+        yield CounterMetricFamily(
+            "recallkv_job_failures", "Jobs that failed, once or for good.", value=stats.job_failures
+        )
+        yield CounterMetricFamily(
+            "recallkv_extractor_fallbacks",
+            "Messages read without the model that was to read them.",
+            value=stats.extractor_fallbacks,
+        )

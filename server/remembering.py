@@ -4,6 +4,7 @@ segments. Every way in goes through here, so that no dialect can forget to."""
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from memory import (
     Memory,
     MemoryStore,
     Message,
+    ModelExtractor,
     Placed,
     Proof,
     Said,
@@ -27,6 +29,7 @@ from memory import (
 from memory.dates import parse_time
 from memory.errors import InvalidMemory
 from scheduler import JobRunner, Upkeep
+from server.metrics import MemoryStats
 
 T = TypeVar("T")
 _READERS = 4
@@ -46,6 +49,12 @@ class Remembering:
         # Apart from the threads that all requests need: a model takes its time.
         self._readers = ThreadPoolExecutor(_READERS, "extract")
         self.jobs = JobRunner(memories.jobs, {"messages": self._messages_job}, self._chores)
+        self._placed: Counter[str] = Counter()
+
+    def stats(self) -> MemoryStats:
+        """For the metrics page."""
+        fallbacks = sum(e.fallbacks for e in self._extractors.values() if isinstance(e, ModelExtractor))
+        return MemoryStats(self._placed, self.store.jobs.counts(), self.jobs.failures, fallbacks)
 
     # -- adding ----------------------------------------------------------------------------------------------
 
@@ -204,7 +213,8 @@ class Remembering:
             self._upkeep.changed(tenant, cube)
         return removed
 
-    async def _replaced(self, tenant: str, placed: Iterable[Placed]) -> None:
+    async def _replaced(self, tenant: str, placed: Sequence[Placed]) -> None:
+        self._placed.update(item.action for item in placed)
         await self.drop_segments(tenant, [memory for item in placed for memory in item.replaced])
 
     async def _chores(self) -> None:

@@ -111,6 +111,7 @@ def assemble(
     served = ServedCompleter(engine)
     extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
     remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor)
+    metrics.watch_memories(remembering.stats)
     return Services(config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, served, lock)
 
 

@@ -34,7 +34,7 @@ Output = Annotated[Format, typer.Option("--format", help="terminal or json.")]
 @app.command()
 def add(
     text: str,
-    kind: Annotated[str, typer.Option(help="fact, preference, event, profile or document.")] = "fact",
+    kind: Annotated[str | None, typer.Option(help="fact, preference, event, state, profile, tool, document.")] = None,
     pinned: Annotated[bool, typer.Option(help="Part of every prompt.")] = False,
     cube: Cube = None,
     url: Url = DEFAULT_URL,
@@ -85,9 +85,30 @@ def list_(
 
 
 @app.command("rm")
-def remove(memory_id: str, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
-    """Delete a memory and everything computed from it."""
-    Client(url, api_key).call("DELETE", f"/v1/memories/{quote(memory_id, safe='')}")
+def remove(
+    memory_id: str,
+    forget: Annotated[bool, typer.Option(help="Overwrite it for good, and show the proof.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Delete a memory and everything computed from it; for a while `undelete` brings it back."""
+    path = f"/v1/memories/{quote(memory_id, safe='')}"
+    reply = Client(url, api_key).call("DELETE", path, params={"forget": forget})
+    if forget:
+        print(json.dumps(reply["proof"]))
+
+
+@app.command()
+def undelete(memory_id: str, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
+    """Bring a deleted memory back."""
+    Client(url, api_key).call("POST", f"/v1/memories/{quote(memory_id, safe='')}/undelete")
+
+
+@app.command()
+def reindex(cube: str = "default", url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
+    """Make a cube's full text, vectors and names anew from its memories."""
+    reply = Client(url, api_key).call("POST", f"/v1/cubes/{quote(cube, safe='')}/reindex")
+    print(reply["memories"])
 
 
 @app.command("import")

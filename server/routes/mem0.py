@@ -149,12 +149,18 @@ def _expiry(date: str | None) -> float | None:
     return at + 86_400 if at is not None and date is not None and len(date.strip()) == 10 else at
 
 
+def _date(expires: float | None) -> str | None:
+    """The last day before a time of expiry."""
+    if expires is None or expires >= _NEVER:
+        return None
+    return (iso(expires - 1) or "")[:10] or None
+
+
 # -- replies ---------------------------------------------------------------------------------------------------
 
 
 def _memory_json(memory: Memory, **more: Any) -> dict[str, Any]:
     metadata = dict(memory.metadata)
-    expires = memory.expires_at
     return {
         "id": memory.id,
         "memory": memory.text,
@@ -166,7 +172,7 @@ def _memory_json(memory: Memory, **more: Any) -> dict[str, Any]:
         "categories": list(memory.tags),
         "created_at": iso(memory.created_at),
         "updated_at": iso(memory.updated_at),
-        "expiration_date": None if expires is None or expires >= _NEVER else str(iso(expires - 1))[:10],
+        "expiration_date": _date(memory.expires_at),
         **more,
     }
 

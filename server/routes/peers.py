@@ -319,7 +319,7 @@ def _tag(name: str) -> str:
 def task_job_id(user: str, task: str | None = None) -> str:
     """An id for a job that can be found again by its user, and by the client's own name of the task: a job that has
     ended holds nothing else of them."""
-    return f"job_{_tag(user)}{secrets.token_hex(4) if task is None else _tag(task)}{secrets.token_hex(4)}"
+    return f"job_{_tag(user)}{secrets.token_hex(4) if task is None else _tag(task)}{secrets.token_hex(8)}"
 
 
 async def jobs_of(services: Services, tenant: str, user: str | None = None, task: str | None = None) -> list[Job]:

@@ -129,7 +129,14 @@ def test_all_of_an_addition_or_nothing(store: MemoryStore, cube: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "fields"),
-    [("x" * 100_001, {}), ("\ud800", {}), ("a\x00", {}), ("yesterday", {"sent_at": 1e12}), ("yesterday", {"sent_at": -9e10}), ("fine", {"role": "boss"})],
+    [
+        ("x" * 100_001, {}),
+        ("\ud800", {}),
+        ("a\x00", {}),
+        ("yesterday", {"sent_at": 1e12}),
+        ("yesterday", {"sent_at": -9e10}),
+        ("fine", {"role": "boss"}),
+    ],
 )
 def test_bad_messages_are_refused(store: MemoryStore, cube: str, text: str, fields: dict[str, object]) -> None:
     with pytest.raises(InvalidMemory):

@@ -105,6 +105,18 @@ def _payload(cube: str) -> dict[str, Any]:
     return {"cube": cube, "messages": [], "said": said, "extractor": None}
 
 
+def test_what_was_placed_is_counted(server: Running) -> None:
+    def value(name: str) -> float:
+        lines = server.client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    added = value('recallkv_memories_placed_total{action="added"}')
+    say(server, new_cube(server, "counted"), "The owl is in the barn.")
+    assert value('recallkv_memories_placed_total{action="added"}') == added + 1
+    assert value('recallkv_jobs{status="completed"}') >= 1
+    assert "recallkv_extractor_fallbacks_total 0.0" in server.client.get("/metrics").text
+
+
 def test_times_and_filters(server: Running) -> None:
     cube = new_cube(server, "times")
     messages = [
