@@ -22,6 +22,11 @@ def unstorable(text: str) -> bool:
     return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def storable(text: str) -> str:
+    """What a model has written, with a sign in the place of what cannot be stored: it cannot be asked to mend it."""
+    return text[:MAX_TEXT_CHARS].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def checked_text(text: str) -> str:
     """A memory's text, without white space around it."""
     text = text.strip()

@@ -12,10 +12,10 @@ from typing import Any
 from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
 from memory.extract import Extractor, LocalExtractor, Unit
-from memory.placing import Placed, place, slot_of
+from memory.placing import LOOKED_AT, NEAR, Placed, place, slot_of
 from memory.rows import insert_memory, insert_message, messages_before, note_change, spoken, write_search_rows
 from memory.states import State, state_of
-from memory.types import Memory, Message
+from memory.types import Cube, Memory, Message
 from memory.vectors import Vector
 
 Finish = Callable[[sqlite3.Connection, list[Placed]], None]
@@ -72,10 +72,10 @@ class IntakeMethods(StoreBase):
         cube = self.cube(tenant, cube_id, "write")
         memory, state = _given(cube.id, text, kind, fields)
         (vector,) = self._embeddings.in_context([memory.text], [[]])
-        index = self._index(cube.id)
+        self._index(cube.id)
         with self._database.write() as db:
             # What fills no slot stays as it was given.
-            placed, row, gone = _as_given(db, memory) if state is None else place(db, memory, state, vector, index)
+            placed, row, gone = _as_given(db, memory) if state is None else place(db, memory, state)
             if row is not None:
                 gone = [*gone, self._make_findable(db, row, memory, vector)]
         self._settle(gone)
@@ -115,10 +115,8 @@ class IntakeMethods(StoreBase):
         transaction. Raises ``InvalidMemory``, ``NotFound`` (cube), ``Forbidden``, ``StorageFull``, ``EmbedderError``.
         """
         said = said or Said()
-        cube = self.cube(tenant, cube_id, "write")
-        checked_tags(said.tags)
-        checked_metadata(said.metadata or {})
-        fresh = self._unknown([checked_message(message) for message in messages])
+        cube, checked = self.check_messages(tenant, cube_id, messages, said)
+        fresh = self._unknown(checked)
         with self._database.read() as db:
             before = messages_before(db, cube.id, said.session, None)
         units = (extractor or LocalExtractor()).extract(fresh, before)
@@ -126,26 +124,40 @@ class IntakeMethods(StoreBase):
         memories = _drafts(units, cube.id, said, earlier)
         vectors = self._vectors_of(memories, earlier)
         contexts = _contexts(fresh, before)
-        index = self._index(cube.id)
+        near = self._alike(cube.id, vectors)
         placed: list[Placed] = []
-        try:
-            with self._database.write() as db:
-                for message in fresh:
-                    insert_message(db, cube.id, said.session, message)
-                for unit, memory, vector in zip(units, memories, vectors, strict=True):
-                    done, row, gone = place(db, memory, unit.state, vector, index)
-                    _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
-                    if row is not None:
-                        write_search_rows(db, row, memory, contexts[unit.sources[0]], self._embeddings.name, vector)
-                        gone = [*gone, Findable(cube.id, row, vector)]
-                    self._settle(gone)  # what follows in this batch may say the same
-                    placed.append(done)
-                if finish is not None:
-                    finish(db, placed)
-        except BaseException:
-            self._forget_index(cube.id)  # it may hold what was not kept
-            raise
+        changed: list[Findable] = []
+        with self._database.write() as db:
+            for message in fresh:
+                insert_message(db, cube.id, said.session, message)
+            for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
+                said_now = [item.row for item in changed if _near(item.vector, vector)]
+                done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
+                _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
+                if row is not None:
+                    write_search_rows(db, row, memory, contexts[unit.sources[0]], self._embeddings.name, vector)
+                    gone = [*gone, Findable(cube.id, row, vector)]
+                changed += gone
+                placed.append(done)
+            if finish is not None:
+                finish(db, placed)
+        self._settle(changed)
         return placed
+
+    def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
+        """For each vector, rows of the cube that may say the same."""
+        with self._database.read():
+            found = self._index(cube_id).nearest_to_each(vectors, LOOKED_AT, NEAR)
+        return [[row for row, _ in pairs] for pairs in found]
+
+    def check_messages(
+        self, tenant: str, cube_id: str, messages: Sequence[Message], said: Said
+    ) -> tuple[Cube, list[Message]]:
+        """The cube and the messages as they would be kept. Raises ``InvalidMemory``, ``NotFound``, ``Forbidden``."""
+        cube = self.cube(tenant, cube_id, "write")
+        checked_tags(said.tags)
+        checked_metadata(said.metadata or {})
+        return cube, [checked_message(message) for message in messages]
 
     def _unknown(self, messages: Sequence[Message]) -> list[Message]:
         with self._database.read() as db:
@@ -239,6 +251,10 @@ def _drafts(units: Sequence[Unit], cube_id: str, said: Said, earlier: Sequence[t
         memories.append(memory)
         follows = memory.id
     return memories
+
+
+def _near(one: Vector | None, other: Vector) -> bool:
+    return one is not None and float(one @ other) >= NEAR
 
 
 def _contexts(messages: Sequence[Message], before: Sequence[Message]) -> list[str]:

@@ -4,6 +4,7 @@ that no longer holds."""
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,13 +14,12 @@ from memory.rows import digest_of, insert_memory, memory_of, note_change, remove
 from memory.searching import alike
 from memory.states import State
 from memory.types import Memory
-from memory.vectors import CubeIndex, Vector
 
 Action = Literal["added", "reinforced", "merged", "superseded", "outdated"]
 
 # A candidate for a merge has nearly the same vector; the words decide.
-_NEAR = 0.93
-_LOOKED_AT = 3
+NEAR = 0.93
+LOOKED_AT = 3
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ def slot_of(state: State, author: str | None) -> str:
 
 
 def place(
-    db: sqlite3.Connection, memory: Memory, state: State | None, vector: Vector, index: CubeIndex
+    db: sqlite3.Connection, memory: Memory, state: State | None, near: Sequence[int] = ()
 ) -> tuple[Placed, int | None, list[Findable]]:
-    """Write a memory. Returns what was done, its row id where it is to be made findable, and what no longer is."""
-    same = _said_before(db, memory, vector, index)
+    """Write a memory. ``near`` are rows with nearly the same vector. Returns what was done, the row id where it is to
+    be made findable, and what no longer is."""
+    same = _said_before(db, memory, near)
     if same is not None:
         return Placed("reinforced", _reinforce(db, same, memory)), None, []
     if state is None or memory.slot is None:
@@ -100,7 +101,7 @@ def _retire(db: sqlite3.Connection, row: sqlite3.Row, by: Memory, state: State) 
     return retired, Findable(old.cube_id, row["row"], None)
 
 
-def _said_before(db: sqlite3.Connection, memory: Memory, vector: Vector, index: CubeIndex) -> sqlite3.Row | None:
+def _said_before(db: sqlite3.Connection, memory: Memory, near: Sequence[int]) -> sqlite3.Row | None:
     """An active memory that says the same: the same words, or nearly, of the same kind, by the same author. (A dated
     event has its date in its words, so that the same thing on another day is another event.)"""
     found: sqlite3.Row | None = db.execute(
@@ -111,11 +112,11 @@ def _said_before(db: sqlite3.Connection, memory: Memory, vector: Vector, index: 
     if found is not None or memory.slot is not None:
         return found
     words = set(words_of(memory.text))
-    for near, _ in index.nearest(vector, _LOOKED_AT, _NEAR):
+    for candidate in near:
         row: sqlite3.Row | None = db.execute(
             "SELECT rowid AS row, * FROM memories WHERE rowid = ? AND status = 'active' AND kind = ? AND author IS ?"
             " AND owner IS ?",
-            (near, memory.kind, memory.author, memory.owner),
+            (candidate, memory.kind, memory.author, memory.owner),
         ).fetchone()
         if row is not None and alike(words, set(words_of(row["text"]))):
             return row

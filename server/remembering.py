@@ -84,10 +84,11 @@ class Remembering:
         extractor: str | None = None,
         job_id: str | None = None,
     ) -> Job:
-        """Keep messages in a job, which finds what is worth remembering of them later."""
+        """Keep messages in a job, which finds what is worth remembering of them later. What cannot be kept is refused
+        now."""
         id = await self.cube_id(tenant, cube)
         self.extractor(extractor)
-        await asyncio.to_thread(self.store.cube, tenant, id, "write")
+        await asyncio.to_thread(self.store.check_messages, tenant, id, messages, said)
         payload = {
             "cube": id,
             "messages": [asdict(message) for message in messages],

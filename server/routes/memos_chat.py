@@ -12,6 +12,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from engine.base import ChatMessage, Delta
+from memory.checks import storable
 from server.chat import Generation
 from server.middleware import REQUEST_ID
 from server.remembering import message_of
@@ -156,7 +157,7 @@ async def _remember(asked: Asked, services: Services, tenant: str, answer: str) 
     for name in asked.write:
         messages = [message_of(asked.body.query)]
         if answer.strip():
-            messages.append(message_of(answer, "assistant"))
+            messages.append(message_of(storable(answer), "assistant"))
         cube = await peers.cube_for(services, tenant, name)
         id = peers.task_job_id(asked.body.user_id)
         await services.remembering.queue_messages(tenant, cube.id, messages, said, job_id=id)
