@@ -12,6 +12,8 @@ from itertools import combinations
 BUDGET = 2_000
 # Cubes with a larger share of all memories than one in so many are not worth being told apart by a word.
 _MOST = 4
+# A word in more rows than this tells little: its rows are not all looked at, only the latest.
+_COMMON = 1_000
 # What was said just before counts for a third of what the memory itself says.
 _WEIGHTS = "0.0, 1.0, 0.3"
 _MAX_TERMS = 64
@@ -77,7 +79,7 @@ def _rare(counts: Sequence[tuple[int, str]]) -> list[str]:
     used = 0
     for n, word in counts:
         used += n
-        if used > BUDGET:
+        if used > BUDGET or n > _COMMON:
             break
         rare.append(word)
     return rare
@@ -86,28 +88,29 @@ def _rare(counts: Sequence[tuple[int, str]]) -> list[str]:
 def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str]], n_rows: int) -> dict[int, float]:
     """The latest rows that hold two of the rarest words (or the only one), with the sum of the words' idf: bm25 of a
     row of average length that holds each once."""
-    found: dict[int, float] = {}
+    held: dict[int, set[str]] = {}
     pairs: list[Sequence[tuple[int, str]]] = list(combinations(counts[:_PAIRED], 2))
     for group in pairs or [counts]:
-        expression = " AND ".join(f'"{word}"' for _, word in group)
-        score = sum(max(1e-6, math.log((n_rows - n + 0.5) / (n + 0.5))) for n, _ in group if n < n_rows)
+        words = [word for _, word in group]
+        expression = " AND ".join(f'"{word}"' for word in words)
         rows = db.execute(
             "SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT ?",
-            (f"{within}({expression})", BUDGET // 8),
+            (f"{within}({expression})", BUDGET // 16),
         )
         for row in rows:
-            found[int(row["rowid"])] = max(score, found.get(int(row["rowid"]), 1e-9))
-    return found
+            held.setdefault(int(row["rowid"]), set()).update(words)
+    idf = {word: max(1e-6, math.log((n_rows - n + 0.5) / (n + 0.5))) if n < n_rows else 1e-6 for n, word in counts}
+    return {row: sum(idf[word] for word in words) for row, words in held.items()}
 
 
 def _count(db: sqlite3.Connection, within: str, word: str, n_rows: int) -> int:
-    """Number of rows that hold a word; estimated from the latest ones where there are more than the budget."""
+    """Number of rows that hold a word; estimated from the latest ones where it is common."""
     n, first, last = db.execute(
         "SELECT count(*), min(rowid), max(rowid) FROM"
         " (SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT ?)",
-        (f'{within}"{word}"', BUDGET + 1),
+        (f'{within}"{word}"', _COMMON + 1),
     ).fetchone()
-    if n <= BUDGET:
+    if n <= _COMMON:
         return int(n)
     return max(int(n), int(n * n_rows / max(1, last - first)))
 

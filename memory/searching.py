@@ -32,7 +32,7 @@ _RECENCY_S = 30 * 86_400.0
 _SCAN = 2_000
 _SAME = 0.97
 _SEEDS = 5
-_DEPTH = 100
+_DEPTH = 60
 _SCORED_BY = "m.rowid AS row, " + ", ".join(
     f"m.{name}" for name in "id author created_at event_at event_until importance uses slot replaced_by".split()
 )

@@ -134,7 +134,10 @@ class ExactIndex:
         """[queries, vectors]. By torch: numpy's own threads go on spinning after a product, and halve the speed of the
         models beside them."""
         vectors = torch.from_numpy(self._vectors[: len(self._place)])
-        cosines: Vector = (torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)) @ vectors.T).numpy()
+        asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+        # One query is a product with a vector, which is several times as quick as one with a matrix of one row.
+        product = torch.mv(vectors, asked[0])[None] if len(asked) == 1 else (vectors @ asked.T).T
+        cosines: Vector = product.numpy()
         return cosines
 
     def all(self) -> tuple[Rows, Vector]:

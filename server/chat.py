@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from engine.base import (
     FIDELITIES,
@@ -29,6 +29,12 @@ from scheduler import Ask, Plan, Planner, Upkeep
 from server.errors import ApiError
 from server.metrics import Metrics
 from server.schemas import MemoryOptions, SamplingFields
+
+
+class Remember(Protocol):
+    """Keeps what a user said, and what is worth remembering of it, in a cube."""
+
+    async def __call__(self, tenant: str, cube: str, text: str, session: str | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class ChatService:
         default_mode: str,
         default_top_k: int,
         default_fidelity: Fidelity,
+        remember: Remember | None = None,
     ) -> None:
         self._engine = engine
         self._memories = memories
@@ -131,6 +138,7 @@ class ChatService:
         self._default_mode = default_mode
         self._default_top_k = default_top_k
         self._default_fidelity = default_fidelity
+        self._remember = remember
         self.served_name = served_name
 
     def check_model(self, name: str) -> None:
@@ -166,6 +174,10 @@ class ChatService:
             plan = await self._planner.plan(ask)
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_messages", param="messages") from error
+        if options is not None and options.remember and self._remember is not None:
+            # Now that the prompt is made: what is said here is no memory of this question.
+            said = next((message.content for message in reversed(messages) if message.role == "user"), "")
+            await self._remember(tenant, ask.cube_ids[0], said, options.session)
         generation = self._generation(
             plan.prompt,
             fields,

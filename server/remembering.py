@@ -99,6 +99,11 @@ class Remembering:
         self.jobs.wake()
         return job
 
+    async def remember(self, tenant: str, cube: str, text: str, session: str | None) -> None:
+        """Keep what a user said in a chat, in a job."""
+        if text.strip():
+            await self.queue_messages(tenant, cube, [message_of(text)], Said(session=session))
+
     async def _messages_job(self, job: Job) -> None:
         given = job.payload
         messages = [Message(**fields) for fields in given["messages"]]

@@ -33,6 +33,8 @@ class MemoryOptions(BaseModel):
     top_k: Annotated[int, Field(ge=0, le=64)] | None = None
     ids: Annotated[list[str], Field(max_length=256)] = []
     fidelity: Fidelity | None = None
+    remember: bool = False
+    session: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
 
 
 class StreamOptions(BaseModel):

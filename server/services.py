@@ -96,6 +96,9 @@ def assemble(
     """Put finished parts together."""
     upkeep = Upkeep(engine, memories)
     metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
+    served = ServedCompleter(engine)
+    extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
+    remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor)
     chat = ChatService(
         engine,
         memories,
@@ -107,10 +110,8 @@ def assemble(
         default_mode=config.memory.mode,
         default_top_k=config.memory.top_k,
         default_fidelity=config.memory.fidelity,
+        remember=remembering.remember,
     )
-    served = ServedCompleter(engine)
-    extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
-    remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor)
     metrics.watch_memories(remembering.stats)
     return Services(config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, served, lock)
 

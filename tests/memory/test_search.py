@@ -72,11 +72,8 @@ def test_common_words_do_not_make_a_search_slow_or_blind(tmp_path: Path) -> None
     """Where the words match more rows than are scored, rows with the rare word, and with all words, are still found."""
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder(16))
     cube = store.default_cube(T).id
-    with store._database.write() as db:
-        db.executemany(
-            "INSERT INTO memory_text (rowid, cube, text, context) VALUES (?, ?, ?, '')",
-            [(i, cube.removeprefix("cube_"), _common(i)) for i in range(1, 3 * BUDGET)],
-        )
+    store.add_many(T, cube, [_common(i) for i in range(1, 3 * BUDGET)])
+    with store._database.read() as db:
         for query, best in (("red apple zebra", 17), ("red apple green", 33)):
             scores = text_scores(db, query, [cube], 50)
             assert max(scores, key=lambda row: scores[row]) == best

@@ -117,6 +117,24 @@ def test_what_was_placed_is_counted(server: Running) -> None:
     assert "recallkv_extractor_fallbacks_total 0.0" in server.client.get("/metrics").text
 
 
+def test_a_chat_that_remembers(server: Running) -> None:
+    cube = new_cube(server, "chatty")
+
+    def chat(text: str, **memory: Any) -> dict[str, Any]:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 2}
+        reply = server.client.post("/v1/chat/completions", json={**body, "memory": {"cube": cube, **memory}})
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()["memory"]
+        return found
+
+    assert chat("I live in Oslo.", remember=True, session="s")["memories"] == []
+    (job, *_) = server.client.get("/v1/jobs").json()["data"]
+    server.client.get(f"/v1/jobs/{job['id']}", params={"wait_s": 30})
+    (memory,) = chat("Where in Oslo do I live?", remember=False)["memories"]
+    assert server.client.get(f"/v1/memories/{memory['id']}").json()["text"] == "User: I live in Oslo."
+    assert len(server.client.get("/v1/messages", params={"cube": cube, "session": "s"}).json()["data"]) == 1
+
+
 def test_times_and_filters(server: Running) -> None:
     cube = new_cube(server, "times")
     messages = [
