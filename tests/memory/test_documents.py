@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,18 +48,6 @@ Setext
 
 # Empty
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[MemoryStore]:
-    opened = MemoryStore(tmp_path / "memories.sqlite", HashEmbedder())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def cube(store: MemoryStore) -> str:
-    return store.default_cube(T).id
 
 
 def seen(data: bytes, kind: str) -> list[tuple[str, str]]:

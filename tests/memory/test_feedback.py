@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,18 +16,6 @@ from memory.remarks import Remark, remarks_in
 from memory.types import Memory
 
 T = "tenant"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[MemoryStore]:
-    opened = MemoryStore(tmp_path / "memories.sqlite", HashEmbedder())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def cube(store: MemoryStore) -> str:
-    return store.default_cube(T).id
 
 
 def told(store: MemoryStore, cube: str, *texts: str) -> list[Memory]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,6 @@ from memory import FolderEmbedder, Forbidden, HashEmbedder, InvalidMemory, Memor
 from memory.dates import parse_time
 
 T = "tenant"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[MemoryStore]:
-    opened = MemoryStore(tmp_path / "memories.sqlite", HashEmbedder())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def cube(store: MemoryStore) -> str:
-    return store.default_cube(T).id
 
 
 def say(store: MemoryStore, cube: str, text: str, at: float | None = None, **said: object) -> list[str]:

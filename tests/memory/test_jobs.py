@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from memory import HashEmbedder, MemoryStore, NotFound
 from memory.jobs import MAX_ATTEMPTS
 
 T = "tenant"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[MemoryStore]:
-    opened = MemoryStore(tmp_path / "memories.sqlite", HashEmbedder())
-    yield opened
-    opened.close()
 
 
 def test_jobs_go_first_in_first_out_and_end_once(store: MemoryStore) -> None:

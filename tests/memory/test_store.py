@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,6 @@ from memory import (
 from memory.migrations import MIGRATIONS
 
 T = "tenant"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[MemoryStore]:
-    opened = MemoryStore(tmp_path / "memories.sqlite", HashEmbedder())
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def cube(store: MemoryStore) -> str:
-    return store.default_cube(T).id
 
 
 def test_a_memory_comes_back_as_it_was(store: MemoryStore, cube: str) -> None:

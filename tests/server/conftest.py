@@ -13,3 +13,17 @@ def server(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """One server for a module's tests, without keys, as on loopback."""
     with running(model, tmp_path_factory.mktemp("data")) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for a module's tests, where keys are needed."""
+    with running(model, tmp_path_factory.mktemp("guarded"), api_keys="required") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def keys(guarded: Running) -> dict[str, dict[str, str]]:
+    """Headers of two tenants."""
+    create = guarded.services.memories.keys.create
+    return {tenant: {"Authorization": f"Bearer {create(tenant, tenant)}"} for tenant in ("anna", "boris")}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from server.app import create_app
 from server.middleware import OPEN_PATHS, is_loopback
 from server.run import offer_first_key
 from tests.server.running import Running, running
-
-
-@pytest.fixture(scope="module")
-def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(model, tmp_path_factory.mktemp("guarded"), api_keys="required") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def keys(guarded: Running) -> dict[str, dict[str, str]]:
-    create = guarded.services.memories.keys.create
-    return {tenant: {"Authorization": f"Bearer {create(tenant, tenant)}"} for tenant in ("anna", "boris")}
 
 
 def routes(guarded: Running) -> list[tuple[str, str]]:

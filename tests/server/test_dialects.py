@@ -44,12 +44,6 @@ def memos(server: Running) -> Any:
     return clients.memos().MemOSClient(api_key="none", base_url=server.url + CLOUD)
 
 
-@pytest.fixture(scope="module")
-def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(model, tmp_path_factory.mktemp("guarded"), api_keys="required") as started:
-        yield started
-
-
 def ended(server: Running, event_id: str) -> dict[str, Any]:
     """An addition's event, once it has ended."""
     for _ in range(400):

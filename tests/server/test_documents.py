@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ from tests.server.running import Running, running
 from tests.server.test_cli import call
 
 TENANTS = ("anna", "boris", "clara")
-
-
-@pytest.fixture(scope="module")
-def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(model, tmp_path_factory.mktemp("guarded"), api_keys="required") as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

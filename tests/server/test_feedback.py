@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,13 @@ import pytest
 
 from engine.base import GenerateRequest
 from engine.errors import EngineClosed, EngineError
-from engine.transformers import LoadedModel
 from memory import EndpointRerank, ExtractorError, ModelExtractor
 from memory.extract_model import SCHEMA
 from server.config import Config, MemoryConfig, load_config
 from server.config_values import ConfigError
 from server.extracting import ServedCompleter
 from server.services import open_services
-from tests.server.running import Running, running
-
-
-@pytest.fixture(scope="module")
-def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(model, tmp_path_factory.mktemp("guarded"), api_keys="required") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def keys(guarded: Running) -> dict[str, dict[str, str]]:
-    create = guarded.services.memories.keys.create
-    return {tenant: {"Authorization": f"Bearer {create(tenant, tenant)}"} for tenant in ("anna", "boris")}
+from tests.server.running import Running
 
 
 def give(server: Running, text: str, **body: Any) -> dict[str, Any]:

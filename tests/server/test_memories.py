@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from engine.transformers import LoadedModel
 from memory import HashEmbedder, MemoryStore
 from server.app import create_app
-from tests.server.running import Running, running
-
-
-@pytest.fixture(scope="module")
-def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(model, tmp_path_factory.mktemp("guarded"), api_keys="required") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def keys(guarded: Running) -> dict[str, dict[str, str]]:
-    create = guarded.services.memories.keys.create
-    return {tenant: {"Authorization": f"Bearer {create(tenant, tenant)}"} for tenant in ("anna", "boris")}
+from tests.server.running import Running
 
 
 def new_cube(server: Running, name: str) -> str:
