@@ -77,10 +77,12 @@ class StoreBase:
     def _embed_missing(self, db: sqlite3.Connection, cube_id: str) -> None:
         name = self._embeddings.name
         rows = db.execute(
+            # Those that are missing are found from indexes alone: of a large cube, no other rows are read.
             "SELECT m.rowid AS row, m.text, a.text AS before1, b.text AS before2 FROM memories m"
-            " LEFT JOIN vectors v ON v.memory = m.rowid LEFT JOIN memories a ON a.id = m.follows"
-            " LEFT JOIN memories b ON b.id = a.follows"
-            " WHERE m.cube_id = ? AND m.status = 'active' AND v.embedder IS NOT ? ORDER BY m.rowid",
+            " LEFT JOIN memories a ON a.id = m.follows LEFT JOIN memories b ON b.id = a.follows"
+            " WHERE m.rowid IN (SELECT x.rowid FROM memories x LEFT JOIN vectors v INDEXED BY vectors_written"
+            " ON v.memory = x.rowid WHERE x.cube_id = ? AND x.status = 'active' AND v.embedder IS NOT ?)"
+            " ORDER BY m.rowid",
             (cube_id, name),
         ).fetchall()
         if rows:

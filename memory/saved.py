@@ -20,8 +20,8 @@ from memory.vectors import CubeIndex, GraphIndex
 
 log = logging.getLogger(__name__)
 
-# Clocks are not that exact: what was written shortly before a file was saved is put in again.
-_SLACK_S = 60.0
+# Clocks are set back a little at times: what was written shortly before a file was saved is put in again.
+_SLACK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,16 @@ class SavedGraphs:
 
 def _bring_up(db: sqlite3.Connection, cube_id: str, index: CubeIndex, saved_at: float) -> None:
     assert index.graph is not None
-    where = "FROM vectors v JOIN memories m ON m.rowid = v.memory WHERE m.cube_id = ? AND m.status = 'active'"
-    rows = np.fromiter((row[0] for row in db.execute(f"SELECT v.memory {where}", (cube_id,))), dtype=np.int64)
+    active = db.execute("SELECT rowid FROM memories WHERE cube_id = ? AND status = 'active'", (cube_id,))
+    rows = np.fromiter((row[0] for row in active), dtype=np.int64)
     for gone in np.setdiff1d(index.graph.rows(), rows).tolist():
         index.remove(gone)
     missing = set(np.setdiff1d(rows, index.graph.rows()).tolist())
-    fresh = db.execute(f"SELECT v.memory {where} AND v.written_at >= ?", (cube_id, saved_at))
+    fresh = db.execute(
+        "SELECT v.memory FROM vectors v INDEXED BY vectors_written JOIN memories m ON m.rowid = v.memory"
+        " WHERE v.written_at >= ? AND m.cube_id = ? AND m.status = 'active'",
+        (saved_at, cube_id),
+    )
     wanted = missing | {row["memory"] for row in fresh}
     index.put(
         (row, vector_of(db.execute("SELECT vector FROM vectors WHERE memory = ?", (row,)).fetchone()["vector"]))
