@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Vector = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -133,6 +132,8 @@ class ExactIndex:
     def _cosines(self, queries: Vector) -> Vector:
         """[queries, vectors]. By torch: numpy's own threads go on spinning after a product, and halve the speed of the
         models beside them."""
+        import torch  # takes seconds, which a command's help need not wait for
+
         vectors = torch.from_numpy(self._vectors[: len(self._place)])
         asked = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
         # One query is a product with a vector, which is several times as quick as one with a matrix of one row.
