@@ -179,8 +179,8 @@ def test_kill_9_while_adding_merging_deleting_and_working_off_jobs(tmp_path: Pat
             [sys.executable, "-c", WORKER, str(path), str(cut * 100_000)], stdout=subprocess.PIPE, text=True
         )
         assert worker.stdout is not None
-        lines = [worker.stdout.readline()]
-        time.sleep(0.01 + 0.013 * (cut % 17))
+        lines = [worker.stdout.readline() for _ in range(9 + cut % 17)]  # however slow the machine is
+        time.sleep(0.0007 * (cut % 29))
         os.kill(worker.pid, signal.SIGKILL)
         lines += worker.stdout.readlines()
         worker.stdout.close()
@@ -188,7 +188,7 @@ def test_kill_9_while_adding_merging_deleting_and_working_off_jobs(tmp_path: Pat
         assert lines[0] == "up\n", json.dumps(lines[:3])
         oracle.read(lines[1:])
         _check(path, oracle)
-    assert len(oracle.kept) > CUTS
+    assert len(oracle.kept) >= CUTS
     assert oracle.gone
     assert oracle.jobs
     store = MemoryStore(path, HashEmbedder(32))
