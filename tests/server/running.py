@@ -65,6 +65,9 @@ class _Borrowed:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._engine, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        delattr(self._engine, name)
+
     async def close(self, drain_s: float = 0.0) -> None:
         """Leave it running."""
 
