@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -12,8 +11,17 @@ from pathlib import Path
 from memory.database import Database
 from memory.embed import Embedder
 from memory.embedding import Embeddings
-from memory.entities import link, names_in
-from memory.rows import VISIBLE, context_of, find_cube, remove_search_rows, vector_of, write_search_rows, write_vector
+from memory.rows import (
+    VISIBLE,
+    context_of,
+    find_cube,
+    memory_of,
+    remove_search_rows,
+    vector_of,
+    write_search_rows,
+    write_text_rows,
+    write_vector,
+)
 from memory.saved import SavedGraphs
 from memory.types import Access, Cube, Memory
 from memory.vectors import CubeIndex, Vector
@@ -107,8 +115,12 @@ class StoreBase:
             follows = row["follows"]
         return self._embeddings.in_context([memory.text], [before])[0]
 
-    def _make_findable(self, db: sqlite3.Connection, row: int, memory: Memory, vector: Vector) -> Findable:
-        write_search_rows(db, row, memory, context_of(db, memory.id), self._embeddings.name, vector)
+    def _make_findable(
+        self, db: sqlite3.Connection, row: int, memory: Memory, vector: Vector, context: str | None = None
+    ) -> Findable:
+        """``context`` is what was said just before; None: to be looked up."""
+        said_before = context_of(db, memory.id) if context is None else context
+        write_search_rows(db, row, memory, said_before, self._embeddings.name, vector)
         return Findable(memory.cube_id, row, vector)
 
     @staticmethod
@@ -146,16 +158,11 @@ class StoreBase:
         cube = self.cube(tenant, cube_id)
         with self._database.write() as db:
             rows = db.execute(
-                "SELECT rowid AS row, id, text, author FROM memories WHERE cube_id = ? AND status = 'active'",
-                (cube.id,),
+                "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND status = 'active'", (cube.id,)
             ).fetchall()
             for row in rows:
                 remove_search_rows(db, row["row"])
-                db.execute(
-                    "INSERT INTO memory_text (rowid, cube, text, context) VALUES (?, ?, ?, ?)",
-                    (row["row"], cube.id.removeprefix("cube_"), row["text"], context_of(db, row["id"])),
-                )
-                link(db, cube.id, row["row"], names_in(row["text"].removeprefix(f"{row['author']}: ")))
+                write_text_rows(db, row["row"], memory_of(row), context_of(db, row["id"]))
             self._forget_index(cube.id)
         self._index(cube.id)
         return len(rows)
@@ -212,8 +219,3 @@ class StoreBase:
 def _labels(rows: Sequence[sqlite3.Row]) -> set[str]:
     """``Memory.label`` of rows of id and version."""
     return {f"{row['id']}@{row['version']}" for row in rows}
-
-
-def as_json_list(values: Iterable[object]) -> str:
-    """For ``json_each``."""
-    return json.dumps(list(values))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from memory.dates import parse_time
 from memory.errors import InvalidMemory
 from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message
 
@@ -72,6 +73,14 @@ def checked_fidelity(fidelity: str | None) -> str | None:
     if fidelity is not None and fidelity not in FIDELITIES:
         raise InvalidMemory(f"'{fidelity}' is no fidelity; there are {', '.join(FIDELITIES)}.", "fidelity")
     return fidelity
+
+
+def checked_time(value: str | float, param: str) -> tuple[float, int]:
+    """A time as Unix seconds, and its clock's offset from UTC in seconds (see ``memory.dates.parse_time``)."""
+    try:
+        return parse_time(value)
+    except ValueError as error:
+        raise InvalidMemory(str(error), param) from error
 
 
 def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from memory.chunking import Chunk, chunks_of
 from memory.errors import InvalidMemory, NotFound, UnreadableDocument
 from memory.keeping import KeepingMethods
 from memory.parsing import Block
-from memory.rows import find_cube, insert_memory, memory_of, note_change, write_search_rows
+from memory.rows import find_cube, insert_noted, mark_deleted, memory_of, note_change
 from memory.types import Memory
 from memory.vectors import Vector
 
@@ -96,7 +96,7 @@ class DocumentMethods(KeepingMethods):
             raise UnreadableDocument("The file cannot be read: it holds no text.")
         document = Document("doc_" + secrets.token_hex(12), cube.id, name, digest, len(chunks), time.time())
         memories = _memories(document, chunks)
-        vectors = self._chunk_vectors([memory.text for memory in memories])
+        vectors = self._embeddings.in_a_row([memory.text for memory in memories])
         return self._replace_document(tenant, document, memories, vectors)
 
     def documents(self, tenant: str, cube_id: str) -> list[Document]:
@@ -132,10 +132,8 @@ class DocumentMethods(KeepingMethods):
                 rows, changed = self._remove_document(db, known)
             insert_document(db, document)
             for memory, vector in zip(memories, vectors, strict=True):
-                row = insert_memory(db, memory)
-                note_change(db, memory, "added")
-                write_search_rows(db, row, memory, "", self._embeddings.name, vector)
-                changed.append(Findable(memory.cube_id, row, vector))
+                row = insert_noted(db, memory, "added")
+                changed.append(self._make_findable(db, row, memory, vector, context=""))
         self._after_removal(rows, changed)
         return Imported("added" if known is None else "replaced", document, [memory_of(row) for row in rows])
 
@@ -143,11 +141,8 @@ class DocumentMethods(KeepingMethods):
         """Take a document and its chunks out of use; the rows of the chunks as they were."""
         rows = db.execute(_CHUNKS, (document.cube_id, document.id)).fetchall()
         gone = [self._make_unfindable(db, row["row"], document.cube_id) for row in rows]
-        db.executemany(
-            "UPDATE memories SET status_before = status, status = 'deleted', deleted_at = ? WHERE rowid = ?",
-            [(time.time(), row["row"]) for row in rows],
-        )
         for row in rows:
+            mark_deleted(db, row["row"])
             note_change(db, memory_of(row), "deleted", detail={"document": document.id})
         db.execute("DELETE FROM documents WHERE id = ?", (document.id,))
         return rows, gone
@@ -156,10 +151,6 @@ class DocumentMethods(KeepingMethods):
         self._settle(changed)
         if rows and self.undelete_s <= 0:
             self._forget_rows([row["row"] for row in rows])
-
-    def _chunk_vectors(self, texts: Sequence[str]) -> list[Vector]:
-        before = [list(reversed(texts[max(0, i - 2) : i])) for i in range(len(texts))]
-        return self._embeddings.in_context(texts, before)
 
 
 def kind_of_file(name: str, media_type: str | None) -> str:

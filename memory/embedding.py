@@ -59,6 +59,13 @@ class Embeddings:
             mixed.append(unit.astype(np.float16).astype(np.float32))  # as it is stored: a restart changes no order
         return mixed
 
+    def in_a_row(self, texts: Sequence[str], earlier: Sequence[str] = ()) -> list[Vector]:
+        """Vectors of texts that follow each other, and the ``earlier`` ones (in order)."""
+        row = [*earlier, *texts]
+        first = len(earlier)
+        n = len(_BEFORE)
+        return self.in_context(texts, [row[max(0, i - n) : i][::-1] for i in range(first, len(row))])
+
     def forget(self) -> None:
         """Drop the texts that are remembered."""
         with self._lock:

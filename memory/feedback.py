@@ -20,9 +20,9 @@ from memory.finding import SearchMethods
 from memory.fulltext import telling_words
 from memory.intake import IntakeMethods, Said
 from memory.keeping import KeepingMethods
-from memory.placing import Placed, slot_of
+from memory.placing import Placed, restated, slot_of
 from memory.remarks import Remark, remarks_in
-from memory.rows import find_row, memories_of, memory_of, note_change, update_memory
+from memory.rows import find_row, mark_deleted, memories_of, memory_of, note_change, update_memory
 from memory.states import State, state_of
 from memory.types import Memory, Message
 from memory.vectors import Vector
@@ -274,10 +274,7 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         if step.action == "reinforced":
             after = replace(after, uses=row["uses"] + 1)
         if step.action == "deleted":
-            db.execute(
-                "UPDATE memories SET status_before = status, status = 'deleted', deleted_at = ? WHERE rowid = ?",
-                (time.time(), row["row"]),
-            )
+            mark_deleted(db, row["row"])
         else:
             update_memory(db, after)
         text = step.before.text if step.action == "updated" else None
@@ -317,18 +314,7 @@ def _resaid(memory: Memory, text: str, at: float) -> Memory:
     text = checked_text(text)
     if text == memory.text:
         return replace(memory, updated_at=at)
-    changed = replace(memory, text=text, version=memory.version + 1, updated_at=at)
-    if memory.slot is None:
-        return changed
-    state = state_of(_said(changed))
-    if state is None:
-        return replace(changed, slot=None, value=None)
-    return replace(changed, slot=slot_of(state, memory.author), value=state.value)
-
-
-def _said(memory: Memory) -> str:
-    """A memory's text without its speaker."""
-    return memory.text.removeprefix(f"{memory.author}: ") if memory.author else memory.text
+    return restated(replace(memory, text=text, version=memory.version + 1, updated_at=at))
 
 
 # -- which memory, and how it reads then -----------------------------------------------------------------------
@@ -359,7 +345,7 @@ def _fills(memory: Memory, state: State) -> bool:
 
 
 def _shared(memory: Memory, remark: Remark) -> float:
-    ours, theirs = set(telling_words(_said(memory))), set(telling_words(remark.statement))
+    ours, theirs = set(telling_words(memory.said)), set(telling_words(remark.statement))
     return len(ours & theirs) / max(1, len(ours | theirs))
 
 
@@ -374,7 +360,7 @@ def _whole(words: str) -> str:
 def _corrected_text(memory: Memory, remark: Remark, at: float) -> str:
     """The right value in the place of the wrong one; else the statement in the place of a sentence about the same;
     else the memory with the correction behind it, so that nothing else that it says is lost."""
-    said = _said(memory)
+    said = memory.said
     speaker = memory.text[: len(memory.text) - len(said)]
     wrong = next((words for words in (remark.wrong, memory.value) if words and _holds(said, words)), None)
     value = None if wrong is None else remark.value or _value_of(remark.statement, said, wrong)

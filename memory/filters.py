@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from memory.dates import parse_time
+from memory.checks import checked_time
 from memory.errors import InvalidMemory
 
 _TIMES = ("created_at", "updated_at", "event_at", "expires_at", "valid_until")
@@ -107,10 +107,7 @@ class _Compiler:
         if field in _TIMES:
             if isinstance(operand, bool) or not isinstance(operand, str | int | float):
                 raise InvalidMemory(f"'{field}' is compared with a time.", "filter")
-            try:
-                return parse_time(operand)[0]
-            except ValueError as error:
-                raise InvalidMemory(str(error), "filter") from error
+            return checked_time(operand, "filter")[0]
         if isinstance(operand, str | int | float | bool) and "\x00" not in str(operand):
             return operand
         raise InvalidMemory(f"'{field}' is compared with a text, a number or true and false.", "filter")

@@ -13,7 +13,7 @@ from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
 from memory.extract import Extractor, LocalExtractor, Unit
 from memory.placing import LOOKED_AT, NEAR, Placed, place, slot_of
-from memory.rows import insert_memory, insert_message, messages_before, note_change, spoken, write_search_rows
+from memory.rows import insert_message, insert_noted, messages_before, spoken
 from memory.states import State, state_of
 from memory.types import Cube, Memory, Message
 from memory.vectors import Vector
@@ -77,7 +77,7 @@ class IntakeMethods(StoreBase):
             # What fills no slot stays as it was given.
             placed, row, gone = _as_given(db, memory) if state is None else place(db, memory, state)
             if row is not None:
-                gone = [*gone, self._make_findable(db, row, memory, vector)]
+                gone = [*gone, self._make_findable(db, row, memory, vector, context="")]
         self._settle(gone)
         return placed
 
@@ -92,10 +92,8 @@ class IntakeMethods(StoreBase):
         added: list[Findable] = []
         with self._database.write() as db:
             for memory, vector in zip(memories, vectors, strict=True):
-                row = insert_memory(db, memory)
-                note_change(db, memory, "added")
-                write_search_rows(db, row, memory, "", self._embeddings.name, vector)
-                added.append(Findable(cube.id, row, vector))
+                row = insert_noted(db, memory, "added")
+                added.append(self._make_findable(db, row, memory, vector, context=""))
         self._settle(added)
         return memories
 
@@ -122,7 +120,7 @@ class IntakeMethods(StoreBase):
         units = (extractor or LocalExtractor()).extract(fresh, before)
         earlier = self._last_of(cube.id, said)
         memories = _drafts(units, cube.id, said, earlier)
-        vectors = self._vectors_of(memories, earlier)
+        vectors = self._embeddings.in_a_row([memory.text for memory in memories], [text for _, text in earlier[::-1]])
         contexts = _contexts(fresh, before)
         near = self._alike(cube.id, vectors)
         placed: list[Placed] = []
@@ -135,8 +133,7 @@ class IntakeMethods(StoreBase):
                 done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
                 _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
                 if row is not None:
-                    write_search_rows(db, row, memory, contexts[unit.sources[0]], self._embeddings.name, vector)
-                    gone = [*gone, Findable(cube.id, row, vector)]
+                    gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
                 changed += gone
                 placed.append(done)
             if finish is not None:
@@ -177,12 +174,6 @@ class IntakeMethods(StoreBase):
             ).fetchall()
         return [(row["id"], row["text"]) for row in rows]
 
-    def _vectors_of(self, memories: Sequence[Memory], earlier: Sequence[tuple[str, str]]) -> list[Vector]:
-        texts = [text for _, text in reversed(earlier)] + [memory.text for memory in memories]
-        n = len(earlier)
-        before = [list(reversed(texts[max(0, n + i - 2) : n + i])) for i in range(len(memories))]
-        return self._embeddings.in_context([memory.text for memory in memories], before)
-
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:
     text = checked_text(text)
@@ -213,9 +204,7 @@ def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) ->
 
 
 def _as_given(db: sqlite3.Connection, memory: Memory) -> tuple[Placed, int | None, list[Findable]]:
-    row = insert_memory(db, memory)
-    note_change(db, memory, "added")
-    return Placed("added", memory), row, []
+    return Placed("added", memory), insert_noted(db, memory, "added"), []
 
 
 def _drafts(units: Sequence[Unit], cube_id: str, said: Said, earlier: Sequence[tuple[str, str]]) -> list[Memory]:

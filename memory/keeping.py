@@ -12,19 +12,20 @@ from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
 from memory.errors import Conflict, InvalidMemory
 from memory.filters import compile_filter
-from memory.placing import slot_of
+from memory.placing import restated
 from memory.proof import Proof, Scan, scan
 from memory.rows import (
     changes_of,
     find_row,
+    mark_deleted,
     memories_of,
     memory_of,
     message_of,
     note_change,
+    sources_of,
     update_memory,
     write_vector,
 )
-from memory.states import state_of
 from memory.types import STATUSES, Change, Memory, Message
 from memory.wiping import wipe_memory
 
@@ -134,7 +135,7 @@ class KeepingMethods(StoreBase):
         changed = new.text != old.text
         if changed or (new.status == "active" and old.status != "active"):
             new = replace(new, version=old.version + 1)
-        new = _restated(new) if changed else new
+        new = restated(new) if changed else new
         checked_metadata(new.metadata)
         with self._database.read() as db:
             vector = self._vector_in_place(db, new)
@@ -160,12 +161,7 @@ class KeepingMethods(StoreBase):
         """The messages that a memory is from, in order. Raises ``NotFound``."""
         with self._database.read() as db:
             find_row(db, tenant, memory_id)
-            rows = db.execute(
-                "SELECT s.* FROM messages s JOIN provenance p ON p.message_id = s.id WHERE p.memory_id = ?"
-                " ORDER BY s.rowid",
-                (memory_id,),
-            ).fetchall()
-        return [message_of(row) for row in rows]
+            return sources_of(db, memory_id)
 
     def messages(self, tenant: str, cube_id: str, session: str | None = None, limit: int = 50) -> list[Message]:
         """The last messages of a cube, or of one conversation in it, oldest first. Raises ``NotFound``."""
@@ -189,10 +185,7 @@ class KeepingMethods(StoreBase):
             row = find_row(db, tenant, memory_id, need="write")
             memory = memory_of(row)
             gone = self._make_unfindable(db, row["row"], memory.cube_id)
-            db.execute(
-                "UPDATE memories SET status_before = status, status = 'deleted', deleted_at = ? WHERE rowid = ?",
-                (time.time(), row["row"]),
-            )
+            mark_deleted(db, row["row"])
             note_change(db, memory, "deleted")
         self._settle([gone])
         return memory
@@ -275,32 +268,28 @@ class KeepingMethods(StoreBase):
         without them."""
         texts: list[str] = []
         changed: list[Findable] = []
+        behind: list[str] = []
         with self._database.write() as db:
-            followers: list[str] = []
             for row in rows:
-                data = db.execute("SELECT * FROM memories WHERE rowid = ?", (row,)).fetchone()
+                data = db.execute("SELECT id, cube_id FROM memories WHERE rowid = ?", (row,)).fetchone()
                 texts += [change.text for change in changes_of(db, data["id"]) if change.text]
-                texts += [
-                    m["text"]
-                    for m in db.execute(
-                        "SELECT s.text FROM messages s JOIN provenance p ON p.message_id = s.id WHERE p.memory_id = ?",
-                        (data["id"],),
-                    )
-                ]
+                texts += [message.text for message in sources_of(db, data["id"])]
                 wipe_memory(db, row, data["id"])
                 changed.append(Findable(data["cube_id"], row, None))
-                followers.append(data["id"])
+                behind.append(data["id"])
             self._embeddings.forget()
-            changed += [item for id in followers for item in self._vectors_behind(db, id)]
-            changed += [item for f in changed[len(rows) :] for item in self._vectors_behind_row(db, f.row)]
+            for _ in range(2):  # as far as a memory's vector reaches back
+                anew = [item for id in behind for item in self._vectors_behind(db, id)]
+                changed += [findable for _, findable in anew]
+                behind = [id for id, _ in anew]
             for cube_id in {item.cube_id for item in changed}:
                 self._saved.drop(cube_id)
         self._settle(changed)
         self._overwrite_deleted()
         return texts
 
-    def _vectors_behind(self, db: sqlite3.Connection, memory_id: str) -> list[Findable]:
-        """Vectors of the memories right behind this one, without what was wiped."""
+    def _vectors_behind(self, db: sqlite3.Connection, memory_id: str) -> list[tuple[str, Findable]]:
+        """Ids and new vectors of the memories right behind this one, without what was wiped."""
         rows = db.execute(
             "SELECT rowid AS row, * FROM memories WHERE follows = ? AND status = 'active'", (memory_id,)
         ).fetchall()
@@ -308,12 +297,8 @@ class KeepingMethods(StoreBase):
         for row in rows:
             vector = self._vector_in_place(db, memory_of(row))
             write_vector(db, row["row"], self._embeddings.name, vector)
-            found.append(Findable(row["cube_id"], row["row"], vector))
+            found.append((str(row["id"]), Findable(row["cube_id"], row["row"], vector)))
         return found
-
-    def _vectors_behind_row(self, db: sqlite3.Connection, row: int) -> list[Findable]:
-        (id,) = db.execute("SELECT id FROM memories WHERE rowid = ?", (row,)).fetchone()
-        return self._vectors_behind(db, id)
 
 
 def _as_history_where_replaced(db: sqlite3.Connection, memory: Memory) -> Memory:
@@ -325,17 +310,6 @@ def _as_history_where_replaced(db: sqlite3.Connection, memory: Memory) -> Memory
         (memory.cube_id, memory.slot, memory.owner),
     ).fetchone()
     return memory if row is None else replace(memory, status="archived", replaced_by=row["id"])
-
-
-def _restated(memory: Memory) -> Memory:
-    """A state whose text was changed: what it says now is what counts."""
-    if memory.slot is None:
-        return memory
-    said = memory.text.removeprefix(f"{memory.author}: ") if memory.author else memory.text
-    state = state_of(said)
-    if state is None:
-        return replace(memory, slot=None, value=None)
-    return replace(memory, slot=slot_of(state, memory.author), value=state.value)
 
 
 def _action(old: Memory, new: Memory) -> str:

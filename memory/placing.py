@@ -10,9 +10,9 @@ from typing import Literal
 
 from memory.base import Findable
 from memory.fulltext import words_of
-from memory.rows import digest_of, insert_memory, memory_of, note_change, remove_search_rows, update_memory
+from memory.rows import digest_of, insert_noted, memory_of, note_change, remove_search_rows, update_memory
 from memory.searching import alike
-from memory.states import State
+from memory.states import State, state_of
 from memory.types import Memory
 
 Action = Literal["added", "reinforced", "merged", "superseded", "outdated"]
@@ -37,6 +37,16 @@ def slot_of(state: State, author: str | None) -> str:
     return f"{(state.subject or author or 'user').lower()}|{state.slot}"
 
 
+def restated(memory: Memory) -> Memory:
+    """A memory whose text was changed: of a state, what it says now is what counts."""
+    if memory.slot is None:
+        return memory
+    state = state_of(memory.said)
+    if state is None:
+        return replace(memory, slot=None, value=None)
+    return replace(memory, slot=slot_of(state, memory.author), value=state.value)
+
+
 def place(
     db: sqlite3.Connection, memory: Memory, state: State | None, near: Sequence[int] = ()
 ) -> tuple[Placed, int | None, list[Findable]]:
@@ -46,7 +56,7 @@ def place(
     if same is not None:
         return Placed("reinforced", _reinforce(db, same, memory)), None, []
     if state is None or memory.slot is None:
-        return Placed("added", memory), _insert(db, memory, "added"), []
+        return Placed("added", memory), insert_noted(db, memory, "added"), []
     rows = db.execute(
         "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND status = 'active'"
         " ORDER BY rowid",
@@ -56,9 +66,9 @@ def place(
     newer = next((memory_of(row) for row in rows if _time(memory_of(row)) > _time(memory)), None)
     if newer is not None:  # told late: it held before what is known to hold now
         late = replace(memory, status="archived", valid_until=_time(newer), replaced_by=newer.id)
-        _insert(db, late, "outdated")
+        insert_noted(db, late, "outdated")
         return Placed("outdated", late), None, []
-    row = _insert(db, memory, "added")
+    row = insert_noted(db, memory, "added")
     gone = [_retire(db, old, memory, state) for old in older]
     action: Action = "added" if not gone else "superseded" if any(m.status == "archived" for m, _ in gone) else "merged"
     return Placed(action, memory, tuple(m for m, _ in gone)), row, [findable for _, findable in gone]
@@ -73,12 +83,6 @@ def _ended_by(old: Memory, new: Memory, state: State) -> bool:
     if _time(old) > _time(new):
         return False
     return not state.ends or not state.value or old.value in (None, state.value)
-
-
-def _insert(db: sqlite3.Connection, memory: Memory, action: str) -> int:
-    row = insert_memory(db, memory)
-    note_change(db, memory, action)
-    return row
 
 
 def _retire(db: sqlite3.Connection, row: sqlite3.Row, by: Memory, state: State) -> tuple[Memory, Findable]:
@@ -130,5 +134,5 @@ def _reinforce(db: sqlite3.Connection, row: sqlite3.Row, again: Memory) -> Memor
     note_change(db, kept, "reinforced")
     if row["digest"] != digest_of(again.text):
         merged = replace(again, status="merged", replaced_by=kept.id)
-        _insert(db, merged, "merged")
+        insert_noted(db, merged, "merged")
     return kept

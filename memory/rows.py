@@ -129,6 +129,21 @@ def note_change(
     )
 
 
+def insert_noted(db: sqlite3.Connection, memory: Memory, action: str) -> int:
+    """``insert_memory``, and the first step of its history."""
+    row = insert_memory(db, memory)
+    note_change(db, memory, action)
+    return row
+
+
+def mark_deleted(db: sqlite3.Connection, row: int) -> None:
+    """Say that a memory is deleted, so that it can be brought back."""
+    db.execute(
+        "UPDATE memories SET status_before = status, status = 'deleted', deleted_at = ? WHERE rowid = ?",
+        (time.time(), row),
+    )
+
+
 def changes_of(db: sqlite3.Connection, memory_id: str) -> list[Change]:
     """A memory's history, oldest first."""
     rows = db.execute("SELECT * FROM memory_changes WHERE memory_id = ? ORDER BY seq", (memory_id,))
@@ -138,14 +153,18 @@ def changes_of(db: sqlite3.Connection, memory_id: str) -> list[Change]:
 def write_search_rows(
     db: sqlite3.Connection, row: int, memory: Memory, context: str, embedder: str, vector: Vector
 ) -> None:
-    """Make a memory findable: full text, vector, names."""
+    """Make a memory findable: full text, names, vector."""
+    write_text_rows(db, row, memory, context)
+    write_vector(db, row, embedder, vector)
+
+
+def write_text_rows(db: sqlite3.Connection, row: int, memory: Memory, context: str) -> None:
+    """What of a memory is found without its vector: full text, names."""
     db.execute(
         "INSERT INTO memory_text (rowid, cube, text, context) VALUES (?, ?, ?, ?)",
         (row, cube_word(memory.cube_id), memory.text, context),
     )
-    write_vector(db, row, embedder, vector)
-    said = memory.text.removeprefix(f"{memory.author}: ") if memory.author else memory.text
-    link(db, memory.cube_id, row, names_in(said))
+    link(db, memory.cube_id, row, names_in(memory.said))
 
 
 def remove_search_rows(db: sqlite3.Connection, row: int) -> None:
@@ -175,6 +194,15 @@ def context_of(db: sqlite3.Connection, memory_id: str) -> str:
     if first is None:
         return ""
     return " ".join(spoken(m) for m in messages_before(db, first["cube_id"], first["conversation"], first["rowid"]))
+
+
+def sources_of(db: sqlite3.Connection, memory_id: str) -> list[Message]:
+    """The messages that a memory is from, in order."""
+    rows = db.execute(
+        "SELECT s.* FROM messages s JOIN provenance p ON p.message_id = s.id WHERE p.memory_id = ? ORDER BY s.rowid",
+        (memory_id,),
+    )
+    return [message_of(row) for row in rows]
 
 
 def messages_before(db: sqlite3.Connection, cube_id: str, conversation: str | None, row: int | None) -> list[Message]:

@@ -24,7 +24,7 @@ from memory.filters import compile_filter
 from memory.fulltext import text_scores, words_of
 from memory.rows import memory_of
 from memory.types import Hit, Memory
-from memory.vectors import CubeIndex, Vector
+from memory.vectors import MIN_COSINE, CubeIndex, Vector
 
 VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT, FORMER = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02, 1.0
 _RECENCY_S = 30 * 86_400.0
@@ -82,6 +82,7 @@ class Search:
     ) -> None:
         self._db = db
         self._query = query
+        self._filter = compile_filter(query.filter or {})
         self._vector = vector
         self._indexes = [index_of(cube) for cube in query.cube_ids]
         self._at = time.time() if query.at is None else query.at
@@ -129,7 +130,7 @@ class Search:
         the search goes deeper and the filter comes after."""
         query = self._query
         if query.filter:
-            condition, values = compile_filter(query.filter)
+            condition, values = self._filter
             rows = self._db.execute(
                 "SELECT m.rowid AS row FROM memories m WHERE m.status = 'active' AND m.cube_id IN"
                 f" (SELECT value FROM json_each(?)) AND {condition} LIMIT ?",
@@ -141,7 +142,7 @@ class Search:
                 vectors = {
                     r: c for index in self._indexes for r, c in index.cosines(self._vector, list(allowed)).items()
                 }
-                near = {row: cosine for row, cosine in vectors.items() if cosine >= 0.2}
+                near = {row: cosine for row, cosine in vectors.items() if cosine >= MIN_COSINE}
                 return {row: score for row, score in text.items() if row in allowed}, near
             depth *= 10
         text = text_scores(self._db, query.text, query.cube_ids, depth, self._n_memories())
@@ -154,7 +155,7 @@ class Search:
 
     def _load(self, rows: set[int]) -> dict[int, _Candidate]:
         """Candidates that may be shown: active, not expired, in these cubes, and let through by the filter."""
-        condition, values = compile_filter(self._query.filter or {})
+        condition, values = self._filter
         found = self._db.execute(
             f"SELECT {_SCORED_BY} FROM memories m WHERE m.rowid IN (SELECT value FROM json_each(?))"
             " AND m.status = 'active' AND m.cube_id IN (SELECT value FROM json_each(?))"

@@ -91,6 +91,11 @@ class Memory:
         """Names this text of this memory: what is computed from it carries the label, and dies with it."""
         return f"{self.id}@{self.version}"
 
+    @property
+    def said(self) -> str:
+        """The text without the name of who said it."""
+        return self.text.removeprefix(f"{self.author}: ") if self.author else self.text
+
 
 @dataclass(frozen=True)
 class Change:

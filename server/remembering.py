@@ -26,7 +26,7 @@ from memory import (
     Said,
     new_message,
 )
-from memory.dates import parse_time
+from memory.checks import checked_time
 from memory.errors import InvalidMemory
 from scheduler import JobRunner, Upkeep
 from server.metrics import MemoryStats
@@ -242,13 +242,7 @@ def message_of(
     metadata: dict[str, Any] | None = None,
 ) -> Message:
     """A message as a client sends it. ``time`` is ISO 8601 or Unix time. Raises ``InvalidMemory``."""
-    offset = 0
-    at: float | None = None
-    if time is not None:
-        try:
-            at, offset = parse_time(time)
-        except ValueError as error:
-            raise InvalidMemory(str(error), "messages") from error
+    at, offset = (None, 0) if time is None else checked_time(time, "messages")
     return new_message(text, role, at, name, utc_offset=offset, metadata=metadata or {})
 
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from memory import FeedbackOutcome
-from memory.dates import parse_time
-from memory.errors import InvalidMemory
+from memory.checks import checked_time
 from server.routes.openai import Provided, Tenant
 from server.schemas import FeedbackAdd
 
@@ -32,10 +31,7 @@ def feedback_json(outcome: FeedbackOutcome) -> dict[str, Any]:
 async def give_feedback(body: FeedbackAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Confirm, correct or deny memories in plain words, or with the text that they should have had. What was computed
     from those that it changed is removed before the reply."""
-    try:
-        at = None if body.at is None else parse_time(body.at)[0]
-    except ValueError as error:
-        raise InvalidMemory(str(error), "at") from error
+    at = None if body.at is None else checked_time(body.at, "at")[0]
     outcome = await services.remembering.feedback(
         tenant, body.cube, body.text, memory_ids=body.memory_ids, corrected=body.corrected, at=at
     )

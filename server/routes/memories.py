@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Response
 
 from memory import Change, Hit, Memory, Message, Said
-from memory.dates import parse_time
-from memory.errors import InvalidMemory
+from memory.checks import checked_time
 from scheduler import result_of
 from server.remembering import message_of, placed_json
 from server.routes.openai import Provided, Tenant
@@ -159,10 +158,7 @@ async def filter_memories(body: MemoryList, services: Provided, tenant: Tenant) 
 @router.post("/memories/search")
 async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Hybrid search in one or several cubes (default: the key's default cube)."""
-    try:
-        at, offset = (None, 0) if body.at is None else parse_time(body.at)
-    except ValueError as error:
-        raise InvalidMemory(str(error), "at") from error
+    at, offset = (None, 0) if body.at is None else checked_time(body.at, "at")
     hits = await services.remembering.search(
         tenant,
         body.query,

@@ -21,8 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from memory import Cube, Hit, Job, Memory, Message, Said
-from memory.checks import checked_message, checked_metadata, checked_tags
-from memory.dates import parse_time
+from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
 from memory.errors import InvalidMemory, NotFound
 from memory.filters import compile_filter
 from server.errors import ApiError
@@ -340,12 +339,7 @@ async def jobs_of(services: Services, tenant: str, user: str | None = None, task
 
 def moment(value: Time | None, param: str) -> tuple[float | None, int]:
     """A time as Unix seconds, and its clock's offset from UTC. Raises ``InvalidMemory``."""
-    if value is None:
-        return None, 0
-    try:
-        return parse_time(value)
-    except ValueError as error:
-        raise InvalidMemory(str(error), param) from error
+    return (None, 0) if value is None else checked_time(value, param)
 
 
 def unix_time(value: Time | None, param: str) -> float | None:
