@@ -30,6 +30,8 @@ def vllm_serve(folder: Path, log: Path) -> Iterator[httpx.Client]:
     # What ``vllm serve`` runs; the command itself asks for the version of a package that is named otherwise for CPUs.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_checkpoint())]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32"]
+    # By default it asks for most of the memory there is, which other tests hold a part of.
+    command += ["--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", "268435456"]
     command += ["--served-model-name", "tiny", "--kv-transfer-config", json.dumps(transfer)]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
