@@ -8,13 +8,13 @@ the last of each choice with a ``finish_reason``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from prometheus_client.core import Metric
 
-from kvcache import Fingerprint, Repair
+from kvcache import Entry, Fingerprint, Repair, TierName
 
 PieceKind = Literal["header", "memory", "turns"]
 Source = Literal["resident", "host", "disk", "computed"]
@@ -265,6 +265,18 @@ class Engine(Protocol):
 
     def place_of(self, part_key: str) -> tuple[str, int] | None:
         """The page that holds this part (see ``kvcache.Part``) and where in it, or None."""
+        ...
+
+    def tier_of(self, key: str) -> TierName | None:
+        """The fastest tier that holds the segment now, as far as is known here."""
+        ...
+
+    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
+        """The pages behind one header (see ``kvcache.standalone_root``) that hold any of these memories."""
+        ...
+
+    async def preload(self, key: str) -> int:
+        """Bring a segment to the fastest memory tier that it can wait in; the bytes moved, 0 for none."""
         ...
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:

@@ -17,11 +17,12 @@ from kvcache.file import read_segment, write_segment
 from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
+from kvcache.ledger import PreloadStats
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
 from kvcache.segment import Certificate, Part, Segment, chain_key, root_key, standalone_root
 from kvcache.store import Loaded, SegmentStore, StoreStats
-from kvcache.tiers import TIERS, TierName
+from kvcache.tiers import TIERS, Rank, TierName
 from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "Layout",
     "Loaded",
     "Part",
+    "PreloadStats",
+    "Rank",
     "Repair",
     "Rotation",
     "Segment",

@@ -15,11 +15,12 @@ import queue
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -29,12 +30,17 @@ from kvcache.eviction import value
 from kvcache.file import write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index, remove_files, segment_path
+from kvcache.ledger import PreloadLedger, PreloadStats
 from kvcache.read import move_files, read_shard
 from kvcache.segment import Certificate, Part, Segment
 from kvcache.shard import Shard
-from kvcache.tiers import TIERS, MemoryTier, TierName
+from kvcache.tiers import TIERS, MemoryTier, Rank, TierName
 
 log = logging.getLogger(__name__)
+
+MemoryTierName = Literal["device", "host"]
+Worth = Callable[[Sequence[Entry]], Sequence[float]]
+"""What segments are worth to a memory tier: the least leave first. Called with the store's lock held, by any thread."""
 
 # Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
 _MAX_DEAD_LABELS = 100_000
@@ -66,6 +72,7 @@ class StoreStats:
     bytes: dict[TierName, int]
     budgets: dict[TierName, int]
     segments: dict[TierName, int]
+    preloads: PreloadStats = field(default_factory=PreloadStats)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ class SegmentStore:
         self._dead_labels: OrderedDict[str, None] = OrderedDict()
         self._hits: Counter[TierName] = Counter()
         self._evictions: Counter[TierName] = Counter()
+        self._worth: Worth | None = None
+        self._ledger = PreloadLedger()
         self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
         self._closed = False
         self._queued: dict[str, Segment] = {}  # waiting to be written: in memory, whatever the tiers evict
@@ -183,6 +192,7 @@ class SegmentStore:
                 raise SegmentMissing(key)
             self._hits[tier] += 1
             self._index.touch(key)
+            self._ledger.used(key)
             if key not in self._on_device:
                 self._on_host.pop(key)
                 self._admit(segment)
@@ -202,6 +212,53 @@ class SegmentStore:
             return [load(key) for key in keys]
         read = dict(zip(on_disk, self._readers.map(load, on_disk), strict=True))
         return [read[key] if key in read else load(key) for key in keys]
+
+    def preload(self, key: str, fingerprint: Fingerprint, tier: MemoryTierName = "host") -> int:
+        """Bring a segment up to ``tier`` before it is asked for; the bytes moved, 0 where there was nothing to do, it
+        is gone, or what it would displace is worth more. It is no use: nothing counts as one."""
+        begin = time.perf_counter()
+        with self._lock:
+            found = self.tier_of(key)
+            entry = self._index.get(key)
+            if found is None or entry is None or TIERS.index(found) <= TIERS.index(tier):
+                return 0
+            to = self._on_device if tier == "device" else self._on_host
+            if not to.has_room(key, entry.nbytes, self._is_pinned, self._rank):
+                return 0
+            in_memory = self._on_host.get(key) or self._queued.get(key)
+        try:
+            segment = in_memory if in_memory is not None else self._read(key, fingerprint)
+        except SegmentMissing:
+            return 0
+        if segment.fingerprint != fingerprint.digest:
+            return 0
+        if tier == "device":
+            segment = segment.to(self._device)
+        with self._lock:
+            if self._index.get(key) is None or key in self._on_device:  # deleted, or asked for, meanwhile
+                return 0
+            if tier == "device":
+                self._on_host.pop(key)
+                self._admit(segment)
+            else:
+                self._admit_host(segment)
+            moved = segment.nbytes if key in self._on_device or key in self._on_host else 0
+            if moved:
+                self._ledger.moved(key, moved, time.perf_counter() - begin)
+            return moved
+
+    def set_worth(self, worth: Worth | None) -> None:
+        """Say what segments are worth to the memory tiers from now on; None: the least recently used leave first."""
+        with self._lock:
+            self._worth = worth
+
+    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
+        """The standalone segments behind one header (see ``kvcache.standalone_root``) that hold any of these
+        memories."""
+        with self._lock:
+            keys = {key for label in labels for key in self._index.with_label(label)}
+            found = [entry for key in sorted(keys) if (entry := self._index.get(key)) is not None]
+        return [entry for entry in found if entry.root == root]
 
     def count_miss(self, n: int = 1) -> None:
         """Count pieces that were looked for and had to be computed."""
@@ -286,6 +343,7 @@ class SegmentStore:
         """Count a use of a segment that another process has loaded from ``tier``."""
         with self._lock:
             self._hits[tier] += 1
+            self._ledger.used(key)
             if self._index.get(key) is not None:
                 self._index.touch(key)
 
@@ -320,6 +378,7 @@ class SegmentStore:
             if tier == "disk":
                 for key in self._unpinned(self._on_host):
                     self._on_host.pop(key)
+                    self._ledger.left(key)
             for entry in self._index:
                 self._drop_if_nowhere(entry.key)
 
@@ -400,6 +459,7 @@ class SegmentStore:
                     "disk": self._disk_bytes,
                 },
                 segments={"device": len(self._on_device), "host": len(self._on_host), "disk": on_disk},
+                preloads=self._ledger.stats,
             )
 
     def close(self) -> None:
@@ -447,14 +507,23 @@ class SegmentStore:
                 self._drop_if_nowhere(key)
 
     def _admit(self, segment: Segment) -> None:
-        for evicted in self._on_device.put(segment, self._is_pinned):
+        for evicted in self._on_device.put(segment, self._is_pinned, self._rank):
             self._evictions["device"] += 1
             self._admit_host(evicted)
 
     def _admit_host(self, segment: Segment) -> None:
-        for dropped in self._on_host.put(segment.to(torch.device("cpu")), self._is_pinned):
+        for dropped in self._on_host.put(segment.to(torch.device("cpu")), self._is_pinned, self._rank):
             self._evictions["host"] += 1
+            self._ledger.left(dropped.key)
             self._drop_if_nowhere(dropped.key)
+
+    @property
+    def _rank(self) -> Rank | None:
+        worth = self._worth
+        if worth is None:
+            return None
+        # A tier holds nothing that the index does not know.
+        return lambda keys: worth([entry for key in keys if (entry := self._index.get(key)) is not None])
 
     def _is_pinned(self, key: str) -> bool:
         return self._pins[key] > 0
@@ -470,6 +539,7 @@ class SegmentStore:
         assert entry is not None
         self._on_device.pop(key)
         self._on_host.pop(key)
+        self._ledger.left(key)
         self._queued.pop(key, None)
         if entry.on_disk:
             remove_files(self._folder, key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from kvcache.segment import Segment
@@ -11,9 +11,13 @@ from kvcache.segment import Segment
 TierName = Literal["device", "host", "disk"]
 TIERS: tuple[TierName, ...] = ("device", "host", "disk")
 
+Rank = Callable[[Sequence[str]], Sequence[float]]
+"""What segments (by key) are worth to a memory tier: the least leave first. Called with the store's lock held."""
+
 
 class MemoryTier:
-    """Least-recently-used segments leave first. Not thread-safe: the store holds a lock around it."""
+    """Least-recently-used segments leave first, or those that ``rank`` says are worth the least. Not thread-safe: the
+    store holds a lock around it."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -32,23 +36,43 @@ class MemoryTier:
             self._segments.move_to_end(key)
         return segment
 
-    def put(self, segment: Segment, pinned: Callable[[str], bool]) -> list[Segment]:
-        """Take ``segment`` in and return what had to leave: others that are not pinned, or itself when it does
-        not fit."""
+    def put(self, segment: Segment, pinned: Callable[[str], bool], rank: Rank | None = None) -> list[Segment]:
+        """Take ``segment`` in and return what had to leave: others that are not pinned, or itself when it does not
+        fit or is worth less than they are."""
         self.pop(segment.key)
         if segment.nbytes > self.budget:
             return [segment]
         self._segments[segment.key] = segment
         self.nbytes += segment.nbytes
-        evicted = []
-        for key in list(self._segments):
+        evicted: list[Segment] = []
+        for key in self._leaving(segment.key, rank) if self.nbytes > self.budget else ():
             if self.nbytes <= self.budget:
                 break
-            if key != segment.key and not pinned(key):
+            if not pinned(key):
                 evicted.append(self._pop_existing(key))
         if self.nbytes > self.budget:
             evicted.append(self._pop_existing(segment.key))
         return evicted
+
+    def has_room(self, key: str, nbytes: int, pinned: Callable[[str], bool], rank: Rank | None = None) -> bool:
+        """Whether a segment that is not here could come without anything leaving that is worth more."""
+        free = self.budget - self.nbytes
+        if free >= nbytes or rank is None:
+            return nbytes <= self.budget
+        keys = list(self._segments)
+        (own, *worth) = rank([key, *keys])
+        for other, value in zip(keys, worth, strict=True):
+            if value < own and not pinned(other):
+                free += self._segments[other].nbytes
+        return free >= nbytes
+
+    def _leaving(self, newest: str, rank: Rank | None) -> list[str]:
+        """Keys in the order in which they leave. Without a rank the newest stays as long as it can."""
+        if rank is None:
+            return [key for key in self._segments if key != newest]
+        keys = list(self._segments)
+        worth = dict(zip(keys, rank(keys), strict=True))
+        return sorted(keys, key=worth.__getitem__)  # stable: of equals, the least recently used first
 
     def pop(self, key: str) -> Segment | None:
         return self._pop_existing(key) if key in self._segments else None

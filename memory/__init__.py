@@ -20,6 +20,7 @@ from memory.errors import (
 from memory.extract import Extractor, LocalExtractor, Unit
 from memory.extract_model import EndpointCompleter, ModelExtractor
 from memory.feedback import FeedbackAction, FeedbackOutcome
+from memory.finding import Surroundings
 from memory.intake import Said, new_message
 from memory.jobs import Job, JobQueue
 from memory.keeping import Page
@@ -75,6 +76,7 @@ __all__ = [
     "Said",
     "StorageFull",
     "StoreCorrupt",
+    "Surroundings",
     "Unit",
     "UnreadableDocument",
     "new_message",

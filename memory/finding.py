@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from memory.base import StoreBase
 from memory.checks import checked_kind
+from memory.entities import linked, mentioned_by
 from memory.searching import Search, SearchQuery
 from memory.types import Hit
 from memory.vectors import Vector
@@ -17,6 +19,15 @@ class Rerank(Protocol):
     """Scores texts against a query; higher is better."""
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]: ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Memories around a turn, by id: cosine to what was said, neighbours by name, and the label of each."""
+
+    cosines: Mapping[str, float]
+    neighbours: frozenset[str]
+    labels: Mapping[str, str]
 
 
 class SearchMethods(StoreBase):
@@ -56,6 +67,32 @@ class SearchMethods(StoreBase):
         with self._database.read() as db:
             hits = Search(db, asked, vector, self._index).hits()
         return self._reranked(query, hits)[:top_k]
+
+    def around(self, tenant: str, cube_id: str, text: str, ids: Sequence[str], n: int = 256) -> Surroundings:
+        """What lies around a turn of a conversation: the memories nearest to ``text``, those that share a name with
+        the memories ``ids``, and the labels of all of these. Raises ``NotFound``, ``EmbedderError``."""
+        cube = self.cube(tenant, cube_id)
+        near: list[tuple[int, float]] = []
+        if text.strip():
+            (vector,) = self._embeddings.of([text])
+        with self._database.read() as db:
+            if text.strip():
+                near = self._index(cube.id).nearest(vector, n, floor=0.0)
+            of_ids = "SELECT rowid AS row FROM memories WHERE cube_id = ? AND id IN (SELECT value FROM json_each(?))"
+            rows = [row["row"] for row in db.execute(of_ids, (cube.id, json.dumps(list(ids))))]
+            linked_rows = linked(db, mentioned_by(db, rows))
+            cosines = dict(near)
+            wanted = json.dumps([*cosines, *rows, *linked_rows])
+            found = db.execute(
+                "SELECT rowid AS row, id, version FROM memories WHERE cube_id = ? AND status = 'active'"
+                " AND rowid IN (SELECT value FROM json_each(?))",
+                (cube.id, wanted),
+            ).fetchall()
+        return Surroundings(
+            cosines={row["id"]: cosines[row["row"]] for row in found if row["row"] in cosines},
+            neighbours=frozenset(row["id"] for row in found if row["row"] in linked_rows),
+            labels={row["id"]: f"{row['id']}@{row['version']}" for row in found},
+        )
 
     def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
         """In the reranker's order, where there is one; the store is free while it is asked."""

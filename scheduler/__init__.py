@@ -1,7 +1,27 @@
-"""What to have ready: the context planner, the upkeep of segments in idle time, and the worker of durable jobs."""
+"""What to have ready: the context planner, next-scene prediction and preloading, the upkeep of segments in idle time,
+and the worker of durable jobs."""
 
+from scheduler.events import EventLog
+from scheduler.foresight import Foresight, ForesightConfig, ForesightStats
 from scheduler.jobs import JobRunner, result_of
 from scheduler.planner import Ask, Mode, Plan, PlannedMemory, Planner
+from scheduler.preloader import PreloadConfig, PreloaderStats
 from scheduler.upkeep import Upkeep, UpkeepStats
 
-__all__ = ["Ask", "JobRunner", "Mode", "Plan", "PlannedMemory", "Planner", "Upkeep", "UpkeepStats", "result_of"]
+__all__ = [
+    "Ask",
+    "EventLog",
+    "Foresight",
+    "ForesightConfig",
+    "ForesightStats",
+    "JobRunner",
+    "Mode",
+    "Plan",
+    "PlannedMemory",
+    "Planner",
+    "PreloadConfig",
+    "PreloaderStats",
+    "Upkeep",
+    "UpkeepStats",
+    "result_of",
+]

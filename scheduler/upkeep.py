@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engine.base import ChatMessage, Engine, MemoryText, PageRequest, Piece, Prompt, Started
@@ -103,6 +103,16 @@ class Upkeep:
         for memory in wanted:
             self._want(_Shelf(tenant, memory.cube_id, header.token_ids), memory.label)
 
+    def want(self, tenant: str, cube_id: str, header: tuple[int, ...], labels: Iterable[str]) -> None:
+        """Have pages built behind this header for memories that have none there."""
+        shelf = _Shelf(tenant, cube_id, header)
+        for label in labels:
+            self._want(shelf, label)
+
+    def ready(self, tenant: str, prompt: Prompt) -> None:
+        """Have the pieces of a prompt that is expected computed and stored as a chain."""
+        self._put(lambda: self._build(tenant, prompt))
+
     def _root(self, tenant: str, header: tuple[int, ...]) -> str:
         return standalone_root(chain_key(root_key(self._engine.fingerprint, tenant), header))
 
@@ -157,6 +167,12 @@ class Upkeep:
                 self._stats.failures += 1
             finally:
                 self._queue.task_done()
+
+    async def _build(self, tenant: str, prompt: Prompt) -> None:
+        try:
+            await self._engine.build(prompt, tenant)
+        except ContextTooLong as error:
+            log.info("an expected prompt is not built: %s", error)
 
     async def _heal(self, key: tuple[str, Prompt]) -> None:
         tenant, prompt = key

@@ -11,7 +11,19 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
-from server.routes import cubes, documents, feedback, jobs, mem0, memories, memos_cloud, memos_product, openai, ops
+from server.routes import (
+    cubes,
+    documents,
+    feedback,
+    jobs,
+    mem0,
+    memories,
+    memos_cloud,
+    memos_product,
+    openai,
+    ops,
+    scheduler,
+)
 from server.services import Services
 
 
@@ -33,7 +45,19 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="RecallKV", version=version("recallkv"), lifespan=lifespan)
     app.state.services = services
     errors.install(app)
-    for module in (openai, memories, feedback, cubes, documents, jobs, ops, mem0, memos_product, memos_cloud):
+    for module in (
+        openai,
+        memories,
+        feedback,
+        cubes,
+        documents,
+        jobs,
+        scheduler,
+        ops,
+        mem0,
+        memos_product,
+        memos_cloud,
+    ):
         app.include_router(module.router)
     config = services.config.server
     required = keys_required(services)

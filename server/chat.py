@@ -25,7 +25,7 @@ from engine.base import (
 )
 from engine.errors import ContextTooLong
 from memory import Cube, MemoryStore
-from scheduler import Ask, Plan, Planner, Upkeep
+from scheduler import Ask, Foresight, Plan, Planner, Upkeep
 from server.errors import ApiError
 from server.metrics import Metrics
 from server.schemas import MemoryOptions, SamplingFields
@@ -80,6 +80,7 @@ class Generation:
     retrieve_s: float = 0.0
     plan: Plan | None = None
     cubes: tuple[str, ...] = ()
+    said: str = ""
     started: Started | None = None
     ttft_s: float = 0.0
     completion_tokens: int = 0
@@ -128,6 +129,7 @@ class ChatService:
         default_top_k: int,
         default_fidelity: Fidelity,
         remember: Remember | None = None,
+        foresight: Foresight | None = None,
     ) -> None:
         self._engine = engine
         self._memories = memories
@@ -139,6 +141,7 @@ class ChatService:
         self._default_top_k = default_top_k
         self._default_fidelity = default_fidelity
         self._remember = remember
+        self._foresight = foresight
         self.served_name = served_name
 
     def check_model(self, name: str) -> None:
@@ -174,9 +177,9 @@ class ChatService:
             plan = await self._planner.plan(ask)
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_messages", param="messages") from error
+        said = next((message.content for message in reversed(messages) if message.role == "user"), "")
         if options is not None and options.remember and self._remember is not None:
             # Now that the prompt is made: what is said here is no memory of this question.
-            said = next((message.content for message in reversed(messages) if message.role == "user"), "")
             await self._remember(tenant, ask.cube_ids[0], said, options.session)
         generation = self._generation(
             plan.prompt,
@@ -192,7 +195,7 @@ class ChatService:
             structured=structured,
         )
         generation.plan, generation.retrieve_s = plan, plan.retrieve_s
-        generation.cubes = ask.cube_ids
+        generation.cubes, generation.said = ask.cube_ids, said
         async with aclosing(generation.events):
             yield generation
 
@@ -290,11 +293,17 @@ class ChatService:
                     generation.ttft_s = now - generation.arrived
                     self._metrics.observe_started(event, generation.ttft_s)
                     if generation.plan is not None:
-                        self._upkeep.observe(request.salt, generation.plan, event)
+                        self._observe(request.salt, generation, generation.plan, event)
                 else:
                     self._count(event, generation, now)
                 yield event
         self._metrics.end_to_end.observe(time.perf_counter() - generation.arrived)
+
+    def _observe(self, tenant: str, generation: Generation, plan: Plan, started: Started) -> None:
+        """Let those learn from the request who see to it that the next ones are quick."""
+        self._upkeep.observe(tenant, plan, started)
+        if self._foresight is not None:
+            self._foresight.observe(tenant, generation.cubes, plan, started, generation.said)
 
     def _count(self, delta: Delta, generation: Generation, now: float) -> None:
         generation.completion_tokens += len(delta.token_ids)

@@ -112,6 +112,21 @@ class MemoryConfig:
     """How long a deleted memory can be brought back; 0: deleted is forgotten."""
 
 
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Next-scene prediction: what is brought up before it is asked for."""
+
+    predictor: Literal["blend", "recency", "frequency", "transition", "drift", "off"] = "blend"
+    min_probability: float = _range(0.5, 0, 1)
+    """Less likely segments are left where they are."""
+    horizon_s: float = _range(1800.0, 1, 1e6)
+    """How far ahead is predicted."""
+    preload_mb_s: float = _range(0.0, 0, 1e6)
+    """At most so many MB (1e6 bytes) a second are brought up; 0: as many as there is time for."""
+    unused_share: float = _range(0.5, 0, 1)
+    """At most so much of the memory tier may be taken up by segments that were brought up and not used yet."""
+
+
 def default_data_dir() -> Path:
     """``$XDG_DATA_HOME/recallkv``."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "recallkv"
@@ -126,6 +141,7 @@ class Config:
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
     memory: MemoryConfig = MemoryConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
     vllm: tuple[str, ...] = ()
     """vLLM's own flags, as name=value. In a file also a section, on the command line --vllm.NAME VALUE."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from engine.base import Capacity, Started
 from kvcache import TIERS, StoreStats, TierName
-from scheduler import UpkeepStats
+from scheduler import ForesightStats, PreloaderStats, UpkeepStats
 
 # vLLM's buckets, so that dashboards and quantiles can be compared.
 TTFT_BUCKETS = (
@@ -90,6 +91,14 @@ class Metrics:
     def watch_memories(self, stats: Callable[[], MemoryStats]) -> None:
         """Ask for the side store's counters too."""
         self.registry.register(_Memories(stats))
+
+    def watch_foresight(
+        self,
+        stats: Callable[[], tuple[ForesightStats, PreloaderStats]],
+        report: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Ask for the predictor's report card too."""
+        self.registry.register(_Foresight(stats, report))
 
     def collect(self) -> Iterator[Metric]:
         """Ours and the engine's, as one page. Where the engine has a metric of the same name, it knows better."""
@@ -167,6 +176,10 @@ class _Snapshots(Collector):
             ("recallkv_segments_quarantined", "Segment files that were refused.", stats.quarantined),
             ("recallkv_segment_write_errors", "Segments that could not be written.", stats.write_errors),
             ("recallkv_segment_dropped_writes", "Segments not written: the disk was too slow.", stats.dropped_writes),
+            ("recallkv_preloaded_bytes", "Bytes of segments brought up.", stats.preloads.bytes),
+            ("recallkv_preloaded_bytes_used", "Of those, used afterwards.", stats.preloads.used_bytes),
+            ("recallkv_preloaded_bytes_wasted", "Of those, never used.", stats.preloads.wasted_bytes),
+            ("recallkv_preload_saved_seconds", "Loading on demand that was saved.", stats.preloads.saved_s),
             ("recallkv_pages_built", "Pages built in idle time.", upkeep.pages_built),
             ("recallkv_pages_refused", "Pages not stored: deleted meanwhile, or too long.", upkeep.pages_refused),
             ("recallkv_compositions_healed", "Compositions stored as exact chains.", upkeep.healed),
@@ -181,6 +194,43 @@ class _Snapshots(Collector):
             ("vllm:num_requests_waiting", capacity.waiting),
         ):
             yield GaugeMetricFamily(name, "Requests in the engine.", value=value)
+
+
+class _Foresight(Collector):
+    """What was predicted, what was brought up, and what came of it."""
+
+    def __init__(
+        self,
+        stats: Callable[[], tuple[ForesightStats, PreloaderStats]],
+        report: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._stats = stats
+        self._report = report
+
+    def collect(self) -> Iterator[Metric]:
+        foresight, preloader = self._stats()
+        report = self._report()
+        for name, text, value in (
+            ("recallkv_scenes", "Turns that the predictor has learned from.", foresight.scenes),
+            ("recallkv_scenes_dropped", "Turns that it has not: too many came at once.", foresight.dropped),
+            ("recallkv_foresight_failures", "Turns that it failed at.", foresight.failures),
+            ("recallkv_predicted_segments", "Segments predicted, once a prediction.", report["predicted"]),
+            ("recallkv_predicted_segments_used", "Of those, used within the horizon.", report["right"]),
+            ("recallkv_used_segments", "Segments used within the horizon of a prediction.", report["used"]),
+            ("recallkv_preloads", "Segments brought up before they were asked for.", preloader.moved),
+            ("recallkv_preloads_cancelled", "Not brought up: no longer expected.", preloader.cancelled),
+            ("recallkv_preloads_expired", "Not brought up: too late.", preloader.expired),
+            ("recallkv_preloads_refused", "Not brought up: what is there is worth more.", preloader.refused),
+            ("recallkv_preload_failures", "Not brought up: something failed.", preloader.failures),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        sources = CounterMetricFamily(
+            "recallkv_memories_used", "Memories in prompts, by where their KV came from.", labels=["source"]
+        )
+        for source in ("resident", "host", "disk", "computed"):
+            sources.add_metric([source], foresight.sources[source])
+        yield sources
+        yield GaugeMetricFamily("recallkv_preloads_waiting", "Segments to be brought up.", value=preloader.waiting)
 
 
 class _Memories(Collector):

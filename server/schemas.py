@@ -37,6 +37,25 @@ class MemoryOptions(BaseModel):
     session: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
 
 
+class SceneHint(BaseModel):
+    """What an application knows is coming."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[Text, Field(min_length=1, max_length=2000)]
+    cube: str | None = None
+
+
+class Prefetch(BaseModel):
+    """A message that is being typed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[Text, Field(min_length=1, max_length=8000)]
+    cube: str | None = None
+    top_k: Annotated[int, Field(ge=0, le=64)] | None = None
+
+
 class StreamOptions(BaseModel):
     include_usage: bool = False
 

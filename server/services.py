@@ -27,7 +27,7 @@ from memory import (
     MemoryStore,
     ModelExtractor,
 )
-from scheduler import Planner, Upkeep
+from scheduler import Foresight, ForesightConfig, Planner, PreloadConfig, Upkeep
 from server.assets import bundled_embedder_folder, demo_model_folder
 from server.chat import ChatService
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
@@ -65,6 +65,7 @@ class Services:
     remembering: Remembering
     metrics: Metrics
     served: ServedCompleter
+    foresight: Foresight | None = None
     lock: DataDirLock | None = None
     draining: bool = False
     started_at: float = field(default_factory=time.time)
@@ -73,11 +74,15 @@ class Services:
         """Begin to work, in the running event loop."""
         self.served.bind(asyncio.get_running_loop())
         self.remembering.jobs.start()
+        if self.foresight is not None:
+            self.foresight.start(self.config.data_dir / "scheduler.json")
 
     async def close(self) -> None:
         """Let running requests end, then close everything, the data folder's lock last."""
         self.draining = True
         await self.remembering.close()
+        if self.foresight is not None:
+            await self.foresight.close()
         await self.upkeep.close()
         await self.engine.close(self.config.server.drain_s)
         await asyncio.to_thread(self.memories.close)
@@ -95,6 +100,7 @@ def assemble(
 ) -> Services:
     """Put finished parts together."""
     upkeep = Upkeep(engine, memories)
+    foresight = _foresight(config, engine, store, memories, upkeep)
     metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
     served = ServedCompleter(engine)
     extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
@@ -111,9 +117,38 @@ def assemble(
         default_top_k=config.memory.top_k,
         default_fidelity=config.memory.fidelity,
         remember=remembering.remember,
+        foresight=foresight,
     )
     metrics.watch_memories(remembering.stats)
-    return Services(config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, served, lock)
+    if foresight is not None:
+        metrics.watch_foresight(foresight.stats, foresight.report)
+    return Services(
+        config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, served, foresight, lock
+    )
+
+
+def _foresight(
+    config: Config, engine: Engine, store: SegmentStore, memories: MemoryStore, upkeep: Upkeep
+) -> Foresight | None:
+    """Next-scene prediction, where it is wanted; the memory tiers then keep what it says."""
+    scheduler = config.scheduler
+    if scheduler.predictor == "off":
+        return None
+    budgets = store.stats().budgets
+    preload = PreloadConfig(
+        min_probability=scheduler.min_probability,
+        bytes_s=scheduler.preload_mb_s * 1e6,
+        unused_bytes=int(scheduler.unused_share * max(budgets["device"], budgets["host"])),
+    )
+    foresight = Foresight(
+        engine,
+        memories,
+        upkeep,
+        lambda: store.stats().preloads,
+        ForesightConfig(scheduler.predictor, scheduler.horizon_s, preload=preload),
+    )
+    store.set_worth(foresight.worth)
+    return foresight
 
 
 def open_services(config: Config) -> Services:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +34,8 @@ from engine.transformers.pages import PageBuilder
 from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.worker import BatchingConfig, EngineWorker
-from kvcache import Fingerprint, SegmentStore, root_key
+from kvcache import Entry, Fingerprint, SegmentStore, TierName, root_key
+from kvcache.store import MemoryTierName
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -164,6 +165,17 @@ class TransformersEngine:
 
     def place_of(self, part_key: str) -> tuple[str, int] | None:
         return self.store.place_of(part_key)
+
+    def tier_of(self, key: str) -> TierName | None:
+        return self.store.tier_of(key)
+
+    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
+        return self.store.pages(root, labels)
+
+    async def preload(self, key: str) -> int:
+        # A CPU's device is the host: there the device tier, which requests fill, is left to them.
+        tier: MemoryTierName = "host" if self.model.device.type == "cpu" else "device"
+        return await asyncio.to_thread(self.store.preload, key, self.fingerprint, tier)
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
         """Compute, certify and store a page while nothing else runs. Raises ``ContextTooLong`` or ``EngineClosed``."""

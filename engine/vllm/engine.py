@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -56,7 +56,7 @@ from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, w
 from engine.vllm.reports import Reports
 from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
-from kvcache import Certificate, Fingerprint, SegmentStore
+from kvcache import Certificate, Entry, Fingerprint, SegmentStore, TierName
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +146,19 @@ class VllmEngine:
 
     def place_of(self, part_key: str) -> tuple[str, int] | None:
         return self.store.place_of(part_key)
+
+    def tier_of(self, key: str) -> TierName | None:
+        return self.store.tier_of(key)
+
+    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
+        return self.store.pages(root, labels)
+
+    async def preload(self, key: str) -> int:
+        """Have the workers read the segment into their host tier; they do not wait for it, nor does this."""
+        if self.store.tier_of(key) is None:
+            return 0
+        await self._get_ready()
+        return sum(await self.llm.collective_rpc("recallkv_preload", args=(key,)))
 
     # -- generating ------------------------------------------------------------------------------------------
 

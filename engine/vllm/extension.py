@@ -30,6 +30,10 @@ class WorkerExtension:
         """Drop segments from the host tier: their memory was deleted."""
         _connector().worker.forget(keys)
 
+    def recallkv_preload(self, key: str) -> int:
+        """Begin to read a segment into the host tier; its bytes here, 0 where there is nothing to do."""
+        return _connector().worker.preload(key)
+
     def recallkv_drop_host_tier(self) -> None:
         """Empty the host tier once everything is written."""
         _connector().worker.drop_host_tier()

@@ -178,6 +178,19 @@ class WorkerSide:
         for key in keys:
             self._host.drop(key)
 
+    def preload(self, key: str) -> int:
+        """Begin to read a segment into the host tier, before it is asked for; its bytes, 0 where it is there already
+        or has no file."""
+        held = self._host.acquire(key)
+        if held is not None:
+            self._host.release(held)
+            return 0
+        path = file_of_shard(self._folder, key, self._shard)
+        if path is None:
+            return 0
+        self._readers.submit(self._preload, key)
+        return path.stat().st_size
+
     def drop_host_tier(self) -> None:
         """Empty the host tier (benchmarks measure the disk so)."""
         self._writes.join()
@@ -243,6 +256,22 @@ class WorkerSide:
             seconds = time.perf_counter() - begin
             report = LoadReport(job.order.name, source.key, tier, source.n_tokens, nbytes, seconds)
             self._end(job, source, report)
+
+    def _preload(self, key: str) -> None:
+        try:
+            segment = self._kept(read_shard(self._folder, key, self._fingerprint, self._shard))
+        except FileNotFoundError:
+            log.info("segment %s was gone before it was preloaded", key[:12])
+        except (SegmentCorrupt, FingerprintMismatch) as error:
+            log.warning("segment %s is refused: %s", key[:12], error)
+            with self._arrived:
+                self._outbox.report.bad.append(key)
+                self._arrived.notify_all()
+        except Exception:
+            # The worker's edge: a segment that is not preloaded is loaded when it is asked for.
+            log.exception("segment %s could not be preloaded", key[:12])
+        else:
+            self._host.release(segment)
 
     def _bring(self, job: _Job, source: Source) -> tuple[Segment, TierName]:
         """Place the source, from the host tier or while it is read from disk."""

@@ -1,0 +1,161 @@
+"""Next-scene prediction: how likely each segment is to be used in the coming turns.
+
+Every predictor is a logistic regression over some of the signals (see ``scheduler.signals``), learned online from what
+was used and what was not: so each one's output is a probability, and they can be compared. ``blend`` has them all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from scheduler.learning import Calibration, Matrix, OnlineLogistic
+from scheduler.signals import SIGNALS
+
+PredictorName = Literal["blend", "recency", "frequency", "transition", "drift"]
+
+# What each looks at, and the weights that it starts from, before anything was seen.
+_SIGNALS_OF: dict[PredictorName, dict[str, float]] = {
+    "recency": {"bias": -2.0, "seen": 0.0, "recency": 2.5, "age": -1.0},
+    "frequency": {"bias": -2.0, "frequency": 1.5},
+    "transition": {"bias": -2.0, "transition": 4.0},
+    "drift": {"bias": -3.0, "drift": 3.0, "heading": 3.0},
+    "blend": {
+        "bias": -3.0,
+        "seen": 0.0,
+        "recency": 1.5,
+        "age": -0.5,
+        "frequency": 0.7,
+        "transition": 2.0,
+        "drift": 2.0,
+        "heading": 2.0,
+        "neighbour": 0.3,
+        "hint": 4.0,
+        "typed": 5.0,
+        "members": 0.3,
+        "gap": 0.0,
+        "turn": 0.0,
+    },
+}
+PREDICTORS: tuple[PredictorName, ...] = tuple(_SIGNALS_OF)
+
+
+class Predictor(Protocol):
+    """Probabilities from rows of features."""
+
+    def predict(self, rows: Matrix) -> Matrix:
+        """Float32 [rows] for ``rows`` float32 [rows, signals]: the probability that each segment is used within the
+        horizon."""
+        ...
+
+    def learn(self, rows: Matrix, outcomes: Matrix) -> None:
+        """These rows' segments were (1) or were not (0) used, float32 [rows]."""
+        ...
+
+
+class SignalPredictor:
+    """One of the predictors by name."""
+
+    def __init__(self, name: PredictorName = "blend") -> None:
+        wanted = _SIGNALS_OF[name]
+        self.name: PredictorName = name
+        self._columns = [SIGNALS.index(signal) for signal in wanted]
+        self._model = OnlineLogistic(list(wanted.values()))
+
+    def predict(self, rows: Matrix) -> Matrix:
+        return self._model.predict(rows[:, self._columns])
+
+    def learn(self, rows: Matrix, outcomes: Matrix) -> None:
+        self._model.learn(rows[:, self._columns], outcomes)
+
+    def weights(self) -> dict[str, float]:
+        """What was learned, by signal."""
+        names = (SIGNALS[column] for column in self._columns)
+        return {name: round(float(weight), 3) for name, weight in zip(names, self._model.weights, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"name": self.name, **self._model.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`; that of another predictor is left aside."""
+        if state["name"] == self.name:
+            self._model.restore(state)
+
+
+@dataclass(eq=False)
+class Expected:
+    """A prediction whose outcome is not known yet."""
+
+    turn: int
+    at: float
+    members: list[frozenset[str]]
+    rows: Matrix
+    predicted: Matrix
+    used: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Card:
+    """The report card: segments predicted at the threshold or above, those of them that were used within the horizon,
+    and all that were used (each prediction of a segment is one)."""
+
+    predicted: float = 0.0
+    right: float = 0.0
+    used: float = 0.0
+    scenes: int = 0
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.predicted if self.predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.right / self.used if self.used else 0.0
+
+
+class Outcomes:
+    """Waits for what becomes of predictions, tells the predictor, and keeps its report card.
+
+    A prediction is right when its segment is used within ``turns`` turns of its cube and ``horizon_s`` seconds.
+    """
+
+    def __init__(self, predictor: Predictor, *, turns: int = 8, horizon_s: float = 1800.0, threshold: float) -> None:
+        self._predictor = predictor
+        self._turns = turns
+        self._horizon_s = horizon_s
+        self._threshold = threshold
+        self.card = Card()
+        self.calibration = Calibration()
+
+    def expect(
+        self, waiting: deque[Expected], members: Sequence[frozenset[str]], rows: Matrix, turn: int, now: float
+    ) -> Matrix:
+        """Predict, and remember that; float32 [segments]."""
+        predicted = self._predictor.predict(rows)
+        waiting.append(Expected(turn, now, list(members), rows, predicted))
+        return predicted
+
+    def observe(self, waiting: deque[Expected], used: frozenset[str], turn: int, now: float) -> None:
+        """Turn number ``turn`` of the cube used these memories."""
+        while waiting and now - waiting[0].at > self._horizon_s:
+            self._settle(waiting.popleft())
+        for prediction in waiting:
+            prediction.used.update(i for i, members in enumerate(prediction.members) if not used.isdisjoint(members))
+        while waiting and turn - waiting[0].turn >= self._turns:
+            self._settle(waiting.popleft())
+
+    def _settle(self, prediction: Expected) -> None:
+        outcomes = np.zeros(len(prediction.members), np.float32)
+        outcomes[list(prediction.used)] = 1.0
+        self.calibration.observe(prediction.predicted, outcomes)
+        said = prediction.predicted >= self._threshold
+        self.card.scenes += 1
+        self.card.predicted += float(said.sum())
+        self.card.right += float(outcomes[said].sum())
+        self.card.used += float(outcomes.sum())
+        self._predictor.learn(prediction.rows, outcomes)

@@ -1,0 +1,207 @@
+"""Brings segments up before they are asked for.
+
+A queue by what a byte moved is expected to save: probability x saved seconds / bytes. Nothing is moved while a request
+is in the engine, one segment at a time otherwise, so that a request which arrives meanwhile waits for at most one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.base import Capacity
+from engine.errors import EngineClosed
+from kvcache import PreloadStats, TierName
+from scheduler.events import EventLog
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.01
+# How much a new move changes the estimate of the drive's speed.
+_WEIGHT = 0.3
+_ASSUMED_BYTES_S = 1e9
+
+
+class Mover(Protocol):
+    """Who moves segments (an ``Engine``)."""
+
+    def capacity(self) -> Capacity: ...
+
+    def tier_of(self, key: str) -> TierName | None: ...
+
+    async def preload(self, key: str) -> int: ...
+
+
+@dataclass(frozen=True)
+class PreloadConfig:
+    """Limits. ``bytes_s``: at most so many bytes a second (0: no limit); ``unused_bytes``: at most so many bytes that
+    nobody has used yet; ``max_queued``: entries of the queue, the least worth leave."""
+
+    min_probability: float = 0.5
+    bytes_s: float = 0.0
+    unused_bytes: int = 2 << 30
+    max_queued: int = 1024
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A segment that is expected to be used, with what probability, and its size in bytes. ``deadline``: not worth
+    moving after that (monotonic seconds)."""
+
+    key: str
+    probability: float
+    nbytes: int
+    deadline: float
+
+
+@dataclass
+class PreloaderStats:
+    """Counters since the start; ``waiting`` is what is queued now."""
+
+    waiting: int = 0
+    moved: int = 0
+    moved_bytes: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    refused: int = 0
+    failures: int = 0
+
+
+class Preloader:
+    """One task that works off the queue. Not thread-safe: lives in the event loop."""
+
+    def __init__(
+        self,
+        mover: Mover,
+        config: PreloadConfig,
+        ledger: Callable[[], PreloadStats],
+        events: EventLog,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._mover = mover
+        self._config = config
+        self._ledger = ledger
+        self._events = events
+        self._clock = clock
+        self._queue: dict[str, tuple[Hashable, Wanted]] = {}
+        self._bytes_s = _ASSUMED_BYTES_S
+        self._free_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stats = PreloaderStats()
+
+    @property
+    def bytes_s(self) -> float:
+        """How quickly segments came up so far, in bytes a second."""
+        return self._bytes_s
+
+    def stats(self) -> PreloaderStats:
+        self._stats.waiting = len(self._queue)
+        return self._stats
+
+    def offer(self, owner: Hashable, wanted: Iterable[Wanted]) -> None:
+        """This is what ``owner`` (a cube) is expected to need now; what was expected before is not, any more."""
+        fresh = {item.key: item for item in wanted if self._worth_moving(item)}
+        for key in [key for key, (other, _) in self._queue.items() if other == owner and key not in fresh]:
+            del self._queue[key]
+            self._stats.cancelled += 1
+        for key, item in fresh.items():
+            self._queue[key] = (owner, item)
+        self._drop_excess()
+        if self._queue and (self._task is None or self._task.done()):
+            self._idle.clear()
+            self._task = asyncio.create_task(self._run(), name="preloader")
+
+    def _worth_moving(self, item: Wanted) -> bool:
+        return item.probability >= self._config.min_probability and self._mover.tier_of(item.key) == "disk"
+
+    def _drop_excess(self) -> None:
+        excess = len(self._queue) - self._config.max_queued
+        if excess > 0:
+            for key in sorted(self._queue, key=lambda key: self._priority(self._queue[key][1]))[:excess]:
+                del self._queue[key]
+                self._stats.cancelled += 1
+
+    def _priority(self, item: Wanted) -> float:
+        saved_s = item.nbytes / self._bytes_s
+        return item.probability * saved_s / max(1, item.nbytes)
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                await self._wait_for_room()
+                self._drop_late()
+                if self._queue:
+                    key = max(self._queue, key=lambda key: self._priority(self._queue[key][1]))
+                    owner, item = self._queue.pop(key)
+                    await self._move(owner, item)
+        finally:
+            self._idle.set()
+
+    async def _wait_for_room(self) -> None:
+        """Until no request is in the engine, and the bandwidth that is ours is free."""
+        while self._queue:
+            capacity = self._mover.capacity()
+            late = self._free_at - self._clock()
+            if capacity.running + capacity.waiting == 0 and late <= 0:
+                return
+            await asyncio.sleep(_LOOK_EVERY_S if late <= 0 else min(late, 0.25))
+
+    def _drop_late(self) -> None:
+        now = self._clock()
+        for key in [key for key, (_, item) in self._queue.items() if item.deadline < now]:
+            del self._queue[key]
+            self._stats.expired += 1
+
+    async def _move(self, owner: Hashable, item: Wanted) -> None:
+        ledger = self._ledger()
+        unused = ledger.bytes - ledger.used_bytes - ledger.wasted_bytes
+        if unused + item.nbytes > self._config.unused_bytes:
+            self._stats.refused += 1
+            return
+        begin = self._clock()
+        try:
+            moved = await self._mover.preload(item.key)
+        except EngineClosed:
+            self._queue.clear()
+            return
+        except Exception:
+            # The worker's edge: a preload that fails costs speed, not answers.
+            log.exception("segment %s could not be preloaded", item.key[:12])
+            self._stats.failures += 1
+            return
+        seconds = self._clock() - begin
+        if not moved:
+            self._stats.refused += 1
+            return
+        self._stats.moved += 1
+        self._stats.moved_bytes += moved
+        self._bytes_s = 1.0 / ((1 - _WEIGHT) / self._bytes_s + _WEIGHT * max(seconds, 1e-9) / moved)
+        if self._config.bytes_s:
+            self._free_at = begin + moved / self._config.bytes_s
+        tenant = owner[0] if isinstance(owner, tuple) else None
+        self._events.publish(
+            "preloaded",
+            tenant=tenant,
+            segment=item.key[:12],
+            bytes=moved,
+            probability=round(item.probability, 3),
+            ms=round(seconds * 1e3, 2),
+        )
+
+    async def settled(self) -> None:
+        """Wait until nothing is queued."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Leave what is queued."""
+        self._queue.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
