@@ -17,13 +17,13 @@ from rich.table import Table
 from benchmarks import codec as codec_bench
 from benchmarks import fidelity as fidelity_bench
 from benchmarks import http as http_bench
-from benchmarks import memory_cli
+from benchmarks import memory_cli, preload_cli
 from benchmarks import store as store_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
 from benchmarks.locomo import load_questions
 from benchmarks.machine import manifest
-from benchmarks.plot import plot_fidelity, plot_ttft
+from benchmarks.plot import plot_fidelity, plot_preload, plot_ttft
 from engine.transformers import CompositionConfig, TransformersEngine, load_engine
 from kvcache import SegmentStore
 from server.assets import demo_model_folder
@@ -354,3 +354,43 @@ def search(
 ) -> None:
     """Search at growing numbers of memories: latency, memory, build time; and adding messages."""
     _write(memory_cli.search([int(part) for part in n.split(",")], embedder, add), json_file)
+
+
+@app.command()
+def preload(
+    trace: Annotated[
+        Path, typer.Option("--trace", exists=True, dir_okay=False, help="Mooncake's trace (.jsonl) or LoCoMo's file.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="With LoCoMo: demo, or an id or folder; without, the index alone.")
+    ] = None,
+    blocks: Annotated[str, typer.Option(help="Mooncake: budgets in blocks of 512 tokens.")] = "2000,5000,20000",
+    shares: Annotated[
+        str, typer.Option(help="LoCoMo: host budgets, as shares of all pages (a model: the first).")
+    ] = "0.25",
+    conversations: Annotated[int | None, typer.Option(min=1, help="LoCoMo: at most so many.")] = None,
+    turns: Annotated[int | None, typer.Option(min=1, help="LoCoMo: at most so many turns of each.")] = None,
+    memory_tokens: Annotated[int, typer.Option(min=16, help="LoCoMo: tokens of a memory.")] = 128,
+    top_k: Annotated[int, typer.Option(min=1, help="LoCoMo: memories a turn.")] = 5,
+    fidelity: Annotated[str, typer.Option(help="high or fast.")] = "high",
+    predictor: Annotated[str, typer.Option(help="blend, recency, frequency, transition or drift.")] = "blend",
+    folder: Annotated[Path | None, typer.Option(help="Keep memories and pages here, for a further run.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Does prediction pay? Hits, times to first token and wasted bytes against LRU, LFU, an oracle and nothing."""
+    options = preload_cli.Options(
+        shares=tuple(float(part) for part in shares.split(",")),
+        blocks=tuple(int(part) for part in blocks.split(",")),
+        model=model,
+        conversations=conversations,
+        turns_each=turns,
+        memory_tokens=memory_tokens,
+        top_k=top_k,
+        fidelity=fidelity,
+        predictor=predictor,
+        folder=folder,
+    )
+    result = preload_cli.run(trace, options)
+    _write(result, json_file)
+    if json_file is not None:
+        plot_preload(result, json_file.with_suffix(".png"))

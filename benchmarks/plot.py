@@ -105,3 +105,67 @@ def _frontier(panel: Any, rows: list[dict[str, Any]], x: str) -> None:
     for row in rows:
         if row["strategy"] in ("high", "fast") and row[x] is not None:
             panel.annotate(row["strategy"], (row[x], row["kl_mean"]), xytext=(-6, -16), textcoords="offset points")
+
+
+_POLICIES = {
+    "none": ("#9aa5b1", "nothing kept"),
+    "lru": ("#4ba3c3", "least recently used"),
+    "lfu": ("#8d7fbf", "least frequently used"),
+    "predictor": ("#1f7a5c", "predictor"),
+    "oracle": ("#333333", "oracle (knows the future)"),
+    "resident": ("#c9822b", "everything in memory"),
+}
+
+
+def plot_preload(result: dict[str, Any], path: Path) -> None:
+    """Hit rate of each policy at each budget; with a model, times to first token beside it."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = result["rows"]
+    timed = any(row["ttft_p50_s"] is not None for row in rows)
+    figure, axes = plt.subplots(1, 1 + timed, figsize=(5.2 * (1 + timed), 3.8), squeeze=False, layout="constrained")
+    _draw_hits(axes[0][0], rows)
+    if timed:
+        _draw_times(axes[0][1], rows)
+    figure.suptitle(f"Preloading: {result['trace']}", fontsize=12)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_hits(axis: Any, rows: list[dict[str, Any]]) -> None:
+    budgets = sorted({row["budget_bytes"] for row in rows})
+    policies = [
+        name for name in _POLICIES if name not in ("none", "resident") and any(r["policy"] == name for r in rows)
+    ]
+    width = 0.8 / len(policies)
+    for i, name in enumerate(policies):
+        found = {row["budget_bytes"]: row["hit_rate"] for row in rows if row["policy"] == name}
+        places = [at + (i - (len(policies) - 1) / 2) * width for at in range(len(budgets))]
+        bars = axis.bar(
+            places, [found[b] for b in budgets], width * 0.92, color=_POLICIES[name][0], label=_POLICIES[name][1]
+        )
+        axis.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
+    axis.set_xticks(range(len(budgets)), [f"{budget / 1e9:.3g} GB" for budget in budgets])
+    axis.set_xlabel("memory budget", fontsize=9)
+    axis.set_ylabel("hit rate", fontsize=9)
+    axis.set_ylim(0, max(row["hit_rate"] for row in rows) * 1.28)
+    axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_times(axis: Any, rows: list[dict[str, Any]]) -> None:
+    for i, row in enumerate(rows):
+        colour = _POLICIES[row["policy"]][0]
+        axis.barh(i, row["ttft_p50_s"], color=colour, height=0.6)
+        axis.plot([row["ttft_p50_s"], row["ttft_p99_s"]], [i, i], color=colour, lw=1.5)
+        axis.plot(row["ttft_p99_s"], i, marker="|", color=colour, ms=10)
+        note = f"{row['ttft_p50_s']:.2f}, {row['ttft_p99_s']:.2f}"
+        axis.annotate(note, (row["ttft_p99_s"], i), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks(range(len(rows)), [_POLICIES[row["policy"]][1] for row in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlim(0, max(row["ttft_p99_s"] for row in rows) * 1.25)
+    axis.set_xlabel("seconds to first token: median (bar) and 99th percentile (line)", fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)

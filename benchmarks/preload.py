@@ -38,8 +38,6 @@ from scheduler.foresight import Foresight, ForesightConfig, Scene
 from scheduler.upkeep import Upkeep
 
 PolicyName = Literal["none", "lru", "lfu", "predictor", "oracle", "resident"]
-POLICIES: tuple[PolicyName, ...] = ("none", "lru", "lfu", "predictor", "oracle", "resident")
-
 # SmolLM2-135M in float32.
 LAYOUT = Layout(30, 3, 64, "float32")
 
@@ -77,7 +75,7 @@ class IndexEngine:
     def capacity(self) -> Capacity:
         return Capacity(1 << 20, 1, 0, 0)
 
-    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
+    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
         found = {entry.key: entry for label in labels if (entry := self._by_label.get(label)) is not None}
         return [entry for entry in found.values() if entry.root == root]
 

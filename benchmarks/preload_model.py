@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from benchmarks.scenes import TENANT, Scenes, Turn
 from engine.base import ChatMessage, Fidelity, GenerateRequest, PageRequest, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.cost import CostModel, calibrated
-from kvcache import Entry, SegmentStore, chain_key, root_key, standalone_root
+from kvcache import Entry, SegmentStore, chain_key, list_folder, root_key, standalone_root
 from memory import MemoryStore
 from scheduler import Ask, Plan, Planner
 from scheduler.foresight import Foresight, ForesightConfig
@@ -45,7 +45,7 @@ class _Lane:
 
 
 async def build_pages(model: LoadedModel, folder: Path, scenes: Scenes, report: Callable[[str], None]) -> int:
-    """Build every page of the scenes into ``folder``; their bytes in memory, those that were refused left out."""
+    """Build every page of the scenes into ``folder``; their bytes in memory."""
     store = SegmentStore(folder, fsync=False)
     engine = TransformersEngine(model, store, model_id="bench")
     try:
@@ -54,9 +54,18 @@ async def build_pages(model: LoadedModel, folder: Path, scenes: Scenes, report: 
             report(f"page {i + 1} of {len(pages)}")
             await engine.build_page(PageRequest(cube.header, plan.members, plan.lead, plan.context), TENANT)
         store.flush()
-        return sum(entry.nbytes for entry in store.entries() if entry.kind == "standalone")
+        return _bytes_of(store.entries())
     finally:
         await engine.close()
+
+
+def bytes_of(folder: Path) -> int:
+    """Of all pages in a folder, in memory."""
+    return _bytes_of(list_folder(folder))
+
+
+def _bytes_of(entries: Iterable[Entry]) -> int:
+    return sum(entry.nbytes for entry in entries if entry.kind == "standalone")
 
 
 async def replay_model(
@@ -145,7 +154,7 @@ def _lane(
 def _needed(engine: TransformersEngine, scenes: Scenes, turn: Turn) -> list[Entry]:
     header = next(cube.header.token_ids for cube in scenes.cubes if cube.id == turn.cube_id)
     root = standalone_root(chain_key(root_key(engine.fingerprint, TENANT), header))
-    pages = engine.pages(root, [memory.label for memory in turn.found])
+    pages = engine.holding([memory.label for memory in turn.found], root)
     found = {memory.label for memory in turn.found}
     return [page for page in pages if any(part.label in found for part in page.parts)]
 

@@ -271,8 +271,9 @@ class Engine(Protocol):
         """The fastest tier that holds the segment now, as far as is known here."""
         ...
 
-    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
-        """The pages behind one header (see ``kvcache.standalone_root``) that hold any of these memories."""
+    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
+        """Segments that hold any of these memories: chained ones, and the pages below ``root`` (see
+        ``kvcache.standalone_root``)."""
         ...
 
     async def preload(self, key: str) -> int:

@@ -252,13 +252,13 @@ class SegmentStore:
         with self._lock:
             self._worth = worth
 
-    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
-        """The standalone segments behind one header (see ``kvcache.standalone_root``) that hold any of these
-        memories."""
+    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
+        """Segments that hold any of these memories: chained ones, and the pages below ``root`` (see
+        ``kvcache.standalone_root``)."""
         with self._lock:
             keys = {key for label in labels for key in self._index.with_label(label)}
             found = [entry for key in sorted(keys) if (entry := self._index.get(key)) is not None]
-        return [entry for entry in found if entry.root == root]
+        return [entry for entry in found if entry.root in (None, root)]
 
     def count_miss(self, n: int = 1) -> None:
         """Count pieces that were looked for and had to be computed."""

@@ -70,11 +70,12 @@ class Rhythm:
             self._on[hour] += 1.0
 
     def likely(self, at: float) -> float:
-        """Probability that it is used in the hour of ``at``; two days without are taken for granted."""
-        hour = datetime.fromtimestamp(at, UTC).hour
-        if int(at // 86_400) == self._today and hour in self._seen:
+        """Probability that it is used in the hour of ``at``; four days without are taken for granted."""
+        day, hour = int(at // 86_400), datetime.fromtimestamp(at, UTC).hour
+        if day == self._today and hour in self._seen:
             return 0.0  # it was: what comes now, the gaps say
-        return float(self._on[hour] / (self._days + 2.0))
+        missed = max(0, day - self._today - 1)
+        return float(self._on[hour] / (self._days + missed + 4.0))
 
     def state(self) -> dict[str, Any]:
         return {"on": [round(float(n), 3) for n in self._on], "days": round(self._days, 3), "today": self._today}

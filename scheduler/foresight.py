@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class ForesightConfig:
 
 @dataclass(frozen=True)
 class Scene:
-    """One turn of one cube: the memories in the prompt that were not there anyway, and what the user said."""
+    """One turn of one cube: the memories in the prompt that were not there anyway, what the user said, and the chained
+    segments that hold memories of it (by key)."""
 
     tenant: str
     cube_id: str
@@ -60,6 +61,7 @@ class Scene:
     used: tuple[str, ...]
     text: str
     at: float
+    chain: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -134,9 +136,10 @@ class Foresight:
                 self._stats.sources[started.pieces[planned.piece].source] += 1
         head = plan.prompt.pieces[0]
         header = head.token_ids if head.kind == "header" else None
+        chain = tuple(_chain(plan, started, root_key(self._engine.fingerprint, tenant)))
         for cube_id in cube_ids:
             used = tuple(p.memory.id for p in plan.memories if p.memory.cube_id == cube_id and p.why not in STANDING)
-            self.see(Scene(tenant, cube_id, header, used, text, self._clock()))
+            self.see(Scene(tenant, cube_id, header, used, text, self._clock(), chain))
 
     def see(self, scene: Scene) -> None:
         """Take a scene in, soon."""
@@ -189,9 +192,10 @@ class Foresight:
         history = cube.history
         if history.turn:
             self._gaps.observe(scene.at - history.last_at)
-        history.observe(scene.used, scene.at)
+        used = (*scene.used, *scene.chain)
+        history.observe(used, scene.at)
         cube.rhythm.observe(scene.at)
-        self._outcomes.observe(cube.waiting, frozenset(scene.used), history.turn, scene.at)
+        self._outcomes.observe(cube.waiting, frozenset(used), history.turn, scene.at)
         history.drifted(around.cosines, around.neighbours)
         cube.header = scene.header or cube.header
         expected = self._predict((scene.tenant, scene.cube_id), cube, around, expect=True)
@@ -219,21 +223,25 @@ class Foresight:
         if cube.header is None:
             return 0
         root = standalone_root(chain_key(root_key(self._engine.fingerprint, key[0]), cube.header))
-        pages = self._engine.pages(root, around.labels.values())
-        members = [frozenset(_id_of(part.label) for part in page.parts if part.label) for page in pages]
+        known = set(cube.history.known)
+        # A page is needed when a memory in it is, a chained segment when its whole chain is: what is known of that is
+        # whether it was.
+        found = self._engine.holding(around.labels.values(), root)
+        segments = [entry for entry in found if entry.kind == "standalone" or entry.key in known]
+        members = [_members(entry) for entry in segments]
         housed = frozenset[str]().union(*members)
-        homeless = [id for id in {*cube.history.near, *cube.history.known} & around.labels.keys() if id not in housed]
-        rows = cube.history.rows([*members, *({id} for id in homeless)], self._clock())  # type: ignore[list-item]
-        n = len(pages)
+        homeless = [id for id in (cube.history.near | known) & around.labels.keys() if id not in housed]
+        rows = cube.history.rows([*members, *(frozenset({id}) for id in homeless)], self._clock())
+        n = len(segments)
         if expect:
             predicted = self._outcomes.expect(cube.waiting, members, rows[:n], cube.history.turn, self._clock())
         else:
             predicted = self._predictor.predict(rows[:n])
-        cube.likely = {page.key: float(p) for page, p in zip(pages, predicted, strict=True)}
-        cube.sizes = {page.key: page.nbytes for page in pages}
-        for page in pages:
-            self._owners[page.key] = key
-            self._owners.move_to_end(page.key)
+        cube.likely = {entry.key: float(p) for entry, p in zip(segments, predicted, strict=True)}
+        cube.sizes = {entry.key: entry.nbytes for entry in segments}
+        for entry in segments:
+            self._owners[entry.key] = key
+            self._owners.move_to_end(entry.key)
         while len(self._owners) > _MAX_WORTH:
             self._owners.popitem(last=False)
         self._build_likely(key, cube, around, homeless, self._predictor.predict(rows[n:]))
@@ -400,6 +408,23 @@ class Foresight:
                 self._owners.update(dict.fromkeys(cube.likely, key))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no state of the scheduler: {error}") from error
+
+
+def _chain(plan: Plan, started: Started, key: str) -> Iterator[str]:
+    """Keys of the chained segments below ``key`` that hold memories of a prompt."""
+    for piece, report in zip(plan.prompt.pieces, started.pieces, strict=True):
+        if not piece.keep or report.fidelity != "exact":
+            return
+        key = chain_key(key, piece.token_ids)
+        if piece.kind == "memory":
+            yield key
+
+
+def _members(entry: Entry) -> frozenset[str]:
+    """What stands for a segment in its cube's history: the memories of a page, a chained segment itself."""
+    if entry.kind == "chained":
+        return frozenset({entry.key})
+    return frozenset(_id_of(part.label) for part in entry.parts if part.label)
 
 
 def _id_of(label: str | None) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,7 +149,7 @@ class CubeHistory:
         """What is being typed finds these memories, best first."""
         self._typed = _Passing({id: 1.0 / math.sqrt(rank) for rank, id in enumerate(ranked, start=1)}, now + _TYPED_S)
 
-    def rows(self, segments: Sequence[Sequence[str]], now: float) -> Matrix:
+    def rows(self, segments: Sequence[Collection[str]], now: float) -> Matrix:
         """Features, float32 [segments, signals], of segments that hold these memories each."""
         follow = self._following()
         hint, typed = self._hint.at(now), self._typed.at(now)

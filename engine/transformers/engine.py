@@ -169,8 +169,8 @@ class TransformersEngine:
     def tier_of(self, key: str) -> TierName | None:
         return self.store.tier_of(key)
 
-    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
-        return self.store.pages(root, labels)
+    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
+        return self.store.holding(labels, root)
 
     async def preload(self, key: str) -> int:
         # A CPU's device is the host: there the device tier, which requests fill, is left to them.

@@ -150,8 +150,8 @@ class VllmEngine:
     def tier_of(self, key: str) -> TierName | None:
         return self.store.tier_of(key)
 
-    def pages(self, root: str, labels: Iterable[str]) -> list[Entry]:
-        return self.store.pages(root, labels)
+    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
+        return self.store.holding(labels, root)
 
     async def preload(self, key: str) -> int:
         """Have the workers read the segment into their host tier; they do not wait for it, nor does this."""
