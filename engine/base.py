@@ -29,7 +29,8 @@ class Piece:
     """A run of prompt tokens that is reused, or computed, as one.
 
     ``label`` names the memory whose text it holds (None for header and turns); segments made from the piece
-    carry it, so that deleting the memory finds them. Only pieces with ``keep`` are stored after computing.
+    carry it, so that deleting the memory finds them. Only pieces with ``keep`` are stored after computing; turns with
+    memories behind them have it, and are stored where the request says ``keep_turns``.
     """
 
     kind: PieceKind
@@ -111,6 +112,8 @@ class GenerateRequest:
     ``use_segments`` False means a full prefill of the same tokens, with nothing looked up or stored.
     ``fidelity`` below ``exact`` lets memories that have no chained segment behind this prefix be composed from
     standalone ones and repaired, as ``repair`` says (None: the engine's setting for that fidelity).
+    ``keep_turns``: the turns and the answer are stored behind the memories, for the conversation's next request (an
+    engine whose own cache does that may ignore it).
     """
 
     request_id: str
@@ -122,6 +125,7 @@ class GenerateRequest:
     fidelity: Fidelity = "exact"
     repair: Repair | None = None
     tools: Tools | None = None
+    keep_turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,22 +203,23 @@ class Capacity:
 
 
 @dataclass(frozen=True)
-class ChatMessage:
-    """One turn, as the chat template sees it. ``tool_calls`` are those an assistant made, ``tool_call_id`` says which
-    of them a tool's turn answers."""
-
-    role: str
-    content: str
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-
-
-@dataclass(frozen=True)
 class MemoryText:
     """A memory as the renderer sees it: ``label`` is its id."""
 
     label: str
     text: str
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One turn, as the chat template sees it. ``tool_calls`` are those an assistant made, ``tool_call_id`` says which
+    of them a tool's turn answers. ``memories`` are rendered at the head of its content."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    memories: tuple[MemoryText, ...] = ()
 
 
 class Engine(Protocol):
@@ -237,7 +242,8 @@ class Engine(Protocol):
     def render(
         self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
     ) -> Prompt:
-        """Chat messages and memories, in the order given, as a prompt ready for generation.
+        """Chat messages and memories, in the order given, as a prompt ready for generation. ``memories`` stand in the
+        system message, those of a message at its head.
 
         A pure function of its arguments: the same text in every mode. Raises ``ValueError`` when the model's
         chat template refuses the messages.

@@ -98,31 +98,50 @@ def _best(candidates: Sequence[Placement], before: Placement | None, fidelity: F
 
 @dataclass(frozen=True)
 class MissingPiece:
-    """A kept piece of a prompt that has no segment yet: tokens ``start`` to ``end``, behind ``parent``."""
+    """A kept piece of a prompt, or the end of one, that has no segment yet: tokens ``start`` to ``end``, behind
+    ``parent``. ``session``: turns stand in it or before it, so that only their conversation can use it."""
 
     parent: str
     start: int
     end: int
-    labels: frozenset[str]
+    labels: frozenset[str] = frozenset()
+    session: bool = False
+
+    def key(self, token_ids: Sequence[int]) -> str:
+        """The key of the segment to be; ``token_ids`` are those from position 0 on."""
+        return chain_key(self.parent, token_ids[self.start : self.end])
 
 
-def missing_pieces(prompt: Prompt, root: str, chain: Iterable[Entry], composed: Collection[int]) -> list[MissingPiece]:
+def missing_pieces(
+    prompt: Prompt, root: str, chain: Iterable[Entry], composed: Collection[int], *, keep_turns: bool = False
+) -> list[MissingPiece]:
     """Kept pieces that are not in the chain below ``root``, in chain order; ``composed`` are indices of pieces.
 
     Ends at the first piece that is not kept, because what lies behind it cannot be found again, or that was composed,
-    because what was computed behind it is not exact.
+    because what was computed behind it is not exact. Turns between memories count as kept with ``keep_turns`` only. A
+    chain may end inside of a piece of turns (an earlier request's turns and answer): then the rest of it is missing.
     """
-    keys = {0: root} | {entry.start + entry.n_tokens: entry.key for entry in chain}
-    missing = []
-    start = 0
+    parent, done = chain_end(root, chain)
+    missing: list[MissingPiece] = []
+    begin, session = 0, False
     for index, piece in enumerate(prompt.pieces):
-        end = start + len(piece.token_ids)
-        parent = keys.get(start)
-        if not piece.keep or parent is None or not piece.token_ids or index in composed:
+        end = begin + len(piece.token_ids)
+        session = session or piece.kind == "turns"
+        if not piece.keep or not piece.token_ids or index in composed or (session and not keep_turns):
             break
-        if end not in keys:
+        if begin < done < end and piece.label is not None:  # part of a memory's text would lie in a segment without it
+            break
+        if end > done:
             labels = frozenset() if piece.label is None else frozenset({piece.label})
-            missing.append(MissingPiece(parent, start, end, labels))
-            keys[end] = chain_key(parent, piece.token_ids)
-        start = end
+            missing.append(MissingPiece(parent, done, end, labels, session))
+            parent, done = missing[-1].key(prompt.token_ids), end
+        begin = end
     return missing
+
+
+def chain_end(root: str, chain: Iterable[Entry]) -> tuple[str, int]:
+    """The key that a child of the chain has as its parent, and the position where the chain ends."""
+    key, end = root, 0
+    for entry in chain:
+        key, end = entry.key, entry.start + entry.n_tokens
+    return key, end

@@ -9,6 +9,9 @@ The text is the model's own chat template over the messages, with the memories i
     - I live in Lisbon.
     Answer questions from these memories.
 
+Memories that a conversation came by later stand in the same way at the head of the message they were found for, so that
+all before it stays as it was.
+
 It is the same text in every mode. Each line is tokenised by itself, so that a memory's tokens depend on nothing
 but its own text; lines begin with "-" and end with a newline, where tokenisers split anyway.
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -48,21 +51,38 @@ class PromptRenderer:
         self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
     ) -> Prompt:
         """The prompt, ready for generation. Raises ``ValueError`` when the template refuses the messages."""
-        lines = [self._line(memory.text) for memory in memories]
-        if not lines:
-            return Prompt((Piece("turns", self._encode_uncached(self._template(messages, tools))),))
-        block = "".join(lines)
-        text = self._template(_with_block(messages, HEADING + block + CLOSING), tools)
-        before, found, after = text.partition(block)
-        if not found:  # the template rewrites the system message: the text stands, but as one piece
-            log.warning("the chat template rewrites memories; they cannot be injected")
+        placed = [self._with_own_block(message) for message in messages]
+        blocks = [message.memories for message in messages if message.memories]
+        if memories:
+            placed = _with_system_block(placed, self._block(memories))
+            blocks.insert(0, tuple(memories))
+        text = self._template(placed, tools)
+        between = _around(text, [self._block(block) for block in blocks])
+        if between is None:  # the template rewrites messages, say: the text stands, but as one piece
+            log.warning("memories are not found as they are in the chat template's text; they cannot be injected")
             return Prompt((Piece("turns", self._encode_uncached(text)),))
-        pieces = [Piece("header", self._encode(before), keep=True)]
-        pieces += [
-            Piece("memory", self._encode(line), label=memory.label, keep=True)
-            for memory, line in zip(memories, lines, strict=True)
-        ]
-        return Prompt((*pieces, Piece("turns", self._encode_uncached(after))))
+        return Prompt(tuple(self._pieces(between, blocks, header=bool(memories))))
+
+    def _pieces(
+        self, between: Sequence[str], blocks: Sequence[Sequence[MemoryText]], *, header: bool
+    ) -> Iterator[Piece]:
+        """The text around the blocks, and each memory, as a piece of its own."""
+        for i, (before, block) in enumerate(zip(between, blocks, strict=False)):
+            if header and i == 0:
+                yield Piece("header", self._encode(before), keep=True)
+            else:
+                yield Piece("turns", self._encode_uncached(before), keep=True)
+            for memory in block:
+                yield Piece("memory", self._encode(self._line(memory.text)), label=memory.label, keep=True)
+        yield Piece("turns", self._encode_uncached(between[-1]))
+
+    def _with_own_block(self, message: ChatMessage) -> ChatMessage:
+        if not message.memories:
+            return message
+        return replace(message, content=f"{self._block(message.memories)}\n\n{message.content}", memories=())
+
+    def _block(self, memories: Sequence[MemoryText]) -> str:
+        return HEADING + "".join(self._line(memory.text) for memory in memories) + CLOSING
 
     def _line(self, text: str) -> str:
         """A memory as a line of the prompt. Special tokens are broken up: a memory must not end its message."""
@@ -112,7 +132,20 @@ def _arguments(call: ToolCall) -> Any:
         return call.arguments
 
 
-def _with_block(messages: Sequence[ChatMessage], block: str) -> list[ChatMessage]:
+def _around(text: str, blocks: Sequence[str]) -> list[str] | None:
+    """The text before, between and after the lines of the blocks; None when a block is not there as it is, or somebody
+    has said the same: which of them holds memories could then not be told."""
+    between, begin = [], 0
+    for block in blocks:
+        at = text.find(block, begin)
+        if at < 0 or text.count(block) != blocks.count(block):
+            return None
+        between.append(text[begin : at + len(HEADING)])
+        begin = at + len(block) - len(CLOSING)
+    return [*between, text[begin:]]
+
+
+def _with_system_block(messages: Sequence[ChatMessage], block: str) -> list[ChatMessage]:
     if messages and messages[0].role == "system":
         return [ChatMessage("system", f"{messages[0].content}\n\n{block}"), *messages[1:]]
     return [ChatMessage("system", block), *messages]

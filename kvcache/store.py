@@ -4,14 +4,14 @@
     host     tensors in host memory                        budget, least recently used is dropped
     disk     one checked file a segment, index beside it   budget, least valuable chain end is deleted
 
-A segment is in at most one of the two memory tiers and, once its background write has ended, on disk as well.
+A segment is in at most one of the two memory tiers and, once its background write has ended, on disk as well. What is
+put with ``durable=False`` is *held back*: written only when it would leave the last memory tier, or on closing.
 On a CPU the device *is* the host, and a move between the two is a matter of accounting, not of copying.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -35,6 +35,7 @@ from kvcache.read import move_files, read_shard
 from kvcache.segment import Certificate, Part, Segment
 from kvcache.shard import Shard
 from kvcache.tiers import TIERS, MemoryTier, Rank, TierName
+from kvcache.writing import WriteQueue
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,6 @@ Worth = Callable[[Sequence[Entry]], Sequence[float]]
 _MAX_DEAD_LABELS = 100_000
 # Enough to keep a drive's queue filled while others are checked and decoded.
 _READERS = 4
-_MAX_QUEUED_WRITES = 256
-_MAX_QUEUED_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,9 @@ class SegmentStore:
         self._ledger = PreloadLedger()
         self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
         self._closed = False
-        self._queued: dict[str, Segment] = {}  # waiting to be written: in memory, whatever the tiers evict
+        self._held: set[str] = set()  # in a memory tier only, to be written when they would leave it
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader")
-        self._writes: queue.Queue[Segment | None] = queue.Queue(_MAX_QUEUED_WRITES)
-        self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
-        self._writer.start()
+        self._writes = WriteQueue(self._write_queued)
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -166,7 +163,7 @@ class SegmentStore:
         with self._lock:
             if key in self._on_device:
                 return "device"
-            if key in self._on_host or key in self._queued:
+            if key in self._on_host or key in self._writes:
                 return "host"
             entry = self._index.get(key)
             return "disk" if entry is not None and entry.on_disk else None
@@ -182,7 +179,7 @@ class SegmentStore:
             tier = self.tier_of(key)
             if tier is None:
                 raise SegmentMissing(key)
-            in_memory = self._on_device.get(key) or self._on_host.get(key) or self._queued.get(key)
+            in_memory = self._on_device.get(key) or self._on_host.get(key) or self._writes.get(key)
         segment = in_memory if in_memory is not None else self._read(key, fingerprint)
         if segment.fingerprint != fingerprint.digest:
             raise FingerprintMismatch(f"segment {key[:12]} was computed by another model")
@@ -225,7 +222,7 @@ class SegmentStore:
             to = self._on_device if tier == "device" else self._on_host
             if not to.has_room(key, entry.nbytes, self._is_pinned, self._rank):
                 return 0
-            in_memory = self._on_host.get(key) or self._queued.get(key)
+            in_memory = self._on_host.get(key) or self._writes.get(key)
         try:
             segment = in_memory if in_memory is not None else self._read(key, fingerprint)
         except SegmentMissing:
@@ -241,7 +238,7 @@ class SegmentStore:
                 self._on_host.pop(key)
                 self._admit(segment)
             else:
-                self._admit_host(segment)
+                self._admit_host([segment])
             moved = segment.nbytes if key in self._on_device or key in self._on_host else 0
             if moved:
                 self._ledger.moved(key, moved, time.perf_counter() - begin)
@@ -288,8 +285,9 @@ class SegmentStore:
 
     # -- storing ---------------------------------------------------------------------------------------------
 
-    def put(self, segment: Segment) -> bool:
-        """Hold the segment on the device and write it to disk in the background.
+    def put(self, segment: Segment, *, durable: bool = True) -> bool:
+        """Hold the segment on the device and write it to disk: in the background or, where it is not ``durable``, when
+        it would leave memory (also: :meth:`persist`, :meth:`flush`, :meth:`close`; a crash loses it).
 
         False when it is refused: its memory was deleted meanwhile, or the chain it belongs to is gone.
         """
@@ -300,9 +298,12 @@ class SegmentStore:
             if self._refuses(entry):
                 return False
             known = self._index.get(segment.key)
-            if (known is None or not known.on_disk) and segment.key not in self._queued:
-                self._queue_write(segment)
             self._index.add(entry)
+            if (known is None or not known.on_disk) and segment.key not in self._writes:
+                if durable:
+                    self._write_or_drop(segment)
+                else:
+                    self._held.add(segment.key)
             self._admit(segment)
             self._drop_if_nowhere(segment.key)
             return True
@@ -351,34 +352,70 @@ class SegmentStore:
         orphan = entry.root is None and entry.start > 0 and self._index.get(entry.parent) is None
         return orphan or any(label in self._dead_labels for label in entry.labels)
 
-    def _queue_write(self, segment: Segment) -> None:
-        waiting = sum(queued.nbytes for queued in self._queued.values())
-        try:
-            if waiting and waiting + segment.nbytes > _MAX_QUEUED_BYTES:
-                raise queue.Full
-            self._writes.put_nowait(segment)
-            self._queued[segment.key] = segment
-        except queue.Full:  # the disk is slower than the model: keep serving, from memory
+    def persist(self, keys: Iterable[str]) -> None:
+        """Write those of the segments that are held back, in the background, and what is held back of the chains before
+        them. What the queue has no room for stays held back."""
+        with self._lock:
+            for key in keys:
+                if key in self._held:
+                    self._queue_chain(self._in_memory(key))
+
+    def _in_memory(self, key: str) -> Segment:
+        segment = self._on_device.peek(key) or self._on_host.peek(key)
+        assert segment is not None, "what is held back is in memory"
+        return segment
+
+    def _queue_chain(self, segment: Segment) -> bool:
+        """Queue a segment to be written, what is held back of the chain before it first: a child is of no use without
+        its parent. False when the queue is full."""
+        chain = [segment]
+        while chain[-1].parent in self._held:
+            chain.append(self._in_memory(chain[-1].parent))
+        first = chain[-1]
+        if first.root is None and first.start > 0 and self._index.get(first.parent) is None:
+            self._held.difference_update(one.key for one in chain)  # behind a gap: no prompt can find it
+            return True
+        for one in reversed(chain):
+            if not self._writes.offer(one):
+                return False
+            self._held.discard(one.key)
+        return True
+
+    def _write_or_drop(self, segment: Segment) -> None:
+        if not self._queue_chain(segment):  # the disk is slower than the model: keep serving, from memory
             self._dropped_writes += 1
+        self._held.discard(segment.key)
+
+    def _write_held(self) -> None:
+        """Queue all that is held back, as fast as it is written. Not under the lock, which the writer needs."""
+        while True:
+            with self._lock:
+                if not self._held:
+                    return
+                self.persist(list(self._held))
+            self._writes.join()
 
     def flush(self) -> None:
         """Wait until all that was put is on disk (or has failed and been counted)."""
+        self._write_held()
         self._writes.join()
         with self._lock:
             self._index.save()
 
     def demote(self, tier: TierName) -> None:
         """Empty the tiers above ``tier``: everything unpinned goes to host memory or is on disk only."""
+        if tier == "disk":
+            self._write_held()
         self._writes.join()
         with self._lock:
-            for segment in [self._on_device.pop(key) for key in self._unpinned(self._on_device)]:
-                assert segment is not None
-                if tier == "host":
-                    self._admit_host(segment)
+            popped = [self._on_device.pop(key) for key in self._unpinned(self._on_device)]
             if tier == "disk":
-                for key in self._unpinned(self._on_host):
-                    self._on_host.pop(key)
-                    self._ledger.left(key)
+                popped += [self._on_host.pop(key) for key in self._unpinned(self._on_host)]
+            segments = [segment for segment in popped if segment is not None]
+            if tier == "host":
+                self._admit_host(segments)
+            else:
+                self._leave_memory(segments)
             for entry in self._index:
                 self._drop_if_nowhere(entry.key)
 
@@ -463,14 +500,14 @@ class SegmentStore:
             )
 
     def close(self) -> None:
-        """Finish the background writes and close the index. Calling it twice is harmless."""
+        """Write what is held back, finish the background writes and close the index. Calling it twice is harmless."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
         self._readers.shutdown(wait=True)
-        self._writes.put(None)
-        self._writer.join()
+        self._write_held()
+        self._writes.close()
         with self._lock:
             self._index.close()
 
@@ -507,15 +544,25 @@ class SegmentStore:
                 self._drop_if_nowhere(key)
 
     def _admit(self, segment: Segment) -> None:
-        for evicted in self._on_device.put(segment, self._is_pinned, self._rank):
-            self._evictions["device"] += 1
-            self._admit_host(evicted)
+        evicted = self._on_device.put(segment, self._is_pinned, self._rank)
+        self._evictions["device"] += len(evicted)
+        self._admit_host(evicted)
 
-    def _admit_host(self, segment: Segment) -> None:
-        for dropped in self._on_host.put(segment.to(torch.device("cpu")), self._is_pinned, self._rank):
-            self._evictions["host"] += 1
-            self._ledger.left(dropped.key)
-            self._drop_if_nowhere(dropped.key)
+    def _admit_host(self, segments: Sequence[Segment]) -> None:
+        cpu = torch.device("cpu")
+        dropped = [
+            out for segment in segments for out in self._on_host.put(segment.to(cpu), self._is_pinned, self._rank)
+        ]
+        self._evictions["host"] += len(dropped)
+        self._leave_memory(dropped)
+
+    def _leave_memory(self, segments: Sequence[Segment]) -> None:
+        """See to segments that are in no memory tier any more: what was held back is written now."""
+        for segment in sorted(segments, key=lambda segment: segment.start):  # parents before their children
+            self._ledger.left(segment.key)
+            if segment.key in self._held:
+                self._write_or_drop(segment)
+            self._drop_if_nowhere(segment.key)
 
     @property
     def _rank(self) -> Rank | None:
@@ -531,6 +578,7 @@ class SegmentStore:
     def _drop_if_nowhere(self, key: str) -> None:
         entry = self._index.get(key)
         if entry is not None and not entry.on_disk and self.tier_of(key) is None:
+            self._held.discard(key)
             self._index.forget(key)
 
     def _remove(self, key: str) -> None:
@@ -540,27 +588,25 @@ class SegmentStore:
         self._on_device.pop(key)
         self._on_host.pop(key)
         self._ledger.left(key)
-        self._queued.pop(key, None)
+        self._held.discard(key)
+        self._writes.discard(key)
         if entry.on_disk:
             remove_files(self._folder, key)
             self._disk_used -= entry.disk_bytes
         self._index.forget(key)
 
-    def _write_loop(self) -> None:
-        while (segment := self._writes.get()) is not None:
-            try:
-                self._write(segment)
-            except Exception:
-                # The worker's edge: one bad write must not end all writing.
-                log.exception("segment %s could not be written", segment.key[:12])
-                with self._lock:
-                    self._write_errors += 1
-            finally:
-                with self._lock:
-                    self._queued.pop(segment.key, None)
-                    self._drop_if_nowhere(segment.key)
-                self._writes.task_done()
-        self._writes.task_done()
+    def _write_queued(self, segment: Segment) -> None:
+        try:
+            self._write(segment)
+        except Exception:
+            # The worker's edge: one bad write must not end all writing.
+            log.exception("segment %s could not be written", segment.key[:12])
+            with self._lock:
+                self._write_errors += 1
+        finally:
+            with self._lock:
+                self._writes.discard(segment.key)
+                self._drop_if_nowhere(segment.key)
 
     def _write(self, segment: Segment) -> None:
         with self._lock:

@@ -36,6 +36,10 @@ class MemoryTier:
             self._segments.move_to_end(key)
         return segment
 
+    def peek(self, key: str) -> Segment | None:
+        """The segment, without counting that as a use."""
+        return self._segments.get(key)
+
     def put(self, segment: Segment, pinned: Callable[[str], bool], rank: Rank | None = None) -> list[Segment]:
         """Take ``segment`` in and return what had to leave: others that are not pinned, or itself when it does not
         fit or is worth less than they are."""

@@ -7,11 +7,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt, Tools
-from memory import Memory, MemoryStore
+from memory import Memory, MemoryStore, NotFound
+from scheduler.conversations import SYSTEM, Conversations, Known, Placed, Places, newest_user
 from scheduler.order import best_order
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ _MAX_ORDERS = 4096
 
 # Why a memory is in every prompt of its cube.
 STANDING = ("pinned", "profile")
+# Why a memory is still there that this request's search has not found.
+EARLIER = "found earlier"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ class Plan:
     retrieve_s: float
     fidelity: Fidelity = "exact"
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether every memory is a piece of its own. Else the turns hold memories, and must not be kept: deleting one
+        would not find its text there."""
+        return all(planned.piece is not None for planned in self.memories)
+
 
 @dataclass(frozen=True)
 class _Chosen:
@@ -74,17 +83,26 @@ class _Chosen:
     rank: int = 0
 
 
+# What stands where: in the system message, and before messages, by their index.
+_Blocks = dict[int, list[_Chosen]]
+
+
 class Planner:
     """Turns a request into a plan: standing memories first, then retrieved ones, in the order that reuses most.
+
+    With ``sessions`` a conversation that goes on keeps its memories in their places, and what is found for its newest
+    message stands at the head of that, so that all before it is token for token what it was.
 
     The order depends on what is stored, but only once: a set of memories keeps the order it was first given, in
     every mode, so that asking again, as text or as KV, is asking with the same tokens. (After a restart the stored
     chain of that set says the same.)
     """
 
-    def __init__(self, engine: Engine, memories: MemoryStore) -> None:
+    def __init__(self, engine: Engine, memories: MemoryStore, *, sessions: bool = True) -> None:
         self._engine = engine
         self._memories = memories
+        self._sessions = sessions
+        self._conversations = Conversations()
         self._orders: OrderedDict[tuple[str, ...], tuple[str, ...]] = OrderedDict()
 
     async def plan(self, ask: Ask) -> Plan:
@@ -93,33 +111,77 @@ class Planner:
         begin = time.perf_counter()
         if ask.mode == "off":
             return Plan(self._engine.render(ask.messages, (), ask.tools), (), "off", 0.0)
+        goes_on = self._sessions and not ask.memory_ids
+        known = self._conversations.find(ask.tenant, ask.cube_ids, ask.messages) if goes_on else None
         standing, movable = await asyncio.to_thread(self._choose, ask)
+        blocks = None if known is None else await asyncio.to_thread(self._continued, ask, known, [*standing, *movable])
         retrieve_s = time.perf_counter() - begin
-        chosen, prompt = self._fit(ask, [*standing, *movable])
+        fitted = None if blocks is None else self._fit(ask, blocks)
+        if fitted is None or fitted[1].n_tokens > self._room(ask):
+            fitted = self._fresh(ask, standing, movable)
+        blocks, prompt = fitted
+        if goes_on:
+            self._conversations.note(ask.tenant, ask.cube_ids, ask.messages, _places(blocks))
+        mode: Literal["kv", "text"] = "text" if ask.mode == "text" else "kv"
+        return Plan(prompt, _planned(blocks, prompt), mode, retrieve_s, ask.fidelity)
+
+    def _fresh(self, ask: Ask, standing: list[_Chosen], movable: list[_Chosen]) -> tuple[_Blocks, Prompt]:
+        """All memories in the system message."""
+        blocks, prompt = self._fit(ask, {SYSTEM: [*standing, *movable]})
+        chosen = blocks[SYSTEM]
         if len(prompt.pieces) == len(chosen) + 2:
             order = self._order(prompt, len(standing), ask.tenant)
-            chosen = [chosen[i] for i in order]
+            blocks = {SYSTEM: [chosen[i] for i in order]}
             prompt = _reordered(prompt, order)
-            planned = tuple(PlannedMemory(c.memory, c.why, i + 1) for i, c in enumerate(chosen))
-        else:
-            planned = tuple(PlannedMemory(c.memory, c.why, None) for c in chosen)
-        return Plan(prompt, planned, "text" if ask.mode == "text" else "kv", retrieve_s, ask.fidelity)
+        return blocks, prompt
 
-    def _fit(self, ask: Ask, chosen: list[_Chosen]) -> tuple[list[_Chosen], Prompt]:
-        """Leave out the retrieved memories that rank last until the prompt fits (one long document must not make
+    def _continued(self, ask: Ask, known: Known, chosen: list[_Chosen]) -> _Blocks:
+        """The conversation's memories in their places, and what it has not yet before the newest user message."""
+        why = {item.memory.label: item.why for item in chosen}
+        blocks: _Blocks = {}
+        for place, placed in known.places.items():
+            there = [(one, self._still_there(ask, one)) for one in placed]
+            blocks[place] = [
+                _Chosen(memory, one.why if one.why in STANDING else why.get(one.label, EARLIER))
+                for one, memory in there
+                if memory is not None
+            ]
+        newest = newest_user(ask.messages)
+        if newest is not None and newest != known.last:
+            has = {item.memory.id for block in blocks.values() for item in block}
+            blocks[newest] = [item for item in chosen if item.memory.id not in has]
+        return blocks
+
+    def _still_there(self, ask: Ask, placed: Placed) -> Memory | None:
+        """The memory, as long as it is in use with the same text."""
+        try:
+            memory = self._memories.get(ask.tenant, placed.memory_id)
+        except NotFound:
+            return None
+        expired = memory.expires_at is not None and memory.expires_at <= time.time()
+        return None if expired or memory.status != "active" or memory.label != placed.label else memory
+
+    def _room(self, ask: Ask) -> int:
+        return self._engine.capacity().context - ask.reserve_tokens
+
+    def _fit(self, ask: Ask, blocks: _Blocks) -> tuple[_Blocks, Prompt]:
+        """Leave out the newly retrieved memories that rank last until the prompt fits (one long document must not make
         every chat that finds it fail)."""
-        room = self._engine.capacity().context - ask.reserve_tokens
-        prompt = self._render(ask, chosen)
-        while prompt.n_tokens > room and any(item.rank for item in chosen):
-            last = max(chosen, key=lambda item: item.rank)
+        prompt = self._render(ask, blocks)
+        while prompt.n_tokens > self._room(ask) and (new := [i for block in blocks.values() for i in block if i.rank]):
+            last = max(new, key=lambda item: item.rank)
             log.info("memory %s is left out: the prompt would have %d tokens", last.memory.id, prompt.n_tokens)
-            chosen = [item for item in chosen if item is not last]
-            prompt = self._render(ask, chosen)
-        return chosen, prompt
+            blocks = {place: [item for item in block if item is not last] for place, block in blocks.items()}
+            prompt = self._render(ask, blocks)
+        return blocks, prompt
 
-    def _render(self, ask: Ask, chosen: Sequence[_Chosen]) -> Prompt:
-        texts = [MemoryText(item.memory.label, item.memory.text) for item in chosen]
-        return self._engine.render(ask.messages, texts, ask.tools)
+    def _render(self, ask: Ask, blocks: _Blocks) -> Prompt:
+        texts = {
+            place: tuple(MemoryText(item.memory.label, item.memory.text) for item in block)
+            for place, block in blocks.items()
+        }
+        messages = [replace(message, memories=texts.get(i, ())) for i, message in enumerate(ask.messages)]
+        return self._engine.render(messages, texts.get(SYSTEM, ()), ask.tools)
 
     def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
         """Standing memories in their fixed order, and those that may be moved about, in order of creation."""
@@ -150,6 +212,22 @@ class Planner:
             return order
         self._orders.move_to_end(key)
         return [labels.index(label) for label in known]
+
+
+def _places(blocks: _Blocks) -> Places:
+    return {
+        place: tuple(Placed(item.memory.id, item.memory.label, item.why) for item in block)
+        for place, block in blocks.items()
+        if block
+    }
+
+
+def _planned(blocks: _Blocks, prompt: Prompt) -> tuple[PlannedMemory, ...]:
+    chosen = [item for place in sorted(blocks) for item in blocks[place]]
+    pieces: list[int | None] = [i for i, piece in enumerate(prompt.pieces) if piece.kind == "memory"]
+    if len(pieces) != len(chosen):
+        pieces = [None] * len(chosen)
+    return tuple(PlannedMemory(item.memory, item.why, i) for item, i in zip(chosen, pieces, strict=True))
 
 
 def _reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from engine.base import ChatMessage, Engine, MemoryText, PageRequest, Piece, Prompt, Started
 from engine.errors import ContextTooLong, EngineClosed
@@ -80,6 +81,8 @@ class Upkeep:
         if plan.mode != "kv" or plan.fidelity == "exact" or not plan.memories or plan.memories[0].piece is None:
             return
         self._together.observe(planned.memory.label for planned in plan.memories)
+        if plan.prompt.pieces[0].kind != "header":  # no memory stands in the system message: pages have no place
+            return
         header = plan.prompt.pieces[0].token_ids
         root = self._root(tenant, header)
         for planned in plan.memories:
@@ -88,8 +91,9 @@ class Upkeep:
             assert planned.piece is not None, "either all memories are pieces or none"
             if self._engine.place_of(chain_key(root, plan.prompt.pieces[planned.piece].token_ids)) is None:
                 self._want(_Shelf(tenant, planned.memory.cube_id, header), planned.memory.label)
-        if any(report.fidelity != "exact" for report in started.pieces):
-            self._note_composition(tenant, Prompt(plan.prompt.pieces[:-1]))
+        for end in _block_ends(plan.prompt):  # a conversation's next request has the same blocks, and perhaps one more
+            if any(report.fidelity != "exact" for report in started.pieces[:end]):
+                self._note_composition(tenant, Prompt(plan.prompt.pieces[:end]))
 
     def prepare(self, tenant: str, memories: Sequence[Memory]) -> None:
         """Have pages built for memories that will be asked for, behind the header of a prompt without instructions."""
@@ -232,3 +236,8 @@ class Upkeep:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _block_ends(prompt: Prompt) -> list[int]:
+    """Indices of the pieces that follow a block of memories."""
+    return [i for i, (a, b) in enumerate(pairwise(prompt.pieces), 1) if a.kind == "memory" and b.kind == "turns"]

@@ -128,6 +128,7 @@ class ChatService:
         default_mode: str,
         default_top_k: int,
         default_fidelity: Fidelity,
+        sessions: bool = True,
         remember: Remember | None = None,
         foresight: Foresight | None = None,
     ) -> None:
@@ -140,6 +141,7 @@ class ChatService:
         self._default_mode = default_mode
         self._default_top_k = default_top_k
         self._default_fidelity = default_fidelity
+        self._sessions = sessions
         self._remember = remember
         self._foresight = foresight
         self.served_name = served_name
@@ -193,6 +195,7 @@ class ChatService:
             fidelity=plan.fidelity,
             tools=tools,
             structured=structured,
+            keep_turns=self._sessions and plan.mode == "kv" and plan.in_pieces,
         )
         generation.plan, generation.retrieve_s = plan, plan.retrieve_s
         generation.cubes, generation.said = ask.cube_ids, said
@@ -259,6 +262,7 @@ class ChatService:
         fidelity: Fidelity = "exact",
         tools: Tools | None = None,
         structured: Structured | None = None,
+        keep_turns: bool = False,
     ) -> Generation:
         context = self._engine.capacity().context
         room = context - prompt.n_tokens
@@ -267,7 +271,17 @@ class ChatService:
         sampling = fields.sampling(max_tokens or min(self._default_max_tokens, room), logprobs)
         sampling = replace(sampling, structured=structured)
         self._check_token_ids(sampling)
-        request = GenerateRequest(request_id, prompt, sampling, fields.n, tenant, use_segments, fidelity, tools=tools)
+        request = GenerateRequest(
+            request_id,
+            prompt,
+            sampling,
+            fields.n,
+            tenant,
+            use_segments,
+            fidelity,
+            tools=tools,
+            keep_turns=keep_turns,
+        )
         generation = Generation(prompt, _nothing(), arrived)
         generation.events = self._observed(request, generation)
         return generation

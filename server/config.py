@@ -78,6 +78,9 @@ class CacheConfig:
     """Load a segment only where that is quicker than computing its tokens, as measured at start."""
     codec: Literal["none", "zstd", "fp8", "int8", "int4"] = "none"
     """How pages are written to disk; chained segments stay exact whatever it says."""
+    sessions: bool = True
+    """Keep a conversation's turns and answers behind its memories, and its memories in their places, so that its next
+    request computes only what is new."""
     max_kl: float = _range(0.25, 0, 1e6)
     """Nats: a page whose certificate says more is never composed."""
     high_repair: Literal["none", "first", "deviation", "attention", "lines"] = "deviation"

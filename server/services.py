@@ -108,7 +108,7 @@ def assemble(
     chat = ChatService(
         engine,
         memories,
-        Planner(engine, memories),
+        Planner(engine, memories, sessions=config.cache.sessions),
         upkeep,
         metrics,
         served_name=config.engine.served_name or config.engine.model,
@@ -116,6 +116,7 @@ def assemble(
         default_mode=config.memory.mode,
         default_top_k=config.memory.top_k,
         default_fidelity=config.memory.fidelity,
+        sessions=config.cache.sessions,
         remember=remembering.remember,
         foresight=foresight,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, TokenLogprob
-from engine.placement import SOURCES, MissingPiece, Placement, missing_pieces, slowest
+from engine.placement import SOURCES, MissingPiece, Placement, chain_end, missing_pieces, slowest
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import Composition
 from engine.transformers.loading import LoadedModel
@@ -29,15 +29,18 @@ class Choice:
     kv: SequenceKV
     sampler: Sampler
     text: TextStream
-    last_token: int = 0
-    n_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     finished: bool = False
+
+    @property
+    def last_token(self) -> int:
+        """The token that the next step feeds: its keys and values are not there yet."""
+        return self.token_ids[-1]
 
     def accept(self, token_id: int, logprobs: tuple[TokenLogprob, ...], group: Group, model: LoadedModel) -> Delta:
         """Take a token in and say what to send."""
         sampling = group.request.sampling
-        self.last_token = token_id
-        self.n_tokens += 1
+        self.token_ids.append(token_id)
         self.sampler.observe(token_id)
         ended = token_id in model.eos_token_ids and not sampling.ignore_eos
         ended = ended or token_id in sampling.stop_token_ids
@@ -45,7 +48,7 @@ class Choice:
         reason: FinishReason | None = None
         if ended or self.text.stopped:
             reason = "stop"
-        elif self.n_tokens >= sampling.max_tokens:
+        elif len(self.token_ids) >= sampling.max_tokens:
             reason = "length"
         if reason is not None:
             self.finished = True
@@ -133,7 +136,35 @@ class Group:
     def missing_pieces(self) -> list[MissingPiece]:
         """Kept pieces that have no segment yet."""
         composed = {p.piece for p in self.composition.placements} if self.composition is not None else set()
-        return missing_pieces(self.request.prompt, self.root, (entry for entry, _ in self.chain), composed)
+        chain = (entry for entry, _ in self.chain)
+        return missing_pieces(
+            self.request.prompt, self.root, chain, composed, keep_turns=self.request.keep_turns or self.background
+        )
+
+    def session_pieces(self) -> list[MissingPiece]:
+        """What the conversation's next request will find of this one beside the kept pieces: the turns behind them, and
+        the answer. Nothing where something was composed, because what was computed behind that is not exact."""
+        *before, turns = self.request.prompt.pieces
+        if self.composition is not None or turns.label is not None:
+            return []
+        parent, done = chain_end(self.root, (entry for entry, _ in self.chain))
+        if missing := self.missing_pieces():
+            parent, done = missing[-1].key(self.token_ids), missing[-1].end
+        if done < sum(len(piece.token_ids) for piece in before):  # a memory stands where nothing may be stored
+            return []
+        pieces = []
+        for end in (len(self.token_ids), len(self.fed_tokens)):
+            if end > done:
+                pieces.append(MissingPiece(parent, done, end, session=True))
+                parent, done = pieces[-1].key(self.fed_tokens), end
+        return pieces
+
+    @property
+    def fed_tokens(self) -> tuple[int, ...]:
+        """The tokens whose keys and values are there, once the prompt is done: its own and those of the first choice
+        but the last, which was never fed."""
+        answer = self.choices[0].token_ids[:-1] if self.choices else ()
+        return (*self.token_ids, *answer)
 
 
 def token_logprobs(

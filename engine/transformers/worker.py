@@ -207,6 +207,7 @@ class EngineWorker(threading.Thread):
     def _drop_finished(self) -> None:
         for group in [group for group in self._running if group.finished]:
             self._running.remove(group)
+            self._store_session(group)
             self._release(group)
         for group in [group for group in self._waiting if group.aborted]:
             self._waiting.remove(group)
@@ -435,13 +436,23 @@ class EngineWorker(threading.Thread):
         if group.background:
             group.aborted = True  # nothing more to do: dropped as finished
 
+    def _store_session(self, group: Group) -> None:
+        """Store the turns and the answer, for the conversation's next request."""
+        request = group.request
+        if group.aborted or not (request.keep_turns and request.use_segments and request.n == 1):
+            return
+        for piece in group.session_pieces():
+            if not self._store_piece(group, piece):
+                break
+
     def _store_piece(self, group: Group, piece: MissingPiece) -> bool:
         keys, values = _kv_of(group).copy_range(piece.start, piece.end)
-        token_ids = group.token_ids[piece.start : piece.end]
+        token_ids = group.fed_tokens[piece.start : piece.end]
         fingerprint = self._model.fingerprint
         segment = Segment.chained(piece.parent, fingerprint, piece.start, token_ids, keys, values, piece.labels)
         try:
-            return self._store.put(segment)
+            # A conversation's turns are large and may never come back: they go to disk when memory is short.
+            return self._store.put(segment, durable=not piece.session)
         except KVCacheError as error:
             log.warning("a segment could not be stored: %s", error)
             return False

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
+from engine.base import Delta, GenerateRequest, Piece, PieceKind, Prompt, Sampling, Started
 from engine.errors import ContextTooLong, EngineClosed, EngineError, QueueFull
 from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine
 from kvcache import SegmentStore
@@ -28,7 +28,8 @@ def prompt_of(*lengths: int, seed: int = 0, keep: bool = True) -> Prompt:
         tokens = tuple((seed * 131 + i * 37 + j * 61) % 250 for j in range(n))
         last = i == len(lengths) - 1
         label = None if i == 0 or last else f"m{seed}.{i}@1"
-        pieces.append(Piece("memory" if label else "turns", tokens, label, keep=keep and not last))
+        kind: PieceKind = "memory" if label else "turns" if last else "header"
+        pieces.append(Piece(kind, tokens, label, keep=keep and not last))
     return Prompt(tuple(pieces))
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base import ChatMessage, MemoryText
-from engine.prompt import PromptRenderer
+from engine.prompt import CLOSING, HEADING, PromptRenderer
 from tests.tiny import SPECIAL, TEMPLATE, tiny_tokenizer
 
 USER = ChatMessage("user", "What is my dog called?")
@@ -51,6 +53,63 @@ def test_a_memory_has_the_same_tokens_wherever_it_stands(texts: list[str]) -> No
     forward = renderer().render([USER], memories(*texts)).pieces[1:-1]
     backward = renderer().render([USER], memories(*reversed(texts))).pieces[1:-1]
     assert [piece.token_ids for piece in forward] == [piece.token_ids for piece in reversed(backward)]
+
+
+def test_later_memories_stand_at_the_head_of_their_message() -> None:
+    said = [
+        ChatMessage("user", "Hi."),
+        ChatMessage("assistant", "Hello."),
+        ChatMessage("user", "And now?", memories=tuple(memories("B.", "C."))),
+    ]
+    prompt = renderer().render(said, memories("A."))
+    block = f"{HEADING}- B.\n- C.\n{CLOSING}\n\nAnd now?"
+    assert text_of(prompt) == (
+        f"<|im_start|>system\n{HEADING}- A.\n{CLOSING}<|im_end|>\n<|im_start|>user\nHi.<|im_end|>\n"
+        f"<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\n{block}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert [(piece.kind, piece.keep) for piece in prompt.pieces] == [
+        ("header", True),
+        ("memory", True),
+        ("turns", True),
+        ("memory", True),
+        ("memory", True),
+        ("turns", False),
+    ]
+    without = renderer().render(said)
+    assert [piece.kind for piece in without.pieces] == ["turns", "memory", "memory", "turns"]
+
+
+WORDS = st.text(st.sampled_from("ab-\n <|é"), min_size=1, max_size=12).filter(lambda s: s.strip())
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(WORDS, st.lists(WORDS, max_size=3)), min_size=1, max_size=4), st.lists(WORDS, max_size=2))
+def test_pieces_joined_are_the_template_s_text(said: list[tuple[str, list[str]]], standing: list[str]) -> None:
+    messages = [ChatMessage("user", text, memories=tuple(memories(*lines))) for text, lines in said]
+    prompt = renderer().render(messages, memories(*standing))
+
+    def block(lines: list[str]) -> str:
+        return HEADING + "".join(f"- {line.strip()}\n" for line in lines) + CLOSING
+
+    plain = [{"role": "system", "content": block(standing)}] if standing else []
+    plain += [{"role": "user", "content": f"{block(lines)}\n\n{text}" if lines else text} for text, lines in said]
+    tokenizer = tiny_tokenizer()
+    whole = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    assert prompt.token_ids == tuple(tokenizer.encode(whole, add_special_tokens=False))
+    kept = [piece for piece in prompt.pieces if piece.kind == "memory"]
+    assert len(kept) == len(standing) + sum(len(lines) for _, lines in said)
+    assert not prompt.pieces[-1].keep
+    assert all(piece.keep for piece in prompt.pieces[:-1])
+
+
+def test_what_says_the_same_as_a_block_is_not_taken_for_it() -> None:
+    """Else the memory's own text would lie in the turns, where deleting the memory does not find it."""
+    quoted = ChatMessage("user", f"You were told: {HEADING}- A.\n{CLOSING} Why?")
+    asked = ChatMessage("user", "Well?", memories=tuple(memories("A.")))
+    prompt = renderer().render([quoted, asked])
+    assert [piece.kind for piece in prompt.pieces] == ["turns"]
+    twice = renderer().render([replace(asked, content="First."), asked])
+    assert [piece.kind for piece in twice.pieces] == ["turns", "memory", "turns", "memory", "turns"]
 
 
 @pytest.mark.parametrize("special", SPECIAL)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 
-from engine.base import GenerateRequest, Sampling, Started
+from engine.base import ChatMessage, GenerateRequest, Sampling, Started
 from engine.transformers import CompositionConfig, LoadedModel, TransformersEngine
 from kvcache import SegmentStore, chain_key, root_key, standalone_root
 from memory import HashEmbedder, MemoryStore
@@ -198,5 +198,43 @@ def test_standing_memories_need_no_page(model: LoadedModel, tmp_path: Path) -> N
         await room.generate(plan)
         await room.upkeep.settled()
         assert room.pages() == 0
+
+    in_room(model, tmp_path, test)
+
+
+def test_the_beginning_of_a_conversation_heals_while_it_grows(model: LoadedModel, tmp_path: Path) -> None:
+    """Each request has one block more, so that no composition but the first block's comes twice."""
+
+    async def test(room: Kept) -> None:
+        a, b, c = room.add("the red dog " * 3, "the blue cat " * 3, "the grey cow " * 3)
+        await room.ask(a, b, c)
+        await room.upkeep.settled()
+        messages: tuple[ChatMessage, ...] = ()
+        told = []
+        for text in ("cat", "dog", "cow"):
+            messages = (*messages, ChatMessage("user", text))
+            plan = await room.plan(messages=messages, top_k=1, fidelity="high")
+            told.append(await room.generate(plan))
+            await room.upkeep.settled()
+            messages = (*messages, ChatMessage("assistant", "Yes."))
+        assert [len(started.pieces) for started in told] == [3, 5, 7]
+        assert [piece.kind for piece in plan.prompt.pieces] == ["header", *["memory", "turns"] * 3]
+        assert [started.pieces[1].fidelity for started in told] == ["high", "high", "exact"]
+        assert (room.upkeep.stats().healed, room.upkeep.stats().failures) == (2, 0)  # the second block, too
+
+    in_room(model, tmp_path, test)
+
+
+def test_without_a_header_there_is_nothing_to_keep_up(model: LoadedModel, tmp_path: Path) -> None:
+    async def test(room: Kept) -> None:
+        hello = (ChatMessage("user", "hello"),)
+        await room.generate(await room.plan(messages=hello, fidelity="high"))
+        room.add("the red dog")
+        more = (*hello, ChatMessage("assistant", "Yes."), ChatMessage("user", "dog"))
+        plan = await room.plan(messages=more, fidelity="high")
+        assert [piece.kind for piece in plan.prompt.pieces] == ["turns", "memory", "turns"]
+        await room.generate(plan)
+        await room.upkeep.settled()
+        assert (room.pages(), room.upkeep.stats().failures) == (0, 0)
 
     in_room(model, tmp_path, test)

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def test_the_receipt_says_where_each_memory_came_from(model: LoadedModel, tmp_pa
         assert third["memory"]["cube"] == cube
         assert {m["source"] for m in third["memory"]["memories"]} == {"disk"}
         assert third["choices"][0]["message"]["content"] in contents
-        assert 'recallkv_segment_hits_total{tier="disk"} 3.0' in server.client.get("/metrics").text
+        # the header, both memories and, because the question is the same, the turns
+        assert 'recallkv_segment_hits_total{tier="disk"} 4.0' in server.client.get("/metrics").text
 
 
 def test_memories_by_id_and_by_cube(model: LoadedModel, tmp_path: Path) -> None:
@@ -128,22 +130,47 @@ def test_memories_by_id_and_by_cube(model: LoadedModel, tmp_path: Path) -> None:
 def test_changing_or_deleting_a_memory_removes_its_segments(model: LoadedModel, tmp_path: Path) -> None:
     with running(model, tmp_path) as server:
         dog = server.add("My dog is called Biscuit.")
-        server.chat("my dog Biscuit")
-        assert server.services.store.stats().segments["device"] == 2
+        server.chat("my dog Biscuit", memory={"fidelity": "exact"})
+        assert server.services.store.stats().segments["device"] == 4  # header and memory, turns and answer
         changed = server.client.patch(f"/v1/memories/{dog['id']}", json={"text": "My dog is called Rex."}).json()
         assert (changed["version"], changed["text"]) == (2, "My dog is called Rex.")
         assert server.services.store.stats().segments["device"] == 1
-        assert server.chat("my dog Rex").json()["memory"]["memories"][0]["source"] == "computed"
+        rex = server.chat("my dog Rex", memory={"fidelity": "exact"}).json()
+        assert rex["memory"]["memories"][0]["source"] == "computed"
         gone = server.client.delete(f"/v1/memories/{dog['id']}").json()
-        assert (gone["deleted"], gone["segments_removed"]) == (True, 1)
+        assert (gone["deleted"], gone["segments_removed"]) == (True, 3)
         assert server.chat("my dog Rex").json()["memory"]["memories"] == []
         server.services.store.flush()
-        assert server.services.store.stats().segments["disk"] == 1
+        assert server.services.store.stats().segments["disk"] == 3  # the header; turns and answer without a memory
         cube = server.client.post("/v1/cubes", json={"name": "work"}).json()["id"]
         server.add("The printer is on floor two.", cube=cube)
-        server.chat("printer", memory={"cube": cube})
+        server.chat("printer", memory={"cube": cube, "fidelity": "exact"})  # no page is built
         removed = server.client.delete(f"/v1/cubes/{cube}").json()
-        assert (removed["memories_removed"], removed["segments_removed"]) == (1, 1)
+        assert (removed["memories_removed"], removed["segments_removed"]) == (1, 3)
+
+
+@pytest.mark.transformers
+def test_a_conversation_computes_only_what_is_new(model: LoadedModel, tmp_path: Path) -> None:
+    letters = {str(token): 100 for token in range(40, 50)}  # bytes at random are no text
+    with running(model, tmp_path) as server:
+        dog, cat = server.add("The dog barks."), server.add("The cat purrs.")
+
+        def talk(*questions: str) -> list[dict[str, Any]]:
+            said: list[dict[str, str]] = []
+            replies = []
+            for question in questions:
+                said.append({"role": "user", "content": question})
+                memory = {"fidelity": "exact", "top_k": 1}
+                replies.append(server.chat(messages=said, logit_bias=letters, memory=memory).json())
+                said.append({"role": "assistant", "content": replies[-1]["choices"][0]["message"]["content"]})
+            return replies
+
+        replies = talk("What does the dog do?", "And the cat?", "And the dog?")
+        memories = [[memory["id"] for memory in reply["memory"]["memories"]] for reply in replies]
+        assert memories == [[dog["id"]], [dog["id"], cat["id"]], [dog["id"], cat["id"]]]
+        for before, reply in pairwise(replies):
+            assert reply["memory"]["cached_tokens"] >= before["usage"]["total_tokens"] - 1
+        assert {memory["source"] for memory in replies[-1]["memory"]["memories"]} == {"resident"}
 
 
 def test_server_timing(server: Running) -> None:
