@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import busy as busy_bench
 from benchmarks import codec as codec_bench
+from benchmarks import day as day_bench
 from benchmarks import fidelity as fidelity_bench
 from benchmarks import http as http_bench
 from benchmarks import memory_cli, preload_cli
@@ -394,3 +396,35 @@ def preload(
     _write(result, json_file)
     if json_file is not None:
         plot_preload(result, json_file.with_suffix(".png"))
+
+
+@app.command()
+def day(
+    cubes: Annotated[int, typer.Option(min=1, help="Cubes.")] = 200,
+    turns: Annotated[int, typer.Option(min=10, help="Turns.")] = 10_000,
+    folder: Annotated[Path | None, typer.Option(help="Keep the state here; a run that was cut off goes on.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """A day of the scheduler on the index alone: memory, queues, jobs, hits."""
+    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as temporary, console.status("...") as status:
+        where = folder or Path(temporary)
+        where.mkdir(parents=True, exist_ok=True)
+        result = asyncio.run(day_bench.live(where, day_bench.Size(cubes, turns), status.update))
+    for name in ("turns", "resumed_at", "seconds", "memory_mb", "most_queued", "hit_rate", "wasted_share"):
+        console.print(f"{name:14} {result[name]}")
+    console.print(f"preloader      {result['preloader']}")
+    console.print(f"jobs           {result['jobs']}")
+    _write({"machine": manifest(torch.device("cpu"), "-"), **result}, json_file)
+
+
+@app.command()
+def busy(
+    model: Model = "demo",
+    prompt: Annotated[int, typer.Option(min=8, help="Tokens of each prompt.")] = 256,
+    requests: Annotated[int, typer.Option(min=2, help="Requests with and without.")] = 40,
+    json_file: JsonFile = None,
+) -> None:
+    """What a busy preloader does to the requests beside it."""
+    result = _on_engine(model, lambda engine, _: busy_bench.measure(engine, prompt, requests))
+    console.print({name: result[name] for name in ("ttft_s", "p95_s", "ratio", "paired_ratio", "preloads")})
+    _write(result, json_file)

@@ -112,6 +112,7 @@ _POLICIES = {
     "lru": ("#4ba3c3", "least recently used"),
     "lfu": ("#8d7fbf", "least frequently used"),
     "predictor": ("#1f7a5c", "predictor"),
+    "adversary": ("#b5473c", "wrong on purpose"),
     "oracle": ("#333333", "oracle (knows the future)"),
     "resident": ("#c9822b", "everything in memory"),
 }

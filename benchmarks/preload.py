@@ -6,6 +6,7 @@ are in host memory and as loads from disk where they are not.
     none       nothing is kept and nothing preloaded: every page of every turn comes from disk
     lru, lfu   what was loaded stays; the least recently (least often) used leaves first
     predictor  ``scheduler.Foresight``: preloads what is likely, keeps what is likeliest
+    adversary  the same with a predictor that says the opposite of what it has learned
     oracle     knows all turns: preloads exactly what the next turn needs, keeps what is needed soonest
     resident   everything is in memory
 """
@@ -17,8 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from benchmarks.scenes import TENANT, Scenes, Turn
-from engine.base import Capacity, Engine
+from engine.base import Capacity, ChatMessage, Engine, MemoryText, Piece, Prompt
 from kvcache import (
     Certificate,
     Entry,
@@ -33,13 +36,23 @@ from kvcache import (
 )
 from kvcache.ledger import PreloadLedger
 from kvcache.store import Worth
+from kvcache.tiers import CLEARLY_LESS
 from memory import MemoryStore
 from scheduler.foresight import Foresight, ForesightConfig, Scene
+from scheduler.learning import Matrix
+from scheduler.predictors import SignalPredictor
 from scheduler.upkeep import Upkeep
 
-PolicyName = Literal["none", "lru", "lfu", "predictor", "oracle", "resident"]
+PolicyName = Literal["none", "lru", "lfu", "predictor", "adversary", "oracle", "resident"]
 # SmolLM2-135M in float32.
 LAYOUT = Layout(30, 3, 64, "float32")
+
+
+class Contrary(SignalPredictor):
+    """Says the opposite of what it has learned."""
+
+    def predict(self, rows: Matrix) -> Matrix:
+        return np.asarray(1.0 - super().predict(rows), np.float32)
 
 
 class Clock:
@@ -68,6 +81,18 @@ class IndexEngine:
         for entry in entries_of(scenes, self.fingerprint):
             self._entries[entry.key] = entry
             self._by_label.update((part.label or "", entry) for part in entry.parts)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(entry.nbytes for entry in self._entries.values())
+
+    def place_of(self, part_key: str) -> tuple[str, int] | None:
+        """Pages are not built here: as if all had one."""
+        return part_key, 0
+
+    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText]) -> Prompt:
+        """Of no use here but to find that memories without a page cannot get one."""
+        return Prompt((Piece("turns", (1,)),))
 
     def ledger(self) -> PreloadStats:
         return self._ledger.stats
@@ -108,7 +133,7 @@ class IndexEngine:
         """Take a page in. Without a worth the least recently used leave, with one those that are worth less."""
         others = [self._entries[key] for key in self._host]
         order = others if self.worth is None else _by_worth(others, self.worth)
-        limit = float("inf") if self.worth is None else self.worth([entry])[0]
+        limit = float("inf") if self.worth is None else self.worth([entry])[0] * (1.0 if demanded else CLEARLY_LESS)
         leaving, free = [], self.budget - self.used_bytes
         for other in order:
             if free >= entry.nbytes:
@@ -177,9 +202,12 @@ async def replay_index(
     foresight: Foresight | None = None
     if policy == "lfu":
         engine.worth = lambda entries: [float(entry.uses) for entry in entries]
-    if policy == "predictor":
+    if policy in ("predictor", "adversary"):
         as_engine = cast(Engine, engine)
-        foresight = Foresight(as_engine, memories, Upkeep(as_engine, memories), engine.ledger, config, clock=clock)
+        predictor = Contrary() if policy == "adversary" else None
+        foresight = Foresight(
+            as_engine, memories, Upkeep(as_engine, memories), engine.ledger, config, clock=clock, predictor=predictor
+        )
         engine.worth = foresight.worth
     future = Future(scenes, engine.needed) if policy == "oracle" else None
     hits = total = loaded = 0
@@ -224,7 +252,7 @@ class Future:
         def next_use(entry: Entry) -> float:
             return next((float(i) for i in self._uses.get(entry.key, ()) if i >= now), float("inf"))
 
-        return lambda entries: [-next_use(entry) for entry in entries]
+        return lambda entries: [1.0 / (1.0 + next_use(entry) - now) for entry in entries]
 
 
 def total_bytes(scenes: Scenes) -> int:

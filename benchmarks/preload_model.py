@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.preload import Clock, Future, PolicyName, Row
+from benchmarks.preload import Clock, Contrary, Future, PolicyName, Row
 from benchmarks.scenes import TENANT, Scenes, Turn
+from benchmarks.ttft import drop_page_cache
 from engine.base import ChatMessage, Fidelity, GenerateRequest, PageRequest, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.cost import CostModel, calibrated
@@ -104,7 +105,7 @@ async def replay_model(
             report(f"turn {i + 1} of {len(scenes.turns)}")
             for lane in [*running[i % len(running) :], *running[: i % len(running)]]:
                 await _prepare(lane, scenes, i, future)
-                _drop_cached(folder)
+                drop_page_cache(folder)
                 plan, started = await _ask(lane, turn, top_k, fidelity)
                 if lane.foresight is not None:
                     lane.foresight.observe(TENANT, (turn.cube_id,), plan, started, turn.text)
@@ -144,9 +145,12 @@ def _lane(
     lane = _Lane(policy, budget, engine, Planner(engine, memories))
     if policy == "lfu":
         store.set_worth(lambda entries: [float(entry.uses) for entry in entries])
-    if policy == "predictor":
+    if policy in ("predictor", "adversary"):
         upkeep = Upkeep(engine, memories)
-        lane.foresight = Foresight(engine, memories, upkeep, lambda: store.stats().preloads, config, clock=clock)
+        predictor = Contrary() if policy == "adversary" else None
+        lane.foresight = Foresight(
+            engine, memories, upkeep, lambda: store.stats().preloads, config, clock=clock, predictor=predictor
+        )
         store.set_worth(lane.foresight.worth)
     return lane
 
@@ -168,16 +172,6 @@ async def _prepare(lane: _Lane, scenes: Scenes, i: int, future: Future) -> None:
         lane.engine.store.set_worth(future.worth(i))
         for entry in _needed(lane.engine, scenes, scenes.turns[i]):
             await lane.engine.preload(entry.key)
-
-
-def _drop_cached(folder: Path) -> None:
-    """Have the operating system forget the files: the next read is the drive's."""
-    for path in folder.rglob("*.safetensors"):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(handle)
 
 
 async def _ask(
@@ -205,7 +199,7 @@ async def _ask(
 def _row(lane: _Lane) -> Row:
     done = lane.engine.store.stats().preloads
     p50, p95, p99 = (round(float(np.percentile(lane.ttft_s, q)), 4) for q in (50, 95, 99))
-    counts = lane.policy in ("predictor", "oracle") and done.bytes > 0
+    counts = lane.policy not in ("none", "lru", "lfu", "resident") and done.bytes > 0
     wasted = round(1 - done.used_bytes / done.bytes, 4) if counts else None
     hit_rate = round(lane.hits / max(1, lane.asked), 4)
     return Row(lane.policy, lane.budget, hit_rate, wasted, done.bytes, 0, p50, p95, p99)

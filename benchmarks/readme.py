@@ -165,6 +165,57 @@ def _memory_lines() -> list[str]:
     ]
 
 
+_POLICIES = {
+    "none": "nothing kept, nothing preloaded",
+    "lru": "least recently used",
+    "lfu": "least frequently used",
+    "predictor": "**predictor**",
+    "adversary": "a predictor that is wrong on purpose",
+    "oracle": "oracle (knows the future)",
+    "resident": "everything in memory",
+}
+
+
+def _preload_lines() -> list[str]:
+    """Replays of LoCoMo with the model and on the index alone, and of Mooncake's trace."""
+    timed, index, trace = (_load(f"preload-{name}-cpu.json") for name in ("locomo", "locomo-index", "mooncake"))
+    by_policy = {row["policy"]: row for row in index["rows"]}
+    lines = [
+        f"**Preloading** ({timed['cubes']} conversations of LoCoMo turn by turn, {timed['top_k']} memories of "
+        f"{timed['memory_tokens']} tokens a turn, `{timed['fidelity']}`, host memory for a quarter of all pages, files "
+        f"read cold; {timed['turns']} turns with the model, commit {timed['machine']['commit']}; {index['turns']:,} "
+        f"turns on the index alone, {index['top_k']} memories each):",
+        "",
+        "| policy | hit rate | TTFT p50 | p99 | bytes wasted | hit rate, all turns |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in timed["rows"]:
+        wasted = "-" if row["wasted_share"] is None else f"{row['wasted_share']:.0%}"
+        cells = (
+            _POLICIES[row["policy"]],
+            f"{row['hit_rate']:.3f}",
+            f"{row['ttft_p50_s']:.3f} s",
+            f"{row['ttft_p99_s']:.3f} s",
+            wasted,
+            f"{by_policy[row['policy']]['hit_rate']:.3f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    budgets = sorted({row["budget_bytes"] for row in trace["rows"]})
+    per_block = 512 * trace["bytes_per_token"]
+    lines += [
+        "",
+        f"Mooncake's conversation trace ({trace['requests']:,} requests, {trace['blocks']:,} blocks; an infinite cache "
+        f"has {trace['ideal_hit_rate']:.3f}), block hit rate, index only, replayed in {trace['seconds']:.0f} s:",
+        "",
+        f"| policy | {' | '.join(f'{budget // per_block:,} blocks' for budget in budgets)} |",
+        "|---" * (len(budgets) + 1) + "|",
+    ]
+    for name in ("lru", "lfu", "predictor", "oracle"):
+        rates = {row["budget_bytes"]: row["hit_rate"] for row in trace["rows"] if row["policy"] == name}
+        lines.append(f"| {_POLICIES[name]} | {' | '.join(f'{rates[budget]:.3f}' for budget in budgets)} |")
+    return [*lines, "", "![Preloading LoCoMo's conversations](benchmarks/results/preload-locomo-cpu.png)"]
+
+
 def figures() -> str:
     """The README's section of figures."""
     fidelity, codec, store = _load("fidelity-cpu.json"), _load("codec-cpu.json"), _load("store-cpu.json")
@@ -202,6 +253,8 @@ def figures() -> str:
         *_vllm_lines(),
         "",
         *_memory_lines(),
+        "",
+        *_preload_lines(),
         "",
         *_codec_table(codec),
         "",

@@ -90,9 +90,13 @@ def _remember(
     else:  # from an earlier run over the same folder
         memories = list(store.list_memories(TENANT, cube_id, limit=10_000).items)
     prompt = render([ChatMessage("user", "-")], [MemoryText(memory.label, memory.text) for memory in memories])
-    pieces = prompt.pieces[1:-1]
-    pages = plan_pages(pieces, {memory.label for memory in memories}, (), lambda a, b: 0.0)
-    return Cube(cube_id, tuple(memories), tuple(pages), prompt.pieces[0])
+    return Cube(cube_id, tuple(memories), pages_of(prompt.pieces[1:-1]), prompt.pieces[0])
+
+
+def pages_of(pieces: Sequence[Piece]) -> tuple[PagePlan, ...]:
+    """Pages for all memories of a cube, in order."""
+    labels = {piece.label for piece in pieces if piece.label is not None}
+    return tuple(plan_pages(pieces, labels, (), lambda a, b: 0.0))
 
 
 def _chunks(session: Sequence[Message], size: int, tokens_of: Callable[[str], int]) -> list[str]:

@@ -301,6 +301,15 @@ class Engine(Protocol):
         returns how many there were."""
         ...
 
+    async def forget_conversations(self, salt: str) -> int:
+        """Remove the turns of conversations that were kept, from every tier, and all chains with them; returns how many
+        segments there were."""
+        ...
+
+    def prefill_s(self, n_tokens: int, behind: int) -> float | None:
+        """Seconds that computing ``n_tokens`` behind ``behind`` others takes here; None where it was not measured."""
+        ...
+
     def capacity(self) -> Capacity: ...
 
     def metrics(self) -> list[Metric]:

@@ -340,6 +340,10 @@ class Index:
                 stack.extend(child for group in self._children.get(key, {}).values() for child in group)
         return sorted(found, key=lambda key: -self._entries[key].start)
 
+    def below(self, root: str) -> list[str]:
+        """All chained segments below ``root``, children before their parents."""
+        return self.with_descendants(key for group in self._children.get(root, {}).values() for key in group)
+
     def add(self, entry: Entry) -> None:
         """Enter a segment that is in memory only, or update the labels of a known one."""
         known = self._entries.get(entry.key)

@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 MemoryTierName = Literal["device", "host"]
 Worth = Callable[[Sequence[Entry]], Sequence[float]]
-"""What segments are worth to a memory tier: the least leave first. Called with the store's lock held, by any thread."""
+"""What segments are worth to a memory tier, 0 or more: the least leave first. Called with the store's lock held, by any
+thread."""
 
 # Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
 _MAX_DEAD_LABELS = 100_000
@@ -444,6 +445,14 @@ class SegmentStore:
             for key in keys:
                 self._remove(key)
             return keys
+
+    def remove_chains(self, root: str) -> int:
+        """Remove all chained segments below ``root`` (see ``kvcache.root_key``) from every tier; how many they were."""
+        with self._lock:
+            keys = self._index.below(root)
+            for key in keys:
+                self._remove(key)
+            return len(keys)
 
     def sweep(self, keep_labels: set[str]) -> int:
         """Remove the segments of memories that are gone (a crash may have come between the two deletions)."""

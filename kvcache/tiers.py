@@ -11,8 +11,12 @@ from kvcache.segment import Segment
 TierName = Literal["device", "host", "disk"]
 TIERS: tuple[TierName, ...] = ("device", "host", "disk")
 
+# To be displaced by what nobody has asked for yet, a segment must be worth at most so much of it.
+CLEARLY_LESS = 0.75
+
 Rank = Callable[[Sequence[str]], Sequence[float]]
-"""What segments (by key) are worth to a memory tier: the least leave first. Called with the store's lock held."""
+"""What segments (by key) are worth to a memory tier, 0 or more: the least leave first. Called with the store's lock
+held."""
 
 
 class MemoryTier:
@@ -59,14 +63,15 @@ class MemoryTier:
         return evicted
 
     def has_room(self, key: str, nbytes: int, pinned: Callable[[str], bool], rank: Rank | None = None) -> bool:
-        """Whether a segment that is not here could come without anything leaving that is worth more."""
+        """Whether a segment that is not here could come without anything leaving that is worth about as much: two that
+        are alike must not displace each other in turn."""
         free = self.budget - self.nbytes
         if free >= nbytes or rank is None:
             return nbytes <= self.budget
         keys = list(self._segments)
         (own, *worth) = rank([key, *keys])
         for other, value in zip(keys, worth, strict=True):
-            if value < own and not pinned(other):
+            if value < own * CLEARLY_LESS and not pinned(other):
                 free += self._segments[other].nbytes
         return free >= nbytes
 

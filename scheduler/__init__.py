@@ -1,6 +1,8 @@
 """What to have ready: the context planner, next-scene prediction and preloading, the upkeep of segments in idle time,
 and the worker of durable jobs."""
 
+from scheduler.advice import Advice
+from scheduler.advice import summary as advice_summary
 from scheduler.events import EventLog
 from scheduler.foresight import Foresight, ForesightConfig, ForesightStats
 from scheduler.jobs import JobRunner, result_of
@@ -9,6 +11,7 @@ from scheduler.preloader import PreloadConfig, PreloaderStats
 from scheduler.upkeep import Upkeep, UpkeepStats
 
 __all__ = [
+    "Advice",
     "Ask",
     "EventLog",
     "Foresight",
@@ -23,5 +26,6 @@ __all__ = [
     "PreloaderStats",
     "Upkeep",
     "UpkeepStats",
+    "advice_summary",
     "result_of",
 ]

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.base import Engine, Source, Started
+from engine.base import ChatMessage, Engine, MemoryText, Source, Started
 from kvcache import Entry, PreloadStats, chain_key, root_key, standalone_root
-from memory import MemoryStore, NotFound, Surroundings
+from memory import Memory, MemoryStore, NotFound, Surroundings
+from scheduler.advice import Advice, Costs, advise
 from scheduler.arrival import Gaps, Rhythm
 from scheduler.events import EventLog
 from scheduler.planner import STANDING, Plan
@@ -99,6 +100,7 @@ class Foresight:
         config: ForesightConfig | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        predictor: SignalPredictor | None = None,
     ) -> None:
         self.config = config or ForesightConfig()
         self.events = EventLog()
@@ -107,7 +109,7 @@ class Foresight:
         self._memories = memories
         self._upkeep = upkeep
         self._clock = clock
-        self._predictor = SignalPredictor(self.config.predictor)
+        self._predictor = predictor or SignalPredictor(self.config.predictor)
         self._outcomes = Outcomes(
             self._predictor,
             turns=self.config.turns,
@@ -222,7 +224,7 @@ class Foresight:
         ``expect``: wait for what becomes of this prediction."""
         if cube.header is None:
             return 0
-        root = standalone_root(chain_key(root_key(self._engine.fingerprint, key[0]), cube.header))
+        root = self._root(key[0], cube.header)
         known = set(cube.history.known)
         # A page is needed when a memory in it is, a chained segment when its whole chain is: what is known of that is
         # whether it was.
@@ -256,6 +258,9 @@ class Foresight:
             self._upkeep.want(key[0], key[1], cube.header, labels)
 
     def _offer(self, key: CubeKey, cube: _Cube) -> int:
+        if not self._outcomes.trusted:
+            self.preloader.offer(key, ())
+            return 0
         now = self._clock()
         share = self._still_coming(cube, now)
         deadline = time.monotonic() + self.config.horizon_s
@@ -277,8 +282,11 @@ class Foresight:
 
     def worth(self, entries: Sequence[Entry]) -> list[float]:
         """For the memory tiers: the probability that each segment is used within the horizon. (Bringing one back costs
-        as many seconds a byte as the next, so that bytes and seconds cancel out.) May be called by any thread."""
+        as many seconds a byte as the next, so that bytes and seconds cancel out.) While the predictor is not trusted,
+        what was used last is worth most. May be called by any thread."""
         now = self._clock()
+        if not self._outcomes.trusted:
+            return [entry.last_used_at for entry in entries]
         shares: dict[CubeKey, float] = {}
         return [self._worth(entry, now, shares) for entry in entries]
 
@@ -352,6 +360,7 @@ class Foresight:
         card = self._outcomes.card
         return {
             "predictor": self.config.predictor,
+            "trusted": self._outcomes.trusted,
             "scenes": self._stats.scenes,
             "precision": round(card.precision, 4),
             "recall": round(card.recall, 4),
@@ -370,6 +379,28 @@ class Foresight:
             return {}
         share = self._still_coming(cube, self._clock())
         return {key: p * share for key, p in sorted(cube.likely.items(), key=lambda item: -item[1])}
+
+    def advise(self, tenant: str, cube_id: str, memories: Sequence[Memory], repaired: float) -> list[Advice]:
+        """Whether it pays to keep the keys and values of these memories, what saves most first. ``repaired``: the share
+        of their tokens that is computed anew. Raises ``ValueError`` where the engine did not measure this machine."""
+        if self._engine.prefill_s(1, 0) is None:
+            raise ValueError("this machine was not measured at start")
+        texts = [MemoryText(memory.label, memory.text) for memory in memories]
+        pieces = self._engine.render([ChatMessage("user", "-")], texts).pieces
+        tokens = {_id_of(piece.label): len(piece.token_ids) for piece in pieces if piece.kind == "memory"}
+        cube = self._cubes.get((tenant, cube_id)) or _Cube()
+        costs = Costs(
+            prefill_s=lambda n, behind: self._engine.prefill_s(n, behind) or 0.0,
+            load_bytes_s=self.preloader.bytes_s,
+            bytes_per_token=self._engine.fingerprint.layout.bytes_per_token,
+            repaired=repaired,
+        )
+        housed = self._engine.holding([memory.label for memory in memories], self._root(tenant, cube.header or ()))
+        activated = frozenset(id for entry in housed for id in (_id_of(label) for label in entry.labels))
+        return advise(tokens, cube.history.uses_per_turn(), activated, costs, behind=len(pieces[0].token_ids))
+
+    def _root(self, tenant: str, header: tuple[int, ...]) -> str:
+        return standalone_root(chain_key(root_key(self._engine.fingerprint, tenant), header))
 
     # -- restarts --------------------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ _SIGNALS_OF: dict[PredictorName, dict[str, float]] = {
         "turn": 0.0,
     },
 }
+# Of what was measured, so much is left after the next prediction: the last fifty or so count.
+_FADE = 0.98
 PREDICTORS: tuple[PredictorName, ...] = tuple(_SIGNALS_OF)
 
 
@@ -121,7 +123,8 @@ class Card:
 class Outcomes:
     """Waits for what becomes of predictions, tells the predictor, and keeps its report card.
 
-    A prediction is right when its segment is used within ``turns`` turns of its cube and ``horizon_s`` seconds.
+    A prediction is right when its segment is used within ``turns`` turns of its cube and ``horizon_s`` seconds. A
+    predictor that lately had it the wrong way round is not to be followed (:attr:`trusted`).
     """
 
     def __init__(self, predictor: Predictor, *, turns: int = 8, horizon_s: float = 1800.0, threshold: float) -> None:
@@ -131,6 +134,7 @@ class Outcomes:
         self._threshold = threshold
         self.card = Card()
         self.calibration = Calibration()
+        self._covariance = 0.0
 
     def expect(
         self, waiting: deque[Expected], members: Sequence[frozenset[str]], rows: Matrix, turn: int, now: float
@@ -149,9 +153,22 @@ class Outcomes:
         while waiting and turn - waiting[0].turn >= self._turns:
             self._settle(waiting.popleft())
 
+    @property
+    def trusted(self) -> bool:
+        """Whether segments that were used had lately been given a higher probability than those that were not: the
+        covariance of probability and outcome within each prediction, added up. (How high does not matter here: that is
+        what learning puts right.)"""
+        return self._covariance >= 0.0
+
+    def _measure(self, predicted: Matrix, outcomes: Matrix) -> None:
+        if len(outcomes):
+            covariance = float(((predicted - predicted.mean()) * (outcomes - outcomes.mean())).mean())
+            self._covariance = _FADE * self._covariance + covariance
+
     def _settle(self, prediction: Expected) -> None:
         outcomes = np.zeros(len(prediction.members), np.float32)
         outcomes[list(prediction.used)] = 1.0
+        self._measure(prediction.predicted, outcomes)
         self.calibration.observe(prediction.predicted, outcomes)
         said = prediction.predicted >= self._threshold
         self.card.scenes += 1

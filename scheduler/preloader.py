@@ -60,9 +60,10 @@ class Wanted:
 
 @dataclass
 class PreloaderStats:
-    """Counters since the start; ``waiting`` is what is queued now."""
+    """Counters since the start; ``waiting`` is what is queued now. Whatever was ``offered`` is one of the others."""
 
     waiting: int = 0
+    offered: int = 0
     moved: int = 0
     moved_bytes: int = 0
     cancelled: int = 0
@@ -95,6 +96,8 @@ class Preloader:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stats = PreloaderStats()
+        self.most_queued = 0
+        """The most that ever waited."""
 
     @property
     def bytes_s(self) -> float:
@@ -112,8 +115,10 @@ class Preloader:
             del self._queue[key]
             self._stats.cancelled += 1
         for key, item in fresh.items():
+            self._stats.offered += key not in self._queue
             self._queue[key] = (owner, item)
         self._drop_excess()
+        self.most_queued = max(self.most_queued, len(self._queue))
         if self._queue and (self._task is None or self._task.done()):
             self._idle.clear()
             self._task = asyncio.create_task(self._run(), name="preloader")
@@ -169,7 +174,8 @@ class Preloader:
         try:
             moved = await self._mover.preload(item.key)
         except EngineClosed:
-            self._queue.clear()
+            self._stats.cancelled += 1
+            self._cancel_all()
             return
         except Exception:
             # The worker's edge: a preload that fails costs speed, not answers.
@@ -199,9 +205,13 @@ class Preloader:
         """Wait until nothing is queued."""
         await self._idle.wait()
 
+    def _cancel_all(self) -> None:
+        self._stats.cancelled += len(self._queue)
+        self._queue.clear()
+
     async def close(self) -> None:
         """Leave what is queued."""
-        self._queue.clear()
+        self._cancel_all()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

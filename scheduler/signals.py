@@ -101,6 +101,10 @@ class CubeHistory:
             found.update(self._followers.get(id, ()))
         return found
 
+    def uses_per_turn(self) -> dict[str, float]:
+        """How often each memory that was used is used in a turn, as far as the last turns tell."""
+        return {id: use.count * _DECAY ** (self.turn - use.turn) * (1 - _DECAY) for id, use in self._uses.items()}
+
     def observe(self, used: Sequence[str], now: float) -> None:
         """A turn used these memories. ``now``: Unix seconds."""
         self.gap_s = now - self.last_at if self.turn else 0.0

@@ -218,6 +218,7 @@ class _Foresight(Collector):
             ("recallkv_predicted_segments_used", "Of those, used within the horizon.", report["right"]),
             ("recallkv_used_segments", "Segments used within the horizon of a prediction.", report["used"]),
             ("recallkv_preloads", "Segments brought up before they were asked for.", preloader.moved),
+            ("recallkv_preloads_offered", "Segments that were to be brought up.", preloader.offered),
             ("recallkv_preloads_cancelled", "Not brought up: no longer expected.", preloader.cancelled),
             ("recallkv_preloads_expired", "Not brought up: too late.", preloader.expired),
             ("recallkv_preloads_refused", "Not brought up: what is there is worth more.", preloader.refused),

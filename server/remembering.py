@@ -182,6 +182,8 @@ class Remembering:
         afterwards still finds."""
         proof = await asyncio.to_thread(self.store.forget, tenant, memory_id)
         removed = await self.drop_segments(tenant, [proof.memory])
+        # What was said in a conversation stands in its turns, whose keys and values are kept too.
+        removed += await self._engine.forget_conversations(tenant)
         left = await self._engine.forget([proof.memory.label])
         return proof, removed, left
 

@@ -62,6 +62,7 @@ class TransformersEngine:
         self._groups: set[Group] = set()
         self._closed = False
         self.store = store
+        self._cost = cost
         self._composing = composing or CompositionConfig()
         self._worker = EngineWorker(model, store, batching or BatchingConfig(), self._composing, self.token_text, cost)
         self._worker.start()
@@ -190,6 +191,12 @@ class TransformersEngine:
 
     async def forget(self, labels: Sequence[str]) -> int:
         return await asyncio.to_thread(lambda: sum(len(self.store.remove_label(label)) for label in labels))
+
+    async def forget_conversations(self, salt: str) -> int:
+        return await asyncio.to_thread(self.store.remove_chains, root_key(self.fingerprint, salt))
+
+    def prefill_s(self, n_tokens: int, behind: int) -> float | None:
+        return None if self._cost is None else self._cost.compute_s(n_tokens, behind)
 
     def capacity(self) -> Capacity:
         return self._worker.capacity()

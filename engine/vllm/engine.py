@@ -350,6 +350,13 @@ class VllmEngine:
             await self.llm.reset_prefix_cache()
         return len(removed)
 
+    async def forget_conversations(self, salt: str) -> int:
+        """vLLM's own cache has them, which :meth:`forget` empties."""
+        return 0
+
+    def prefill_s(self, n_tokens: int, behind: int) -> float | None:
+        return None
+
     async def close(self, drain_s: float = 0.0) -> None:
         if self._closed:
             return

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points, version
 import typer
 from rich.console import Console
 
-from server.cli import cache, chat, doctor, keys, mcp, memory, serve
+from server.cli import cache, chat, doctor, keys, mcp, memory, scheduler, serve
 from server.cli.text import clean
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command(
 app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("mcp")(mcp.mcp)
+app.command("plan")(scheduler.plan)
+app.command("top")(scheduler.top)
 app.add_typer(memory.app, name="memory")
 app.add_typer(keys.app, name="key")
 app.add_typer(cache.app, name="cache")

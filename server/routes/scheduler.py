@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from scheduler import Foresight
+from scheduler import Foresight, advice_summary
 from server.errors import ApiError
 from server.routes.openai import Provided, Tenant
 from server.schemas import Prefetch, SceneHint
@@ -84,6 +84,27 @@ async def events(services: Provided, tenant: Tenant) -> StreamingResponse:
 
 def _shown(event: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in event.items() if name != "tenant"}
+
+
+@router.get("/cubes/{cube_id}/plan")
+async def plan(
+    cube_id: str, services: Provided, tenant: Tenant, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> dict[str, Any]:
+    """Whether it pays to keep the keys and values of a cube's memories on this machine: seconds to build, bytes, uses
+    expected, and from how many uses on."""
+    foresight = _foresight(services)
+    cube = await services.remembering.cube_id(tenant, cube_id)
+    page = await asyncio.to_thread(lambda: services.memories.list_memories(tenant, cube, limit=limit))
+    try:
+        found = foresight.advise(tenant, cube, page.items, services.config.cache.high_share)
+    except ValueError as error:
+        raise ApiError(409, f"No advice: {error} (cache.weigh_loading).", "not_measured") from error
+    return {
+        "object": "plan",
+        "cube": cube,
+        "summary": advice_summary(found),
+        "data": [asdict(advice) for advice in found],
+    }
 
 
 @router.post("/scenes/hint")

@@ -89,12 +89,22 @@ def test_nothing_is_displaced_that_is_worth_more(small: SegmentStore) -> None:
 
 
 def test_a_pinned_segment_stays_whatever_it_is_worth(small: SegmentStore) -> None:
-    small.set_worth(worth_of({A.key: 0.0, B.key: 0.5, C.key: 0.6}))  # type: ignore[arg-type]
+    small.set_worth(worth_of({A.key: 0.0, B.key: 0.4, C.key: 0.6}))  # type: ignore[arg-type]
     small.preload(A.key, FINGERPRINT)
     with small.pinned([A.key]):
         small.preload(B.key, FINGERPRINT)
         small.preload(C.key, FINGERPRINT)
         assert in_host(small) == {A.key, C.key}
+    small.close()
+
+
+def test_two_that_are_alike_do_not_displace_each_other(small: SegmentStore) -> None:
+    small.set_worth(worth_of({A.key: 0.5, B.key: 0.51, C.key: 0.55}))  # type: ignore[arg-type]
+    for _ in range(3):
+        for segment in (A, B, C):
+            small.preload(segment.key, FINGERPRINT)
+    assert in_host(small) == {A.key, B.key}
+    assert small.stats().preloads.segments == 2
     small.close()
 
 
@@ -142,7 +152,7 @@ def test_a_tier_keeps_the_best_of_what_it_was_given(order: list[int], worth: dic
         may = tier.has_room(segments[i].key, segments[i].nbytes, lambda key: False, rank)
         before = segments[i].key in tier
         tier.put(segments[i], lambda key: False, rank)
-        assert not may or before or segments[i].key in tier
+        assert not may or before or segments[i].key in tier  # room, and more than that: it stays
         seen.add(i)
     assert tier.nbytes <= tier.budget
     kept = {i for i in seen if segments[i].key in tier}

@@ -49,6 +49,9 @@ def with_preloader(config: PreloadConfig, test: Callable[[Preloader, Disk], Awai
             await asyncio.wait_for(test(preloader, disk), 20)
         finally:
             await preloader.close()
+        stats = preloader.stats()  # whatever was offered has ended, and it is known how
+        ended = stats.moved + stats.cancelled + stats.expired + stats.refused + stats.failures
+        assert (stats.offered, stats.waiting) == (ended, 0)
 
     asyncio.run(run())
 

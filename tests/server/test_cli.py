@@ -214,3 +214,24 @@ def test_help_is_quick_to_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
     assert "bench" in done.stdout
+
+
+def test_plan_and_top(server: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    url = ("--url", server.url)
+    call(capsys, "memory", "add", "The planner knows the narwhal.", *url)
+    call(capsys, "chat", "--once", "Who knows the narwhal?", *url)
+    status, out, _ = call(capsys, "top", "--once", *url)
+    assert status == 0
+    assert all(title in out for title in ("tiers", "predictor", "work", "events"))
+    assert "narwhal" not in out
+    status, _, err = call(capsys, "plan", "default", *url)
+    assert status == 1  # the tests' engine does not measure the machine
+    assert "409" in err
+    monkeypatch.setattr(server.services.engine, "prefill_s", lambda n, behind: n * 1e-3)
+    status, out, _ = call(capsys, "plan", "default", "--format", "json", *url)
+    assert status == 0
+    found = json.loads(out)
+    assert found["data"][0]["tokens"] > 0
+    status, out, _ = call(capsys, "plan", "default", *url)
+    assert "memories are worth" in out or "Not worth it" in out
+    assert call(capsys, "plan", "nowhere", *url)[0] == 1
