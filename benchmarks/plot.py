@@ -149,7 +149,7 @@ def _draw_hits(axis: Any, rows: list[dict[str, Any]]) -> None:
             places, [found[b] for b in budgets], width * 0.92, color=_POLICIES[name][0], label=_POLICIES[name][1]
         )
         axis.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
-    axis.set_xticks(range(len(budgets)), [f"{budget / 1e9:.3g} GB" for budget in budgets])
+    axis.set_xticks(range(len(budgets)), [f"{budget / 1e9:,.{2 if budget < 1e10 else 0}f} GB" for budget in budgets])
     axis.set_xlabel("memory budget", fontsize=9)
     axis.set_ylabel("hit rate", fontsize=9)
     axis.set_ylim(0, max(row["hit_rate"] for row in rows) * 1.28)

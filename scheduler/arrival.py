@@ -25,18 +25,24 @@ class Gaps:
 
     def __init__(self) -> None:
         self._ended = np.full(_BINS, 0.05)
+        self._sums = self._summed()
+
+    def _summed(self) -> list[float]:
+        """How many gaps are shorter than each bin: asked for at every eviction."""
+        return [0.0, *np.cumsum(self._ended).tolist()]
 
     def observe(self, gap_s: float) -> None:
         """A conversation went on after so many seconds."""
         self._ended *= _FADE
         self._ended[_bin(gap_s)] += 1.0
+        self._sums = self._summed()
 
     def returns_within(self, horizon_s: float, idle_s: float, also_idle: int = 1) -> float:
         """Probability that a conversation which has paused for ``idle_s`` goes on in the next ``horizon_s``.
         ``also_idle``: how many have paused for at least as long, and may never go on."""
-        longer = self._ended[_bin(idle_s) :].sum() + also_idle
-        soon = self._ended[_bin(idle_s) : _bin(idle_s + horizon_s) + 1].sum()
-        return float(soon / longer)
+        first, last = _bin(idle_s), _bin(idle_s + horizon_s)
+        sums = self._sums
+        return (sums[last + 1] - sums[first]) / (sums[_BINS] - sums[first] + also_idle)
 
     def state(self) -> list[float]:
         return [round(float(count), 4) for count in self._ended]
@@ -44,6 +50,7 @@ class Gaps:
     def restore(self, state: list[float]) -> None:
         if len(state) == _BINS:
             self._ended = np.asarray(state)
+            self._sums = self._summed()
 
 
 class Rhythm:

@@ -22,7 +22,7 @@ from memory import Memory, MemoryStore, NotFound, Surroundings
 from scheduler.advice import Advice, Costs, advise
 from scheduler.arrival import Gaps, Rhythm
 from scheduler.events import EventLog
-from scheduler.planner import STANDING, Plan
+from scheduler.planner import EARLIER, STANDING, Plan
 from scheduler.predictors import Expected, Outcomes, PredictorName, SignalPredictor
 from scheduler.preloader import PreloadConfig, Preloader, PreloaderStats, Wanted
 from scheduler.saved import read_state, write_state
@@ -31,12 +31,12 @@ from scheduler.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
+# In the prompt whatever the turn was about.
+_THERE = (*STANDING, EARLIER)
 _MAX_CUBES = 4096
 _MAX_WAITING = 256
 _MAX_WORTH = 65_536
 _TEND_EVERY_S = 15.0
-# A segment of which nothing is predicted: as if it were this likely to be used again, half as likely after so long.
-_UNKNOWN, _UNKNOWN_HALF_LIFE_S = 0.3, 600.0
 
 CubeKey = tuple[str, str]
 
@@ -140,7 +140,7 @@ class Foresight:
         header = head.token_ids if head.kind == "header" else None
         chain = tuple(_chain(plan, started, root_key(self._engine.fingerprint, tenant)))
         for cube_id in cube_ids:
-            used = tuple(p.memory.id for p in plan.memories if p.memory.cube_id == cube_id and p.why not in STANDING)
+            used = tuple(p.memory.id for p in plan.memories if p.memory.cube_id == cube_id and p.why not in _THERE)
             self.see(Scene(tenant, cube_id, header, used, text, self._clock(), chain))
 
     def see(self, scene: Scene) -> None:
@@ -284,19 +284,18 @@ class Foresight:
         """For the memory tiers: the probability that each segment is used within the horizon. (Bringing one back costs
         as many seconds a byte as the next, so that bytes and seconds cancel out.) While the predictor is not trusted,
         what was used last is worth most. May be called by any thread."""
-        now = self._clock()
         if not self._outcomes.trusted:
             return [entry.last_used_at for entry in entries]
+        now = self._clock()
         shares: dict[CubeKey, float] = {}
         return [self._worth(entry, now, shares) for entry in entries]
 
     def _worth(self, entry: Entry, now: float, shares: dict[CubeKey, float]) -> float:
-        age_s = max(0.0, now - entry.last_used_at)
-        unknown = _UNKNOWN * 0.5 ** (age_s / _UNKNOWN_HALF_LIFE_S)
         owner = self._owners.get(entry.key)
         cube = None if owner is None else self._cubes.get(owner)
         if owner is None or cube is None:
-            return float(unknown)
+            # A conversation's turns, above all: they are used again if it goes on.
+            return self._gaps.returns_within(self.config.horizon_s, max(0.0, now - entry.last_used_at))
         if owner not in shares:
             shares[owner] = self._still_coming(cube, now)
         return cube.likely.get(entry.key, 0.0) * shares[owner]

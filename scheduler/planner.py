@@ -31,7 +31,8 @@ EARLIER = "found earlier"
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order.
+    """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order. ``provisional``:
+    the newest message is not finished, and settles nothing.
 
     ``reserve_tokens`` of the context are kept free for the answer: retrieved memories that leave less are left out.
     """
@@ -45,6 +46,7 @@ class Ask:
     reserve_tokens: int = 256
     fidelity: Fidelity = "exact"
     tools: Tools | None = None
+    provisional: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Planner:
         if fitted is None or fitted[1].n_tokens > self._room(ask):
             fitted = self._fresh(ask, standing, movable)
         blocks, prompt = fitted
-        if goes_on:
+        if goes_on and not ask.provisional:
             self._conversations.note(ask.tenant, ask.cube_ids, ask.messages, _places(blocks))
         mode: Literal["kv", "text"] = "text" if ask.mode == "text" else "kv"
         return Plan(prompt, _planned(blocks, prompt), mode, retrieve_s, ask.fidelity)

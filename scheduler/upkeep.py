@@ -67,6 +67,7 @@ class Upkeep:
         self._together = Together()
         self._wanted: OrderedDict[_Shelf, set[str]] = OrderedDict()
         self._compositions: OrderedDict[tuple[str, Prompt], _Seen] = OrderedDict()
+        self._expected: dict[tuple[str, str], Prompt] = {}
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._shelves_queued: set[_Shelf] = set()
         self._task: asyncio.Task[None] | None = None
@@ -113,9 +114,14 @@ class Upkeep:
         for label in labels:
             self._want(shelf, label)
 
-    def ready(self, tenant: str, prompt: Prompt) -> None:
-        """Have the pieces of a prompt that is expected computed and stored as a chain."""
-        self._put(lambda: self._build(tenant, prompt))
+    def expect(self, tenant: str, owner: str, prompt: Prompt) -> None:
+        """Have the pieces of a prompt that is expected computed and stored as a chain, unless another one is expected
+        for ``owner`` by then."""
+        key = (tenant, owner)
+        self._expected[key] = prompt
+        if len(self._expected) > _MAX_SEEN:
+            self._expected.pop(next(iter(self._expected)))
+        self._put(lambda: self._build(key, prompt))
 
     def _root(self, tenant: str, header: tuple[int, ...]) -> str:
         return standalone_root(chain_key(root_key(self._engine.fingerprint, tenant), header))
@@ -172,9 +178,12 @@ class Upkeep:
             finally:
                 self._queue.task_done()
 
-    async def _build(self, tenant: str, prompt: Prompt) -> None:
+    async def _build(self, key: tuple[str, str], prompt: Prompt) -> None:
+        if self._expected.get(key) is not prompt:
+            return
+        del self._expected[key]
         try:
-            await self._engine.build(prompt, tenant)
+            await self._engine.build(prompt, key[0])
         except ContextTooLong as error:
             log.info("an expected prompt is not built: %s", error)
 

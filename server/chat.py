@@ -202,6 +202,15 @@ class ChatService:
         async with aclosing(generation.events):
             yield generation
 
+    async def expected(self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions) -> Prompt | None:
+        """The prompt up to the turns, as a chat request with these messages (the last one unfinished) would have it;
+        None where it holds no memories."""
+        ask = await self._ask(tenant, messages, options, self._default_max_tokens)
+        plan = await self._planner.plan(replace(ask, provisional=True))
+        if plan.mode != "kv" or not plan.memories or not plan.in_pieces:
+            return None
+        return Prompt(plan.prompt.pieces[:-1])
+
     @asynccontextmanager
     async def complete(
         self,

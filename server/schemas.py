@@ -46,16 +46,6 @@ class SceneHint(BaseModel):
     cube: str | None = None
 
 
-class Prefetch(BaseModel):
-    """A message that is being typed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: Annotated[Text, Field(min_length=1, max_length=8000)]
-    cube: str | None = None
-    top_k: Annotated[int, Field(ge=0, le=64)] | None = None
-
-
 class StreamOptions(BaseModel):
     include_usage: bool = False
 
@@ -140,6 +130,17 @@ class Message(BaseModel):
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
+
+
+class Prefetch(BaseModel):
+    """A message that is being typed, and the conversation before it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[Text, Field(min_length=1, max_length=8000)]
+    messages: Annotated[list[Message], Field(max_length=2000)] = []
+    cube: str | None = None
+    top_k: Annotated[int, Field(ge=0, le=64)] | None = None
 
 
 class FunctionSpec(BaseModel):

@@ -41,7 +41,7 @@ Provided = Annotated[Services, Depends(services_of)]
 Tenant = Annotated[str, Depends(tenant_of)]
 
 
-def _messages(messages: list[Message]) -> tuple[ChatMessage, ...]:
+def chat_messages(messages: list[Message]) -> tuple[ChatMessage, ...]:
     return tuple(
         ChatMessage(
             "system" if message.role == "developer" else message.role,
@@ -62,7 +62,7 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
     id = request.scope[REQUEST_ID]
     opened = services.chat.chat(
         tenant,
-        _messages(body.messages),
+        chat_messages(body.messages),
         body.memory,
         body,
         body.max_completion_tokens or body.max_tokens,
@@ -165,7 +165,7 @@ async def tokenize(body: TokenizeRequest, services: Provided) -> dict[str, Any]:
     """Token ids of a text, or of messages as the model's template renders them."""
     if body.messages is not None:
         try:
-            tokens = list(services.engine.render(_messages(body.messages)).token_ids)
+            tokens = list(services.engine.render(chat_messages(body.messages)).token_ids)
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_messages", param="messages") from error
     else:

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from engine.base import ChatMessage
 from scheduler import Foresight, advice_summary
 from server.errors import ApiError
-from server.routes.openai import Provided, Tenant
-from server.schemas import Prefetch, SceneHint
+from server.routes.openai import Provided, Tenant, chat_messages
+from server.schemas import MemoryOptions, Prefetch, SceneHint
 from server.services import Services
 
 router = APIRouter(prefix="/v1")
@@ -117,8 +118,16 @@ async def hint(body: SceneHint, services: Provided, tenant: Tenant) -> dict[str,
 
 @router.post("/prefetch")
 async def prefetch(body: Prefetch, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Somebody is typing: what the unfinished message finds is brought up. The text is kept nowhere."""
+    """Somebody is typing: what the unfinished message finds is brought up, and while nobody waits the prompt with these
+    memories is computed, so that the turn is exact and quick if it finds them too. The text is kept nowhere."""
     cube = await services.remembering.cube_id(tenant, body.cube)
     top_k = services.config.memory.top_k if body.top_k is None else body.top_k
     expected = await _foresight(services).typing(tenant, cube, body.text, top_k)
+    messages = (*chat_messages(body.messages), ChatMessage("user", body.text))
+    try:
+        prompt = await services.chat.expected(tenant, messages, MemoryOptions(cube=cube, top_k=top_k))
+    except ValueError as error:
+        raise ApiError(400, str(error), "invalid_messages", param="messages") from error
+    if prompt is not None:
+        services.upkeep.expect(tenant, cube, prompt)
     return {"object": "prefetch", "cube": cube, "segments": expected}

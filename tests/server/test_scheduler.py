@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import pytest
 
@@ -93,3 +94,29 @@ def test_what_is_off_says_so(server: Running, path: str, monkeypatch: pytest.Mon
     assert reply.status_code == 409
     assert reply.json()["error"]["code"] == "scheduler_off"
     assert server.client.get("/v1/scheduler").json()["predictor"] is None
+
+
+def test_what_is_being_typed_is_computed_before_it_is_sent(server: Running) -> None:
+    cube = server.client.post("/v1/cubes", json={"name": "typed"}).json()["id"]
+    for i in range(3):
+        fact = {"cube": cube, "text": f"Locker {i} belongs to swimmer {i}", "pinned": i == 0}
+        server.client.post("/v1/memories", json=fact).raise_for_status()
+    earlier = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning"}]
+    body = {"cube": cube, "text": "Whose is locker", "messages": earlier}
+    server.client.post("/v1/prefetch", json=body).raise_for_status()
+    ids = {memory["id"] for memory in server.client.get("/v1/memories", params={"cube": cube}).json()["data"]}
+    for _ in range(500):
+        entries = server.services.store.entries()
+        if ids <= {label.partition("@")[0] for entry in entries if entry.kind == "chained" for label in entry.labels}:
+            break
+        time.sleep(0.02)
+    asked = {
+        "model": "tiny",
+        "max_tokens": 1,
+        "messages": [*earlier, {"role": "user", "content": "Whose is locker 2?"}],
+        "memory": {"cube": cube},
+    }
+    receipt = server.client.post("/v1/chat/completions", json=asked).json()["memory"]
+    assert len(receipt["memories"]) == 3
+    assert {memory["fidelity"] for memory in receipt["memories"]} == {"exact"}
+    assert "computed" not in {memory["source"] for memory in receipt["memories"]}

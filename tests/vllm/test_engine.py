@@ -72,6 +72,27 @@ def test_chained_segments_give_the_tokens_of_vllm_without_a_connector(engine: Vl
     run(go())
 
 
+def test_preloaded_segments_are_in_the_host_tier_when_they_are_asked_for(engine: VllmEngine) -> None:
+    pieces = prompt_of(77, 120, 200)
+
+    async def go() -> None:
+        first = await ask(engine, greedy(pieces, 8))
+        keys = chain_keys(engine, pieces)
+        await engine._until_stored(keys)
+        await cold(engine)
+        assert [await engine.preload(key) > 0 for key in keys] == [True] * len(keys)
+        for _ in range(500):  # the workers do not wait for their drive, nor does the call
+            if not any([await engine.preload(key) for key in keys]):
+                break
+            await asyncio.sleep(0.02)
+        again = await ask(engine, greedy(pieces, 8))
+        assert again.token_ids == first.token_ids
+        assert set(again.sources[:-1]) == {"host"}
+        assert await engine.preload("0" * 64) == 0
+
+    run(go())
+
+
 def test_segments_serve_both_engines(engine: VllmEngine, demo_model: LoadedModel, tmp_path: Path) -> None:
     """The same files, read by the other engine; both give what full prefill gives."""
     pieces = prompt_of(31, 90, 140)
