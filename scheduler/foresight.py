@@ -75,6 +75,27 @@ class _Cube:
     header: tuple[int, ...] | None = None
     likely: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    offered: bool = False
+
+    def state(self, key: CubeKey) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "tenant": key[0],
+            "cube": key[1],
+            "header": None if self.header is None else list(self.header),
+            "history": self.history.state(),
+            "rhythm": self.rhythm.state(),
+            "likely": {segment: round(p, 4) for segment, p in self.likely.items()},
+            "sizes": self.sizes,
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> _Cube:
+        """The opposite of :meth:`state`."""
+        header = None if state["header"] is None else tuple(state["header"])
+        cube = cls(CubeHistory.restored(state["history"]), Rhythm.restored(state["rhythm"]), header=header)
+        cube.likely, cube.sizes = dict(state["likely"]), dict(state["sizes"])
+        return cube
 
 
 @dataclass
@@ -120,6 +141,8 @@ class Foresight:
         self._cubes: OrderedDict[CubeKey, _Cube] = OrderedDict()
         # By segment: the cube that it is of, for the memory tiers.
         self._owners: OrderedDict[str, CubeKey] = OrderedDict()
+        self._states: dict[CubeKey, dict[str, Any]] = {}
+        self._changed: set[CubeKey] = set()
         self._scenes: deque[Scene] = deque()
         self._task: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
@@ -222,8 +245,10 @@ class Foresight:
     def _predict(self, key: CubeKey, cube: _Cube, around: Surroundings, *, expect: bool = False) -> int:
         """Settle what the cube's segments are worth, and have the likely ones brought up; how many they are.
         ``expect``: wait for what becomes of this prediction."""
+        cube.header = cube.header or self._upkeep.plain_header()
         if cube.header is None:
             return 0
+        self._changed.add(key)
         root = self._root(key[0], cube.header)
         known = set(cube.history.known)
         # A page is needed when a memory in it is, a chained segment when its whole chain is: what is known of that is
@@ -258,15 +283,18 @@ class Foresight:
             self._upkeep.want(key[0], key[1], cube.header, labels)
 
     def _offer(self, key: CubeKey, cube: _Cube) -> int:
-        if not self._outcomes.trusted:
-            self.preloader.offer(key, ())
+        share = self._still_coming(cube, self._clock()) if self._outcomes.trusted else 0.0
+        least = self.config.preload.min_probability
+        if share * max(cube.likely.values(), default=0.0) < least:
+            if cube.offered:
+                self.preloader.offer(key, ())
+                cube.offered = False
             return 0
-        now = self._clock()
-        share = self._still_coming(cube, now)
+        cube.offered = True
         deadline = time.monotonic() + self.config.horizon_s
         wanted = [Wanted(segment, p * share, cube.sizes[segment], deadline) for segment, p in cube.likely.items()]
         self.preloader.offer(key, wanted)
-        return sum(item.probability >= self.config.preload.min_probability for item in wanted)
+        return sum(item.probability >= least for item in wanted)
 
     def _still_coming(self, cube: _Cube, now: float) -> float:
         """What is left of a prediction after the conversation has paused: predictions are made right after a turn."""
@@ -331,7 +359,10 @@ class Foresight:
 
     def tick(self) -> None:
         """From time to time: conversations that have paused are expected less, those whose hour has come more."""
+        now = self._clock()
         for key, cube in list(self._cubes.items()):
+            if cube.waiting and now - cube.waiting[0].at > self.config.horizon_s:
+                self._outcomes.observe(cube.waiting, frozenset(), cube.history.turn, now)
             if cube.likely:
                 self._offer(key, cube)
 
@@ -404,23 +435,15 @@ class Foresight:
     # -- restarts --------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What was learned, as JSON: ids and numbers, no texts."""
+        """What was learned, as JSON: ids and numbers, no texts. Only cubes that have changed are written out anew."""
+        self._states = {key: state for key, state in self._states.items() if key in self._cubes}
+        self._states |= {key: self._cubes[key].state(key) for key in self._changed if key in self._cubes}
+        self._changed.clear()
         return {
             "version": 1,
             "predictor": self._predictor.state(),
             "gaps": self._gaps.state(),
-            "cubes": [
-                {
-                    "tenant": tenant,
-                    "cube": cube_id,
-                    "header": None if cube.header is None else list(cube.header),
-                    "history": cube.history.state(),
-                    "rhythm": cube.rhythm.state(),
-                    "likely": {key: round(p, 4) for key, p in cube.likely.items()},
-                    "sizes": cube.sizes,
-                }
-                for (tenant, cube_id), cube in self._cubes.items()
-            ],
+            "cubes": [self._states[key] for key in self._cubes if key in self._states],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -430,12 +453,10 @@ class Foresight:
             self._predictor.restore(state["predictor"])
             self._gaps.restore(state["gaps"])
             for item in state["cubes"]:
-                header = None if item["header"] is None else tuple(item["header"])
-                cube = _Cube(CubeHistory.restored(item["history"]), Rhythm.restored(item["rhythm"]), header=header)
-                cube.likely, cube.sizes = dict(item["likely"]), dict(item["sizes"])
-                key = (str(item["tenant"]), str(item["cube"]))
+                cube, key = _Cube.restored(item), (str(item["tenant"]), str(item["cube"]))
                 self._cubes[key] = cube
                 self._owners.update(dict.fromkeys(cube.likely, key))
+                self._changed.add(key)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no state of the scheduler: {error}") from error
 

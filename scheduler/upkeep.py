@@ -101,12 +101,17 @@ class Upkeep:
         wanted = [memory for memory in memories if not memory.pinned and memory.kind != "profile"]
         if not wanted:
             return
-        text = MemoryText(wanted[0].label, wanted[0].text)
-        header = self._engine.render([ChatMessage("user", "-")], [text]).pieces[0]
-        if header.kind != "header":  # this model's template has no room for memories as pieces
+        header = self.plain_header()
+        if header is None:
             return
         for memory in wanted:
-            self._want(_Shelf(tenant, memory.cube_id, header.token_ids), memory.label)
+            self._want(_Shelf(tenant, memory.cube_id, header), memory.label)
+
+    def plain_header(self) -> tuple[int, ...] | None:
+        """The header of a prompt without instructions; None where this model's template has no room for memories as
+        pieces."""
+        header = self._engine.render([ChatMessage("user", "-")], [MemoryText("-", "-")]).pieces[0]
+        return header.token_ids if header.kind == "header" else None
 
     def want(self, tenant: str, cube_id: str, header: tuple[int, ...], labels: Iterable[str]) -> None:
         """Have pages built behind this header for memories that have none there."""

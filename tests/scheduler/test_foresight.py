@@ -232,3 +232,50 @@ def test_text_mode_teaches_nothing(model: LoadedModel, tmp_path: Path) -> None:
         assert room.foresight.stats()[0].scenes == 0
 
     foresee(model, tmp_path, test)
+
+
+def test_an_edited_memory_gets_its_page_again(model: LoadedModel, tmp_path: Path) -> None:
+    async def test(room: Foreseen) -> None:
+        ids = room.add(*PETS[:3])
+        for _ in range(3):
+            await room.turn(*ids)
+        old, new = room.memories.get(T, ids[0]), room.memories.update(T, ids[0], text="My dog is called Max now")
+        await room.engine.forget([old.label])
+        assert new.label != old.label
+        await room.turn(*ids[1:])  # it was used often, whatever it said
+        await room.upkeep.settled()
+        pages = [entry for entry in room.engine.store.entries() if entry.kind == "standalone"]
+        assert new.label in {part.label for entry in pages for part in entry.parts}
+
+    foresee(model, tmp_path, test)
+
+
+def test_predictions_of_a_conversation_that_ended_are_settled(model: LoadedModel, tmp_path: Path) -> None:
+    async def test(room: Foreseen) -> None:
+        ids = room.add(*PETS[:3])
+        for _ in range(3):
+            await room.turn(*ids)
+        before = room.foresight.report()
+        room.clock.now += 100_000
+        room.foresight.tick()
+        after = room.foresight.report()
+        settled = sum(row["examples"] for row in after["calibration"])
+        assert settled > sum(row["examples"] for row in before["calibration"])
+        room.foresight.tick()
+        assert room.foresight.report() == after
+
+    foresee(model, tmp_path, test)
+
+
+def test_only_what_has_changed_is_written_out_anew(model: LoadedModel, tmp_path: Path) -> None:
+    async def test(room: Foreseen) -> None:
+        ids = room.add(*PETS[:3])
+        await room.turn(*ids)
+        first = room.foresight.state()
+        again = room.foresight.state()
+        assert again == first
+        assert again["cubes"][0] is first["cubes"][0]
+        await room.turn(*ids)
+        assert room.foresight.state()["cubes"][0]["history"]["turn"] == 2
+
+    foresee(model, tmp_path, test)

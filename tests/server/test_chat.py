@@ -299,3 +299,24 @@ def test_concurrent_clients(server: Running) -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(ask, range(16)))
     assert together == alone * 4
+
+
+def test_forgetting_covers_what_was_said_in_a_conversation(server: Running) -> None:
+    """Turns hold the words that a memory was found in, and no label that would find them."""
+    id = server.client.post("/v1/memories", json={"text": "The walrus password is seventeen"}).json()["id"]
+    asked = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "The password is seventeen"}]}
+    server.client.post("/v1/chat/completions", json=asked).raise_for_status()
+    store = server.services.store
+
+    def chained() -> int:
+        return sum(entry.kind == "chained" for entry in store.entries())
+
+    if server.services.engine.features:  # vLLM keeps turns in its own cache
+        pytest.skip("turns are not stored under vLLM")
+    deadline = time.monotonic() + 10
+    while chained() < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert chained() >= 3  # header, memory, turns
+    done = server.client.delete(f"/v1/memories/{id}", params={"forget": "true"})
+    assert done.status_code == 200
+    assert chained() == 0
