@@ -377,6 +377,9 @@ def preload(
     fidelity: Annotated[str, typer.Option(help="high or fast.")] = "high",
     predictor: Annotated[str, typer.Option(help="blend, recency, frequency, transition or drift.")] = "blend",
     folder: Annotated[Path | None, typer.Option(help="Keep memories and pages here, for a further run.")] = None,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="LoCoMo: all conversations at once, seeded pauses.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Does prediction pay? Hits, times to first token and wasted bytes against LRU, LFU, an oracle and nothing."""
@@ -391,6 +394,7 @@ def preload(
         fidelity=fidelity,
         predictor=predictor,
         folder=folder,
+        at_once=at_once,
     )
     result = preload_cli.run(trace, options)
     _write(result, json_file)

@@ -51,8 +51,8 @@ LAYOUT = Layout(30, 3, 64, "float32")
 class Contrary(SignalPredictor):
     """Says the opposite of what it has learned."""
 
-    def predict(self, rows: Matrix) -> Matrix:
-        return np.asarray(1.0 - super().predict(rows), np.float32)
+    def probabilities(self, rows: Matrix) -> Matrix:
+        return np.maximum.accumulate(1.0 - super().probabilities(rows), axis=1)
 
 
 class Clock:

@@ -47,6 +47,7 @@ class Options:
     fidelity: str = "high"
     predictor: str = "blend"
     folder: Path | None = None
+    at_once: bool = False
 
 
 def run(path: Path, options: Options) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def _locomo(path: Path, options: Options) -> dict[str, Any]:
             top_k=options.top_k,
             conversations=options.conversations,
             turns_each=options.turns_each,
+            at_once=options.at_once,
         )
         config = ForesightConfig(predictor=cast(PredictorName, options.predictor))
         found = _by_index(scenes, memories, options, config)
@@ -91,6 +93,7 @@ def _locomo(path: Path, options: Options) -> dict[str, Any]:
             "cubes": len(scenes.cubes),
             "turns": len(scenes.turns),
             "pages": sum(len(cube.pages) for cube in scenes.cubes),
+            "at_once": options.at_once,
             "memory_tokens": options.memory_tokens,
             "top_k": options.top_k,
             "fidelity": options.fidelity if model else None,

@@ -7,8 +7,9 @@ its people did.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.retrieval import Conversation, load
@@ -61,17 +62,32 @@ def load_scenes(
     remembered: float = 0.6,
     conversations: int | None = None,
     turns_each: int | None = None,
+    at_once: bool = False,
 ) -> Scenes:
     """Fill ``store`` and find out what each turn asks for. ``remembered``: the share of sessions that are memories;
-    ``turns_each``: at most so many turns of each conversation. Raises ``ValueError`` for a file of another kind."""
+    ``turns_each``: at most so many turns of each conversation; ``at_once``: all conversations go on at once, with
+    seeded pauses, not at the file's times. Raises ``ValueError`` for a file of another kind."""
     cubes, turns = [], []
+    rng = random.Random(0)
     for number, conversation in enumerate(load(path)[:conversations]):
         cut = int(len(conversation.sessions) * remembered)
         cube = _remember(store, number, conversation, cut, render, memory_tokens)
         cubes.append(cube)
         said = [(message, i) for session in conversation.sessions[cut:] for i, message in enumerate(session)]
-        turns += [_turn(store, cube.id, message, i, top_k) for message, i in said[:turns_each]]
+        asked = [_turn(store, cube.id, message, i, top_k) for message, i in said[:turns_each]]
+        turns += _paced(asked, rng) if at_once else asked
     return Scenes(tuple(cubes), tuple(sorted(turns, key=lambda turn: turn.at)))
+
+
+def _paced(turns: Sequence[Turn], rng: random.Random) -> list[Turn]:
+    """The turns with half a minute between them, and some minutes between sessions."""
+    at, before, paced = rng.expovariate(1 / 300), 0.0, []
+    for turn in turns:
+        if turn.at - before > 10 * TURN_EVERY_S:
+            at += rng.expovariate(1 / 600)
+        at, before = at + 5 + rng.expovariate(1 / 25), turn.at
+        paced.append(replace(turn, at=at))
+    return paced
 
 
 def _remember(

@@ -29,6 +29,7 @@ class Gaps:
 
     def _summed(self) -> list[float]:
         """How many gaps are shorter than each bin: asked for at every eviction."""
+        self._rates: dict[int, float] = {}
         return [0.0, *np.cumsum(self._ended).tolist()]
 
     def observe(self, gap_s: float) -> None:
@@ -43,6 +44,25 @@ class Gaps:
         first, last = _bin(idle_s), _bin(idle_s + horizon_s)
         sums = self._sums
         return (sums[last + 1] - sums[first]) / (sums[_BINS] - sums[first] + also_idle)
+
+    def rate(self, idle_s: float) -> float:
+        """Turns a second of a conversation that has paused for ``idle_s``: the best over horizons H of P(T <= H) by
+        E[min(T, H)], T the time to its next turn (as ``scheduler.reuse.density``)."""
+        first = _bin(idle_s)
+        if first not in self._rates:
+            self._rates[first] = self._rate(first)
+        return self._rates[first]
+
+    def _rate(self, first: int) -> float:
+        sums, longer = self._sums, self._sums[_BINS] - self._sums[first] + 1
+        begin = 2.0**first if first else 0.0
+        best, kept, before, at = 0.0, 0.0, 0.0, begin
+        for bin in range(first, _BINS):
+            came = (sums[bin + 1] - sums[first]) / longer
+            kept += (2.0 ** (bin + 1) - at) * (1.0 - (came + before) / 2)
+            best = max(best, came / kept)
+            before, at = came, 2.0 ** (bin + 1)
+        return best
 
     def state(self) -> list[float]:
         return [round(float(count), 4) for count in self._ended]

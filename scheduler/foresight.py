@@ -25,6 +25,7 @@ from scheduler.events import EventLog
 from scheduler.planner import EARLIER, STANDING, Plan
 from scheduler.predictors import Expected, Outcomes, PredictorName, SignalPredictor
 from scheduler.preloader import PreloadConfig, Preloader, PreloaderStats, Wanted
+from scheduler.reuse import density
 from scheduler.saved import read_state, write_state
 from scheduler.signals import CubeHistory
 from scheduler.upkeep import Upkeep
@@ -43,11 +44,10 @@ CubeKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class ForesightConfig:
-    """``horizon_s`` and ``turns``: how far ahead is predicted, in seconds and in turns of a cube."""
+    """``horizon_s``: how far ahead is predicted at most."""
 
     predictor: PredictorName = "blend"
     horizon_s: float = 1800.0
-    turns: int = 8
     preload: PreloadConfig = field(default_factory=PreloadConfig)
 
 
@@ -74,6 +74,7 @@ class _Cube:
     waiting: deque[Expected] = field(default_factory=deque)
     header: tuple[int, ...] | None = None
     likely: dict[str, float] = field(default_factory=dict)
+    density: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     offered: bool = False
 
@@ -86,6 +87,7 @@ class _Cube:
             "history": self.history.state(),
             "rhythm": self.rhythm.state(),
             "likely": {segment: round(p, 4) for segment, p in self.likely.items()},
+            "density": {segment: round(value, 4) for segment, value in self.density.items()},
             "sizes": self.sizes,
         }
 
@@ -94,7 +96,8 @@ class _Cube:
         """The opposite of :meth:`state`."""
         header = None if state["header"] is None else tuple(state["header"])
         cube = cls(CubeHistory.restored(state["history"]), Rhythm.restored(state["rhythm"]), header=header)
-        cube.likely, cube.sizes = dict(state["likely"]), dict(state["sizes"])
+        cube.likely, cube.density = dict(state["likely"]), dict(state["density"])
+        cube.sizes = dict(state["sizes"])
         return cube
 
 
@@ -133,7 +136,6 @@ class Foresight:
         self._predictor = predictor or SignalPredictor(self.config.predictor)
         self._outcomes = Outcomes(
             self._predictor,
-            turns=self.config.turns,
             horizon_s=self.config.horizon_s,
             threshold=self.config.preload.min_probability,
         )
@@ -263,15 +265,17 @@ class Foresight:
         if expect:
             predicted = self._outcomes.expect(cube.waiting, members, rows[:n], cube.history.turn, self._clock())
         else:
-            predicted = self._predictor.predict(rows[:n])
-        cube.likely = {entry.key: float(p) for entry, p in zip(segments, predicted, strict=True)}
+            predicted = self._predictor.probabilities(rows[:n])
+        keys = [entry.key for entry in segments]
+        cube.likely = dict(zip(keys, predicted[:, -1].tolist(), strict=True))
+        cube.density = dict(zip(keys, density(predicted, self._predictor.horizons).tolist(), strict=True))
         cube.sizes = {entry.key: entry.nbytes for entry in segments}
         for entry in segments:
             self._owners[entry.key] = key
             self._owners.move_to_end(entry.key)
         while len(self._owners) > _MAX_WORTH:
             self._owners.popitem(last=False)
-        self._build_likely(key, cube, around, homeless, self._predictor.predict(rows[n:]))
+        self._build_likely(key, cube, around, homeless, self._predictor.probabilities(rows[n:])[:, -1])
         return self._offer(key, cube)
 
     def _build_likely(
@@ -309,24 +313,23 @@ class Foresight:
     # -- what segments are worth -----------------------------------------------------------------------------
 
     def worth(self, entries: Sequence[Entry]) -> list[float]:
-        """For the memory tiers: the probability that each segment is used within the horizon. (Bringing one back costs
-        as many seconds a byte as the next, so that bytes and seconds cancel out.) While the predictor is not trusted,
-        what was used last is worth most. May be called by any thread."""
+        """For the memory tiers: uses a second of being kept, by which a use that comes soon is worth more than one that
+        comes late: uses a turn (``scheduler.reuse.density``) x turns a second of the cube. (Bringing a segment back
+        costs as many seconds a byte as the next, so that bytes and seconds cancel out.) While the predictor is not
+        trusted, what was used last is worth most. May be called by any thread."""
         if not self._outcomes.trusted:
             return [entry.last_used_at for entry in entries]
         now = self._clock()
-        shares: dict[CubeKey, float] = {}
-        return [self._worth(entry, now, shares) for entry in entries]
+        return [self._worth(entry, now) for entry in entries]
 
-    def _worth(self, entry: Entry, now: float, shares: dict[CubeKey, float]) -> float:
+    def _worth(self, entry: Entry, now: float) -> float:
         owner = self._owners.get(entry.key)
         cube = None if owner is None else self._cubes.get(owner)
         if owner is None or cube is None:
             # A conversation's turns, above all: they are used again if it goes on.
-            return self._gaps.returns_within(self.config.horizon_s, max(0.0, now - entry.last_used_at))
-        if owner not in shares:
-            shares[owner] = self._still_coming(cube, now)
-        return cube.likely.get(entry.key, 0.0) * shares[owner]
+            return self._gaps.rate(max(0.0, now - entry.last_used_at))
+        turns_s = max(self._gaps.rate(max(0.0, now - cube.history.last_at)), cube.rhythm.likely(now) / 3600)
+        return cube.density.get(entry.key, 0.0) * turns_s
 
     # -- beside the requests ---------------------------------------------------------------------------------
 

@@ -46,47 +46,60 @@ _FADE = 0.98
 PREDICTORS: tuple[PredictorName, ...] = tuple(_SIGNALS_OF)
 
 
+# How far ahead, in turns of the cube: the first says what is needed at once, the last what is worth bringing up.
+HORIZONS = (1, 3, 8)
+
+
 class Predictor(Protocol):
     """Probabilities from rows of features."""
 
-    def predict(self, rows: Matrix) -> Matrix:
-        """Float32 [rows] for ``rows`` float32 [rows, signals]: the probability that each segment is used within the
-        horizon."""
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Turns ahead, ascending."""
+        ...
+
+    def probabilities(self, rows: Matrix) -> Matrix:
+        """Float32 [rows, horizons] for ``rows`` float32 [rows, signals]: the probability that each segment is used
+        within each horizon, never falling along the horizons."""
         ...
 
     def learn(self, rows: Matrix, outcomes: Matrix) -> None:
-        """These rows' segments were (1) or were not (0) used, float32 [rows]."""
+        """These rows' segments were (1) or were not (0) used within each horizon, float32 [rows, horizons]."""
         ...
 
 
 class SignalPredictor:
-    """One of the predictors by name."""
+    """One of the predictors by name, a regression a horizon."""
 
-    def __init__(self, name: PredictorName = "blend") -> None:
+    def __init__(self, name: PredictorName = "blend", horizons: tuple[int, ...] = HORIZONS) -> None:
         wanted = _SIGNALS_OF[name]
         self.name: PredictorName = name
+        self.horizons = horizons
         self._columns = [SIGNALS.index(signal) for signal in wanted]
-        self._model = OnlineLogistic(list(wanted.values()))
+        self._models = [OnlineLogistic(list(wanted.values())) for _ in horizons]
 
-    def predict(self, rows: Matrix) -> Matrix:
-        return self._model.predict(rows[:, self._columns])
+    def probabilities(self, rows: Matrix) -> Matrix:
+        each = np.stack([model.predict(rows[:, self._columns]) for model in self._models], axis=1)
+        return np.asarray(np.maximum.accumulate(each, axis=1), np.float32)
 
     def learn(self, rows: Matrix, outcomes: Matrix) -> None:
-        self._model.learn(rows[:, self._columns], outcomes)
+        for i, model in enumerate(self._models):
+            model.learn(rows[:, self._columns], outcomes[:, i])
 
     def weights(self) -> dict[str, float]:
-        """What was learned, by signal."""
+        """What was learned for the last horizon, by signal."""
         names = (SIGNALS[column] for column in self._columns)
-        return {name: round(float(weight), 3) for name, weight in zip(names, self._model.weights, strict=True)}
+        return {name: round(float(weight), 3) for name, weight in zip(names, self._models[-1].weights, strict=True)}
 
     def state(self) -> dict[str, Any]:
         """As JSON."""
-        return {"name": self.name, **self._model.state()}
+        return {"name": self.name, "horizons": [model.state() for model in self._models]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`; that of another predictor is left aside."""
-        if state["name"] == self.name:
-            self._model.restore(state)
+        if state["name"] == self.name and len(state["horizons"]) == len(self._models):
+            for model, kept in zip(self._models, state["horizons"], strict=True):
+                model.restore(kept)
 
 
 @dataclass(eq=False)
@@ -98,7 +111,8 @@ class Expected:
     members: list[frozenset[str]]
     rows: Matrix
     predicted: Matrix
-    used: set[int] = field(default_factory=set)
+    used: dict[int, int] = field(default_factory=dict)
+    """By segment, the number of the turn that first used it, counted from the prediction."""
 
 
 @dataclass
@@ -123,13 +137,13 @@ class Card:
 class Outcomes:
     """Waits for what becomes of predictions, tells the predictor, and keeps its report card.
 
-    A prediction is right when its segment is used within ``turns`` turns of its cube and ``horizon_s`` seconds. A
+    A prediction is right when its segment is used within the last horizon's turns and ``horizon_s`` seconds. A
     predictor that lately had it the wrong way round is not to be followed (:attr:`trusted`).
     """
 
-    def __init__(self, predictor: Predictor, *, turns: int = 8, horizon_s: float = 1800.0, threshold: float) -> None:
+    def __init__(self, predictor: Predictor, *, horizon_s: float = 1800.0, threshold: float) -> None:
         self._predictor = predictor
-        self._turns = turns
+        self._turns = predictor.horizons[-1]
         self._horizon_s = horizon_s
         self._threshold = threshold
         self.card = Card()
@@ -139,8 +153,8 @@ class Outcomes:
     def expect(
         self, waiting: deque[Expected], members: Sequence[frozenset[str]], rows: Matrix, turn: int, now: float
     ) -> Matrix:
-        """Predict, and remember that; float32 [segments]."""
-        predicted = self._predictor.predict(rows)
+        """Predict, and remember that; float32 [segments, horizons]."""
+        predicted = self._predictor.probabilities(rows)
         waiting.append(Expected(turn, now, list(members), rows, predicted))
         return predicted
 
@@ -149,7 +163,9 @@ class Outcomes:
         while waiting and now - waiting[0].at > self._horizon_s:
             self._settle(waiting.popleft())
         for prediction in waiting:
-            prediction.used.update(i for i, members in enumerate(prediction.members) if not used.isdisjoint(members))
+            for i, members in enumerate(prediction.members):
+                if not used.isdisjoint(members):
+                    prediction.used.setdefault(i, turn - prediction.turn)
         while waiting and turn - waiting[0].turn >= self._turns:
             self._settle(waiting.popleft())
 
@@ -166,13 +182,15 @@ class Outcomes:
             self._covariance = _FADE * self._covariance + covariance
 
     def _settle(self, prediction: Expected) -> None:
-        outcomes = np.zeros(len(prediction.members), np.float32)
-        outcomes[list(prediction.used)] = 1.0
-        self._measure(prediction.predicted, outcomes)
-        self.calibration.observe(prediction.predicted, outcomes)
-        said = prediction.predicted >= self._threshold
+        outcomes = np.zeros(prediction.predicted.shape, np.float32)
+        for i, after in prediction.used.items():
+            outcomes[i] = [after <= horizon for horizon in self._predictor.horizons]
+        predicted, came = prediction.predicted[:, -1], outcomes[:, -1]
+        self._measure(predicted, came)
+        self.calibration.observe(predicted, came)
+        said = predicted >= self._threshold
         self.card.scenes += 1
         self.card.predicted += float(said.sum())
-        self.card.right += float(outcomes[said].sum())
-        self.card.used += float(outcomes.sum())
+        self.card.right += float(came[said].sum())
+        self.card.used += float(came.sum())
         self._predictor.learn(prediction.rows, outcomes)
