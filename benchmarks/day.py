@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.preload import Clock, IndexEngine
+from benchmarks.preload import Clock, IndexEngine, total_bytes
 from benchmarks.scenes import TENANT, Cube, Scenes, Turn, pages_of
 from benchmarks.text import sentence
 from engine.base import ChatMessage, Engine, MemoryText, Piece, Prompt
@@ -81,8 +81,7 @@ async def live(folder: Path, size: Size, report: Callable[[str], None]) -> dict[
     store = MemoryStore(folder / "memories.sqlite", HashEmbedder())
     clock = Clock()
     scenes = open_cubes(store, size)
-    engine = IndexEngine(scenes, 0, clock)
-    engine.budget = int(size.share * engine.total_bytes)
+    engine = IndexEngine(scenes, int(size.share * total_bytes(scenes)), clock)
     as_engine = cast(Engine, engine)
     foresight = Foresight(as_engine, store, Upkeep(as_engine, store), engine.ledger, ForesightConfig(), clock=clock)
     engine.worth = foresight.worth

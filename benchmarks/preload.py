@@ -13,7 +13,6 @@ are in host memory and as loads from disk where they are not.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -27,12 +26,11 @@ from kvcache import (
     Entry,
     Fingerprint,
     Layout,
-    Part,
     PreloadStats,
     TierName,
     chain_key,
-    root_key,
-    standalone_root,
+    cut_parts,
+    page_root,
 )
 from kvcache.ledger import PreloadLedger
 from kvcache.store import Worth
@@ -82,10 +80,6 @@ class IndexEngine:
             self._entries[entry.key] = entry
             self._by_label.update((part.label or "", entry) for part in entry.parts)
 
-    @property
-    def total_bytes(self) -> int:
-        return sum(entry.nbytes for entry in self._entries.values())
-
     def place_of(self, part_key: str) -> tuple[str, int] | None:
         """Pages are not built here: as if all had one."""
         return part_key, 0
@@ -132,13 +126,13 @@ class IndexEngine:
     def _makes_room(self, entry: Entry, *, demanded: bool = False) -> bool:
         """Take a page in. Without a worth the least recently used leave, with one those that are worth less."""
         others = [self._entries[key] for key in self._host]
-        order = others if self.worth is None else _by_worth(others, self.worth)
+        worths = [0.0] * len(others) if self.worth is None else self.worth(others)
         limit = float("inf") if self.worth is None else self.worth([entry])[0] * (1.0 if demanded else CLEARLY_LESS)
         leaving, free = [], self.budget - self.used_bytes
-        for other in order:
+        for other, worth in sorted(zip(others, worths, strict=True), key=lambda pair: pair[1]):
             if free >= entry.nbytes:
                 break
-            if self.worth is not None and self.worth([other])[0] >= limit:
+            if worth >= limit:
                 return False
             leaving.append(other)
             free += other.nbytes
@@ -153,27 +147,29 @@ class IndexEngine:
         return True
 
 
-def _by_worth(entries: Sequence[Entry], worth: Worth) -> list[Entry]:
-    values = dict(zip((entry.key for entry in entries), worth(entries), strict=True))
-    return sorted(entries, key=lambda entry: values[entry.key])
-
-
 def entries_of(scenes: Scenes, fingerprint: Fingerprint) -> list[Entry]:
     """The pages of all cubes as a catalogue would have them."""
     found = []
     for cube in scenes.cubes:
-        root = standalone_root(chain_key(root_key(fingerprint, TENANT), cube.header.token_ids))
+        root = page_root(fingerprint, TENANT, cube.header.token_ids)
         for plan in cube.pages:
-            tokens = [token for piece in plan.members for token in piece.token_ids]
-            parts, begin = [], 0
-            for piece in plan.members:
-                parts.append(Part(chain_key(root, piece.token_ids), begin, len(piece.token_ids), piece.label))
-                begin += len(piece.token_ids)
-            labels = frozenset(piece.label for piece in plan.members if piece.label)
+            tokens = Prompt(plan.members).token_ids
             nbytes = len(tokens) * fingerprint.layout.bytes_per_token
-            entry = Entry(chain_key(root, tokens), root, fingerprint.digest, 0, len(tokens), nbytes, labels, 0.0, 0.0)
-            entry.root, entry.parts, entry.disk_bytes = root, tuple(parts), nbytes
-            entry.certificate = Certificate({}, {})
+            entry = Entry(
+                key=chain_key(root, tokens),
+                parent=root,
+                fingerprint=fingerprint.digest,
+                start=0,
+                n_tokens=len(tokens),
+                nbytes=nbytes,
+                labels=frozenset(piece.label for piece in plan.members if piece.label),
+                created_at=0.0,
+                last_used_at=0.0,
+                disk_bytes=nbytes,
+                root=root,
+                parts=cut_parts(root, tokens, [(len(piece.token_ids), piece.label) for piece in plan.members]),
+                certificate=Certificate({}, {}),
+            )
             found.append(entry)
     return found
 
@@ -263,8 +259,3 @@ def total_bytes(scenes: Scenes) -> int:
         for plan in cube.pages
         for piece in plan.members
     )
-
-
-def pages_per_turn(scenes: Scenes, needed: Callable[[Turn], list[Entry]]) -> Counter[int]:
-    """How many pages turns need."""
-    return Counter(len(needed(turn)) for turn in scenes.turns)

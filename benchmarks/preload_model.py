@@ -22,7 +22,7 @@ from benchmarks.ttft import drop_page_cache
 from engine.base import ChatMessage, Fidelity, GenerateRequest, PageRequest, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.cost import CostModel, calibrated
-from kvcache import Entry, SegmentStore, chain_key, list_folder, root_key, standalone_root
+from kvcache import Entry, SegmentStore, list_folder, page_root
 from memory import MemoryStore
 from scheduler import Ask, Plan, Planner
 from scheduler.foresight import Foresight, ForesightConfig
@@ -157,7 +157,7 @@ def _lane(
 
 def _needed(engine: TransformersEngine, scenes: Scenes, turn: Turn) -> list[Entry]:
     header = next(cube.header.token_ids for cube in scenes.cubes if cube.id == turn.cube_id)
-    root = standalone_root(chain_key(root_key(engine.fingerprint, TENANT), header))
+    root = page_root(engine.fingerprint, TENANT, header)
     pages = engine.holding([memory.label for memory in turn.found], root)
     found = {memory.label for memory in turn.found}
     return [page for page in pages if any(part.label in found for part in page.parts)]

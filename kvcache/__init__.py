@@ -20,7 +20,7 @@ from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
-from kvcache.segment import Certificate, Part, Segment, chain_key, root_key, standalone_root
+from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts, page_root, root_key, standalone_root
 from kvcache.store import Loaded, SegmentStore, StoreStats
 from kvcache.tiers import TIERS, Rank, TierName
 from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
@@ -58,8 +58,10 @@ __all__ = [
     "VerifyReport",
     "cache_from_segments",
     "chain_key",
+    "cut_parts",
     "layout_of",
     "list_folder",
+    "page_root",
     "read_segment",
     "root_key",
     "rotation_of",

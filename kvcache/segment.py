@@ -36,6 +36,11 @@ def standalone_root(header_key: str) -> str:
     return str(blake3(b"standalone|" + bytes.fromhex(header_key)).hexdigest())
 
 
+def page_root(fingerprint: Fingerprint, salt: str, header: Sequence[int]) -> str:
+    """:func:`standalone_root` of a header by its tokens."""
+    return standalone_root(chain_key(root_key(fingerprint, salt), header))
+
+
 @dataclass(frozen=True)
 class Part:
     """A run of a standalone segment's tokens that may be used without the others: one memory of a page.

@@ -3,6 +3,7 @@ and the worker of durable jobs."""
 
 from scheduler.advice import Advice
 from scheduler.advice import summary as advice_summary
+from scheduler.conversations import last_words
 from scheduler.events import EventLog
 from scheduler.foresight import Foresight, ForesightConfig, ForesightStats
 from scheduler.jobs import JobRunner, result_of
@@ -27,5 +28,6 @@ __all__ = [
     "Upkeep",
     "UpkeepStats",
     "advice_summary",
+    "last_words",
     "result_of",
 ]

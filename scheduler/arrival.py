@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from scheduler.reuse import density
+
 _BINS = 24  # of gaps, each twice as long as the one before: from a second to half a year
 _FADE = 0.999
 _DAY_FADE = 0.95
@@ -46,23 +48,18 @@ class Gaps:
         return (sums[last + 1] - sums[first]) / (sums[_BINS] - sums[first] + also_idle)
 
     def rate(self, idle_s: float) -> float:
-        """Turns a second of a conversation that has paused for ``idle_s``: the best over horizons H of P(T <= H) by
-        E[min(T, H)], T the time to its next turn (as ``scheduler.reuse.density``)."""
+        """Turns a second of a conversation that has paused for ``idle_s`` (see ``scheduler.reuse.density``)."""
         first = _bin(idle_s)
         if first not in self._rates:
             self._rates[first] = self._rate(first)
         return self._rates[first]
 
     def _rate(self, first: int) -> float:
-        sums, longer = self._sums, self._sums[_BINS] - self._sums[first] + 1
+        sums = self._sums
         begin = 2.0**first if first else 0.0
-        best, kept, before, at = 0.0, 0.0, 0.0, begin
-        for bin in range(first, _BINS):
-            came = (sums[bin + 1] - sums[first]) / longer
-            kept += (2.0 ** (bin + 1) - at) * (1.0 - (came + before) / 2)
-            best = max(best, came / kept)
-            before, at = came, 2.0 ** (bin + 1)
-        return best
+        came = (np.array(sums[first + 1 :]) - sums[first]) / (sums[_BINS] - sums[first] + 1)
+        ends = [2.0 ** (bin + 1) - begin for bin in range(first, _BINS)]
+        return float(density(came[None].astype(np.float32), ends)[0])
 
     def state(self) -> list[float]:
         return [round(float(count), 4) for count in self._ended]

@@ -76,6 +76,12 @@ def newest_user(messages: Sequence[ChatMessage]) -> int | None:
     return next((i for i in reversed(range(len(messages))) if messages[i].role == "user"), None)
 
 
+def last_words(messages: Sequence[ChatMessage]) -> str:
+    """What a user wrote last; empty where none did."""
+    index = newest_user(messages)
+    return "" if index is None else messages[index].content
+
+
 def _keys(tenant: str, cube_ids: Sequence[str], messages: Sequence[ChatMessage]) -> Iterator[tuple[int, str]]:
     """For each user message its index, and a hash of all up to it."""
     state = blake2b(repr((tenant, tuple(cube_ids))).encode(), digest_size=20)

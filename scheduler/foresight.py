@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base import ChatMessage, Engine, MemoryText, Source, Started
-from kvcache import Entry, PreloadStats, chain_key, root_key, standalone_root
+from kvcache import Entry, PreloadStats, chain_key, page_root, root_key
 from memory import Memory, MemoryStore, NotFound, Surroundings
 from scheduler.advice import Advice, Costs, advise
 from scheduler.arrival import Gaps, Rhythm
@@ -251,7 +251,7 @@ class Foresight:
         if cube.header is None:
             return 0
         self._changed.add(key)
-        root = self._root(key[0], cube.header)
+        root = page_root(self._engine.fingerprint, key[0], cube.header)
         known = set(cube.history.known)
         # A page is needed when a memory in it is, a chained segment when its whole chain is: what is known of that is
         # whether it was.
@@ -428,12 +428,10 @@ class Foresight:
             bytes_per_token=self._engine.fingerprint.layout.bytes_per_token,
             repaired=repaired,
         )
-        housed = self._engine.holding([memory.label for memory in memories], self._root(tenant, cube.header or ()))
+        root = page_root(self._engine.fingerprint, tenant, cube.header or ())
+        housed = self._engine.holding([memory.label for memory in memories], root)
         activated = frozenset(id for entry in housed for id in (_id_of(label) for label in entry.labels))
         return advise(tokens, cube.history.uses_per_turn(), activated, costs, behind=len(pieces[0].token_ids))
-
-    def _root(self, tenant: str, header: tuple[int, ...]) -> str:
-        return standalone_root(chain_key(root_key(self._engine.fingerprint, tenant), header))
 
     # -- restarts --------------------------------------------------------------------------------------------
 

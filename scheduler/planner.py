@@ -12,7 +12,7 @@ from typing import Literal
 
 from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt, Tools
 from memory import Memory, MemoryStore, NotFound
-from scheduler.conversations import SYSTEM, Conversations, Known, Placed, Places, newest_user
+from scheduler.conversations import SYSTEM, Conversations, Known, Placed, Places, last_words, newest_user
 from scheduler.order import best_order
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class Planner:
             return [_Chosen(self._memories.get(ask.tenant, id), "asked for") for id in wanted], []
         standing = [m for cube in ask.cube_ids for m in self._memories.standing(ask.tenant, cube)]
         fixed = [_Chosen(memory, "pinned" if memory.pinned else "profile") for memory in standing]
-        query = next((message.content for message in reversed(ask.messages) if message.role == "user"), "")
+        query = last_words(ask.messages)
         if ask.top_k == 0 or not query.strip():
             return fixed, []
         known = {memory.id for memory in standing}

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from engine.base import ChatMessage, Engine, MemoryText, PageRequest, Piece, Prompt, Started
 from engine.errors import ContextTooLong, EngineClosed
-from kvcache import chain_key, root_key, standalone_root
+from kvcache import chain_key, page_root
 from memory import Memory, MemoryStore, NotFound
 from scheduler.pages import Together, plan_pages
 from scheduler.planner import STANDING, Plan
@@ -129,7 +129,7 @@ class Upkeep:
         self._put(lambda: self._build(key, prompt))
 
     def _root(self, tenant: str, header: tuple[int, ...]) -> str:
-        return standalone_root(chain_key(root_key(self._engine.fingerprint, tenant), header))
+        return page_root(self._engine.fingerprint, tenant, header)
 
     def _want(self, shelf: _Shelf, label: str) -> None:
         labels = self._wanted.setdefault(shelf, set())

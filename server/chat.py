@@ -25,7 +25,7 @@ from engine.base import (
 )
 from engine.errors import ContextTooLong
 from memory import Cube, MemoryStore
-from scheduler import Ask, Foresight, Plan, Planner, Upkeep
+from scheduler import Ask, Foresight, Plan, Planner, Upkeep, last_words
 from server.errors import ApiError
 from server.metrics import Metrics
 from server.schemas import MemoryOptions, SamplingFields
@@ -179,7 +179,7 @@ class ChatService:
             plan = await self._planner.plan(ask)
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_messages", param="messages") from error
-        said = next((message.content for message in reversed(messages) if message.role == "user"), "")
+        said = last_words(messages)
         if options is not None and options.remember and self._remember is not None:
             # Now that the prompt is made: what is said here is no memory of this question.
             await self._remember(tenant, ask.cube_ids[0], said, options.session)
