@@ -6,7 +6,8 @@ EngineError
 ├── UnsupportedModel    the model has a part that segments cannot be injected into
 ├── InvalidRequest      the request asks for what cannot be: an unknown function, a schema that cannot be followed
 ├── EngineClosed        the engine is shutting down or its worker has died
-└── QueueFull           too many requests wait already
+├── QueueFull           too many requests wait already
+└── NotScored           a segment that was to be measured went away meanwhile
 """
 
 from __future__ import annotations
@@ -45,3 +46,7 @@ class EngineClosed(EngineError):
 
 class QueueFull(EngineError):
     """Too many requests are waiting; try again later."""
+
+
+class NotScored(EngineError):
+    """A prompt has no scores: a segment that it was to be composed of was deleted or evicted meanwhile."""

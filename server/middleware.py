@@ -26,6 +26,10 @@ REQUEST_ID = "recallkv.request_id"
 
 _CLOSE = ((b"connection", b"close"),)
 
+# How long and how much of a refused body is read on for the client's sake; seconds as nginx's lingering_time and
+# lingering_timeout. Nothing of it is kept.
+_LINGER_S, _LINGER_QUIET_S, _LINGER_BYTES = 30.0, 5.0, 1 << 30
+
 CountRequest = Callable[[str, str, int], None]
 
 
@@ -42,12 +46,39 @@ def is_loopback(host: str) -> bool:
 
 
 async def _refuse(
-    send: Send, status: int, message: str, code: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+    send: Send,
+    status: int,
+    message: str,
+    code: str,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    *,
+    unread: Receive | None = None,
 ) -> None:
+    """Answer. ``unread``: where the rest of the request's body comes from, when the connection ends with this answer:
+    it ends only once the client has stopped sending, or has had its time."""
     body = json.dumps(error_body(message, "invalid_request_error", code)).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
+    if unread is not None:
+        await _linger(unread)
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _linger(receive: Receive) -> None:
+    """Read on and forget, within bounds. A socket that is closed over bytes nobody has read sends a reset, and a reset
+    takes the answer from a client that has not come to reading it: many send all before they look."""
+    left = _LINGER_BYTES
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while left > 0:
+                async with asyncio.timeout(_LINGER_QUIET_S):
+                    message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):  # all of it was sent, or the client is gone
+                    return
+    except TimeoutError:
+        log.debug("a client went on sending, or kept quiet, after its body was refused")
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -107,7 +138,7 @@ class BodyLimit:
             return
         announced = _header(scope, b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > self._max_bytes:
-            await self._too_large(send)
+            await self._too_large(receive, send)
             return
         chunks: list[Message] = []
         total = 0
@@ -120,7 +151,7 @@ class BodyLimit:
             chunks.append(message)
             total += len(message.get("body", b""))
             if total > self._max_bytes:
-                await self._too_large(send)
+                await self._too_large(receive if message.get("more_body", False) else None, send)
                 return
             if message["type"] != "http.request" or not message.get("more_body", False):
                 break
@@ -131,14 +162,15 @@ class BodyLimit:
 
         await self._app(scope, receive_again, send)
 
-    async def _too_large(self, send: Send) -> None:
-        # The rest of the body is not read: the connection cannot be used again.
+    async def _too_large(self, unread: Receive | None, send: Send) -> None:
+        # The answer leaves at once, so a client that looks while it sends can stop; the connection is not used again.
         await _refuse(
             send,
             413,
             f"A request's body has at most {self._max_bytes} bytes.",
             "body_too_large",
             _CLOSE,
+            unread=unread,
         )
 
 

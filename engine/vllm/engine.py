@@ -46,7 +46,7 @@ from engine.base import (
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
-from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, QueueFull
+from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, NotScored, QueueFull
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.loading import choose_dtype
@@ -261,7 +261,12 @@ class VllmEngine:
         key = await self.store_page(request, salt)
         if key is None:
             return False
-        return self.store.certify(key, await self._certified(request, key))
+        try:
+            certificate = await self._certified(request, key)
+        except NotScored:  # an expected end: memories are deleted, and segments evicted, while pages are built
+            log.info("page %s was gone before it was certified", key[:12])
+            return False
+        return self.store.certify(key, certificate)
 
     async def store_page(self, request: PageRequest, salt: str = "") -> str | None:
         """Compute and store a page without a certificate; returns its key, or None where it could not be stored."""
@@ -278,7 +283,8 @@ class VllmEngine:
         return None if self.store.tier_of(key) is None else key
 
     async def _certified(self, request: PageRequest, key: str) -> Certificate:
-        """Compose the page behind the context at each fidelity and compare with full prefill."""
+        """Compose the page behind the context at each fidelity and compare with full prefill. Raises ``NotScored`` when
+        the page is gone meanwhile."""
         assert self._composing is not None, "a page is built only where it can be composed"
         before = Prompt((request.header, *request.context)).token_ids
         page = Prompt(request.parts).token_ids
@@ -288,14 +294,16 @@ class VllmEngine:
         found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
         for probe in page_probes(self, request):
             tokens = before + page + probe.tokens
-            exact = await self.score(tokens, len(probe.answer))
-            for fidelity, repair in repairs.items():
-                composition = Composition(
-                    page_parts(request, len(before)), without_attention(repair).strategy, repair.share
-                )
-                other = await self.score(tokens, len(probe.answer), (source,), composition)
-                found[fidelity].append(await self.divergence(exact, other))
-            await self.llm.collective_rpc("recallkv_forget_scores")
+            try:
+                exact = await self.score(tokens, len(probe.answer))
+                for fidelity, repair in repairs.items():
+                    composition = Composition(
+                        page_parts(request, len(before)), without_attention(repair).strategy, repair.share
+                    )
+                    other = await self.score(tokens, len(probe.answer), (source,), composition)
+                    found[fidelity].append(await self.divergence(exact, other))
+            finally:
+                await self.llm.collective_rpc("recallkv_forget_scores")
         return certificate_of(found)
 
     async def score(
@@ -317,9 +325,12 @@ class VllmEngine:
         return name
 
     async def divergence(self, exact: str, other: str) -> tuple[float, float]:
-        """Mean KL in nats and the share of equal likeliest tokens between two scored prompts."""
+        """Mean KL in nats and the share of equal likeliest tokens between two scored prompts. Raises ``NotScored`` when
+        one of them was not, because a source of it was gone."""
         answers = await self.llm.collective_rpc("recallkv_divergence", args=(exact, other))
-        found = next(answer for answer in answers if answer is not None)
+        found = next((answer for answer in answers if answer is not None), None)
+        if found is None:
+            raise NotScored("a segment of a scored prompt is gone")
         return found[0], found[1]
 
     async def _run(self, planned: Planned) -> None:

@@ -53,6 +53,8 @@ class Repairer:
     def steps(self, order: RepairOrder) -> Generator[None, None, int]:
         """Do what the order says, handing back after each pass so that others get their turn; returns how many tokens
         were computed anew."""
+        # vLLM takes a request up again from its first token when its load failed or it was preempted.
+        self._scores.pop(order.name, None)
         for begin, end in order.before:
             yield from self._compute(order, begin, end)
         chosen = self._chosen(order, order.composition) if order.composition is not None else []

@@ -199,12 +199,13 @@ class SchedulerSide:
         self._events.saved.append(entry_json(entry))
 
     def _lost(self, key: str, *, bad: bool) -> None:
-        """No plan may count on this segment any more."""
+        """No plan may count on this segment any more. What was to be scored with it is not scored: what is computed
+        in its place would be compared with itself, and found to be perfect."""
         for progress in self._requests.values():
             sources = progress.plan.sources
             cut = next((i for i, source in enumerate(sources) if source.key == key), None)
             if cut is not None:
-                progress.plan = replace(progress.plan, sources=sources[:cut])
+                progress.plan = replace(progress.plan, sources=sources[:cut], score=0)
         if self._store is not None:
             self._store.quarantine(key)
         (self._events.bad if bad else self._events.missing).append(key)

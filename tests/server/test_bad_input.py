@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,15 +127,29 @@ def test_a_100_mb_body_is_refused_announced_or_not(server: Running) -> None:
         for _ in range(100):
             yield chunk
 
-    announced = server.client.post(CHAT, content=chunk * 100)
-    assert error_of(announced, 413)["code"] == "body_too_large"
-    try:
-        chunked = server.client.post(CHAT, content=endless())
-    except httpx.TransportError:
-        pass  # the server hung up before it was all sent: refused as well
-    else:
-        assert error_of(chunked, 413)["code"] == "body_too_large"
+    for content in (chunk * 100, endless()):
+        reply = server.client.post(CHAT, content=content)
+        assert error_of(reply, 413)["code"] == "body_too_large"
+        assert reply.headers["connection"] == "close"
     assert server.chat().status_code == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 33554432", "Transfer-Encoding: chunked"])
+def test_a_refusal_reaches_a_client_that_sends_all_before_it_reads(server: Running, framing: str) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    chunk = b" " * (1 << 20)
+    if framing.endswith("chunked"):
+        chunk = b"100000\r\n" + chunk + b"\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n\r\n".encode())
+        for _ in range(32):
+            connection.sendall(chunk)
+            time.sleep(0.01)  # by the end the answer has long been on its way
+        if framing.endswith("chunked"):
+            connection.sendall(b"0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert answer.endswith(b"}}")
 
 
 @pytest.mark.parametrize(

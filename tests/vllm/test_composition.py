@@ -8,7 +8,10 @@ import pytest
 
 from engine.base import Delta, GenerateRequest, PageRequest, Piece, Prompt, Sampling, Started
 from engine.vllm.engine import VllmEngine
+from engine.vllm.plan import RequestPlan
+from engine.vllm.planning import Planned
 from kvcache import Repair
+from kvcache.index import files_of
 from tests.vllm.shared import engine_thread, tiny_engine
 
 run = engine_thread().run
@@ -81,5 +84,54 @@ def test_composed_parts_are_placed_and_repaired(engine: VllmEngine, repair: Repa
         assert same == composed
         _, still_exact = await answer(engine, request(moved))
         assert still_exact == exact  # composed blocks never pass for exact ones
+
+    run(go())
+
+
+async def _vanishes(engine: VllmEngine, key: str) -> None:
+    """Take a segment away as an eviction does: its files and what the workers hold of it."""
+    for path in files_of(engine.store._folder, key):
+        path.unlink()
+    await engine.llm.collective_rpc("recallkv_forget", args=([key],))
+
+
+@pytest.mark.parametrize("context", [1, 6], ids=["in-the-first-block", "behind-it"])
+def test_a_page_that_vanishes_while_it_is_certified_gets_no_certificate(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, context: int
+) -> None:
+    """vLLM asks anew for a prompt nothing of which could be loaded, and goes on with one of which something could."""
+    pieces = texts(f"gone{context}", 4 + context)
+    page = PageRequest(HEADER, tuple(pieces[:4]), context=tuple(pieces[4:]))
+    store_page = engine.store_page
+    keys: list[str] = []
+
+    async def stored_and_gone(request: PageRequest, salt: str = "") -> str | None:
+        key = await store_page(request, salt)
+        assert key is not None
+        keys.append(key)
+        await _vanishes(engine, key)
+        return key
+
+    monkeypatch.setattr(engine, "store_page", stored_and_gone)
+
+    async def go() -> None:
+        assert not await engine.build_page(page)
+        assert engine.store.tier_of(keys[0]) is None
+        monkeypatch.undo()
+        assert await engine.build_page(page)  # the next attempt finds nothing of the last one in its way
+
+    run(go())
+
+
+def test_a_scored_prompt_that_is_taken_up_again_is_scored_once(engine: VllmEngine) -> None:
+    """vLLM takes a request up again, passes and all, when it was preempted, or when its load failed."""
+
+    async def go() -> None:
+        turns = tuple(b"What lies near? Answer: amber")
+        exact = await engine.score(turns, 5)
+        prompt = GenerateRequest("score", Prompt((Piece("turns", turns),)), Sampling(max_tokens=1), salt=exact)
+        await engine._run(Planned(prompt, RequestPlan(id=exact, score=5)))
+        kl, same = await engine.divergence(exact, await engine.score(turns, 5))
+        assert (kl, same) == (pytest.approx(0.0, abs=1e-6), 1.0)
 
     run(go())
