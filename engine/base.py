@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
-
-from prometheus_client.core import Metric
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kvcache import Entry, Fingerprint, Repair, TierName
+
+if TYPE_CHECKING:  # a bare machine, to measure on, may lack it
+    from prometheus_client.core import Metric
 
 PieceKind = Literal["header", "memory", "turns"]
 Source = Literal["resident", "host", "disk", "computed"]
@@ -288,7 +289,7 @@ class Engine(Protocol):
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
         """Compute, certify and store a page while nothing else runs. False when it is not stored: the model's keys
-        cannot be moved, or a memory in it was deleted meanwhile."""
+        cannot be moved, or the page was removed meanwhile, with a memory of it or for room."""
         ...
 
     async def build(self, prompt: Prompt, salt: str = "") -> int:

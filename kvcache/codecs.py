@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import torch
-import zstandard
 
 from kvcache.errors import SegmentCorrupt
 
@@ -71,6 +70,8 @@ class Zstd:
         return {"keys": self._pack(keys), "values": self._pack(values)}
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        import zstandard  # only for this codec: a bare machine may lack it
+
         planes = tensor.contiguous().view(torch.uint8).reshape(-1, tensor.element_size()).t().contiguous()
         packed = zstandard.ZstdCompressor(level=self._level).compress(planes.numpy().data)
         return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
@@ -81,6 +82,8 @@ class Zstd:
 
     @staticmethod
     def _unpack(packed: torch.Tensor, out: torch.Tensor) -> None:
+        import zstandard
+
         # The size is known: a frame that claims another one is refused before it is inflated.
         data = packed.numpy().data
         try:

@@ -7,9 +7,10 @@ A segment file is a safetensors file with these tensors and string metadata:
 - metadata: ``format`` (``recallkv.segment/2``), ``key``, ``parent``, ``fingerprint`` (64 hex digits each), ``start``
   (decimal), ``labels`` (JSON list of strings), ``codec``, ``dtype``, ``shape`` (of the keys, JSON); of a file that
   holds some of the layers and heads only ``shard`` (see ``kvcache.shard``); of a standalone segment also ``root``
-  (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and ``blake3``: hash over the
-  other metadata (JSON, sorted keys) followed by the bytes of all tensors, wider dtypes first, floats before integers,
-  then in the order of their names, which is how safetensors lays them out: so a file is hashed while it is read.
+  (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and ``blake3`` (``blake2b``
+  where ``kvcache.hashing`` says so): hash over the other metadata (JSON, sorted keys) followed by the bytes of all
+  tensors, wider dtypes first, floats before integers, then in the order of their names, which is how safetensors
+  lays them out: so a file is hashed while it is read.
 
 Reading trusts nothing: the header's size, every offset, shape and dtype, the file's length, the key (recomputed
 from parent and tokens) and the checksum are checked before a tensor is handed out. Writing goes to a temporary
@@ -32,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from blake3 import blake3
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from kvcache import hashing
 from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt
 from kvcache.fingerprint import FORMAT, Fingerprint
@@ -109,7 +110,7 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
 
 
 def _hasher(metadata: dict[str, str]) -> Any:
-    hasher = blake3(max_threads=blake3.AUTO)
+    hasher = hashing.hasher(threads=True)
     hasher.update(json.dumps(metadata, sort_keys=True).encode())
     return hasher
 
@@ -132,7 +133,7 @@ def write_segment(path: Path, segment: Segment, *, codec: CodecName = "none", fs
     stored_bytes = sum(tensor.nbytes for tensor in tensors.values())
     tensors["token_ids"] = torch.tensor(segment.token_ids, dtype=torch.int32)
     metadata = _metadata(segment, codec)
-    metadata["blake3"] = _checksum(metadata, tensors)
+    metadata[hashing.NAME] = _checksum(metadata, tensors)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -226,7 +227,9 @@ def _checked_header(header: dict[str, Any], data_begin: int, data_bytes: int) ->
     metadata: dict[str, str] = header.pop("__metadata__")
     if metadata["format"] != FORMAT:
         raise SegmentCorrupt("not a segment of this format")
-    for name in ("key", "parent", "fingerprint", "blake3"):
+    if hashing.NAME not in metadata and any(name in metadata for name in hashing.NAMES):
+        raise SegmentCorrupt(f"written with another hash than {hashing.NAME}")
+    for name in ("key", "parent", "fingerprint", hashing.NAME):
         if not _HEX64.fullmatch(metadata[name]):
             raise SegmentCorrupt(f"{name} is not a hash")
     codec: Any = metadata["codec"]
@@ -248,8 +251,8 @@ def _checked_header(header: dict[str, Any], data_begin: int, data_bytes: int) ->
         part_lengths=part_lengths,
         certificate=Certificate(**json.loads(metadata["certificate"])) if "certificate" in metadata else None,
         codec=codec,
-        checksum=metadata["blake3"],
-        metadata={name: value for name, value in metadata.items() if name != "blake3"},
+        checksum=metadata[hashing.NAME],
+        metadata={name: value for name, value in metadata.items() if name != hashing.NAME},
         dtype=dtype,
         shape=(shape[0], shape[1], shape[2], shape[3]),
         tensors=tensors,
@@ -363,13 +366,13 @@ class SegmentReader:
             yield len(view)
             return
         _read_ahead(self._stream)
-        with ThreadPoolExecutor(1, thread_name_prefix="segment-hash") as hashing:
+        with ThreadPoolExecutor(1, thread_name_prefix="segment-hash") as pool:
             pending = None
             for begin in range(0, len(view), _READ_BYTES):
                 part = view[begin : begin + _READ_BYTES]
                 _read_exactly(self._stream, part, self._path)
                 if in_order:
-                    pending = hashing.submit(hasher.update, part)
+                    pending = pool.submit(hasher.update, part)
                 yield begin + len(part)
             if pending is not None:
                 pending.result()

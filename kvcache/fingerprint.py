@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from blake3 import blake3
+
+from kvcache import hashing
 
 FORMAT = "recallkv.segment/2"
 # Settings that say how a model is run or where it came from, not what it computes.
@@ -136,7 +137,7 @@ def layout_of(config: Any, dtype: torch.dtype) -> Layout:
 
 
 def _hash_text(text: str) -> str:
-    return blake3(text.encode()).hexdigest()
+    return hashing.digest(text.encode())
 
 
 def _hash_json(value: Mapping[str, Any]) -> str:
@@ -145,7 +146,7 @@ def _hash_json(value: Mapping[str, Any]) -> str:
 
 def _weights_of_parameters(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> str:
     """Hash of names, shapes and an even sample of each tensor: fine-tuning moves nearly all of them."""
-    hasher = blake3()
+    hasher = hashing.hasher()
     for name, parameter in parameters:
         flat = parameter.detach().reshape(-1)
         step = max(1, flat.numel() // 1024)
@@ -160,7 +161,7 @@ def _weights_of_folder(folder: Path) -> str | None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         return None
-    hasher = blake3()
+    hasher = hashing.hasher()
     for file in files:
         with file.open("rb") as stream:
             header_bytes = int.from_bytes(stream.read(8), "little")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from blake3 import blake3
 
+from kvcache import hashing
 from kvcache.fingerprint import Fingerprint, Layout
 from kvcache.shard import Shard
 
@@ -19,7 +19,7 @@ assert sys.byteorder == "little", "segment keys and files are defined over littl
 def root_key(fingerprint: Fingerprint, salt: str = "") -> str:
     """The parent of a chain's first segment: one per model and ``salt`` (a tenant), so that nothing is shared
     across either."""
-    return str(blake3(f"root|{fingerprint.digest}|{salt}".encode()).hexdigest())
+    return hashing.digest(f"root|{fingerprint.digest}|{salt}".encode())
 
 
 def chain_key(parent: str, token_ids: Sequence[int] | np.ndarray) -> str:
@@ -28,12 +28,12 @@ def chain_key(parent: str, token_ids: Sequence[int] | np.ndarray) -> str:
     By induction the key stands for the model, the salt and every token from position 0 on.
     """
     tokens = np.asarray(token_ids, dtype=np.int32)
-    return str(blake3(bytes.fromhex(parent) + tokens.tobytes()).hexdigest())
+    return hashing.digest(bytes.fromhex(parent) + tokens.tobytes())
 
 
 def standalone_root(header_key: str) -> str:
     """The parent of everything that is built to be moved, behind the header whose chain ends in ``header_key``."""
-    return str(blake3(b"standalone|" + bytes.fromhex(header_key)).hexdigest())
+    return hashing.digest(b"standalone|" + bytes.fromhex(header_key))
 
 
 def page_root(fingerprint: Fingerprint, salt: str, header: Sequence[int]) -> str:

@@ -7,10 +7,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from prometheus_client.core import Metric
 
 from engine.base import (
     Capacity,
@@ -36,6 +35,9 @@ from engine.transformers.sequence import Group
 from engine.transformers.worker import BatchingConfig, EngineWorker
 from kvcache import Entry, Fingerprint, SegmentStore, TierName, root_key
 from kvcache.store import MemoryTierName
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -182,7 +184,7 @@ class TransformersEngine:
         """Compute, certify and store a page while nothing else runs. Raises ``ContextTooLong`` or ``EngineClosed``."""
         if self.model.rotation is None:
             return False
-        builder = PageBuilder(self.model, self.store, self._composing, page_probes(self, request))
+        builder = PageBuilder(self.model, self.store, self._composing, page_probes(self, request), self._worker.pace)
         if self._closed:
             raise EngineClosed("the engine is shutting down")
         if builder.n_tokens(request) > self.model.context:

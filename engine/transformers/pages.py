@@ -7,6 +7,7 @@ would compose it, and compared with full prefill over probes made of its own tex
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
@@ -18,19 +19,22 @@ from engine.placement import CompositionConfig
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import place_part, probe
 from engine.transformers.loading import LoadedModel
+from engine.transformers.pace import Pace
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Certificate, Composed, Repair, Segment, SegmentStore, chain_key, root_key
 from kvcache.divergence import divergence
 
-# Tokens of one step: what a request that arrives meanwhile may have to wait for.
-_STEP_TOKENS = 64
-
 
 class PageBuilder:
-    """Builds one page in steps, on the engine's thread."""
+    """Builds one page in steps, on the engine's thread; ``pace`` says how long they are."""
 
     def __init__(
-        self, model: LoadedModel, store: SegmentStore, config: CompositionConfig, probes: Sequence[PageProbe]
+        self,
+        model: LoadedModel,
+        store: SegmentStore,
+        config: CompositionConfig,
+        probes: Sequence[PageProbe],
+        pace: Pace,
     ) -> None:
         assert model.rotation is not None, "keys that cannot be moved are not built into pages"
         self._model = model
@@ -38,6 +42,7 @@ class PageBuilder:
         self._store = store
         self._config = config
         self._probes = probes
+        self._pace = pace
         self._runner = ModelRunner(model.model)
 
     def n_tokens(self, request: PageRequest) -> int:
@@ -73,9 +78,20 @@ class PageBuilder:
 
     def _extended(self, kv: SequenceKV, token_ids: Sequence[int]) -> Generator[None, None, None]:
         """Compute these tokens behind what the sequence holds."""
-        for begin in range(0, len(token_ids), _STEP_TOKENS):
-            self._runner.forward([Work(kv, token_ids[begin : begin + _STEP_TOKENS], 0)])
+        done = 0
+        while done < len(token_ids):
+            chunk = token_ids[done : done + self._pace.tokens]
+            self._step(Work(kv, chunk, 0))
+            done += len(chunk)
             yield
+
+    def _step(self, work: Work) -> torch.Tensor:
+        """A forward pass, taken to its end before its time is taken."""
+        begin = time.perf_counter()
+        logits = self._runner.forward([work])
+        self._runner.wait()
+        self._pace.observe(len(work.token_ids), time.perf_counter() - begin)
+        return logits
 
     def _certified(
         self, segment: Segment, context: tuple[int, ...], page: tuple[int, ...]
@@ -112,11 +128,11 @@ class PageBuilder:
         yield
         chosen = repair.choose(composed, signal)
         todo = [*chosen, *range(len(known), len(asked_ids))]
-        head = [asked_ids[i] for i in todo]
-        for at in range(0, len(todo), _STEP_TOKENS):
-            part_of = slice(at, at + _STEP_TOKENS)
-            last = int(at + _STEP_TOKENS >= len(todo))
-            logits = self._runner.forward([Work(kv, head[part_of], last, todo[part_of])])
+        done = 0
+        while done < len(todo):
+            positions = todo[done : done + self._pace.tokens]
+            done += len(positions)
+            logits = self._step(Work(kv, [asked_ids[i] for i in positions], int(done == len(todo)), positions))
             yield
         rest = asked.answer[:-1]
         if rest:

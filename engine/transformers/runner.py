@@ -70,6 +70,11 @@ class ModelRunner:
             return probe.signal.cpu()
         raise AssertionError("the pass went past its second layer")
 
+    def wait(self) -> None:
+        """Until the device has done what it was given: without logits to fetch, a pass on a GPU returns at once."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _chunk(self, work: Work, begin: int) -> Chunk:
         end = begin + len(work.token_ids)
         if work.positions is None:

@@ -27,6 +27,7 @@ from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
 from engine.transformers.loading import LoadedModel
+from engine.transformers.pace import Pace
 from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sampler import Sampler
 from engine.transformers.sequence import Choice, Group, token_logprobs
@@ -86,6 +87,11 @@ class Step:
     prompts: list[tuple[Group, int]]
     streams: list[tuple[Group, Choice]]
 
+    @property
+    def in_background(self) -> bool:
+        """Whether nobody waits for it."""
+        return not self.streams and all(group.background for group, _ in self.prompts)
+
 
 class EngineWorker(threading.Thread):
     """Owns the model. Others talk to it through :meth:`submit`, :meth:`abort` and :meth:`stop`."""
@@ -112,6 +118,7 @@ class EngineWorker(threading.Thread):
         self._loading: list[Group] = []
         self._running: list[Group] = []
         self._idle: deque[IdleTask] = deque()
+        self.pace = Pace(config.busy_prefill_chunk, config.prefill_chunk)
         self._loader = ThreadPoolExecutor(2, thread_name_prefix="segment-loader")
         self._stopping = False
         self.failures = 0
@@ -190,7 +197,11 @@ class EngineWorker(threading.Thread):
             return
         work = [self._work(group, n) for group, n in step.prompts]
         work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
+        begin = time.perf_counter()
         logits = self._runner.forward(work).cpu()
+        if step.in_background:
+            self._runner.wait()
+            self.pace.observe(sum(n for _, n in step.prompts), time.perf_counter() - begin)
         self._deliver(step, logits)
         self._drop_finished()
 
@@ -351,6 +362,8 @@ class EngineWorker(threading.Thread):
         # Small chunks keep streams moving, and let a new request in soon when the work is not urgent.
         hurry = bool(foreground) and not streams
         budget = self._config.prefill_chunk if hurry else self._config.busy_prefill_chunk
+        if not foreground and not streams:
+            budget = self.pace.tokens
         now = time.perf_counter()
         prompts: list[tuple[Group, int]] = []
         for group in sorted(pending, key=lambda g: g.remaining - _AGING_TOKENS_PER_S * (now - g.arrived)):
