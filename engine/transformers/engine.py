@@ -184,7 +184,9 @@ class TransformersEngine:
         """Compute, certify and store a page while nothing else runs. Raises ``ContextTooLong`` or ``EngineClosed``."""
         if self.model.rotation is None:
             return False
-        builder = PageBuilder(self.model, self.store, self._composing, page_probes(self, request), self._worker.pace)
+        builder = PageBuilder(
+            self.model, self.store, self._composing, page_probes(self, request), *self._worker.background
+        )
         if self._closed:
             raise EngineClosed("the engine is shutting down")
         if builder.n_tokens(request) > self.model.context:

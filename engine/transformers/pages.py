@@ -7,8 +7,7 @@ would compose it, and compared with full prefill over probes made of its own tex
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,17 +15,17 @@ import torch
 from engine.base import Fidelity, PageRequest, Prompt
 from engine.certificate import PageProbe, certificate_of
 from engine.placement import CompositionConfig
-from engine.transformers.attention import SequenceKV
+from engine.transformers.attention import Interrupted, SequenceKV
 from engine.transformers.composition import place_part, probe
 from engine.transformers.loading import LoadedModel
-from engine.transformers.pace import Pace
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Certificate, Composed, Repair, Segment, SegmentStore, chain_key, root_key
 from kvcache.divergence import divergence
 
 
 class PageBuilder:
-    """Builds one page in steps, on the engine's thread; ``pace`` says how long they are."""
+    """Builds one page in steps of up to ``step_tokens``, on the engine's thread. A step that ``interrupt`` breaks off
+    is taken again later."""
 
     def __init__(
         self,
@@ -34,7 +33,8 @@ class PageBuilder:
         store: SegmentStore,
         config: CompositionConfig,
         probes: Sequence[PageProbe],
-        pace: Pace,
+        step_tokens: int,
+        interrupt: Callable[[], bool],
     ) -> None:
         assert model.rotation is not None, "keys that cannot be moved are not built into pages"
         self._model = model
@@ -42,7 +42,8 @@ class PageBuilder:
         self._store = store
         self._config = config
         self._probes = probes
-        self._pace = pace
+        self._step_tokens = step_tokens
+        self._interrupt = interrupt
         self._runner = ModelRunner(model.model)
 
     def n_tokens(self, request: PageRequest) -> int:
@@ -80,18 +81,21 @@ class PageBuilder:
         """Compute these tokens behind what the sequence holds."""
         done = 0
         while done < len(token_ids):
-            chunk = token_ids[done : done + self._pace.tokens]
-            self._step(Work(kv, chunk, 0))
+            chunk = token_ids[done : done + self._step_tokens]
+            yield from self._forward(Work(kv, chunk, 0))
             done += len(chunk)
-            yield
 
-    def _step(self, work: Work) -> torch.Tensor:
-        """A forward pass, taken to its end before its time is taken."""
-        begin = time.perf_counter()
-        logits = self._runner.forward([work])
-        self._runner.wait()
-        self._pace.observe(len(work.token_ids), time.perf_counter() - begin)
-        return logits
+    def _forward(self, work: Work) -> Generator[None, None, torch.Tensor]:
+        """A step, as often as it takes to get through it."""
+        while True:
+            try:
+                logits = self._runner.forward([work], self._interrupt)
+                self._runner.wait()
+            except Interrupted:
+                yield
+            else:
+                yield
+                return logits
 
     def _certified(
         self, segment: Segment, context: tuple[int, ...], page: tuple[int, ...]
@@ -105,8 +109,7 @@ class PageBuilder:
         found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
         for asked in self._probes:
             wanted = len(asked.answer)
-            expected = self._runner.forward([Work(exact.fork(len(asked.tokens)), asked.tokens, wanted)])
-            yield
+            expected = yield from self._forward(Work(exact.fork(len(asked.tokens)), asked.tokens, wanted))
             for fidelity, repair in repairs.items():
                 got = yield from self._composed(before, segment, context + page, asked, repair)
                 found[fidelity].append(divergence(expected, got))
@@ -130,10 +133,10 @@ class PageBuilder:
         todo = [*chosen, *range(len(known), len(asked_ids))]
         done = 0
         while done < len(todo):
-            positions = todo[done : done + self._pace.tokens]
+            positions = todo[done : done + self._step_tokens]
             done += len(positions)
-            logits = self._step(Work(kv, [asked_ids[i] for i in positions], int(done == len(todo)), positions))
-            yield
+            tokens = [asked_ids[i] for i in positions]
+            logits = yield from self._forward(Work(kv, tokens, int(done == len(todo)), positions))
         rest = asked.answer[:-1]
         if rest:
             logits = torch.cat([logits, self._runner.forward([Work(kv, rest, len(rest))])])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from engine.transformers import products
 from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
 
 
@@ -38,10 +40,12 @@ class ModelRunner:
     def __init__(self, model: Any) -> None:
         self._model = model
         self.device: torch.device = model.device
+        self._on_cpu = self.device.type == "cpu" and model.dtype == torch.float32 and products.usable()
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Work]) -> torch.Tensor:
-        """Float32 logits [wanted, vocabulary]: of each piece of work the wanted rows, in order."""
+    def forward(self, batch: Sequence[Work], interrupt: Callable[[], bool] | None = None) -> torch.Tensor:
+        """Float32 logits [wanted, vocabulary]: of each piece of work the wanted rows, in order. Raises ``Interrupted``
+        as soon as ``interrupt`` says so; nothing has happened then."""
         chunks: list[Chunk] = []
         tokens: list[int] = []
         positions: list[int] = []
@@ -51,7 +55,8 @@ class ModelRunner:
             tokens.extend(work.token_ids)
             positions.extend(work.all_positions())
             wanted.extend(range(len(tokens) - work.n_logits, len(tokens)))
-        logits = self._call(tokens, positions, wanted, RaggedBatch(chunks))
+        with products.preferred() if self._on_cpu else nullcontext():
+            logits = self._call(tokens, positions, wanted, RaggedBatch(chunks, interrupt))
         for work in batch:
             if work.positions is None:
                 work.kv.tail_tokens += len(work.token_ids)

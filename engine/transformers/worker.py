@@ -23,11 +23,10 @@ import torch
 from engine.base import Capacity, Started
 from engine.errors import EngineClosed, EngineError
 from engine.placement import CompositionConfig, MissingPiece
-from engine.transformers.attention import SequenceKV
+from engine.transformers.attention import Interrupted, SequenceKV
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
 from engine.transformers.loading import LoadedModel
-from engine.transformers.pace import Pace
 from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sampler import Sampler
 from engine.transformers.sequence import Choice, Group, token_logprobs
@@ -118,7 +117,7 @@ class EngineWorker(threading.Thread):
         self._loading: list[Group] = []
         self._running: list[Group] = []
         self._idle: deque[IdleTask] = deque()
-        self.pace = Pace(config.busy_prefill_chunk, config.prefill_chunk)
+        self._urgent = threading.Event()
         self._loader = ThreadPoolExecutor(2, thread_name_prefix="segment-loader")
         self._stopping = False
         self.failures = 0
@@ -127,6 +126,8 @@ class EngineWorker(threading.Thread):
 
     def submit(self, group: Group) -> None:
         self._inbox.put(lambda: self._waiting.append(group))
+        if not group.background:
+            self._urgent.set()
 
     def abort(self, group: Group) -> None:
         """Drop a request before the next step; its sink hears nothing more."""
@@ -138,6 +139,11 @@ class EngineWorker(threading.Thread):
         future: Future[bool] = Future()
         self._inbox.put(lambda: self._idle.append(IdleTask(steps, future)))
         return future
+
+    @property
+    def background(self) -> tuple[int, Callable[[], bool]]:
+        """For work in idle time: tokens of a step, and what to ask in the middle of one whether to break it off."""
+        return self._config.prefill_chunk, self._urgent.is_set
 
     def call(self, work: Callable[[ModelRunner], T]) -> Future[T]:
         """Run ``work`` on the model between two steps, on this thread (a benchmark's bare forward pass, say)."""
@@ -197,15 +203,17 @@ class EngineWorker(threading.Thread):
             return
         work = [self._work(group, n) for group, n in step.prompts]
         work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
-        begin = time.perf_counter()
-        logits = self._runner.forward(work).cpu()
-        if step.in_background:
-            self._runner.wait()
-            self.pace.observe(sum(n for _, n in step.prompts), time.perf_counter() - begin)
+        try:
+            logits = self._runner.forward(work, self._urgent.is_set if step.in_background else None).cpu()
+            if step.in_background:
+                self._runner.wait()
+        except Interrupted:  # taken up again when nobody waits
+            return
         self._deliver(step, logits)
         self._drop_finished()
 
     def _take_inbox(self, *, block: bool) -> None:
+        self._urgent.clear()  # before the inbox is read: what comes later sets it again
         while not self._stopping:
             try:
                 message = self._inbox.get(block=block)
@@ -363,7 +371,7 @@ class EngineWorker(threading.Thread):
         hurry = bool(foreground) and not streams
         budget = self._config.prefill_chunk if hurry else self._config.busy_prefill_chunk
         if not foreground and not streams:
-            budget = self.pace.tokens
+            budget = self._config.prefill_chunk  # it is broken off when somebody comes
         now = time.perf_counter()
         prompts: list[tuple[Group, int]] = []
         for group in sorted(pending, key=lambda g: g.remaining - _AGING_TOKENS_PER_S * (now - g.arrived)):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.errors import UnsupportedModel
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, prepare
 from engine.transformers.attention import (
+    Interrupted,
     _attend_joined,
     _attend_masked,
     _attend_weighed,
@@ -115,6 +116,20 @@ def test_injected_segments_are_never_written_to() -> None:
             runner.forward([Work(injected, (token,))])
     assert torch.equal(segment.keys, keys)
     assert torch.equal(segment.values, values)
+
+
+def test_a_pass_that_is_given_up_changes_nothing() -> None:
+    """It is given up before each of the layers in turn, and then run again."""
+    model = model_of("llama")
+    runner, kv = ModelRunner(model.model), fresh(model)
+    runner.forward([Work(kv, TOKENS[:9])])
+    for layer in range(model.fingerprint.layout.layers):
+        asked = iter(range(100))
+        with pytest.raises(Interrupted):
+            runner.forward([Work(kv, TOKENS[9:])], lambda asked=asked, layer=layer: next(asked) == layer)
+        assert kv.n_tokens == 9
+    again = runner.forward([Work(kv, TOKENS[9:])], lambda: False)[0]
+    torch.testing.assert_close(again, oracle("llama", TOKENS), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [(3,), (5, 2), (4, 1, 6)])

@@ -303,6 +303,23 @@ def test_builds_step_aside_for_requests(model: LoadedModel, tmp_path: Path) -> N
     run(test)
 
 
+def test_a_build_that_was_broken_off_is_none_the_worse(model: LoadedModel, tmp_path: Path) -> None:
+    """Requests come in the middle of a build's passes, again and again: what it stores is what it would have been."""
+
+    async def test() -> None:
+        async with engine_on(model, tmp_path) as engine:
+            prompt = prompt_of(700, 5, 11)
+            build = asyncio.create_task(engine.build(prompt))
+            for seed in range(1, 6):
+                await collect(engine, prompt_of(9, seed=seed))
+            assert await build == 705
+            started, choices = await collect(engine, prompt)
+            assert started.cached_tokens == 705
+            assert tokens_of(choices[0]) == oracle(prompt, 8)
+
+    run(test)
+
+
 def test_what_does_not_fit_is_refused_with_the_counts(model: LoadedModel, tmp_path: Path) -> None:
     async def test() -> None:
         async with engine_on(model, tmp_path) as engine:

@@ -1,0 +1,74 @@
+"""What is measured: cells by suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+# Tokens of MemOS's published evaluation, and their names there.
+MEMOS_CONTEXTS = {"short": 583, "medium": 2773, "long": 6064}
+MEMOS_QUERIES = {"short": 167, "medium": 303, "long": 953}
+MODES = ("direct", "resident", "host", "disk", "composed", "composed-disk")
+_ALL = MODES[:-1]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Tokens of context that may be activated, and of the query behind it."""
+
+    context_tokens: int
+    query_tokens: int
+
+
+@dataclass(frozen=True)
+class Suite:
+    """``requests``: how many requests at once each mode is measured with."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    modes: tuple[str, ...] = _ALL
+    rounds: int = 5
+    fidelities: tuple[str, ...] = ("high",)
+    codecs: tuple[str, ...] = ("none",)
+    requests: tuple[int, ...] = (1,)
+    peers: tuple[str, ...] = ()
+
+    def within(self, context: int) -> tuple[Suite, list[Cell]]:
+        """The suite for a model of ``context`` tokens, and the cells that are too long for it."""
+        fits = [cell for cell in self.cells if cell.context_tokens + cell.query_tokens + ANSWER_TOKENS <= context]
+        return replace(self, cells=tuple(fits)), [cell for cell in self.cells if cell not in fits]
+
+
+# Tokens that are generated and compared in each mode.
+ANSWER_TOKENS = 8
+
+
+def _grid(contexts: tuple[int, ...], queries: tuple[int, ...]) -> tuple[Cell, ...]:
+    return tuple(Cell(context, query) for context in contexts for query in queries)
+
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite("quick", _grid((512, 2048), (64,)), rounds=3, peers=("transformers",)),
+        Suite(
+            "memos-table",
+            _grid(tuple(reversed(MEMOS_CONTEXTS.values())), tuple(reversed(MEMOS_QUERIES.values()))),
+        ),
+        Suite("scaling", _grid(tuple(512 << i for i in range(9)), (64,)), modes=("direct", "resident", "host", "disk")),
+        Suite("tiers", _grid((1024, 4096), (64,)), modes=("direct", "resident", "host", "disk"), rounds=9),
+        Suite(
+            "composed",
+            _grid((1024, 4096), (64,)),
+            modes=("direct", "resident", "composed"),
+            fidelities=("high", "fast"),
+        ),
+        Suite(
+            "codecs",
+            _grid((2048,), (64,)),
+            modes=("direct", "composed-disk"),
+            fidelities=("fast",),
+            codecs=("none", "zstd", "fp8", "int8", "int4"),
+        ),
+        Suite("concurrency", _grid((1024,), (64,)), modes=("direct", "resident"), rounds=3, requests=(1, 2, 4, 8)),
+    )
+}
