@@ -23,17 +23,17 @@ from server.assets import demo_model_folder
 console = Console()
 
 
-def open_peers(names: Sequence[str], model: str | Path, context: int) -> tuple[list[Peer], dict[str, str]]:
+def open_peers(
+    names: Sequence[str], model: str | Path, context: int, threads: int
+) -> tuple[list[Peer], dict[str, str]]:
     """Start peers one after the other, each in a process of its own."""
-    import torch
-
     opened: list[Peer] = []
     refused: dict[str, str] = {}
     if not Path(model).is_dir():
         return [], dict.fromkeys(names, "peers load a model from a folder")
     for name in names:
         try:
-            opened.append(PeerProcess(name, Path(model), torch.get_num_threads(), context=context))
+            opened.append(PeerProcess(name, Path(model), threads, context=context))
         except PeerSkipped as reason:
             refused[name] = str(reason)
     return opened, refused

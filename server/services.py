@@ -13,7 +13,7 @@ import torch
 
 from engine.base import Engine
 from engine.errors import ModelNotLoaded
-from engine.transformers import CompositionConfig, TransformersEngine, load_engine
+from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine
 from kvcache import Repair, SegmentStore
 from memory import (
     Embedder,
@@ -155,6 +155,9 @@ def _foresight(
 def open_services(config: Config) -> Services:
     """Open the data folder and load the models. Raises the parts' named errors; what was opened is closed then."""
     _check_urls(config.memory)
+    threads = config.engine.threads or torch.get_num_threads()
+    if config.engine.kind == "transformers":  # before anything computes here
+        leave_to_engine()
     lock = DataDirLock(config.data_dir)
     try:
         embedder = _embedder(config.memory)
@@ -162,7 +165,7 @@ def open_services(config: Config) -> Services:
         rerank = _rerank(config.memory)
         memories = MemoryStore(config.data_dir / "memories.sqlite", embedder, undelete_s=undelete_s, rerank=rerank)
         try:
-            engine = _engine(config)
+            engine = _engine(config, threads)
         except BaseException:
             memories.close()
             raise
@@ -206,11 +209,13 @@ def _check_urls(config: MemoryConfig) -> None:
             raise ConfigError(f"{key}: '{url}' is not the URL of an endpoint.")
 
 
-def _engine(config: Config) -> OwningEngine:
+def _engine(config: Config, threads: int) -> OwningEngine:
     folder = config.data_dir / "segments"
     if config.engine.kind == "vllm":
         return _vllm_engine(config, folder)
-    return _transformers_engine(config.engine, config.cache, folder)
+    engine = _transformers_engine(config.engine, config.cache, folder, threads)
+    leave_to_engine()
+    return engine
 
 
 def _composing(cache: CacheConfig) -> CompositionConfig:
@@ -254,7 +259,7 @@ def vllm_flag(item: str) -> str:
     return f"--no-{name}" if value.lower() == "false" else f"--{name}={value}"
 
 
-def _transformers_engine(config: EngineConfig, cache: CacheConfig, folder: Path) -> TransformersEngine:
+def _transformers_engine(config: EngineConfig, cache: CacheConfig, folder: Path, threads: int) -> TransformersEngine:
     def open_store(device: torch.device) -> SegmentStore:
         return SegmentStore(
             folder,
@@ -277,7 +282,7 @@ def _transformers_engine(config: EngineConfig, cache: CacheConfig, folder: Path)
         prefill_chunk=config.prefill_chunk,
         busy_prefill_chunk=config.busy_prefill_chunk,
         context=config.context,
-        threads=config.threads,
+        threads=threads,
         weigh_loading=cache.weigh_loading,
         composing=_composing(cache),
     )

@@ -22,7 +22,15 @@ from benchmarks.lab.weights import Kind, choose_kind, random_network, word_token
 from benchmarks.machine import manifest
 from benchmarks.text import tokens_of_text
 from engine.placement import CompositionConfig
-from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine, load_model, prepare
+from engine.transformers import (
+    BatchingConfig,
+    LoadedModel,
+    TransformersEngine,
+    in_passing,
+    leave_to_engine,
+    load_model,
+    prepare,
+)
 from engine.transformers.loading import choose_device, choose_dtype
 from kvcache import CodecName, SegmentStore
 
@@ -54,8 +62,9 @@ class Settings:
     folder: Path | None = None
 
 
-OpenPeers = Callable[[Sequence[str], str | Path, int], tuple[list[Peer], dict[str, str]]]
-"""Starts peers on a model's folder with so many tokens of context: those that run, and why the others do not."""
+OpenPeers = Callable[[Sequence[str], str | Path, int, int], tuple[list[Peer], dict[str, str]]]
+"""Starts peers on a model's folder, for so many tokens of context, with so many CPU threads: those that run, and why
+the others do not."""
 FindModel = Callable[[str], "str | Path"]
 """Where a model's files are: an id stays an id, ``demo`` becomes a folder."""
 
@@ -86,6 +95,7 @@ class _Run:
         self._find_model, self._open_peers = find_model, open_peers
         self._device = choose_device(settings.device)
         self._dtype = choose_dtype(settings.dtype, self._device)
+        self._threads = torch.get_num_threads()
         self._rows: list[Row] = []
         self._builds: list[BuildRow] = []
         self._models: dict[str, dict[str, Any]] = {}
@@ -96,9 +106,13 @@ class _Run:
         with tempfile.TemporaryDirectory(prefix="recallkv-lab-", dir=self._settings.folder) as name:
             folder = Path(name)
             self._report("measuring what this machine can do at best")
-            ceilings = measured(self._device, self._dtype, folder)
-            for model in self._settings.models:
-                await self._measure_model(model, ceilings, folder)
+            ceilings = in_passing(lambda: measured(self._device, self._dtype, folder), self._threads)
+            leave_to_engine()
+            try:
+                for model in self._settings.models:
+                    await self._measure_model(model, ceilings, folder)
+            finally:
+                torch.set_num_threads(self._threads)
         return {
             "suite": self._suite.name,
             "machine": manifest(self._device, str(self._dtype).removeprefix("torch.")),
@@ -114,7 +128,7 @@ class _Run:
     async def _measure_model(self, name: str, ceilings: Ceilings, folder: Path) -> None:
         self._report(f"{name}: making the model")
         begin = time.perf_counter()
-        model, size, kind = self._load(name)
+        model, size, kind = in_passing(lambda: self._load(name), self._threads)
         suite, too_long = self._suite.within(model.context)
         for cell in too_long:
             what = f"{cell.context_tokens}+{cell.query_tokens} tokens"
@@ -199,7 +213,11 @@ class _Run:
         )
         chunk = _PREFILL_CHUNK[self._device.type]
         batching = BatchingConfig(prefill_chunk=chunk)
-        return TransformersEngine(model, store, model_id=name, batching=batching, composing=_ALWAYS)
+        engine = TransformersEngine(
+            model, store, model_id=name, batching=batching, composing=_ALWAYS, threads=self._threads
+        )
+        leave_to_engine()
+        return engine
 
     @contextmanager
     def _peers(self, name: str, suite: Suite, model: LoadedModel) -> Iterator[list[Peer]]:
@@ -211,7 +229,7 @@ class _Run:
             else:
                 longest = max(cell.context_tokens + cell.query_tokens for cell in suite.cells) + 64
                 self._report(f"{name}: starting {', '.join(suite.peers)}")
-                opened, refused = self._open_peers(suite.peers, self._find_model(name), longest)
+                opened, refused = self._open_peers(suite.peers, self._find_model(name), longest, self._threads)
                 for peer, reason in refused.items():
                     self._skip(name, f"peer:{peer}", reason)
         try:

@@ -5,6 +5,7 @@ from engine.transformers.attention import SequenceKV
 from engine.transformers.engine import TransformersEngine, load_engine
 from engine.transformers.loading import LoadedModel, load_model, prepare
 from engine.transformers.runner import ModelRunner, Work
+from engine.transformers.threads import in_passing, leave_to_engine
 from engine.transformers.worker import BatchingConfig
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "SequenceKV",
     "TransformersEngine",
     "Work",
+    "in_passing",
+    "leave_to_engine",
     "load_engine",
     "load_model",
     "prepare",

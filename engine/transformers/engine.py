@@ -32,6 +32,7 @@ from engine.transformers.loading import LoadedModel, choose_device, load_model
 from engine.transformers.pages import PageBuilder
 from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
+from engine.transformers.threads import in_passing
 from engine.transformers.worker import BatchingConfig, EngineWorker
 from kvcache import Entry, Fingerprint, SegmentStore, TierName, root_key
 from kvcache.store import MemoryTierName
@@ -56,6 +57,7 @@ class TransformersEngine:
         composing: CompositionConfig | None = None,
         cost: CostModel | None = None,
         max_waiting: int = 256,
+        threads: int | None = None,
     ) -> None:
         self.model = model
         self._model_id = model_id
@@ -66,8 +68,11 @@ class TransformersEngine:
         self.store = store
         self._cost = cost
         self._composing = composing or CompositionConfig()
-        self._worker = EngineWorker(model, store, batching or BatchingConfig(), self._composing, self.token_text, cost)
+        self._worker = EngineWorker(
+            model, store, batching or BatchingConfig(), self._composing, self.token_text, cost, threads
+        )
         self._worker.start()
+        self._worker.ready.wait()
 
     @property
     def model_id(self) -> str:
@@ -239,11 +244,15 @@ def load_engine(
 ) -> TransformersEngine:
     """Load a model and start its engine. ``threads``: CPU threads of the model (default: torch's own choice);
     ``weigh_loading``: measure this machine, and load segments only where that beats computing."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    threads = threads or torch.get_num_threads()
     store = open_store(choose_device(device))
-    try:
+
+    def load() -> tuple[LoadedModel, CostModel | None]:
         loaded = load_model(model, device=device, dtype=dtype, context=context)
+        return loaded, calibrated(loaded) if weigh_loading else None
+
+    try:
+        loaded, cost = in_passing(load, threads)
     except BaseException:
         store.close()
         raise
@@ -254,6 +263,7 @@ def load_engine(
         model_id=model_id,
         batching=batching,
         composing=composing,
-        cost=calibrated(loaded) if weigh_loading else None,
+        cost=cost,
         max_waiting=max_waiting,
+        threads=threads,
     )

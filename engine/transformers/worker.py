@@ -31,6 +31,7 @@ from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sampler import Sampler
 from engine.transformers.sequence import Choice, Group, token_logprobs
 from engine.transformers.text import TextStream
+from engine.transformers.threads import compute_with
 from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentStore
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,11 @@ class EngineWorker(threading.Thread):
         composing: CompositionConfig,
         token_text: Callable[[int], str],
         cost: CostModel | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__(name="engine", daemon=True)
+        self._threads = threads or torch.get_num_threads()
+        self.ready = threading.Event()
         self._model = model
         self._store = store
         self._config = config
@@ -172,6 +176,8 @@ class EngineWorker(threading.Thread):
 
     @torch.inference_mode()
     def run(self) -> None:
+        compute_with(self._threads)
+        self.ready.set()
         while not self._stopping:
             try:
                 self._step()
