@@ -216,6 +216,69 @@ def _preload_lines() -> list[str]:
     return [*lines, "", "![Preloading LoCoMo's conversations](benchmarks/results/preload-locomo-cpu.png)"]
 
 
+_LAB_MODES = {
+    "direct": "direct prefill",
+    "resident": "**KV resident**",
+    "host": "KV, host memory",
+    "disk": "KV, disk (cold)",
+    "composed": "composed at `high`",
+}
+_PEERS = {
+    "peer:transformers": "plain transformers, DynamicCache",
+    "peer:vllm": "vLLM, prefix cache",
+    "peer:llama.cpp": "llama.cpp, prompt cache",
+    "peer:tardigrade-db": "TardigradeDB",
+    "peer:kvboost": "KVBoost",
+}
+
+
+def _lab_lines() -> list[str]:
+    """The quick suite with its peers, and the cells of MemOS's table."""
+    quick, table = _load("lab-quick-cpu.json"), _load("lab-memos-table-cpu.json")
+    cells = list(dict.fromkeys((row["context_tokens"], row["query_tokens"]) for row in quick["rows"]))
+    by_mode = {(row["mode"], row["context_tokens"]): row for row in quick["rows"]}
+    versions = {f"peer:{name}": about["versions"] for name, about in quick["models"]["demo"]["peers"].items()}
+    lines = [
+        f"**The lab** (demo model, {quick['machine']['cores']} cores of an {quick['machine']['cpu']}, commit "
+        f"{quick['machine']['commit']}; medians of {quick['rounds']} rounds; time saved is against direct prefill by "
+        "the same software):",
+        "",
+        f"| first token | {' | '.join(f'{c:,} + {q} | saved' for c, q in cells)} | same output |",
+        "|" + "---|" * (2 * len(cells) + 2),
+    ]
+    for mode, label in {**_LAB_MODES, **_PEERS}.items():
+        rows = [by_mode[mode, context] for context, _ in cells if (mode, context) in by_mode]
+        if not rows:
+            continue
+        told = f" {' '.join(_own(mode, versions[mode]))}" if mode in versions else ""
+        same = "yes" if all(row["outputs_equal"] for row in rows) else "**no**"
+        found = []
+        for row in rows:
+            saved = "-" if mode == "direct" else f"{row['speedup_percent']:.0f}%"
+            found.append(f"{row['ttft_s']['p50']:.3f} s | {saved}")
+        lines.append(f"| {label}{told} | {' | '.join(found)} | {same} |")
+    builds = "; ".join(
+        f"{row['context_tokens']:,} tokens in {row['build_s']['p50']:.2f} s, {row['ratio_to_prefill']:.2f} of plain "
+        f"prefill, on disk {row['store_s'] * 1e3:.0f} ms later"
+        for row in quick["builds"]
+    )
+    skipped = "; ".join(f"{s['what'].removeprefix('peer:')}: {s['reason']}" for s in quick["skipped"])
+    savings = sorted(row["speedup_percent"] for row in table["rows"] if row["mode"] == "resident")
+    lines += [
+        "",
+        f"- Building: {builds}.",
+        f"- Not run: {skipped}." if skipped else "- All peers ran.",
+        f"- The nine cells of MemOS's evaluation with the demo model: resident KV saves {savings[0]:.0f}% to "
+        f"{savings[-1]:.0f}% of the time to the first token. Qwen3-8B, Qwen3-32B, Qwen2.5-72B: not yet run (no GPU).",
+    ]
+    return lines
+
+
+def _own(mode: str, versions: dict[str, str]) -> list[str]:
+    """The version of what the peer is named after."""
+    return list(versions.values())[:1] if mode in _PEERS else []
+
+
 def figures() -> str:
     """The README's section of figures."""
     fidelity, codec, store = _load("fidelity-cpu.json"), _load("codec-cpu.json"), _load("store-cpu.json")
@@ -240,6 +303,8 @@ def figures() -> str:
         f"- Over HTTP a client sees {http['overhead_s']['p50'] * 1e3:.0f} ms more than the engine, retrieval included; "
         f"the server is up {http['start_s']:.0f} s after it is started.",
         "- On a GPU: not yet run.",
+        "",
+        *_lab_lines(),
         "",
         f"**Composed memories** (LoCoMo text, {high['questions']} questions a size, against full prefill of the same "
         "prompt; KL in nats and agreement of the likeliest token over 24 tokens; recall: a fact about one of "

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.cli import open_engine
+from engine.base import GenerateRequest, Piece, Prompt, Sampling
 from kvcache import Fingerprint, Layout, Segment, SegmentStore, read_segment, root_key, write_segment
 
 LAYOUT = Layout(layers=30, kv_heads=3, head_dim=64, dtype="float32")
@@ -50,3 +55,40 @@ def test_match_among_ten_thousand(benchmark: BenchmarkFixture, tmp_path: Path) -
     matched = benchmark(store.match, root_key(TINY), tokens)
     assert len(matched) == 11
     store.close()
+
+
+# -- the engine, on the demo model -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Prompt, bool], None]]:
+    """Runs a prompt to its first token, with what is stored or without."""
+    engine = open_engine("demo", tmp_path_factory.mktemp("segments"))
+    loop = asyncio.new_event_loop()
+
+    async def first_token(prompt: Prompt, use_segments: bool) -> None:
+        sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+        async for _ in engine.generate(GenerateRequest("bench", prompt, sampling, use_segments=use_segments)):
+            pass
+
+    yield lambda prompt, use_segments: loop.run_until_complete(first_token(prompt, use_segments))
+    loop.run_until_complete(engine.close())
+    loop.close()
+
+
+CONTEXT = Piece("header", tuple(100 + i % 30_000 for i in range(512)), keep=True)
+
+
+def _asked(number: int) -> Prompt:
+    return Prompt((CONTEXT, Piece("turns", tuple(200 + (64 * number + i) % 30_000 for i in range(64)))))
+
+
+def test_direct_prefill(benchmark: BenchmarkFixture, ask: Callable[[Prompt, bool], None]) -> None:
+    numbers = itertools.count()
+    benchmark.pedantic(lambda: ask(_asked(next(numbers)), False), rounds=7, warmup_rounds=1)
+
+
+def test_resident(benchmark: BenchmarkFixture, ask: Callable[[Prompt, bool], None]) -> None:
+    ask(_asked(9999), True)
+    numbers = itertools.count()
+    benchmark.pedantic(lambda: ask(_asked(next(numbers)), True), rounds=15, warmup_rounds=2)

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.lab.ceilings import Floors
 from benchmarks.lab.suites import ANSWER_TOKENS, MODES, Cell, Suite
+from benchmarks.peers import PeerFailed
 from benchmarks.stats import Interval, interval
 from benchmarks.ttft import drop_page_cache
 from engine.base import Delta, Fidelity, GenerateRequest, Piece, Prompt, Sampling, Started
@@ -42,6 +43,8 @@ class Peer(Protocol):
     """Other software that does the same work; see ``benchmarks.peers``."""
 
     name: str
+    versions: dict[str, str]
+    notes: str
 
     def build(self, context: Sequence[int]) -> float: ...
 
@@ -153,7 +156,10 @@ class CellBench:
         answers: dict[str, tuple[int, ...]] = {}
         for name in _turned(names, number):
             if name.startswith("peer:"):
-                answers[name] = self._ask_peer(name.removeprefix("peer:"), contexts[0], queries[0], samples)
+                try:
+                    answers[name] = self._ask_peer(name.removeprefix("peer:"), contexts[0], queries[0], samples)
+                except PeerFailed as error:
+                    self._drop_peer(name, str(error).partition("\n")[0], samples)
             else:
                 answers[name] = await self._ask(name, contexts, queries, samples)
         for name, tokens in answers.items():
@@ -257,6 +263,13 @@ class CellBench:
         answer = peer.cached(context, query)
         samples.ttft[mode].append(answer.seconds)
         return (answer.token_id,)
+
+    def _drop_peer(self, mode: str, reason: str, samples: Samples) -> None:
+        """What it has measured so far is not told: its process is gone."""
+        self.failed[mode] = reason
+        self._peers = [peer for peer in self._peers if f"peer:{peer.name}" != mode]
+        for by_mode in (samples.ttft, samples.equal, samples.build, samples.own_direct):
+            by_mode.pop(mode, None)
 
     # -- pages -------------------------------------------------------------------------------------------------
 

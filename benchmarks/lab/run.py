@@ -192,6 +192,9 @@ class _Run:
                     bench = CellBench(engine, where, draw, floors, suite, cell, peers, _codec(codec), requests)
                     samples = await bench.measure(lambda text: self._report(f"{name} {text}"))
                     self._rows += bench.rows(name, samples, _ALWAYS.high.share)
+                    for mode, reason in bench.failed.items():
+                        self._skip(name, f"{mode} at {cell.context_tokens}+{cell.query_tokens} tokens", reason)
+                        peers[:] = [peer for peer in peers if f"peer:{peer.name}" != mode]
                     built = bench.build_row(name, samples)
                     known = {(row.model, row.context_tokens) for row in self._builds}
                     if built is not None and (name, cell.context_tokens) not in known:
@@ -232,6 +235,9 @@ class _Run:
                 opened, refused = self._open_peers(suite.peers, self._find_model(name), longest, self._threads)
                 for peer, reason in refused.items():
                     self._skip(name, f"peer:{peer}", reason)
+                self._models[name]["peers"] = {
+                    one.name: {"versions": one.versions, "notes": one.notes} for one in opened
+                }
         try:
             yield opened
         finally:
