@@ -52,6 +52,8 @@ class Peer(Protocol):
 
     def cached(self, context: Sequence[int], query: Sequence[int]) -> Any: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -107,6 +107,7 @@ class _Run:
             folder = Path(name)
             self._report("measuring what this machine can do at best")
             ceilings = in_passing(lambda: measured(self._device, self._dtype, folder), self._threads)
+            self._free()
             leave_to_engine()
             try:
                 for model in self._settings.models:
@@ -146,10 +147,14 @@ class _Run:
             "load_s": round(time.perf_counter() - begin, 1),
         }
         draw = _draw_of(model, self._settings.weights)
-        with self._peers(name, suite, model) as peers:
+        with self._peers(name, suite) as peers:
             for codec in suite.codecs:
                 await self._measure_cells(name, model, suite, floors, draw, peers, codec, folder)
         del model
+        self._free()
+
+    def _free(self) -> None:
+        """Give the device's memory back that nothing holds any more."""
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -223,7 +228,7 @@ class _Run:
         return engine
 
     @contextmanager
-    def _peers(self, name: str, suite: Suite, model: LoadedModel) -> Iterator[list[Peer]]:
+    def _peers(self, name: str, suite: Suite) -> Iterator[list[Peer]]:
         opened: list[Peer] = []
         if suite.peers and suite.cells:
             if self._open_peers is None or self._settings.weights == "random":
@@ -242,9 +247,7 @@ class _Run:
             yield opened
         finally:
             for one in opened:
-                close = getattr(one, "close", None)
-                if close is not None:
-                    close()
+                one.close()
 
     def _skip(self, model: str, what: str, reason: str) -> None:
         self._skipped.append({"model": model, "what": what, "reason": reason})

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
@@ -294,10 +295,12 @@ def _attend_weighed(
 def _attend_masked(
     query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    keys = torch.cat([key for key, _ in parts], dim=2)
-    values = torch.cat([value for _, value in parts], dim=2)
+    # Each head gets keys of its own: no kernel but the plainest takes both a mask and shared ones.
+    group = query.shape[1] // parts[0][0].shape[1]
+    keys = torch.cat([key for key, _ in parts], dim=2).repeat_interleave(group, dim=1)
+    values = torch.cat([value for _, value in parts], dim=2).repeat_interleave(group, dim=1)
     whole = F.pad(mask, (keys.shape[2] - mask.shape[1], 0)).to(query.dtype)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=whole, scale=scale, enable_gqa=True)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=whole, scale=scale)
 
 
 def _flash_cpu(
@@ -310,8 +313,9 @@ def _flash_cpu(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention and its log-sum-exp, [1, heads, new, head_dim] and [1, heads, new]. ``causal`` needs as many
     keys as queries."""
-    if query.dtype == torch.float32 and products.usable():
-        return products.attend(query, key, value, causal, scale, mask, _SCRATCH)
+    if query.dtype == torch.float32 and products.worth(query.shape[2], key.shape[2]) and products.usable():
+        with products.preferred():
+            return products.attend(query, key, value, causal, scale, mask, _SCRATCH)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, is_causal=causal, attn_mask=None if mask is None else mask.to(query.dtype), scale=scale
     )
@@ -333,10 +337,8 @@ def _attend_joined(
     """The same by one call over copied, joined spans, for devices whose kernels do not return the log-sum-exp."""
     keys = torch.cat([key for key, _, _ in parts], dim=2)
     values = torch.cat([value for _, value, _ in parts], dim=2)
-    mask = None
-    if parts[-1][2]:
-        new, total = query.shape[2], keys.shape[2]
-        mask = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
+    # Not a mask but a description of one: kernels that skip what is not seen can be chosen for it.
+    mask = causal_lower_right(query.shape[2], keys.shape[2]) if parts[-1][2] else None
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
 
 

@@ -21,8 +21,15 @@ _ROWS = 128
 _SCORES = 4 << 20
 # From so many new tokens on one call for all rows is quicker, where all of them see all keys.
 _MANY = 256
+_NEW, _KEYS = 32, 256
 # Of a float32 product of 64 terms of standard normal numbers, against float64.
 _FLOAT32_ERROR = 1e-4
+
+
+def worth(new: int, keys: int) -> bool:
+    """Whether attention of so many new tokens over so many keys gains: oneDNN takes some milliseconds for sizes that it
+    has not seen before (once for all layers), and single tokens meet a new size at every step."""
+    return new >= _NEW and keys >= _KEYS
 
 
 @functools.cache

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from engine.transformers import products
 from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
 
 
@@ -40,7 +38,6 @@ class ModelRunner:
     def __init__(self, model: Any) -> None:
         self._model = model
         self.device: torch.device = model.device
-        self._on_cpu = self.device.type == "cpu" and model.dtype == torch.float32 and products.usable()
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Work], interrupt: Callable[[], bool] | None = None) -> torch.Tensor:
@@ -55,8 +52,7 @@ class ModelRunner:
             tokens.extend(work.token_ids)
             positions.extend(work.all_positions())
             wanted.extend(range(len(tokens) - work.n_logits, len(tokens)))
-        with products.preferred() if self._on_cpu else nullcontext():
-            logits = self._call(tokens, positions, wanted, RaggedBatch(chunks, interrupt))
+        logits = self._call(tokens, positions, wanted, RaggedBatch(chunks, interrupt))
         for work in batch:
             if work.positions is None:
                 work.kv.tail_tokens += len(work.token_ids)

@@ -112,8 +112,10 @@ def test_products_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatc
     assert not products._is_exact()
 
 
-@pytest.mark.transformers
 def test_the_model_says_the_same_by_both_paths(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_NEW", 8)
+    monkeypatch.setattr(products, "_KEYS", 8)
+
     def logits(usable: bool) -> torch.Tensor:
         monkeypatch.setattr(products, "usable", lambda: usable)
         runner = ModelRunner(model.model)
@@ -125,10 +127,16 @@ def test_the_model_says_the_same_by_both_paths(model: LoadedModel, monkeypatch: 
 
 
 def test_the_other_path_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    query, key, value = drawn(6, 2, 40, 70)
+    query, key, value = drawn(6, 2, 40, 270)
     found = []
     for usable in (True, False):
         monkeypatch.setattr(products, "usable", lambda usable=usable: usable)
         found.append(_flash_cpu(query, key, value, False, SCALE))
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-5)
+
+
+def test_what_gains_goes_this_way() -> None:
+    assert not products.worth(1, 8000)
+    assert not products.worth(64, 64)
+    assert products.worth(64, 2048)
