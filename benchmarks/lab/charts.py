@@ -9,6 +9,7 @@ from html import escape
 
 _WIDTH, _HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 34, 46
+_LABEL = 13  # height of a label
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ def line_chart(
         f'<text transform="translate(14 {(_TOP + _HEIGHT - _BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_label)}</text>"
     )
-    ends: list[float] = []
-    for number, line in enumerate(drawn):
-        parts.append(_drawn(line, number, x, y, ends))
+    labels = _apart([y.place(line.points[-1][1]) for line in drawn])
+    for number, (line, label) in enumerate(zip(drawn, labels, strict=True)):
+        parts.append(_drawn(line, number, x, y, label))
     return "".join([*parts, "</svg>"])
 
 
-def _drawn(line: Line, number: int, x: _Axis, y: _Axis, ends: list[float]) -> str:
+def _drawn(line: Line, number: int, x: _Axis, y: _Axis, label_at: float) -> str:
     places = [(x.place(a), y.place(b)) for a, b in line.points]
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
     style = f'class="line c{number % 8}{" dashed" if line.dashed else ""}"'
@@ -62,17 +63,23 @@ def _drawn(line: Line, number: int, x: _Axis, y: _Axis, ends: list[float]) -> st
         if line.dashed
         else "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" class="dot c{number % 8}"/>' for a, b in places)
     )
-    at = _free(places[-1][1], ends)
-    label = f'<text x="{_WIDTH - _RIGHT + 8}" y="{at + 4:.1f}" class="label c{number % 8}">{escape(line.label)}</text>'
+    colour = f"label c{number % 8}"
+    label = f'<text x="{_WIDTH - _RIGHT + 8}" y="{label_at + 4:.1f}" class="{colour}">{escape(line.label)}</text>'
     return f'<polyline points="{path}" {style}/>{dots}{label}'
 
 
-def _free(wanted: float, taken: list[float]) -> float:
-    """A height near ``wanted`` where no label is yet."""
-    steps = (0, *(sign * 13 * n for n in range(1, 20) for sign in (1, -1)))
-    at = next(wanted + step for step in steps if all(abs(wanted + step - other) >= 13 for other in taken))
-    taken.append(at)
-    return at
+def _apart(wanted: Sequence[float]) -> list[float]:
+    """Heights for labels near the ``wanted`` ones, in the same order from top to bottom, none over another: from the
+    top down each is pushed below the one before, then from the bottom up back into the picture."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    found = [0.0] * len(wanted)
+    at = -math.inf
+    for i in order:
+        found[i] = at = max(wanted[i], at + _LABEL)
+    at = _HEIGHT - 12 + _LABEL
+    for i in reversed(order):
+        found[i] = at = min(found[i], at - _LABEL)
+    return found
 
 
 class _Axis:

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.lab import findings
+from benchmarks.lab import charts, findings
 from benchmarks.lab.architectures import ARCHITECTURES, Size
 from benchmarks.lab.ceilings import Ceilings, Floors, measured
 from benchmarks.lab.charts import Line, line_chart
@@ -332,6 +333,15 @@ def test_charts_keep_their_points_inside(points: list[tuple[float, float]], log_
     for circle in circles:
         assert 0 <= float(circle.attrib["cx"]) <= width
         assert 0 <= float(circle.attrib["cy"]) <= height
+
+
+@given(st.lists(st.floats(40, 250), min_size=1, max_size=8))
+def test_labels_keep_their_order_and_do_not_cover_each_other(wanted: list[float]) -> None:
+    found = charts._apart(wanted)
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    for above, below in pairwise(order):
+        assert found[below] - found[above] >= charts._LABEL - 1e-6
+    assert max(found) <= charts._HEIGHT
 
 
 def test_the_command_writes_json_and_page_and_report_reads_them(tmp_path: Path) -> None:
