@@ -79,7 +79,8 @@ format: env
 	$(BIN)/ruff check --fix .
 
 bench: env
-	$(BIN)/pytest benchmarks --benchmark-only --benchmark-autosave --benchmark-compare $(BENCH)
+	$(BIN)/pytest benchmarks --benchmark-only --benchmark-autosave \
+		$(if $(wildcard .benchmarks/*/*.json),--benchmark-compare) $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(PEERS_VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -26,7 +26,7 @@ from benchmarks import ttft as ttft_bench
 from benchmarks.locomo import load_questions
 from benchmarks.machine import manifest
 from benchmarks.plot import plot_fidelity, plot_preload, plot_ttft
-from engine.transformers import CompositionConfig, TransformersEngine, load_engine
+from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine
 from kvcache import SegmentStore
 from server.assets import demo_model_folder
 
@@ -62,11 +62,16 @@ def _on_engine(
     """What ``measure`` gives on an engine of its own, whose segments lie in a folder that goes with it."""
 
     async def run(folder: Path) -> dict[str, Any]:
+        threads = torch.get_num_threads()
         engine = open_engine(model, folder, composing)
+        leave_to_engine()  # as in the server
         try:
-            return await measure(engine, folder)
+            result = await measure(engine, folder)
         finally:
+            torch.set_num_threads(threads)
             await engine.close()
+        result["machine"]["threads"] = threads
+        return result
 
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         return asyncio.run(run(Path(folder)))
