@@ -23,6 +23,7 @@ from benchmarks import lab_cli, load_cli, memory_cli, preload_cli
 from benchmarks import store as store_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
+from benchmarks.composing import ALWAYS
 from benchmarks.locomo import load_questions
 from benchmarks.machine import manifest
 from benchmarks.plot import plot_fidelity, plot_preload, plot_ttft
@@ -237,7 +238,7 @@ def fidelity(
                 rows += await fidelity_bench.measure_recall(engine, asked_for, facts, status.update)
         return fidelity_bench.result(engine, rows, data.name)
 
-    result = _on_engine(model, measure, fidelity_bench.ALWAYS)
+    result = _on_engine(model, measure, ALWAYS)
     _print_fidelity(result)
     _write(result, json_file)
     if json_file is not None:
@@ -251,7 +252,7 @@ def _vllm_fidelity(
     from engine.vllm.engine import load_vllm_engine
 
     async def run(folder: Path) -> list[vllm_fidelity.Row]:
-        engine = load_vllm_engine(_source(model), model_id=model, folder=folder, composing=fidelity_bench.ALWAYS)
+        engine = load_vllm_engine(_source(model), model_id=model, folder=folder, composing=ALWAYS)
         rows = []
         try:
             for n, tokens in sizes:

@@ -16,23 +16,20 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.composing import ADMITTED
 from benchmarks.locomo import Question
 from benchmarks.machine import measured_on
 from benchmarks.recall import Fact, answered, planted
 from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
-from engine.transformers import CompositionConfig, ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composition import place_part, probe
-from kvcache import Certificate, Composed, Part, Repair, Segment, chain_key, root_key
+from kvcache import Composed, Part, Repair, Segment, chain_key, root_key
 from kvcache.divergence import divergence
 from scheduler.pages import plan_pages
 
-# Composes whatever can be composed, also where it does not pay.
-ALWAYS = CompositionConfig(max_kl=float("inf"), min_saved_tokens=-(1 << 30))
 Build = Literal["naive", "single", "pages"]
 N_TOKENS = 24
 _CHUNK = 512
-# Pages of a benchmark are composed whatever they diverge by: that is what is measured.
-_ADMITTED = Certificate({"high": 0.0, "fast": 0.0}, {"high": 1.0, "fast": 1.0})
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ class Lab:
             keys,
             values,
             lead=lead,
-            certificate=_ADMITTED,
+            certificate=ADMITTED,
         )
 
     def _prefilled(self, runner: ModelRunner, token_ids: Sequence[int]) -> SequenceKV:

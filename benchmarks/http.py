@@ -7,11 +7,7 @@ client.
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.serving import started
 from benchmarks.stats import Summary, summary
 
 
@@ -34,32 +31,9 @@ class Overhead:
 
 def measure(model: str, context_chars: int, repeat: int, folder: Path) -> dict[str, Any]:
     """Start a server in ``folder``, ask ``repeat`` times, stop it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", model, "--port", str(port), "--log-level", "warning"],
-        env={**os.environ, "RECALLKV_DATA_DIR": str(folder)},
-    )
-    try:
-        with httpx.Client(base_url=url, timeout=600) as client:
-            start_s = _wait(client, process, begin)
-            return asdict(_ask(client, context_chars, repeat, start_s))
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait(client: httpx.Client, process: subprocess.Popen[bytes], begin: float) -> float:
-    while process.poll() is None:
-        try:
-            if client.get("/health").status_code == 200:
-                return time.perf_counter() - begin
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise RuntimeError(f"the server ended with status {process.returncode}")
+    with started(model, folder) as url, httpx.Client(base_url=url, timeout=600) as client:
+        return asdict(_ask(client, context_chars, repeat, time.perf_counter() - begin))
 
 
 def _ask(client: httpx.Client, context_chars: int, repeat: int, start_s: float) -> Overhead:

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from benchmarks.lab import findings
 from benchmarks.lab.architectures import ARCHITECTURES
-from benchmarks.lab.measure import Peer
 from benchmarks.lab.report import build_table, markdown, mode_name, page, table
 from benchmarks.lab.run import Settings, UnknownModel, run
 from benchmarks.lab.suites import SUITES
@@ -25,9 +24,9 @@ console = Console()
 
 def open_peers(
     names: Sequence[str], model: str | Path, context: int, threads: int
-) -> tuple[list[Peer], dict[str, str]]:
+) -> tuple[list[PeerProcess], dict[str, str]]:
     """Start peers one after the other, each in a process of its own."""
-    opened: list[Peer] = []
+    opened: list[PeerProcess] = []
     refused: dict[str, str] = {}
     if not Path(model).is_dir():
         return [], dict.fromkeys(names, "peers load a model from a folder")

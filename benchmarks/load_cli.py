@@ -5,19 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import torch
 import typer
 from rich.console import Console
@@ -26,40 +18,9 @@ from rich.table import Table
 from benchmarks import load as load_bench
 from benchmarks.load import Arrival, LoadError, Settings
 from benchmarks.machine import manifest
+from benchmarks.serving import ServerNotStarted, started
 
 console = Console()
-
-_START_S = 600.0
-
-
-@contextmanager
-def started(model: str, folder: Path) -> Iterator[str]:
-    """The URL of a server of ``model`` that is started for this, with its data in ``folder``. Raises ``LoadError``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", model, "--port", str(port), "--log-level", "warning"],
-        env={**os.environ, "RECALLKV_DATA_DIR": str(folder)},
-    )
-    try:
-        _wait(url, process)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    begin = time.monotonic()
-    while process.poll() is None and time.monotonic() - begin < _START_S:
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise LoadError(f"the server did not start (status {process.poll()})")
 
 
 def load(
@@ -137,7 +98,7 @@ def load(
                 console.print(f"[dim]starting: recallkv serve {model or 'demo'}[/dim]")
                 with started(model or "demo", Path(folder)) as own:
                     result = _run(own, None, settings, planned)
-    except LoadError as error:
+    except (LoadError, ServerNotStarted) as error:
         console.print(f"[red]{error}[/red]")
         raise typer.Exit(1) from error
     offered = {

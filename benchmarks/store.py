@@ -7,7 +7,6 @@ time to open the store, to find a chain, to find a page's part, and to plan a re
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import manifest
-from benchmarks.ttft import drop_page_cache
+from benchmarks.ttft import drop_page_cache, read_raw
 from engine.base import Piece, Prompt
 from engine.transformers import SequenceKV
 from kvcache import (
@@ -122,18 +121,6 @@ def _segments(fingerprint: Fingerprint, kind: str, n: int, tokens: int) -> list[
 
 def _raw_read(folder: Path, buffer: bytearray) -> float:
     return sum(read_raw(path, buffer) for path in segment_files(folder))
-
-
-def read_raw(path: Path, buffer: bytearray) -> float:
-    """Seconds that plain sequential reads of a file take."""
-    begin = time.perf_counter()
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        while os.readv(descriptor, [buffer]):
-            pass
-    finally:
-        os.close(descriptor)
-    return time.perf_counter() - begin
 
 
 def _inject(store: SegmentStore, fingerprint: Fingerprint, keys: Sequence[str]) -> float:

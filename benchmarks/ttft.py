@@ -142,14 +142,31 @@ async def _floor(engine: TransformersEngine, context: Piece, query: Piece) -> fl
 
 
 def drop_page_cache(folder: Path) -> None:
-    """Make the next read of every segment file come from the drive. Needs no privilege; the files are clean."""
+    """Make the next read of every segment file come from the drive."""
     for path in segment_files(folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        drop_cached(path)
+
+
+def drop_cached(path: Path) -> None:
+    """Make the next read of a file come from the drive. Needs no privilege; the file is clean afterwards."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def read_raw(path: Path, buffer: bytearray) -> float:
+    """Seconds that plain sequential reads of a file take."""
+    begin = time.perf_counter()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while os.readv(descriptor, [buffer]):
+            pass
+    finally:
+        os.close(descriptor)
+    return time.perf_counter() - begin
 
 
 def _rows(samples: _Samples, n_context: int, n_query: int) -> list[Row]:

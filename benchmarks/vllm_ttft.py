@@ -23,9 +23,8 @@ import torch
 
 from benchmarks.machine import manifest
 from benchmarks.stats import Summary, summary
-from benchmarks.store import read_raw
 from benchmarks.text import tokens_of_text
-from benchmarks.ttft import drop_page_cache
+from benchmarks.ttft import drop_page_cache, read_raw
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.vllm.engine import VllmEngine, load_vllm_engine
 from kvcache import chain_key, root_key

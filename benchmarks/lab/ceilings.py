@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.lab.architectures import Size
+from benchmarks.ttft import drop_cached, read_raw
 from engine.transformers.packing import PackedLinear, can_pack
 
 _MATRIX = {"cpu": 2048, "cuda": 8192}
@@ -96,18 +97,12 @@ def disk_rate(folder: Path) -> float:
         for _ in range(_FILE_BYTES // _BUFFER_BYTES):
             file.write(block)
         file.flush()
-        os.fsync(file.fileno())
-        buffer = bytearray(_BUFFER_BYTES)
-        return max(_FILE_BYTES / _cold_read(file.fileno(), buffer) for _ in range(3))
-
-
-def _cold_read(descriptor: int, buffer: bytearray) -> float:
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    begin = time.perf_counter()
-    while os.readv(descriptor, [buffer]):
-        pass
-    return time.perf_counter() - begin
+        path, buffer = Path(file.name), bytearray(_BUFFER_BYTES)
+        times = []
+        for _ in range(3):
+            drop_cached(path)
+            times.append(read_raw(path, buffer))
+        return _FILE_BYTES / min(times)
 
 
 @dataclass(frozen=True)

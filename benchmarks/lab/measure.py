@@ -14,45 +14,23 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 
-import torch
-
+from benchmarks.composing import ADMITTED
 from benchmarks.lab.ceilings import Floors
 from benchmarks.lab.suites import ANSWER_TOKENS, MODES, Cell, Suite
-from benchmarks.peers import PeerFailed
+from benchmarks.peers import PeerFailed, PeerProcess
 from benchmarks.stats import Interval, interval
 from benchmarks.ttft import drop_page_cache
 from engine.base import Delta, Fidelity, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
-from kvcache import Certificate, CodecName, Segment, TierName, chain_key, root_key
+from kvcache import CodecName, Segment, chain_key, root_key
 
 Draw = Callable[[int, int], tuple[int, ...]]
 """Token ids from (how many, seed)."""
 _HEADER_TOKENS = 32
 _PAGE_TOKENS = 512
 _COMPOSED_SALT = "composed"
-_TIERS: dict[str, TierName] = {"resident": "device", "host": "host", "disk": "disk", "composed": "device"}
-
-
-# Pages of the lab are composed whatever they diverge by: their time is measured.
-_ADMITTED = Certificate({"high": 0.0, "fast": 0.0}, {"high": 1.0, "fast": 1.0})
-
-
-class Peer(Protocol):
-    """Other software that does the same work; see ``benchmarks.peers``."""
-
-    name: str
-    versions: dict[str, str]
-    notes: str
-
-    def build(self, context: Sequence[int]) -> float: ...
-
-    def direct(self, tokens: Sequence[int]) -> Any: ...
-
-    def cached(self, context: Sequence[int], query: Sequence[int]) -> Any: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -122,7 +100,7 @@ class CellBench:
         floors: Floors,
         suite: Suite,
         cell: Cell,
-        peers: Sequence[Peer] = (),
+        peers: Sequence[PeerProcess] = (),
         codec: CodecName = "none",
         requests: int = 1,
     ) -> None:
@@ -199,7 +177,7 @@ class CellBench:
         kind, _, fidelity = mode.partition(":")
         if kind.startswith("composed"):
             prompt = Prompt((*_pieces(contexts[0]), Piece("turns", queries[0])))
-            self._bring(kind.replace("composed-", "") if "-" in kind else "resident")
+            self._bring(kind.partition("-")[2] or "resident")
             answer = await self._generate(prompt, ANSWER_TOKENS, fidelity=fidelity, salt=_COMPOSED_SALT + fidelity)
             samples.ttft[mode].append(answer.ttft_s)
             return answer.token_ids
@@ -221,7 +199,7 @@ class CellBench:
             for entry in store.entries():
                 store.load(entry.key, self._engine.fingerprint)
         if mode != "resident":
-            store.demote(_TIERS[mode])
+            store.demote("host" if mode == "host" else "disk")
         if mode == "disk":
             drop_page_cache(self._folder)
 
@@ -300,13 +278,10 @@ class CellBench:
             lead = backwards[len(header.token_ids) : start]
             parts = [(page.token_ids, page.label)]
             made.append(
-                Segment.standalone(
-                    root, model.fingerprint, start, parts, keys, values, lead=lead, certificate=_ADMITTED
-                )
+                Segment.standalone(root, model.fingerprint, start, parts, keys, values, lead=lead, certificate=ADMITTED)
             )
             start += len(page.token_ids)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+        runner.wait()
         return made
 
     # -- results -----------------------------------------------------------------------------------------------

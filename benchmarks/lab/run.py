@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.composing import ALWAYS
 from benchmarks.lab.architectures import ARCHITECTURES, Size
 from benchmarks.lab.ceilings import Ceilings, Floors, measured
-from benchmarks.lab.measure import BuildRow, CellBench, Draw, Peer, Row
+from benchmarks.lab.measure import BuildRow, CellBench, Draw, Row
 from benchmarks.lab.suites import SUITES, Suite
 from benchmarks.lab.weights import Kind, choose_kind, random_network, word_tokenizer
 from benchmarks.machine import manifest
+from benchmarks.peers import PeerProcess
 from benchmarks.text import tokens_of_text
-from engine.placement import CompositionConfig
 from engine.transformers import (
     BatchingConfig,
     LoadedModel,
@@ -34,8 +35,6 @@ from engine.transformers import (
 from engine.transformers.loading import choose_device, choose_dtype
 from kvcache import CodecName, SegmentStore
 
-# Composes whatever can be composed, also where it does not pay: that is what is measured.
-_ALWAYS = CompositionConfig(max_kl=float("inf"), min_saved_tokens=-(1 << 30))
 # Prompt tokens a step: on a GPU a whole prompt, as nothing runs beside it here.
 _PREFILL_CHUNK = {"cpu": 512, "cuda": 8192}
 _HOST_BYTES = 64 << 30
@@ -62,7 +61,7 @@ class Settings:
     folder: Path | None = None
 
 
-OpenPeers = Callable[[Sequence[str], str | Path, int, int], tuple[list[Peer], dict[str, str]]]
+OpenPeers = Callable[[Sequence[str], str | Path, int, int], tuple[list[PeerProcess], dict[str, str]]]
 """Starts peers on a model's folder, for so many tokens of context, with so many CPU threads: those that run, and why
 the others do not."""
 FindModel = Callable[[str], "str | Path"]
@@ -135,8 +134,8 @@ class _Run:
             what = f"{cell.context_tokens}+{cell.query_tokens} tokens"
             self._skip(name, what, f"the model's context is {model.context} tokens")
         layout = model.fingerprint.layout
-        weight_bytes = sum(p.nbytes for p in _unique_parameters(model.model)) or size.parameters * self._dtype.itemsize
-        floors = Floors(size, ceilings, max(weight_bytes, self._least_bytes(size, kind)), layout.bytes_per_token)
+        weight_bytes = max(sum(p.nbytes for p in model.model.parameters()), self._least_bytes(size, kind))
+        floors = Floors(size, ceilings, weight_bytes, layout.bytes_per_token)
         self._models[name] = {
             "parameters": size.parameters,
             "weights": self._settings.weights,
@@ -185,8 +184,8 @@ class _Run:
         suite: Suite,
         floors: Floors,
         draw: Draw,
-        peers: list[Peer],
-        codec: str,
+        peers: list[PeerProcess],
+        codec: CodecName,
         folder: Path,
     ) -> None:
         where = folder / f"{len(self._models)}-{codec}"
@@ -194,9 +193,9 @@ class _Run:
         try:
             for cell in suite.cells:
                 for requests in suite.requests:
-                    bench = CellBench(engine, where, draw, floors, suite, cell, peers, _codec(codec), requests)
+                    bench = CellBench(engine, where, draw, floors, suite, cell, peers, codec, requests)
                     samples = await bench.measure(lambda text: self._report(f"{name} {text}"))
-                    self._rows += bench.rows(name, samples, _ALWAYS.high.share)
+                    self._rows += bench.rows(name, samples, ALWAYS.high.share)
                     for mode, reason in bench.failed.items():
                         self._skip(name, f"{mode} at {cell.context_tokens}+{cell.query_tokens} tokens", reason)
                         peers[:] = [peer for peer in peers if f"peer:{peer.name}" != mode]
@@ -207,7 +206,7 @@ class _Run:
         finally:
             await engine.close()
 
-    def _engine(self, name: str, model: LoadedModel, folder: Path, codec: str) -> TransformersEngine:
+    def _engine(self, name: str, model: LoadedModel, folder: Path, codec: CodecName) -> TransformersEngine:
         device_bytes = 64 << 30
         if self._device.type == "cuda":  # half of what is left; the rest is for running sequences
             device_bytes = torch.cuda.mem_get_info(self._device)[0] // 2
@@ -217,19 +216,19 @@ class _Run:
             device_bytes=device_bytes,
             host_bytes=_HOST_BYTES,
             disk_bytes=_DISK_BYTES,
-            codec=_codec(codec),
+            codec=codec,
         )
         chunk = _PREFILL_CHUNK[self._device.type]
         batching = BatchingConfig(prefill_chunk=chunk)
         engine = TransformersEngine(
-            model, store, model_id=name, batching=batching, composing=_ALWAYS, threads=self._threads
+            model, store, model_id=name, batching=batching, composing=ALWAYS, threads=self._threads
         )
         leave_to_engine()
         return engine
 
     @contextmanager
-    def _peers(self, name: str, suite: Suite) -> Iterator[list[Peer]]:
-        opened: list[Peer] = []
+    def _peers(self, name: str, suite: Suite) -> Iterator[list[PeerProcess]]:
+        opened: list[PeerProcess] = []
         if suite.peers and suite.cells:
             if self._open_peers is None or self._settings.weights == "random":
                 for peer in suite.peers:
@@ -251,14 +250,6 @@ class _Run:
 
     def _skip(self, model: str, what: str, reason: str) -> None:
         self._skipped.append({"model": model, "what": what, "reason": reason})
-
-
-def _codec(name: str) -> CodecName:
-    return name  # type: ignore[return-value]
-
-
-def _unique_parameters(network: Any) -> list[torch.nn.Parameter]:
-    return list({id(p): p for p in network.parameters()}.values())
 
 
 def _draw_of(model: LoadedModel, weights: str) -> Draw:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from kvcache import CodecName
+
 # Tokens of MemOS's published evaluation, and their names there.
 MEMOS_CONTEXTS = {"short": 583, "medium": 2773, "long": 6064}
 MEMOS_QUERIES = {"short": 167, "medium": 303, "long": 953}
@@ -28,7 +30,7 @@ class Suite:
     modes: tuple[str, ...] = _ALL
     rounds: int = 5
     fidelities: tuple[str, ...] = ("high",)
-    codecs: tuple[str, ...] = ("none",)
+    codecs: tuple[CodecName, ...] = ("none",)
     requests: tuple[int, ...] = (1,)
     peers: tuple[str, ...] = ()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import codec, fidelity, store
+from benchmarks import codec, composing, fidelity, store
 from benchmarks.locomo import Question, load_questions
 from benchmarks.plot import plot_fidelity
 from benchmarks.recall import Fact, answered, planted
@@ -75,7 +75,7 @@ def test_the_frontier(model: LoadedModel, tmp_path: Path) -> None:
     ]
 
     async def run() -> dict[str, object]:
-        engine = TransformersEngine(model, SegmentStore(tmp_path / "s"), model_id="tiny", composing=fidelity.ALWAYS)
+        engine = TransformersEngine(model, SegmentStore(tmp_path / "s"), model_id="tiny", composing=composing.ALWAYS)
         try:
             rows = await fidelity.measure_divergence(engine, questions, strategies, 30, lambda _: None)
             rows += await fidelity.measure_recall(engine, strategies[1:2], 3, lambda _: None, 4, 6)
