@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -223,9 +224,11 @@ def test_a_damaged_segment_is_computed_and_counted(model: LoadedModel, tmp_path:
         reply = server.chat("my dog").json()
         assert reply["choices"][0]["message"]["content"] == expected
         assert reply["memory"]["memories"][0]["source"] == "computed"
-        # the header, the memory and, because the question is the same, the turns
-        assert "recallkv_segments_quarantined_total 3.0" in server.client.get("/metrics").text
-        assert list((tmp_path / "segments" / "quarantine").iterdir())
+        # the header, the memory and, because the question is the same, the turns; a preload may have found the answer
+        found = re.search(r"^recallkv_segments_quarantined_total ([\d.]+)", server.client.get("/metrics").text, re.M)
+        assert found is not None
+        assert float(found[1]) >= 3
+        assert len(list((tmp_path / "segments" / "quarantine").glob("*.safetensors"))) >= 3
 
 
 def test_a_full_disk_is_507_and_chat_goes_on(server: Running, tmp_path: Path) -> None:
