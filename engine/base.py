@@ -284,7 +284,8 @@ class Engine(Protocol):
         ...
 
     async def preload(self, key: str) -> int:
-        """Bring a segment to the fastest memory tier that it can wait in; the bytes moved, 0 for none."""
+        """Bring a segment to the fastest memory tier that it can wait in; the bytes moved, 0 for none. Raises
+        ``kvcache.ReadInterrupted`` where a request came meanwhile and it is to be tried again later."""
         ...
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:

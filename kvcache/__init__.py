@@ -7,6 +7,7 @@ from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import (
     FingerprintMismatch,
     KVCacheError,
+    ReadInterrupted,
     SegmentCorrupt,
     SegmentMissing,
     StoreClosed,
@@ -43,6 +44,7 @@ __all__ = [
     "Part",
     "PreloadStats",
     "Rank",
+    "ReadInterrupted",
     "Repair",
     "Rotation",
     "Segment",

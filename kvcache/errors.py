@@ -4,6 +4,7 @@ KVCacheError
 ├── SegmentCorrupt       a file is truncated, altered or absurd; it goes to quarantine
 ├── FingerprintMismatch  a segment of another model, tokenizer, template or dtype
 ├── SegmentMissing       nothing is stored under that key (evicted, deleted or never built)
+├── ReadInterrupted      whoever wanted a segment read has more urgent things to do
 ├── UnsupportedCache     a cache whose layers are not plain attention over all tokens
 ├── UnsupportedRotation  a model whose keys cannot be moved to other positions
 └── StoreClosed          the store has been closed
@@ -26,6 +27,10 @@ class FingerprintMismatch(KVCacheError):
 
 class SegmentMissing(KVCacheError):
     """Nothing is stored under that key."""
+
+
+class ReadInterrupted(KVCacheError):
+    """Reading a segment was given up half way because its reader was told to."""
 
 
 class UnsupportedCache(KVCacheError):

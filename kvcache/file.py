@@ -25,7 +25,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -38,7 +38,7 @@ from safetensors.torch import save_file
 
 from kvcache import hashing
 from kvcache.codecs import CODECS, Codec, CodecName
-from kvcache.errors import FingerprintMismatch, SegmentCorrupt
+from kvcache.errors import FingerprintMismatch, ReadInterrupted, SegmentCorrupt
 from kvcache.fingerprint import FORMAT, Fingerprint
 from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts
 from kvcache.shard import Shard
@@ -50,6 +50,7 @@ MAX_HEADER_BYTES = 1 << 20
 _MAX_SEGMENT_BYTES = 64 << 30
 # What is read at once: large enough for a drive's full speed, small enough for hashing to keep up beside it.
 _READ_BYTES = 4 << 20
+_INTERRUPTIBLE_BYTES = 512 << 10
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _STORED_AS = {
     "F32": torch.float32,
@@ -109,8 +110,8 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return memoryview(raw)
 
 
-def _hasher(metadata: dict[str, str]) -> Any:
-    hasher = hashing.hasher(threads=True)
+def _hasher(metadata: dict[str, str], *, threads: bool = True) -> Any:
+    hasher = hashing.hasher(threads=threads)
     hasher.update(json.dumps(metadata, sort_keys=True).encode())
     return hasher
 
@@ -301,27 +302,53 @@ def _checked_parts(metadata: dict[str, str], n_tokens: int) -> tuple[str | None,
     return metadata["root"], lengths
 
 
-def read_segment(path: Path, fingerprint: Fingerprint | None = None, *, pin: bool = False) -> Segment:
-    """Read, check and decode a segment file into host memory (pinned where ``pin``).
+Allocate = Callable[[int], torch.Tensor]
+"""Gives uninitialised host memory, uint8 [nbytes]."""
+
+
+def fresh_memory(nbytes: int) -> torch.Tensor:
+    """Memory of its own."""
+    return torch.empty(nbytes, dtype=torch.uint8)
+
+
+def pinned_memory(nbytes: int) -> torch.Tensor:
+    """Memory that a GPU can copy from directly (PyTorch keeps what was pinned, and gives it out again)."""
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+
+def read_segment(
+    path: Path,
+    fingerprint: Fingerprint | None = None,
+    *,
+    allocate: Allocate = fresh_memory,
+    stop: Callable[[], bool] | None = None,
+) -> Segment:
+    """Read, check and decode a segment file into host memory from ``allocate``. With ``stop``, in small steps on this
+    thread alone, and given up once it says so.
 
     Raises ``SegmentCorrupt``; ``FingerprintMismatch`` when it is of another model than ``fingerprint``;
-    ``FileNotFoundError``.
+    ``FileNotFoundError``; ``ReadInterrupted``.
     """
-    with SegmentReader(path, fingerprint) as reader:
+    with SegmentReader(path, fingerprint, stop) as reader:
         size = reader.header.data_bytes
-        reader.fill(torch.empty(size, dtype=torch.uint8, pin_memory=pin and reader.header.codec == "none"))
-        return reader.finish(pin=pin)
+        plain = reader.header.codec == "none"
+        reader.fill(allocate(size) if plain else torch.empty(size, dtype=torch.uint8))
+        return reader.finish(allocate)
 
 
 class SegmentReader:
     """Reads one segment file in steps, so that its first layers can be used while the last ones are being read.
 
     ``header`` is checked as far as that goes without the data. Nothing may be made of what :meth:`arrived` hands out
-    that cannot be taken back, until :meth:`finish` has found the data to be sound. Raises as ``read_segment``.
+    that cannot be taken back, until :meth:`finish` has found the data to be sound. ``stop`` and what is raised: as
+    ``read_segment``.
     """
 
-    def __init__(self, path: Path, fingerprint: Fingerprint | None = None) -> None:
+    def __init__(
+        self, path: Path, fingerprint: Fingerprint | None = None, stop: Callable[[], bool] | None = None
+    ) -> None:
         self._path = path
+        self._stop = stop
         self._stream = path.open("rb", buffering=0)
         self._tensors: dict[str, torch.Tensor] = {}
         self._checksum: str | None = None
@@ -358,14 +385,11 @@ class SegmentReader:
         in, afterwards."""
         laid_out = sorted(self.header.tensors, key=lambda name: self.header.tensors[name].begin)
         in_order = laid_out == _hash_order({name: tensor.dtype for name, tensor in self.header.tensors.items()})
-        hasher = _hasher(self.header.metadata)
-        if len(view) <= _READ_BYTES and in_order:
-            _read_exactly(self._stream, view, self._path)
-            hasher.update(view)
-            self._checksum = str(hasher.hexdigest())
-            yield len(view)
-            return
+        hasher = _hasher(self.header.metadata, threads=self._stop is None)
         _read_ahead(self._stream)
+        if in_order and (self._stop is not None or len(view) <= _READ_BYTES):
+            yield from self._read_alone(view, hasher)
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="segment-hash") as pool:
             pending = None
             for begin in range(0, len(view), _READ_BYTES):
@@ -378,15 +402,27 @@ class SegmentReader:
                 pending.result()
         self._checksum = str(hasher.hexdigest()) if in_order else None
 
-    def finish(self, *, pin: bool = False) -> Segment:
-        """The segment, when all was read and is sound."""
+    def _read_alone(self, view: memoryview, hasher: Any) -> Iterator[int]:
+        """With this thread only, asking ``stop`` before each step."""
+        step = len(view) if self._stop is None else _INTERRUPTIBLE_BYTES
+        for begin in range(0, len(view), step):
+            if self._stop is not None and self._stop():
+                raise ReadInterrupted(f"{self._path.name}: given up after {begin} bytes")
+            part = view[begin : begin + step]
+            _read_exactly(self._stream, part, self._path)
+            hasher.update(part)
+            yield begin + len(part)
+        self._checksum = str(hasher.hexdigest())
+
+    def finish(self, allocate: Allocate = fresh_memory) -> Segment:
+        """The segment, when all was read and is sound. What has to be decoded goes to memory from ``allocate``."""
         header, tensors = self.header, dict(self._tensors)
         if (self._checksum or _checksum(header.metadata, tensors)) != header.checksum:
             raise SegmentCorrupt(f"{self._path.name}: the checksum does not match")
         tokens = tuple(tensors.pop("token_ids").tolist())
         if chain_key(header.parent, tokens) != header.key:
             raise SegmentCorrupt(f"{self._path.name}: the key does not follow from parent and tokens")
-        keys, values = _decoded(header, tensors, self._path, pin=pin)
+        keys, values = _decoded(header, tensors, self._path, allocate)
         return Segment(
             key=header.key,
             parent=header.parent,
@@ -413,12 +449,13 @@ def _parts(header: Header, tokens: tuple[int, ...]) -> tuple[Part, ...]:
 
 
 def _decoded(
-    header: Header, tensors: Mapping[str, torch.Tensor], path: Path, *, pin: bool
+    header: Header, tensors: Mapping[str, torch.Tensor], path: Path, allocate: Allocate
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if header.codec == "none":  # as they lie in the buffer: no copy
         return tensors["keys"], tensors["values"]
-    keys = torch.empty(header.shape, dtype=header.dtype, pin_memory=pin)
-    values = torch.empty(header.shape, dtype=header.dtype, pin_memory=pin)
+    size = math.prod(header.shape) * header.dtype.itemsize
+    keys = allocate(size).view(header.dtype).reshape(header.shape)
+    values = allocate(size).view(header.dtype).reshape(header.shape)
     codec: Codec = CODECS[header.codec]
     try:
         codec.decode(tensors, keys, values)

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import SUFFIX, read_segment
+from kvcache.file import SUFFIX, Allocate, fresh_memory, read_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import segment_path, shard_of_file
 from kvcache.segment import Segment, joined
 from kvcache.shard import Shard
 
 
-def read_shard(folder: Path, key: str, fingerprint: Fingerprint, wanted: Shard, *, pin: bool = False) -> Segment:
-    """The wanted layers and heads of a stored segment, in host memory (pinned where ``pin``).
+def read_shard(
+    folder: Path,
+    key: str,
+    fingerprint: Fingerprint,
+    wanted: Shard,
+    *,
+    allocate: Allocate = fresh_memory,
+    stop: Callable[[], bool] | None = None,
+) -> Segment:
+    """The wanted layers and heads of a stored segment, in host memory from ``allocate``.
 
     Reads the file that has just these; else the one that has all; else the shards that overlap. A file is always
     read and checked whole. Raises ``FileNotFoundError`` when they are not all there, and as ``read_segment`` does.
     """
     own = file_of_shard(folder, key, wanted)
     if own is not None:
-        return _checked(read_segment(own, fingerprint, pin=pin), key, None if wanted.is_whole else wanted)
+        return _checked(
+            read_segment(own, fingerprint, allocate=allocate, stop=stop), key, None if wanted.is_whole else wanted
+        )
     whole = segment_path(folder, key)
     if whole.exists() or (wanted.is_whole and not any(whole.parent.glob(f"{key}.*{SUFFIX}"))):
-        segment = _checked(read_segment(whole, fingerprint, pin=pin), key, None)
+        segment = _checked(read_segment(whole, fingerprint, allocate=allocate, stop=stop), key, None)
         return segment if wanted.is_whole else segment.cut(wanted)
     return _joined(folder, key, fingerprint, wanted)
 

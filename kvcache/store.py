@@ -27,11 +27,12 @@ import torch
 from kvcache.codecs import CODECS, CodecName, codec_for
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
 from kvcache.eviction import value
-from kvcache.file import write_segment
+from kvcache.file import pinned_memory, write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index, remove_files, segment_path
 from kvcache.ledger import PreloadLedger, PreloadStats
 from kvcache.read import move_files, read_shard
+from kvcache.recycling import Recycler
 from kvcache.segment import Certificate, Part, Segment
 from kvcache.shard import Shard
 from kvcache.tiers import TIERS, MemoryTier, Rank, TierName
@@ -47,6 +48,8 @@ thread."""
 # Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
 _MAX_DEAD_LABELS = 100_000
 # Enough to keep a drive's queue filled while others are checked and decoded.
+# Memory that is kept for the next segment to be read.
+_SPARE_BYTES = 256 << 20
 _READERS = 4
 
 
@@ -127,6 +130,7 @@ class SegmentStore:
         self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
         self._closed = False
         self._held: set[str] = set()  # in a memory tier only, to be written when they would leave it
+        self._allocate = pinned_memory if self._device.type == "cuda" else Recycler(_SPARE_BYTES).allocate
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader")
         self._writes = WriteQueue(self._write_queued)
 
@@ -211,9 +215,16 @@ class SegmentStore:
         read = dict(zip(on_disk, self._readers.map(load, on_disk), strict=True))
         return [read[key] if key in read else load(key) for key in keys]
 
-    def preload(self, key: str, fingerprint: Fingerprint, tier: MemoryTierName = "host") -> int:
+    def preload(
+        self,
+        key: str,
+        fingerprint: Fingerprint,
+        tier: MemoryTierName = "host",
+        stop: Callable[[], bool] | None = None,
+    ) -> int:
         """Bring a segment up to ``tier`` before it is asked for; the bytes moved, 0 where there was nothing to do, it
-        is gone, or what it would displace is worth more. It is no use: nothing counts as one."""
+        is gone, or what it would displace is worth more. It is no use: nothing counts as one. Raises
+        ``ReadInterrupted`` once ``stop`` says so."""
         begin = time.perf_counter()
         with self._lock:
             found = self.tier_of(key)
@@ -225,7 +236,7 @@ class SegmentStore:
                 return 0
             in_memory = self._on_host.get(key) or self._writes.get(key)
         try:
-            segment = in_memory if in_memory is not None else self._read(key, fingerprint)
+            segment = in_memory if in_memory is not None else self._read(key, fingerprint, stop)
         except SegmentMissing:
             return 0
         if segment.fingerprint != fingerprint.digest:
@@ -522,11 +533,11 @@ class SegmentStore:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _read(self, key: str, fingerprint: Fingerprint) -> Segment:
+    def _read(self, key: str, fingerprint: Fingerprint, stop: Callable[[], bool] | None = None) -> Segment:
         layout = fingerprint.layout
         whole = Shard.whole(layout.layers, layout.kv_heads)
         try:
-            return read_shard(self._folder, key, fingerprint, whole, pin=self._device.type == "cuda")
+            return read_shard(self._folder, key, fingerprint, whole, allocate=self._allocate, stop=stop)
         except FileNotFoundError:
             log.warning("segment %s has vanished from the disk", key[:12])
             self._lose_file(key)

@@ -1,7 +1,8 @@
 """Brings segments up before they are asked for.
 
 A queue by what a byte moved is expected to save: probability x saved seconds / bytes. Nothing is moved while a request
-is in the engine, one segment at a time otherwise, so that a request which arrives meanwhile waits for at most one.
+is in the engine, one segment at a time otherwise; an engine may give one up when a request arrives meanwhile, and it is
+tried again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from engine.base import Capacity
 from engine.errors import EngineClosed
-from kvcache import PreloadStats, TierName
+from kvcache import PreloadStats, ReadInterrupted, TierName
 from scheduler.events import EventLog
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,12 @@ class Preloader:
         begin = self._clock()
         try:
             moved = await self._mover.preload(item.key)
+        except ReadInterrupted:
+            if item.key in self._queue:  # offered anew meanwhile
+                self._stats.cancelled += 1
+            else:
+                self._queue[item.key] = (owner, item)
+            return
         except EngineClosed:
             self._stats.cancelled += 1
             self._cancel_all()

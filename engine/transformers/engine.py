@@ -183,7 +183,7 @@ class TransformersEngine:
     async def preload(self, key: str) -> int:
         # A CPU's device is the host: there the device tier, which requests fill, is left to them.
         tier: MemoryTierName = "host" if self.model.device.type == "cpu" else "device"
-        return await asyncio.to_thread(self.store.preload, key, self.fingerprint, tier)
+        return await asyncio.to_thread(self.store.preload, key, self.fingerprint, tier, self._worker.has_requests)
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
         """Compute, certify and store a page while nothing else runs. Raises ``ContextTooLong`` or ``EngineClosed``."""

@@ -172,6 +172,10 @@ class EngineWorker(threading.Thread):
         waiting = len(self._waiting) + len(self._loading)
         return Capacity(self._model.context, self._config.max_running, len(self._running), waiting)
 
+    def has_requests(self) -> bool:
+        """Whether a request is here or has just come."""
+        return self._urgent.is_set() or bool(self._running or self._waiting or self._loading)
+
     # -- the loop --------------------------------------------------------------------------------------------
 
     @torch.inference_mode()

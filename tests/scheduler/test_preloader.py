@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from engine.base import Capacity
-from kvcache import PreloadStats, TierName
+from kvcache import PreloadStats, ReadInterrupted, TierName
 from scheduler.events import EventLog
 from scheduler.preloader import PreloadConfig, Preloader, Wanted
 
@@ -18,6 +18,7 @@ class Disk:
         self.busy = False
         self.refuse: set[str] = set()
         self.fail: set[str] = set()
+        self.interrupt: list[Callable[[], None]] = []
         self.ledger = PreloadStats()
 
     def capacity(self) -> Capacity:
@@ -30,6 +31,9 @@ class Disk:
         await asyncio.sleep(0)
         if key in self.fail:
             raise OSError("the disk is on fire")
+        if self.interrupt:
+            self.interrupt.pop()()
+            raise ReadInterrupted(key)
         if key in self.refuse:
             return 0
         self.moved.append(key)
@@ -152,3 +156,15 @@ def test_events_reach_their_tenant_only() -> None:
         assert [event["number"] for event in log.last(5, "boris")] == [3, 2]
 
     asyncio.run(test())
+
+
+def test_what_a_request_interrupted_is_taken_up_again() -> None:
+    async def test(preloader: Preloader, disk: Disk) -> None:
+        disk.interrupt = [lambda: None, lambda: preloader.offer("cube", [wanted("a")])]  # the last comes first
+        preloader.offer("cube", [wanted("a")])
+        await preloader.settled()
+        assert disk.moved == ["a"]
+        stats = preloader.stats()
+        assert (stats.offered, stats.moved, stats.cancelled) == (2, 1, 1)
+
+    with_preloader(PreloadConfig(), test)
