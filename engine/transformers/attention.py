@@ -242,6 +242,10 @@ def _attend(
         parts.append((key, value, True))
     if query.device.type != "cpu":
         return _attend_joined(query, parts, scale)
+    if _at_once(query, past + sum(span.n_tokens for span in kv.spans)):
+        with products.preferred():
+            causal = products.triangle(new)
+            return products.attend_parts(query, [(k, v) for k, v, _ in parts], scale, causal, _SCRATCH)
     results = [_flash_cpu(query, k, v, causal, scale) for k, v, causal in parts]
     return results[0][0] if len(results) == 1 else _merge(results)
 
@@ -266,6 +270,9 @@ def _attend_in_place(
         return out
     if query.device.type != "cpu":
         return _attend_masked(query, [*spans, tail], slots.mask, scale)
+    if _at_once(query, seen + sum(span.n_tokens for span in chunk.kv.spans)):
+        with products.preferred():
+            return products.attend_parts(query, [*spans, tail], scale, slots.mask, _SCRATCH)
     results = [_flash_cpu(query, k, v, False, scale) for k, v in spans]
     results.append(_flash_cpu(query, *tail, False, scale, slots.mask))
     return results[0][0] if len(results) == 1 else _merge(results)
@@ -301,6 +308,11 @@ def _attend_masked(
     values = torch.cat([value for _, value in parts], dim=2).repeat_interleave(group, dim=1)
     whole = F.pad(mask, (keys.shape[2] - mask.shape[1], 0)).to(query.dtype)
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=whole, scale=scale)
+
+
+def _at_once(query: torch.Tensor, keys: int) -> bool:
+    new = query.shape[2]
+    return query.dtype == torch.float32 and products.at_once(new) and products.worth(new, keys) and products.usable()
 
 
 def _flash_cpu(

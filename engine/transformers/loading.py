@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel
 from engine.transformers.attention import NAME, SequenceKV, register
+from engine.transformers.fused import fuse_layers
 from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Fingerprint, Rotation, UnsupportedRotation, layout_of, rotation_of
@@ -102,7 +103,8 @@ def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context
         raise UnsupportedModel(f"the model's context is {limit} tokens, {context} were asked for")
     fingerprint = Fingerprint.of_model(network, tokenizer, folder=folder)
     if can_pack(network):
-        log.info("packed %d linear layers for the CPU", pack_linears(network))
+        fused = fuse_layers(network)
+        log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     _self_test(loaded)
     return replace(loaded, rotation=_tested_rotation(loaded))

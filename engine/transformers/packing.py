@@ -7,6 +7,9 @@ at every batch size (docs/architecture.md has the figures).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -25,6 +28,46 @@ class PackedLinear(nn.Module):
         """float32 [..., in_features] to [..., out_features]."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self._bias, "none", [], "")
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Weights in oneDNN's layout, and the bias."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+@torch.no_grad()
+def packed(linears: Sequence[nn.Linear], scale: torch.Tensor | None = None) -> Packed:
+    """Layers with the same input as one, their outputs one after the other. ``scale``, float32 [in_features],
+    multiplies the input beforehand."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    if scale is not None:
+        weight = weight * scale
+    biases = [torch.zeros(linear.out_features) if linear.bias is None else linear.bias.data for linear in linears]
+    has_bias = any(linear.bias is not None for linear in linears)
+    return Packed(torch.ops.mkldnn._reorder_linear_weight(weight), torch.cat(biases) if has_bias else None)
+
+
+def product(
+    inputs: torch.Tensor,
+    layer: Packed,
+    *,
+    activation: str = "none",
+    times: torch.Tensor | None = None,
+    plus: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """float32 [..., in_features] to [..., out_features], with one of these done to it on the way out: ``activation``
+    (a name of oneDNN's), a product with ``times``, a sum with ``plus``."""
+    other = times if plus is None else plus
+    out: torch.Tensor
+    if other is None:
+        out = torch.ops.mkldnn._linear_pointwise(inputs, layer.weight, layer.bias, activation, [], "")
+    else:
+        kind = "mul" if plus is None else "add"
+        out = torch.ops.mkldnn._linear_pointwise.binary(inputs, other, layer.weight, layer.bias, kind)
+    return out
 
 
 def can_pack(network: nn.Module) -> bool:

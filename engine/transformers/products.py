@@ -9,7 +9,7 @@ full float32 all the same, which is tested here before it is relied on. docs/arc
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def attend(
             torch.mm(part[head], key[0, head, :seen].t(), out=scores[head])
         by_row = scores.view(kv_heads, group, end - begin, seen)
         if causal:
-            by_row[..., begin:] += _triangle(end - begin)
+            by_row[..., begin:] += triangle(end - begin)
         elif mask is not None:
             by_row += mask[begin:end]
         torch.ops.aten._softmax.out(scores, -1, False, out=weights)
@@ -142,7 +142,41 @@ def attend(
     return out, lse
 
 
+def at_once(new: int) -> bool:
+    """Whether so few new tokens are attended to all parts at once, by :func:`attend_parts`."""
+    return new < _MANY
+
+
+def attend_parts(
+    query: torch.Tensor,
+    parts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    scale: float,
+    mask: torch.Tensor | None,
+    scratch: Scratch,
+) -> torch.Tensor:
+    """Attention of float32 query [1, heads, new, head_dim] over all parts (keys and values, [1, kv_heads, keys,
+    head_dim] each), [1, heads, new, head_dim]. ``mask`` is of the last part, additive, [new, keys]. The parts are copied
+    behind each other: for few new tokens that costs less than products and a softmax for each, and joining those."""
+    _, heads, new, width = query.shape
+    keys, values = (parts[0][i][0] if len(parts) == 1 else torch.cat([part[i][0] for part in parts], 1) for i in (0, 1))
+    kv_heads, n_keys, _ = keys.shape
+    group = heads // kv_heads
+    out = query.new_empty(kv_heads, group, new, values.shape[-1])
+    rows = max(1, min(new, _SCORES // (heads * n_keys)))
+    for begin in range(0, new, rows):
+        end = min(begin + rows, new)
+        some = query.new_empty(kv_heads, group, end - begin, width)
+        torch.mul(query[0, :, begin:end].view(kv_heads, group, end - begin, width), scale, out=some)
+        scores, weights = scratch.pair(kv_heads, group * (end - begin), n_keys)
+        torch.bmm(some.view(kv_heads, -1, width), keys.transpose(1, 2), out=scores)
+        if mask is not None:
+            scores.view(kv_heads, group, end - begin, n_keys)[..., n_keys - mask.shape[1] :] += mask[begin:end]
+        torch.ops.aten._softmax.out(scores, -1, False, out=weights)
+        out[:, :, begin:end] = torch.bmm(weights, values).view(kv_heads, group, end - begin, -1)
+    return out.view(1, heads, new, -1)
+
+
 @functools.cache
-def _triangle(n: int) -> torch.Tensor:
+def triangle(n: int) -> torch.Tensor:
     """What ``n`` tokens do not see of each other, additive, [n, n]."""
     return torch.zeros(n, n).masked_fill_(torch.ones(n, n, dtype=torch.bool).triu_(1), float("-inf"))

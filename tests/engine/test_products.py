@@ -140,3 +140,33 @@ def test_what_gains_goes_this_way() -> None:
     assert not products.worth(1, 8000)
     assert not products.worth(64, 64)
     assert products.worth(64, 2048)
+
+
+@given(
+    kv_heads=st.sampled_from([1, 2, 3]),
+    group=st.sampled_from([1, 3]),
+    new=st.sampled_from([1, 2, 33, 100]),
+    sizes=st.lists(st.sampled_from([1, 7, 64, 700]), max_size=3),
+    seed=st.integers(0, 1000),
+)
+def test_parts_at_once_are_attention_over_all_of_them(
+    kv_heads: int, group: int, new: int, sizes: list[int], seed: int
+) -> None:
+    past = sum(sizes)
+    query, key, value = drawn(kv_heads * group, kv_heads, new, past + new, seed)
+    parts = list(zip(key.split([*sizes, new], 2), value.split([*sizes, new], 2), strict=True))
+    out = products.attend_parts(query, parts, SCALE, products.triangle(new), products.Scratch())
+    mask = torch.cat([torch.zeros(new, past), causal_mask(new)], 1)
+    torch.testing.assert_close(out.double(), written_out(query, key, value, mask)[0], atol=1e-4, rtol=1e-4)
+    unmasked = products.attend_parts(query, parts, SCALE, None, products.Scratch())
+    expected, _ = written_out(query, key, value, torch.zeros(new, past + new))
+    torch.testing.assert_close(unmasked.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_parts_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = drawn(6, 2, 50, 90)
+    parts = [(key[:, :, :40], value[:, :, :40]), (key[:, :, 40:], value[:, :, 40:])]
+    whole = products.attend_parts(query, parts, SCALE, products.triangle(50), products.Scratch())
+    monkeypatch.setattr(products, "_SCORES", 6 * 90 * 7)
+    blocks = products.attend_parts(query, parts, SCALE, products.triangle(50), products.Scratch())
+    torch.testing.assert_close(blocks, whole, atol=1e-6, rtol=1e-6)

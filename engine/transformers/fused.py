@@ -1,0 +1,173 @@
+"""Decoder layers of Llama's shape with their small steps joined, for the CPU in float32.
+
+A pass of a few dozen tokens through a small model is as much small steps as matrix products. So q, k and v are one
+product, and so are their rotations; the activation, the product with it and the residual sums are done by oneDNN at
+the end of the matrix products that they follow; the norms' weights are part of the weights that they precede. The
+numbers are the same up to rounding, and each layer is compared with the one that it stands in for before it does.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from engine.transformers.packing import packed, product
+
+log = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-4
+_CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+class _Norm:
+    """Root mean square norm (Zhang and Sennrich, arXiv 1910.07467) without its weight."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        weight, eps = norm.weight, norm.variance_epsilon
+        assert isinstance(weight, torch.Tensor)
+        self.weight = weight.detach()
+        self._eps = torch.full((1,), float(eps))  # type: ignore[arg-type]
+        self._share = 1.0 / weight.numel()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., width] to the same."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * torch.addcmul(self._eps, length, length, value=self._share).rsqrt_()
+
+
+class FusedLayer(nn.Module):
+    """Stands in for a decoder layer that :func:`can_fuse` has found fit, and calls the same attention."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.self_attn = attention  # what attention functions ask for: layer_idx, is_causal and the like
+        self._before_attention, self._before_mlp = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
+        self._head_norms = [_Norm(attention.q_norm), _Norm(attention.k_norm)] if hasattr(attention, "q_norm") else []
+        self._head_dim = attention.head_dim
+        self._heads = attention.q_proj.out_features // attention.head_dim
+        self._kv_heads = attention.k_proj.out_features // attention.head_dim
+        inputs = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self._qkv = packed(inputs, self._before_attention.weight)
+        self._out = packed([attention.o_proj])
+        self._gate = packed([mlp.gate_proj], self._before_mlp.weight)
+        self._up = packed([mlp.up_proj], self._before_mlp.weight)
+        self._down = packed([mlp.down_proj])
+        if hasattr(layer, "attention_type"):
+            self.attention_type = layer.attention_type
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """float32 [1, tokens, width] to the same. ``kwargs`` go to the attention function."""
+        attended = self._attend(hidden_states, position_embeddings, attention_mask, kwargs)
+        hidden_states = product(attended, self._out, plus=hidden_states)
+        normed = self._before_mlp(hidden_states)
+        gate = product(normed, self._gate, activation="swish")
+        return product(product(normed, self._up, times=gate), self._down, plus=hidden_states)
+
+    def _attend(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        attention = self.self_attn
+        batch, tokens, _ = hidden_states.shape
+        heads = product(self._before_attention(hidden_states), self._qkv)
+        heads = heads.view(batch, tokens, -1, self._head_dim).transpose(1, 2)
+        turning, value = heads[:, : self._heads + self._kv_heads], heads[:, self._heads + self._kv_heads :]
+        for norm, part in zip(self._head_norms, (slice(None, self._heads), slice(self._heads, None)), strict=False):
+            turning[:, part] = norm(turning[:, part]) * norm.weight
+        turned = _turned(turning, *position_embeddings)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, None)
+        out, _ = function(
+            attention,
+            turned[:, : self._heads],
+            turned[:, self._heads :],
+            value,
+            attention_mask,
+            dropout=0.0,
+            scaling=attention.scaling,
+            **kwargs,
+        )
+        attended: torch.Tensor = out.reshape(batch, tokens, -1)
+        return attended
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding in halves (Su et al., arXiv 2104.09864): x float32 [1, heads, tokens, head_dim], cos and sin
+    [1, tokens, head_dim]."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return out
+
+
+def can_fuse(layer: Any) -> bool:
+    """Whether the layer has the parts of Llama's, and no others."""
+    if {name for name, _ in layer.named_children()} != _CHILDREN:
+        return False
+    attention = {name for name, _ in layer.self_attn.named_children()}
+    mlp = {name for name, _ in layer.mlp.named_children()}
+    norms = [layer.input_layernorm, layer.post_attention_layernorm]
+    norms += [layer.self_attn.q_norm, layer.self_attn.k_norm] if "q_norm" in attention else []
+    linears = [getattr(layer.self_attn, name, None) for name in _ATTENTION]
+    linears += [getattr(layer.mlp, name, None) for name in _MLP - {"act_fn"}]
+    return (
+        attention in (_ATTENTION, _ATTENTION | {"q_norm", "k_norm"})
+        and mlp == _MLP
+        and "silu" in type(layer.mlp.act_fn).__name__.lower()
+        and all(type(linear) is nn.Linear for linear in linears)
+        and all(hasattr(norm, "variance_epsilon") and norm.weight.ndim == 1 for norm in norms)
+    )
+
+
+@torch.inference_mode()
+def fuse_layers(network: Any) -> int:
+    """Replace the decoder layers that can be; returns how many. The original weights are freed."""
+    layers: Any = getattr(getattr(network, "model", None), "layers", ())
+    n = 0
+    for i, layer in enumerate(layers):
+        if can_fuse(layer):
+            fused = FusedLayer(layer)
+            if not _agrees(network, layer, fused):
+                log.warning("layer %d is not what its parts look like: it is left as it is", i)
+                continue
+            for name in _ATTENTION:
+                delattr(layer.self_attn, name)
+            layers[i] = fused
+            n += 1
+    return n
+
+
+def _agrees(network: Any, layer: Any, fused: FusedLayer) -> bool:
+    """Both layers on the same numbers, with transformers' own attention."""
+    generator = torch.Generator().manual_seed(0)
+    width = layer.self_attn.q_proj.in_features
+    hidden = torch.randn(1, 6, width, generator=generator)
+    before = network.config._attn_implementation
+    network.set_attn_implementation("sdpa")
+    try:
+        positions = torch.arange(3, 9)[None]
+        options = {"position_embeddings": network.model.rotary_emb(hidden, positions), "attention_mask": None}
+        theirs, ours = layer(hidden, **options), fused(hidden, **options)
+    finally:
+        network.set_attn_implementation(before)
+    theirs = theirs[0] if isinstance(theirs, tuple) else theirs
+    change = (theirs - hidden).abs().max()
+    return bool((ours - theirs).abs().max() <= _TOLERANCE * change)
