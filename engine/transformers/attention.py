@@ -213,16 +213,22 @@ def ragged_attention(
     if ragged.interrupt is not None and ragged.interrupt():
         raise Interrupted
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if len(ragged.chunks) == 1:
+        return _attend_chunk(ragged.chunks[0], module.layer_idx, query, key, value, scale).transpose(1, 2), None
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     for chunk in ragged.chunks:
         rows = slice(chunk.begin, chunk.end)
         new = (query[:, :, rows], key[:, :, rows], value[:, :, rows])
-        if chunk.slots is None:
-            result = _attend(chunk.kv, module.layer_idx, *new, scale)
-        else:
-            result = _attend_in_place(chunk, chunk.slots, module.layer_idx, *new, scale)
-        out[:, rows] = result.transpose(1, 2)
+        out[:, rows] = _attend_chunk(chunk, module.layer_idx, *new, scale).transpose(1, 2)
     return out, None
+
+
+def _attend_chunk(
+    chunk: Chunk, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    if chunk.slots is None:
+        return _attend(chunk.kv, layer, query, key, value, scale)
+    return _attend_in_place(chunk, chunk.slots, layer, query, key, value, scale)
 
 
 def _attend(

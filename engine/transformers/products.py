@@ -155,8 +155,9 @@ def attend_parts(
     scratch: Scratch,
 ) -> torch.Tensor:
     """Attention of float32 query [1, heads, new, head_dim] over all parts (keys and values, [1, kv_heads, keys,
-    head_dim] each), [1, heads, new, head_dim]. ``mask`` is of the last part, additive, [new, keys]. The parts are copied
-    behind each other: for few new tokens that costs less than products and a softmax for each, and joining those."""
+    head_dim] each), [1, heads, new, head_dim]. ``mask`` is of the last part, additive, [new, keys]. The parts are
+    copied behind each other: for few new tokens that costs less than products and a softmax for each, and joining
+    those."""
     _, heads, new, width = query.shape
     keys, values = (parts[0][i][0] if len(parts) == 1 else torch.cat([part[i][0] for part in parts], 1) for i in (0, 1))
     kv_heads, n_keys, _ = keys.shape
@@ -172,7 +173,10 @@ def attend_parts(
         if mask is not None:
             scores.view(kv_heads, group, end - begin, n_keys)[..., n_keys - mask.shape[1] :] += mask[begin:end]
         torch.ops.aten._softmax.out(scores, -1, False, out=weights)
-        out[:, :, begin:end] = torch.bmm(weights, values).view(kv_heads, group, end - begin, -1)
+        attended = torch.bmm(weights, values)
+        if rows == new:
+            return attended.view(1, heads, new, -1)
+        out[:, :, begin:end] = attended.view(kv_heads, group, end - begin, -1)
     return out.view(1, heads, new, -1)
 
 
