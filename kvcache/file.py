@@ -105,7 +105,8 @@ class Header:
         return sum(t.end - t.begin for name, t in self.tensors.items() if name != "token_ids")
 
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """A tensor's bytes, without a copy where it lies in one piece."""
     raw: Any = tensor.contiguous().view(torch.uint8).reshape(-1).numpy()
     return memoryview(raw)
 
@@ -123,7 +124,7 @@ def _hash_order(dtypes: Mapping[str, torch.dtype]) -> list[str]:
 def _checksum(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
     hasher = _hasher(metadata)
     for name in _hash_order({name: tensor.dtype for name, tensor in tensors.items()}):
-        hasher.update(_bytes_of(tensors[name]))
+        hasher.update(bytes_of(tensors[name]))
     return str(hasher.hexdigest())
 
 
@@ -133,8 +134,13 @@ def write_segment(path: Path, segment: Segment, *, codec: CodecName = "none", fs
     tensors = CODECS[codec].encode(segment.keys.to("cpu"), segment.values.to("cpu"))
     stored_bytes = sum(tensor.nbytes for tensor in tensors.values())
     tensors["token_ids"] = torch.tensor(segment.token_ids, dtype=torch.int32)
-    metadata = _metadata(segment, codec)
-    metadata[hashing.NAME] = _checksum(metadata, tensors)
+    _write(path, tensors, _metadata(segment, codec), fsync=fsync)
+    return stored_bytes
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], *, fsync: bool) -> None:
+    """Write a segment's file in one step, with the checksum over its metadata and tensors."""
+    metadata = {**metadata, hashing.NAME: _checksum(metadata, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -148,7 +154,33 @@ def write_segment(path: Path, segment: Segment, *, codec: CodecName = "none", fs
         temporary.unlink(missing_ok=True)
     if fsync:
         sync_folder(path.parent)
-    return stored_bytes
+
+
+def rewrite_labels(
+    source: Path,
+    path: Path,
+    fingerprint: Fingerprint,
+    labels: Mapping[str, str],
+    certificate: Certificate,
+    *,
+    fsync: bool = True,
+) -> None:
+    """Write the page in ``source`` to ``path``, each label replaced by what ``labels`` has for it, and with this
+    certificate. Its tensors are written as they were encoded: what a codec has lost is not lost again. Raises as
+    :func:`read_segment`, and ``OSError``."""
+    with SegmentReader(source, fingerprint) as reader:
+        reader.fill(torch.empty(reader.header.data_bytes, dtype=torch.uint8))
+        reader.finish()
+        header = reader.header
+        tensors = {name: reader.tensor(name) for name in header.tensors}
+    parts = [[n_tokens, None if label is None else labels[label]] for n_tokens, label in header.part_lengths]
+    metadata = {
+        **header.metadata,
+        "labels": json.dumps(sorted({labels[label] for label in header.labels})),
+        "parts": json.dumps(parts),
+        "certificate": json.dumps(asdict(certificate), sort_keys=True),
+    }
+    _write(path, tensors, metadata, fsync=fsync)
 
 
 def _metadata(segment: Segment, codec: CodecName) -> dict[str, str]:
@@ -202,7 +234,7 @@ def read_parts(path: Path, header: Header) -> tuple[Part, ...]:
     buffer = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
     with path.open("rb", buffering=0) as stream:
         stream.seek(header.data_begin + stored.begin)
-        _read_exactly(stream, _bytes_of(buffer), path)
+        _read_exactly(stream, bytes_of(buffer), path)
     return _parts(header, tuple(buffer.view(torch.int32).tolist()))
 
 
@@ -374,11 +406,18 @@ class SegmentReader:
     def arrived(self, buffer: torch.Tensor) -> Iterator[int]:
         """As :meth:`fill`, handing out how many bytes of the data are there, again and again."""
         self._tensors = {name: _view(buffer, tensor) for name, tensor in self.header.tensors.items()}
-        yield from self._read(_bytes_of(buffer))
+        yield from self._read(bytes_of(buffer))
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor of the file, as far as it was read."""
         return self._tensors[name]
+
+    def front(self) -> bytes:
+        """The file's bytes before its data."""
+        self._stream.seek(0)
+        buffer = bytearray(self.header.data_begin)
+        _read_exactly(self._stream, memoryview(buffer), self._path)
+        return bytes(buffer)
 
     def _read(self, view: memoryview) -> Iterator[int]:
         """Bytes are hashed while further ones are read; where the tensors lie in another order than they are hashed

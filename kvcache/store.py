@@ -15,22 +15,23 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from kvcache.codecs import CODECS, CodecName, codec_for
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
 from kvcache.eviction import value
-from kvcache.file import pinned_memory, write_segment
+from kvcache.file import pinned_memory, rewrite_labels, write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index, remove_files, segment_path
 from kvcache.ledger import PreloadLedger, PreloadStats
+from kvcache.moving import SegmentFile, read_file, received
 from kvcache.read import move_files, read_shard
 from kvcache.recycling import Recycler
 from kvcache.segment import Certificate, Part, Segment
@@ -41,6 +42,7 @@ from kvcache.writing import WriteQueue
 log = logging.getLogger(__name__)
 
 MemoryTierName = Literal["device", "host"]
+T = TypeVar("T")
 Worth = Callable[[Sequence[Entry]], Sequence[float]]
 """What segments are worth to a memory tier, 0 or more: the least leave first. Called with the store's lock held, by any
 thread."""
@@ -333,11 +335,55 @@ class SegmentStore:
                     remove_files(self._folder, entry.key)
                 return False
             known = self._index.get(entry.key)
-            if known is None or not known.on_disk:
-                self._index.add(entry)
+            fresh = known is None or not known.on_disk
+            self._index.add(entry)
+            if fresh:
                 self._index.stored(entry.key, entry.disk_bytes)
                 self._disk_used += entry.disk_bytes
                 self._evict_from_disk()
+            return True
+
+    def read_file(self, key: str, fingerprint: Fingerprint) -> SegmentFile:
+        """A segment's file as it is on disk, checked. Raises ``SegmentMissing``: there is none, it is in shards, or it
+        was bad and is now in quarantine."""
+        path = segment_path(self._folder, key)
+        if self.tier_of(key) is None or not path.exists():
+            raise SegmentMissing(key)
+        return self._or_missing(key, lambda: read_file(path, fingerprint))
+
+    def take_in(
+        self,
+        key: str,
+        content: Iterable[bytes],
+        digest: str,
+        fingerprint: Fingerprint,
+        labels: Mapping[str, str],
+        certificate: Certificate,
+    ) -> bool:
+        """Keep the page that another store's :meth:`read_file` gave, with its labels replaced as ``labels`` says and
+        this certificate. It is on disk then, and counts against the disk's budget as what is built here does.
+
+        False when it is refused, as by :meth:`put`. Nothing is made of ``content`` unless ``digest`` is its hash:
+        whoever calls answers for that. Raises ``SegmentCorrupt``, ``FingerprintMismatch``, ``OSError``.
+        """
+        path = segment_path(self._folder, key)
+        with received(path, content, digest) as incoming:
+            entry = Entry.of_files([incoming])
+            there = entry.labels | {part.label for part in entry.parts if part.label is not None}
+            if entry.key != key or entry.root is None or not there <= labels.keys():
+                raise SegmentCorrupt(f"{path.name}: not this page, or not of these memories")
+            if self.tier_of(key) is None:
+                rewrite_labels(incoming, path, fingerprint, labels, certificate, fsync=self._fsync)
+                return self.record(Entry.of_files([path]))
+            read_file(incoming, fingerprint)
+        return self._label(replace(entry, labels=frozenset(labels[label] for label in entry.labels)))
+
+    def _label(self, entry: Entry) -> bool:
+        """Have the same segment, known already, go with these memories as well."""
+        with self._lock:
+            if self._refuses(entry) or self._index.get(entry.key) is None:
+                return False
+            self._index.add(entry)
             return True
 
     def certify(self, key: str, certificate: Certificate) -> bool:
@@ -536,8 +582,16 @@ class SegmentStore:
     def _read(self, key: str, fingerprint: Fingerprint, stop: Callable[[], bool] | None = None) -> Segment:
         layout = fingerprint.layout
         whole = Shard.whole(layout.layers, layout.kv_heads)
-        try:
+
+        def read() -> Segment:
             return read_shard(self._folder, key, fingerprint, whole, allocate=self._allocate, stop=stop)
+
+        return self._or_missing(key, read)
+
+    def _or_missing(self, key: str, read: Callable[[], T]) -> T:
+        """Read; what cannot be read is put out of the way. Raises ``SegmentMissing`` then."""
+        try:
+            return read()
         except FileNotFoundError:
             log.warning("segment %s has vanished from the disk", key[:12])
             self._lose_file(key)

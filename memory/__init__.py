@@ -1,6 +1,6 @@
 """The plaintext side store: cubes, messages, memories, search, jobs, keys."""
 
-from memory.bundle import Loaded
+from memory.bundle import Attach, Attached, Loaded, Stored
 from memory.cubes import Grant, Group
 from memory.documents import Document, Imported
 from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder
@@ -34,6 +34,8 @@ from memory.types import KINDS, Access, Change, Cube, Hit, Memory, MemoryKind, M
 __all__ = [
     "KINDS",
     "Access",
+    "Attach",
+    "Attached",
     "Change",
     "Conflict",
     "Cube",
@@ -76,6 +78,7 @@ __all__ = [
     "Said",
     "StorageFull",
     "StoreCorrupt",
+    "Stored",
     "Surroundings",
     "Unit",
     "UnreadableDocument",

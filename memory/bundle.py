@@ -1,13 +1,17 @@
 """Cubes as files: one cube dumped to a bundle (``memory.bundle_file`` has the format), or loaded as a new one.
 
-A bundle has no keys and values, and this is why. A segment's key is salted with the tenant, and a page's also stands
-for the tokens of its lead, which are not in its file: so a page cannot be given the key that it would have for another
-tenant. For the same tenant of the same model the keys would fit, but a checksum says only that a file is whole, not
-that its numbers were computed from its tokens. Segments are found by content, in all cubes of a tenant: whoever makes a
-bundle could make a text that the tenant has elsewhere be read as something else, and receipts would go on saying
-``exact``. The only proof would be to compute the numbers again, which is what loading was to save. So a bundle says
-*which* memories had keys and values, and whoever loads it has them computed from their texts in idle time
-(``Loaded.computed``).
+Keys and values come along only where the server asks for it, and are only ever believed where it has signed them, and
+this is why. Segments are found by content, in all cubes of a tenant, and a checksum says only that a file is whole, not
+that its numbers were computed from its tokens: whoever could make a bundle that is believed could make a text that the
+tenant has elsewhere be read as something else, and receipts would go on saying ``exact``. So a server signs what it
+dumps with a key of its own (``server.bundles``): each page with its tenant, its model and the texts of its memories.
+Nor can another tenant use them: a segment's key is salted with the tenant, and a page's also stands for the tokens of
+its lead, which are not in its file, so that it cannot be given the key that it would have there. What is not signed by
+this server, or of another tenant or model, is left, and its memories, which the bundle names, are computed from their
+texts in idle time (``Loaded.computed``), as those of a bundle without any.
+
+This side knows no keys and values: it writes files that it is handed (``Attach``), and says of those that it finds
+which memories they are of (``Attached``).
 
 Vectors do come along, because all they can do is to find or miss memories of their own cube; they are used when the
 embedder has the same name and a sample of them is what it makes of the texts.
@@ -19,14 +23,15 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from memory.base import StoreBase
 from memory.bundle_file import (
+    Attachment,
     ChangeLine,
     Contents,
     Counts,
@@ -35,6 +40,7 @@ from memory.bundle_file import (
     Manifest,
     MemoryLine,
     MessageLine,
+    SegmentLine,
     read_bundle,
     write_bundle,
 )
@@ -54,13 +60,40 @@ _ID = re.compile(r"(?:mem|msg|doc)_[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A file of keys and values to be written to a bundle: its name (64 hex digits), the labels of the memories that it
+    depends on, what is to be known of it, and its bytes."""
+
+    name: str
+    labels: Collection[str]
+    note: dict[str, Any]
+    content: Iterable[bytes | memoryview]
+
+
+Attach = Callable[[Mapping[str, str]], Iterable[Stored]]
+"""Given the active memories of a bundle, texts by label, the files that go with them, one at a time."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A file of keys and values in a bundle that was loaded (``memory.bundle_file.AttachedFiles`` reads it): the
+    memories that it depends on, by the labels that they had where it comes from."""
+
+    name: str
+    note: dict[str, Any]
+    memories: Mapping[str, Memory]
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A cube that was loaded, how many memories it has, and those whose keys and values had been computed where it
-    comes from."""
+    comes from; the model that they were computed by, and those that came along."""
 
     cube: Cube
     n_memories: int
     computed: list[Memory]
+    fingerprint: str | None = None
+    attached: list[Attached] = field(default_factory=list)
 
 
 class BundleMethods(StoreBase):
@@ -74,17 +107,18 @@ class BundleMethods(StoreBase):
         *,
         fingerprint: str | None = None,
         computed: Collection[str] = (),
+        attach: Attach | None = None,
     ) -> Counts:
         """Write a cube to a file: for its owner and those whom it was shared with for writing. Deleted memories, and
         the messages that only they are from, are left out; so are feedback and who may use the cube. ``fingerprint``
-        is the model's, ``computed`` the labels of memories whose keys and values are stored. Raises ``NotFound``,
-        ``Forbidden``, ``EmbedderError``."""
+        is the model's, ``computed`` the labels of memories whose keys and values are stored, ``attach`` says which of
+        these go along. Raises ``NotFound``, ``Forbidden``, ``EmbedderError``."""
         cube = self.cube(tenant, cube_id, "write")
         with self._database.read() as db:
             self._index(cube.id)  # vectors that are missing, or of another embedder, are made
             rows = _Rows.of(db, cube.id)
         contents = self._contents(cube, rows, fingerprint, computed)
-        write_bundle(contents, into)
+        write_bundle(contents, into, () if attach is None else _attachments(rows.memories, attach))
         return contents.manifest.counts
 
     def _contents(self, cube: Cube, rows: _Rows, fingerprint: str | None, computed: Collection[str]) -> Contents:
@@ -135,12 +169,12 @@ class BundleMethods(StoreBase):
                 matrix[i] = vectors[memory.id]
         return matrix
 
-    def load_cube(self, tenant: str, name: str, source: BinaryIO) -> Loaded:
+    def load_cube(self, tenant: str, name: str, source: BinaryIO, *, max_packed_bytes: int | None = None) -> Loaded:
         """Make a new cube of that name from a bundle, or nothing. Everything gets new ids; links, histories and times
-        are kept. Raises ``InvalidMemory`` (also for a bad bundle), ``Conflict`` (the name), ``StorageFull``,
-        ``EmbedderError``."""
+        are kept. ``max_packed_bytes`` bounds what of the bundle is no segments. Raises ``InvalidMemory`` (also for a
+        bad bundle), ``Conflict`` (the name), ``StorageFull``, ``EmbedderError``."""
         name = checked_name(name)
-        contents = read_bundle(source)
+        contents = read_bundle(source, max_packed_bytes)
         cube = Cube("cube_" + secrets.token_hex(12), tenant, name, time.time(), contents.manifest.fidelity)
         with self._database.read() as db:
             _check_free(db, cube)  # embedding may take a while
@@ -161,8 +195,7 @@ class BundleMethods(StoreBase):
             for row, memory, vector in zip(rows, fresh.memories, vectors, strict=True):
                 if vector is not None:
                     write_search_rows(db, row, memory, context_of(db, memory.id), self._embeddings.name, vector)
-        paired = zip(contents.memories, fresh.memories, strict=True)
-        return Loaded(cube, len(rows), [memory for line, memory in paired if line.computed and line.status == "active"])
+        return _loaded(cube, contents, fresh.memories)
 
     def _loaded_vectors(self, contents: Contents) -> list[Vector | None]:
         """A vector for each active memory."""
@@ -250,6 +283,25 @@ def _change_lines(db: sqlite3.Connection, memory: Memory) -> list[ChangeLine]:
         ChangeLine(memory=memory.id, at=c.at, action=c.action, version=c.version, text=c.text, detail=c.detail)
         for c in changes_of(db, memory.id)
     ]
+
+
+def _attachments(memories: Sequence[Memory], attach: Attach) -> Iterable[Attachment]:
+    active = {memory.label: memory for memory in memories if memory.status == "active"}
+    for stored in attach({label: memory.text for label, memory in active.items()}):
+        ids = tuple(active[label].id for label in sorted(stored.labels))
+        yield Attachment(SegmentLine(name=stored.name, memories=ids, note=stored.note), stored.content)
+
+
+def _loaded(cube: Cube, contents: Contents, memories: Sequence[Memory]) -> Loaded:
+    paired = list(zip(contents.memories, memories, strict=True))
+    by_id = {line.id: (line.label, memory) for line, memory in paired}
+    return Loaded(
+        cube,
+        len(memories),
+        [memory for line, memory in paired if line.computed and line.status == "active"],
+        contents.manifest.fingerprint,
+        [Attached(line.name, line.note, dict(by_id[id] for id in line.memories)) for line in contents.segments],
+    )
 
 
 def _memory_line(memory: Memory, places: dict[str, int], rows: _Rows, computed: Collection[str]) -> MemoryLine:

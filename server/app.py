@@ -62,7 +62,13 @@ def create_app(services: Services) -> FastAPI:
     config = services.config.server
     required = keys_required(services)
     # Added last runs first: ids, then the gate, then the size limit.
-    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=config.max_body_bytes,
+        timeout_s=config.body_timeout_s,
+        files={documents.LOAD_PATH: max(config.max_bundle_bytes, config.max_body_bytes)},
+        folder=services.config.data_dir,
+    )
     app.add_middleware(
         Gate,
         required=required,

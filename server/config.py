@@ -40,6 +40,8 @@ class ServerConfig:
     api_keys: Literal["auto", "required", "off"] = "auto"
     """auto: needed as soon as the address is not loopback."""
     max_body_bytes: int = _range(16 << 20, 1024, 1 << 30)
+    max_bundle_bytes: int = _range(1 << 30, 1024, 1 << 40)
+    """Of a cube that is loaded, segments included; without them ``max_body_bytes``."""
     body_timeout_s: float = _range(30.0, 0.05, 3600)
     drain_s: float = _range(10.0, 0, 3600)
     sse_ping_s: float = _range(15.0, 0.05, 3600)
@@ -113,6 +115,9 @@ class MemoryConfig:
     extractor_api_key: str | None = _secret()
     undelete_hours: float = _range(24.0, 0, 24 * 365)
     """How long a deleted memory can be brought back; 0: deleted is forgotten."""
+    bundle_key_file: Path | None = None
+    """32 secret bytes that segments in bundles are signed with, for servers that take each other's; None: bundle.key in
+    the data folder, made when it is needed."""
 
 
 @dataclass(frozen=True)

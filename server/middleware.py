@@ -8,7 +8,9 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +25,7 @@ OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 DEFAULT_TENANT = "default"
 TENANT = "recallkv.tenant"
 REQUEST_ID = "recallkv.request_id"
+BODY_FILE = "recallkv.body"
 
 _CLOSE = ((b"connection", b"close"),)
 
@@ -125,53 +128,95 @@ class RequestIds:
 
 class BodyLimit:
     """Refuses bodies over the limit with 413, by their announced length or as they come, and with 408 those that
-    stop coming."""
+    stop coming.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    ``files`` has limits of their own for some paths: such a body is kept in an unnamed file in ``folder``, which the
+    scope has as ``BODY_FILE``, and not in memory; the route gets an empty one.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        timeout_s: float,
+        *,
+        files: Mapping[str, int] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._files = files or {}
+        self._folder = folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = _header(scope, b"content-length")
-        if announced is not None and announced.isdigit() and int(announced) > self._max_bytes:
-            await self._too_large(receive, send)
+        limit = self._files.get(scope.get("path", ""))
+        if limit is not None:
+            await self._in_file(scope, receive, send, limit)
             return
-        chunks: list[Message] = []
+        messages: list[Message] = []
+        if await self._read(scope, receive, send, self._max_bytes, messages.append):
+            await self._app(scope, _replayed(messages, receive), send)
+
+    async def _in_file(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            try:
+                whole = await self._read(scope, receive, send, limit, lambda message: file.write(_body(message)))
+                file.seek(0)
+            except OSError as error:
+                log.error("a request's body cannot be kept: %s", error.strerror or error)
+                await _refuse(send, 507, "There is no room for the request's body.", "storage_full", _CLOSE)
+                return
+            if whole:
+                scope[BODY_FILE] = file
+                end: Message = {"type": "http.request", "body": b"", "more_body": False}
+                await self._app(scope, _replayed([end], receive), send)
+
+    async def _read(
+        self, scope: Scope, receive: Receive, send: Send, limit: int, keep: Callable[[Message], object]
+    ) -> bool:
+        """Read the body before the route runs: it is bounded, and errors are ours to word. False: it was refused."""
+        announced = _header(scope, b"content-length")
+        if announced is not None and announced.isdigit() and int(announced) > limit:
+            await self._too_large(receive, send, limit)
+            return False
         total = 0
-        while True:  # the body is read before the route runs: it is bounded, and errors are ours to word
+        while True:
             try:
                 message = await asyncio.wait_for(receive(), self._timeout_s)
             except TimeoutError:
                 await _refuse(send, 408, "The request's body stopped coming.", "body_timeout", _CLOSE)
-                return
-            chunks.append(message)
-            total += len(message.get("body", b""))
-            if total > self._max_bytes:
-                await self._too_large(receive if message.get("more_body", False) else None, send)
-                return
+                return False
+            total += len(_body(message))
+            if total > limit:
+                await self._too_large(receive if message.get("more_body", False) else None, send, limit)
+                return False
+            keep(message)
             if message["type"] != "http.request" or not message.get("more_body", False):
-                break
-        replay = iter(chunks)
+                return True
 
-        async def receive_again() -> Message:
-            return next(replay, None) or await receive()
-
-        await self._app(scope, receive_again, send)
-
-    async def _too_large(self, unread: Receive | None, send: Send) -> None:
+    async def _too_large(self, unread: Receive | None, send: Send, limit: int) -> None:
         # The answer leaves at once, so a client that looks while it sends can stop; the connection is not used again.
-        await _refuse(
-            send,
-            413,
-            f"A request's body has at most {self._max_bytes} bytes.",
-            "body_too_large",
-            _CLOSE,
-            unread=unread,
-        )
+        message = f"A request's body has at most {limit} bytes."
+        await _refuse(send, 413, message, "body_too_large", _CLOSE, unread=unread)
+
+
+def _body(message: Message) -> bytes:
+    found: bytes = message.get("body", b"")
+    return found
+
+
+def _replayed(messages: Iterable[Message], receive: Receive) -> Receive:
+    """Receives these messages, then what comes."""
+    replay = iter(messages)
+
+    async def receive_again() -> Message:
+        return next(replay, None) or await receive()
+
+    return receive_again
 
 
 class Gate:

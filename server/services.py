@@ -29,6 +29,7 @@ from memory import (
 )
 from scheduler import Foresight, ForesightConfig, Planner, PreloadConfig, Upkeep
 from server.assets import bundled_embedder_folder, demo_model_folder
+from server.bundles import Bundles
 from server.chat import ChatService
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
 from server.config_values import ConfigError
@@ -36,6 +37,7 @@ from server.extracting import ServedCompleter
 from server.lock import DataDirLock
 from server.metrics import Metrics
 from server.remembering import Remembering
+from server.signing import BundleKey
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Services:
     chat: ChatService
     upkeep: Upkeep
     remembering: Remembering
+    bundles: Bundles
     metrics: Metrics
     served: ServedCompleter
     foresight: Foresight | None = None
@@ -80,6 +83,7 @@ class Services:
     async def close(self) -> None:
         """Let running requests end, then close everything, the data folder's lock last."""
         self.draining = True
+        self.bundles.close()
         await self.remembering.close()
         if self.foresight is not None:
             await self.foresight.close()
@@ -105,6 +109,7 @@ def assemble(
     served = ServedCompleter(engine)
     extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
     remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor)
+    bundles = Bundles(memories, engine, store, upkeep, _bundle_key(config), config.server.max_body_bytes)
     chat = ChatService(
         engine,
         memories,
@@ -124,7 +129,7 @@ def assemble(
     if foresight is not None:
         metrics.watch_foresight(foresight.stats, foresight.report)
     return Services(
-        config, engine, store, memories, embedder, chat, upkeep, remembering, metrics, served, foresight, lock
+        config, engine, store, memories, embedder, chat, upkeep, remembering, bundles, metrics, served, foresight, lock
     )
 
 
@@ -155,6 +160,7 @@ def _foresight(
 def open_services(config: Config) -> Services:
     """Open the data folder and load the models. Raises the parts' named errors; what was opened is closed then."""
     _check_urls(config.memory)
+    _bundle_key(config).check()
     threads = config.engine.threads or torch.get_num_threads()
     if config.engine.kind == "transformers":  # before anything computes here
         leave_to_engine()
@@ -207,6 +213,12 @@ def _check_urls(config: MemoryConfig) -> None:
     for key, url in (("memory.reranker", config.reranker), ("memory.extractor_url", config.extractor_url)):
         if url is not None and not url.startswith(("http://", "https://")):
             raise ConfigError(f"{key}: '{url}' is not the URL of an endpoint.")
+
+
+def _bundle_key(config: Config) -> BundleKey:
+    """The operator's, which is there, or the data folder's own, which is made when it is needed."""
+    given = config.memory.bundle_key_file
+    return BundleKey(given or config.data_dir / "bundle.key", made=given is None)
 
 
 def _engine(config: Config, threads: int) -> OwningEngine:

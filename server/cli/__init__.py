@@ -40,6 +40,7 @@ NAMED_ERRORS = (
     ("server.config_values", "ConfigError"),
     ("server.lock", "DataDirError"),
     ("server.run", "PortTaken"),
+    ("server.signing", "BundleKeyError"),
 )
 
 

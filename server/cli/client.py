@@ -39,9 +39,9 @@ class Client:
         except ValueError as error:
             raise ServerError(f"what answers at {self._url} is no RecallKV server") from error
 
-    def save(self, path: str, into: BinaryIO) -> None:
+    def save(self, path: str, into: BinaryIO, **arguments: Any) -> None:
         """Write the reply's bytes to a file."""
-        with self._reachable(), self._open() as http, http.stream("GET", path) as reply:
+        with self._reachable(), self._open() as http, http.stream("GET", path, **arguments) as reply:
             if reply.status_code >= 400:
                 reply.read()
                 self._check(reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -139,15 +140,20 @@ def import_(
 def dump(
     file: Annotated[Path, typer.Argument(help="Where to write it.", dir_okay=False)],
     cube: Annotated[str, typer.Option(help="Cube, by id or name.")] = "default",
+    segments: Annotated[
+        bool, typer.Option("--segments", help="Also its pages of keys and values, which are large.")
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Write a cube to one file: memories, messages, histories, documents and vectors."""
+    """Write a cube to one file: memories, messages, histories, documents and vectors. Pages are taken by servers with
+    the same bundle key; others compute theirs from the texts."""
     partial = file.with_name(f".{file.name}.partial")
     try:
         with partial.open("wb") as stream:
             partial.chmod(0o600)
-            Client(url, api_key).save(f"/v1/cubes/{quote(cube, safe='')}/dump", stream)
+            path = f"/v1/cubes/{quote(cube, safe='')}/dump"
+            Client(url, api_key).save(path, stream, params={"segments": segments})
         partial.replace(file)
     except OSError as error:
         raise typer.BadParameter(f"{file} cannot be written: {error.strerror}") from error
@@ -163,11 +169,16 @@ def load(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Make a new cube from a file; its id is printed."""
+    """Make a new cube from a file; its id is printed, and, on stderr, what became of the pages in it."""
     headers = {"Content-Type": "application/zip"}
     client = Client(url, api_key)
-    made = client.call("POST", "/v1/cubes/load", params={"name": cube}, content=file.read_bytes(), headers=headers)
+    with file.open("rb") as stream:
+        made = client.call("POST", "/v1/cubes/load", params={"name": cube}, content=stream, headers=headers)
     print(made["id"])
+    told = made["segments"]
+    if told["taken"] or told["left"]:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(told["reasons"].items()))
+        print(clean(f"pages: {told['taken']} taken, {told['left']} left {reasons}".rstrip()), file=sys.stderr)
 
 
 def _documents(path: Path) -> Iterator[tuple[Path, str]]:

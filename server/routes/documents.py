@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
+import logging
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,16 @@ from fastapi.responses import StreamingResponse
 
 from memory import Document
 from memory.cubes import DEFAULT_CUBE
+from server.errors import ApiError
+from server.middleware import BODY_FILE
 from server.routes.cubes import cube_json
 from server.routes.openai import Provided, Tenant
+from server.signing import BundleKeyError
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
+LOAD_PATH = "/v1/cubes/load"
 
 Name = Annotated[str, Query(min_length=1, max_length=500)]
 # Reading a file may take a minute: so many at once, in threads that nothing else waits for.
@@ -73,19 +79,17 @@ async def delete_document(cube_id: str, document_id: str, services: Provided, te
 
 
 @router.get("/cubes/{cube_id}/dump")
-async def dump_cube(cube_id: str, services: Provided, tenant: Tenant) -> StreamingResponse:
-    """A cube as one file; for its owner, and whom it was shared with for writing."""
-    labels = {label for entry in services.store.entries() for label in entry.labels}
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - it outlives this function, and closing removes it
+async def dump_cube(cube_id: str, services: Provided, tenant: Tenant, segments: bool = False) -> StreamingResponse:
+    """A cube as one file; for its owner, and whom it was shared with for writing. With ``segments`` the pages of its
+    memories come along, which are large, for servers with the same bundle key."""
+    file = tempfile.TemporaryFile(dir=services.config.data_dir)  # noqa: SIM115 - closed, and so removed, once it is sent
     try:
-        await asyncio.to_thread(
-            services.memories.dump_cube,
-            tenant,
-            cube_id,
-            file,
-            fingerprint=services.engine.fingerprint.digest,
-            computed=labels,
-        )
+        await services.bundles.dump(tenant, cube_id, file, segments=segments)
+    except BundleKeyError as error:  # what it says of paths is for the log
+        file.close()
+        log.error("pages cannot be dumped: %s", error)
+        told = "This server's bundle key cannot be used, so that no page can be dumped; its log says why."
+        raise ApiError(500, told, "bundle_key_failed", type="server_error") from error
     except BaseException:
         file.close()
         raise
@@ -101,11 +105,10 @@ def _parts(file: BinaryIO) -> Iterator[bytes]:
             yield part
 
 
-@router.post("/cubes/load", status_code=201)
+@router.post(LOAD_PATH.removeprefix(router.prefix), status_code=201)
 async def load_cube(name: Name, request: Request, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Make a new cube from a dump (the body, as it is). Pages of the memories that had some are built in idle time."""
-    data = await request.body()
-    loop = asyncio.get_running_loop()
-    done = await loop.run_in_executor(_readers, lambda: services.memories.load_cube(tenant, name, io.BytesIO(data)))
-    services.upkeep.prepare(tenant, done.computed)
-    return {**cube_json(done.cube, tenant), "memories": done.n_memories}
+    """Make a new cube from a dump (the body, as it is). Pages that come along are taken where this server's bundle key
+    signed them for this tenant and model; those of the other memories that had some are built in idle time."""
+    loaded, taken = await services.bundles.load(tenant, name, request.scope[BODY_FILE])
+    segments = {"taken": taken.taken, "left": taken.left.total(), "reasons": dict(taken.left)}
+    return {**cube_json(loaded.cube, tenant), "memories": loaded.n_memories, "segments": segments}

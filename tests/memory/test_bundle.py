@@ -4,7 +4,7 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from memory import (
     MemoryStore,
     NotFound,
     Said,
+    Stored,
+    bundle_file,
     new_message,
 )
-from memory.bundle_file import MemoryLine, read_bundle
+from memory.bundle_file import AttachedFiles, MemoryLine, read_bundle
 
 T = "tenant"
 QUESTIONS = ("where does Ingrid live?", "what is the dog called?", "harbour office opens", "Olav sails every weekend")
@@ -202,6 +204,70 @@ def test_computed_memories_are_named(store: MemoryStore, cube: str, other: Memor
     assert [memory.text for memory in loaded.computed] == [wanted.text]
     assert loaded.computed[0].cube_id == loaded.cube.id
     assert read_bundle(into).manifest.fingerprint == "ab" * 32
+
+
+def with_attached(store: MemoryStore, cube: str, n: int = 2) -> tuple[bytes, list[str]]:
+    """A dump with ``n`` attached files, and the texts that were offered for them."""
+    offered: list[str] = []
+
+    def attach(texts: Mapping[str, str]) -> Iterator[Stored]:
+        offered.extend(texts.values())
+        labels = sorted(texts)
+        for i in range(n):
+            yield Stored(f"{i:064x}", labels[i : i + 2], {"number": i}, [b"first", memoryview(b"second" * i)])
+
+    into = io.BytesIO()
+    store.dump_cube(T, cube, into, fingerprint="ab" * 32, attach=attach)
+    return into.getvalue(), offered
+
+
+def test_files_come_along_and_say_of_which_memories_they_are(store: MemoryStore, cube: str, other: MemoryStore) -> None:
+    data, offered = with_attached(store, cube)
+    active = store.list_memories(T, cube, limit=500).items
+    assert sorted(offered) == sorted(memory.text for memory in active), "what is in use, and nothing else"
+    loaded = load(other, data)
+    texts = {memory.label: memory.text for memory in active}
+    assert [attached.note for attached in loaded.attached] == [{"number": 0}, {"number": 1}]
+    for attached in loaded.attached:
+        assert len(attached.memories) == 2
+        for label, memory in attached.memories.items():
+            assert memory == other.get(T, memory.id)
+            assert memory.text == texts[label]
+    files = AttachedFiles(io.BytesIO(data))
+    assert [b"".join(files.content(attached.name)) for attached in loaded.attached] == [b"first", b"firstsecond"]
+    assert [files.size(attached.name) for attached in loaded.attached] == [5, 11]
+    files.close()
+    assert loaded.fingerprint == "ab" * 32
+
+
+def test_a_dump_without_files_is_as_it_was(store: MemoryStore, cube: str, dumped: bytes) -> None:
+    def members(data: bytes) -> list[str]:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.namelist()
+
+    assert members(with_attached(store, cube, 0)[0]) == members(dumped)
+
+
+def test_what_is_no_files_is_bounded(store: MemoryStore, cube: str, other: MemoryStore) -> None:
+    data, _ = with_attached(store, cube)
+    with pytest.raises(InvalidMemory, match="without its segments it has more than 1000 bytes"):
+        other.load_cube(T, "loaded", io.BytesIO(data), max_packed_bytes=1000)
+    assert other.load_cube(T, "loaded", io.BytesIO(data), max_packed_bytes=len(data)).attached
+
+
+def test_a_directory_is_not_read_where_it_is_too_large(
+    dumped: bytes, other: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zip may be all directory: it is the one thing that is read before it can be looked at."""
+    monkeypatch.setattr(bundle_file, "_MAX_DIRECTORY_BYTES", 1 << 17)
+    begin = dumped.index(b"PK\x01\x02")
+    at = dumped.rindex(b"PK\x05\x06")
+    entries = dumped[begin:at] * 1000
+    size = struct.pack("<L", len(entries))
+    large = dumped[:begin] + entries + dumped[at : at + 12] + size + dumped[at + 16 :]
+    with pytest.raises(InvalidMemory, match="at once"):
+        load(other, large)
+    assert nothing_left(other)
 
 
 def test_an_empty_cube(store: MemoryStore, other: MemoryStore) -> None:
