@@ -386,6 +386,9 @@ def preload(
     fidelity: Annotated[str, typer.Option(help="high or fast.")] = "high",
     predictor: Annotated[str, typer.Option(help="blend, recency, frequency, transition or drift.")] = "blend",
     folder: Annotated[Path | None, typer.Option(help="Keep memories and pages here, for a further run.")] = None,
+    policies: Annotated[
+        str, typer.Option(help="LoCoMo: which; one named twice shows how far a run differs from itself.")
+    ] = ",".join(preload_cli.POLICIES),
     at_once: Annotated[
         bool, typer.Option("--at-once", help="LoCoMo: all conversations at once, seeded pauses.")
     ] = False,
@@ -404,6 +407,7 @@ def preload(
         predictor=predictor,
         folder=folder,
         at_once=at_once,
+        policies=preload_cli.policies_of(policies),
     )
     result = preload_cli.run(trace, options)
     _write(result, json_file)

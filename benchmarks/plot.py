@@ -152,7 +152,7 @@ def _draw_hits(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_xticks(range(len(budgets)), [f"{budget / 1e9:,.{2 if budget < 1e10 else 0}f} GB" for budget in budgets])
     axis.set_xlabel("memory budget", fontsize=9)
     axis.set_ylabel("hit rate", fontsize=9)
-    axis.set_ylim(0, max(row["hit_rate"] for row in rows) * 1.28)
+    axis.set_ylim(0, max(0.01, *(row["hit_rate"] for row in rows)) * 1.28)
     axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from benchmarks.scenes import TENANT, Scenes, Turn
+from benchmarks.stats import Interval
 from engine.base import Capacity, ChatMessage, Engine, MemoryText, Piece, Prompt
 from kvcache import (
     Certificate,
@@ -176,7 +177,8 @@ def entries_of(scenes: Scenes, fingerprint: Fingerprint) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Row:
-    """One policy at one host budget. ``wasted_share``: of the bytes preloaded, those that nobody used."""
+    """One policy at one host budget. ``wasted_share``: of the bytes preloaded, those that nobody used; ``of_lru``: the
+    times to first token by those of the least-recently-used policy in the same run, turn by turn."""
 
     policy: PolicyName
     budget_bytes: int
@@ -187,6 +189,8 @@ class Row:
     ttft_p50_s: float | None = None
     ttft_p95_s: float | None = None
     ttft_p99_s: float | None = None
+    of_lru_p50: Interval | None = None
+    of_lru_p99: Interval | None = None
 
 
 async def replay_index(

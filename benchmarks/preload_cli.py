@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -48,6 +49,15 @@ class Options:
     predictor: str = "blend"
     folder: Path | None = None
     at_once: bool = False
+    policies: tuple[preload.PolicyName, ...] = POLICIES
+
+
+def policies_of(names: str) -> tuple[preload.PolicyName, ...]:
+    """Policies by their names, separated by commas. Raises ``typer.BadParameter``."""
+    found = [policy for name in names.split(",") for policy in POLICIES if policy == name]
+    if len(found) != len(names.split(",")):
+        raise typer.BadParameter(f"policies are {', '.join(POLICIES)}")
+    return tuple(found)
 
 
 def run(path: Path, options: Options) -> dict[str, Any]:
@@ -106,7 +116,7 @@ def _by_index(scenes: Scenes, memories: MemoryStore, options: Options, config: F
     total = preload.total_bytes(scenes)
     rows, card = [], None
     for share in options.shares:
-        for policy in POLICIES:
+        for policy in options.policies:
             row, report = asyncio.run(preload.replay_index(scenes, memories, policy, int(total * share), config))
             rows.append(asdict(row))
             card = report if policy == "predictor" else card
@@ -123,7 +133,7 @@ async def _with_model(
         if not folder.exists():
             await preload_model.build_pages(model, folder, scenes, report)
         total = preload_model.bytes_of(folder)
-        lanes = [(policy, int(total * options.shares[0])) for policy in POLICIES]
+        lanes = [(policy, int(total * options.shares[0])) for policy in options.policies]
         rows = await preload_model.replay_model(
             model,
             folder,
@@ -140,19 +150,34 @@ async def _with_model(
 
 def _print(result: dict[str, Any]) -> None:
     table = Table(title=f"Preloading: {result['trace']}")
-    for column in ("policy", "budget GB", "hit rate", "of the oracle's", "TTFT p50 s", "p99 s", "wasted"):
+    for column in (
+        "policy",
+        "budget GB",
+        "hit rate",
+        "of the oracle's",
+        "TTFT p50 s",
+        "p99 s",
+        "p99 of LRU's",
+        "wasted",
+    ):
         table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
     best = {row["budget_bytes"]: row["hit_rate"] for row in result["rows"] if row["policy"] == "oracle"}
     for row in result["rows"]:
-        oracle = best[row["budget_bytes"]]
+        oracle = best.get(row["budget_bytes"])
         table.add_row(
             row["policy"],
             f"{row['budget_bytes'] / 1e9:.2f}",
             f"{row['hit_rate']:.4f}",
             f"{row['hit_rate'] / oracle:.3f}" if oracle else "-",
-            *(_shown(row[name], 3) for name in ("ttft_p50_s", "ttft_p99_s", "wasted_share")),
+            *(_shown(row[name], 3) for name in ("ttft_p50_s", "ttft_p99_s")),
+            _of_lru(row.get("of_lru_p99")),
+            _shown(row["wasted_share"], 3),
         )
     console.print(table)
+
+
+def _of_lru(found: dict[str, float] | None) -> str:
+    return "-" if found is None else f"{found['p50']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def _shown(value: float | None, digits: int) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.preload import Clock, Contrary, Future, PolicyName, Row
 from benchmarks.scenes import TENANT, Scenes, Turn
+from benchmarks.stats import quantile_ratio
 from benchmarks.ttft import drop_page_cache
 from engine.base import ChatMessage, Fidelity, GenerateRequest, PageRequest, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
@@ -110,7 +111,8 @@ async def replay_model(
                 if lane.foresight is not None:
                     lane.foresight.observe(TENANT, (turn.cube_id,), plan, started, turn.text)
                     await lane.foresight.settled()
-        return [_row(lane) for lane in running]
+        plain = next((lane for lane in running if lane.policy == "lru"), None)
+        return [_row(lane, plain) for lane in running]
 
 
 def _copy(folder: Path, number: int) -> Path:
@@ -196,10 +198,13 @@ async def _ask(
     return plan, started
 
 
-def _row(lane: _Lane) -> Row:
+def _row(lane: _Lane, plain: _Lane | None) -> Row:
     done = lane.engine.store.stats().preloads
     p50, p95, p99 = (round(float(np.percentile(lane.ttft_s, q)), 4) for q in (50, 95, 99))
     counts = lane.policy not in ("none", "lru", "lfu", "resident") and done.bytes > 0
     wasted = round(1 - done.used_bytes / done.bytes, 4) if counts else None
     hit_rate = round(lane.hits / max(1, lane.asked), 4)
-    return Row(lane.policy, lane.budget, hit_rate, wasted, done.bytes, 0, p50, p95, p99)
+    of_lru = [
+        None if plain is None or plain is lane else quantile_ratio(lane.ttft_s, plain.ttft_s, q) for q in (0.5, 0.99)
+    ]
+    return Row(lane.policy, lane.budget, hit_rate, wasted, done.bytes, 0, p50, p95, p99, *of_lru)

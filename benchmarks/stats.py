@@ -7,6 +7,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+_DRAWS = 2000
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -24,7 +28,8 @@ def summary(samples: Sequence[float]) -> Summary:
 
 @dataclass(frozen=True)
 class Interval:
-    """Median, and the two samples between which the true median lies (see :func:`interval`)."""
+    """Median, and the two samples between which the true median lies (see :func:`interval`); or another figure and
+    its bounds."""
 
     p50: float
     low: float
@@ -44,3 +49,16 @@ def interval(samples: Sequence[float], confidence: float = 0.95) -> Interval:
         k += 1
     at = max(0, k - 1)
     return Interval(round(statistics.median(ordered), 6), round(ordered[at], 6), round(ordered[n - 1 - at], 6))
+
+
+def quantile_ratio(ours: Sequence[float], theirs: Sequence[float], q: float, confidence: float = 0.95) -> Interval:
+    """Our ``q``-th quantile (0 to 1) by theirs, where the n-th samples of both belong together, with the percentile
+    interval of a paired bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13), seeded. Raises
+    ``ValueError`` unless there are as many of both."""
+    pairs = np.array([ours, theirs])
+    rng = np.random.default_rng(0)
+    drawn = pairs[:, rng.integers(0, pairs.shape[1], (_DRAWS, pairs.shape[1]))]
+    top, bottom = np.quantile(drawn, q, axis=2)
+    low, high = np.quantile(top / bottom, [(1 - confidence) / 2, (1 + confidence) / 2])
+    ratio = np.quantile(pairs[0], q) / np.quantile(pairs[1], q)
+    return Interval(round(float(ratio), 4), round(float(low), 4), round(float(high), 4))

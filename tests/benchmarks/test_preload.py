@@ -109,6 +109,7 @@ def test_policies_with_a_model(model: LoadedModel, tmp_path: Path) -> None:
         assert row.ttft_p50_s is not None
         assert row.ttft_p99_s is not None
         assert 0 < row.ttft_p50_s <= row.ttft_p99_s
+        assert (row.of_lru_p99 is None) == (row.policy == "lru")
     assert rows["none"].hit_rate == 0.0
     assert all(0 <= row.hit_rate <= 1 for row in rows.values())
     store.close()
@@ -123,6 +124,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert {row["policy"] for row in written["rows"]} >= {"none", "lru", "lfu", "predictor", "oracle"}
     assert {"budget_bytes", "hit_rate", "ttft_p50_s", "ttft_p99_s", "wasted_share"} <= written["rows"][0].keys()
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    two = [*arguments, "--policies", "lru,adversary"]
+    assert CliRunner().invoke(app, two).exit_code == 0
+    assert [row["policy"] for row in json.loads(out.read_text())["rows"]] == ["lru", "adversary"]
+    assert CliRunner().invoke(app, [*arguments, "--policies", "lru,luck"]).exit_code == 2
     trace = tmp_path / "trace.jsonl"
     requests = [
         {"timestamp": i * 1000, "input_length": 600, "output_length": 5, "hash_ids": [0, i % 3 + 1]} for i in range(9)
