@@ -150,16 +150,9 @@ async def _with_model(
 
 def _print(result: dict[str, Any]) -> None:
     table = Table(title=f"Preloading: {result['trace']}")
-    for column in (
-        "policy",
-        "budget GB",
-        "hit rate",
-        "of the oracle's",
-        "TTFT p50 s",
-        "p99 s",
-        "p99 of LRU's",
-        "wasted",
-    ):
+    timed = any(row["ttft_p50_s"] is not None for row in result["rows"])
+    times = ("TTFT p50 s", "p99 s", "of LRU's p50", "p99") if timed else ()
+    for column in ("policy", "GB", "hits", "of oracle", *times, "wasted"):
         table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
     best = {row["budget_bytes"]: row["hit_rate"] for row in result["rows"] if row["policy"] == "oracle"}
     for row in result["rows"]:
@@ -169,15 +162,15 @@ def _print(result: dict[str, Any]) -> None:
             f"{row['budget_bytes'] / 1e9:.2f}",
             f"{row['hit_rate']:.4f}",
             f"{row['hit_rate'] / oracle:.3f}" if oracle else "-",
-            *(_shown(row[name], 3) for name in ("ttft_p50_s", "ttft_p99_s")),
-            _of_lru(row.get("of_lru_p99")),
+            *((_shown(row["ttft_p50_s"], 3), _shown(row["ttft_p99_s"], 3)) if timed else ()),
+            *((_of_lru(row.get("of_lru_p50")), _of_lru(row.get("of_lru_p99"))) if timed else ()),
             _shown(row["wasted_share"], 3),
         )
     console.print(table)
 
 
 def _of_lru(found: dict[str, float] | None) -> str:
-    return "-" if found is None else f"{found['p50']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    return "-" if found is None else f"{found['p50']:.2f}"
 
 
 def _shown(value: float | None, digits: int) -> str:

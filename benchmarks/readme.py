@@ -176,6 +176,22 @@ _POLICIES = {
 }
 
 
+def _control_line(control: dict[str, Any]) -> str:
+    """What a run in which the least recently used policy runs twice says of its own noise."""
+    (again,) = (row for row in control["rows"] if row["policy"] == "lru" and row["of_lru_p99"] is not None)
+    (wrong,) = (row for row in control["rows"] if row["policy"] == "adversary")
+
+    def told(row: dict[str, Any], name: str) -> str:
+        return f"{row[name]['p50']:.2f} ({row[name]['low']:.2f} to {row[name]['high']:.2f})"
+
+    return (
+        f"So few turns say little of a 99th percentile: in a run of {control['turns']} turns with the least recently used "
+        f"policy twice, the one has {told(again, 'of_lru_p99')} of the other's, and {told(again, 'of_lru_p50')} of its "
+        f"median; the predictor that is wrong on purpose {told(wrong, 'of_lru_p99')} and {told(wrong, 'of_lru_p50')} "
+        "(95% intervals of a paired bootstrap)."
+    )
+
+
 def _preload_lines() -> list[str]:
     """Replays of LoCoMo with the model and on the index alone, and of Mooncake's trace."""
     timed, index, trace = (_load(f"preload-{name}-cpu.json") for name in ("locomo", "locomo-index", "mooncake"))
@@ -200,6 +216,7 @@ def _preload_lines() -> list[str]:
             f"{by_policy[row['policy']]['hit_rate']:.3f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", _control_line(_load("preload-locomo-control-cpu.json"))]
     budgets = sorted({row["budget_bytes"] for row in trace["rows"]})
     per_block = 512 * trace["bytes_per_token"]
     lines += [
