@@ -184,10 +184,11 @@ def _control_line(control: dict[str, Any]) -> str:
     def told(row: dict[str, Any], name: str) -> str:
         return f"{row[name]['p50']:.2f} ({row[name]['low']:.2f} to {row[name]['high']:.2f})"
 
+    tail, median = told(again, "of_lru_p99"), told(again, "of_lru_p50")
     return (
-        f"So few turns say little of a 99th percentile: in a run of {control['turns']} turns with the least recently used "
-        f"policy twice, the one has {told(again, 'of_lru_p99')} of the other's, and {told(again, 'of_lru_p50')} of its "
-        f"median; the predictor that is wrong on purpose {told(wrong, 'of_lru_p99')} and {told(wrong, 'of_lru_p50')} "
+        f"So few turns say little of a 99th percentile: in a run of {control['turns']} turns with the least recently "
+        f"used policy twice, the one has {tail} of the other's, and {median} of its median; the predictor that is "
+        f"wrong on purpose {told(wrong, 'of_lru_p99')} and {told(wrong, 'of_lru_p50')} "
         "(95% intervals of a paired bootstrap)."
     )
 
