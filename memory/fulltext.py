@@ -88,19 +88,20 @@ def _rare(counts: Sequence[tuple[int, str]]) -> list[str]:
 def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str]], n_rows: int) -> dict[int, float]:
     """The latest rows that hold two of the rarest words (or the only one), with the sum of the words' idf: bm25 of a
     row of average length that holds each once."""
-    held: dict[int, set[str]] = {}
-    pairs: list[Sequence[tuple[int, str]]] = list(combinations(counts[:_PAIRED], 2))
-    for group in pairs or [counts]:
-        words = [word for _, word in group]
-        expression = " AND ".join(f'"{word}"' for word in words)
+    rarest = counts[:_PAIRED]
+    idf = [max(1e-6, math.log((n_rows - n + 0.5) / (n + 0.5))) if n < n_rows else 1e-6 for n, _ in rarest]
+    held: dict[int, int] = {}  # a bit for each word
+    for group in combinations(range(len(rarest)), min(2, len(rarest))):
+        bits = sum(1 << i for i in group)
+        expression = " AND ".join(f'"{rarest[i][1]}"' for i in group)
         rows = db.execute(
             "SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT ?",
             (f"{within}({expression})", BUDGET // 16),
         )
-        for row in rows:
-            held.setdefault(int(row["rowid"]), set()).update(words)
-    idf = {word: max(1e-6, math.log((n_rows - n + 0.5) / (n + 0.5))) if n < n_rows else 1e-6 for n, word in counts}
-    return {row: sum(idf[word] for word in words) for row, words in held.items()}
+        for (row,) in rows:
+            held[row] = held.get(row, 0) | bits
+    scores = {bits: sum(value for i, value in enumerate(idf) if bits >> i & 1) for bits in set(held.values())}
+    return {row: scores[bits] for row, bits in held.items()}
 
 
 def _count(db: sqlite3.Connection, within: str, word: str, n_rows: int) -> int:
