@@ -25,6 +25,7 @@ import math
 import os
 import re
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -142,7 +143,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     """Write a segment's file in one step, with the checksum over its metadata and tensors."""
     metadata = {**metadata, hashing.NAME: _checksum(metadata, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         _save(temporary, tensors, metadata)
         with temporary.open("rb+") as stream:
@@ -356,7 +357,7 @@ def read_segment(
     stop: Callable[[], bool] | None = None,
 ) -> Segment:
     """Read, check and decode a segment file into host memory from ``allocate``. With ``stop``, in small steps on this
-    thread alone, and given up once it says so.
+    thread alone, and given up once it says so (decoding, where there is a codec, is one step).
 
     Raises ``SegmentCorrupt``; ``FingerprintMismatch`` when it is of another model than ``fingerprint``;
     ``FileNotFoundError``; ``ReadInterrupted``.

@@ -48,7 +48,7 @@ def received(path: Path, content: Iterable[bytes], digest: str) -> Iterator[Path
     """A file beside ``path`` with this content, while the block runs. Opening a store removes what a crash has left of
     it. Raises ``SegmentCorrupt`` when ``digest`` is not its hash, and ``OSError``."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    incoming = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    incoming = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}-received.tmp")
     hasher = hashing.hasher()
     try:
         with incoming.open("wb") as stream:

@@ -22,7 +22,8 @@ def read_shard(
     allocate: Allocate = fresh_memory,
     stop: Callable[[], bool] | None = None,
 ) -> Segment:
-    """The wanted layers and heads of a stored segment, in host memory from ``allocate``.
+    """The wanted layers and heads of a stored segment, in host memory from ``allocate``; what has to be joined from
+    shards, in memory of its own and without asking ``stop``.
 
     Reads the file that has just these; else the one that has all; else the shards that overlap. A file is always
     read and checked whole. Raises ``FileNotFoundError`` when they are not all there, and as ``read_segment`` does.

@@ -44,8 +44,13 @@ class Recycler:
 
     def _fitting(self, nbytes: int) -> np.ndarray | None:
         with self._lock:
-            fitting = [i for i, block in enumerate(self._spare) if nbytes <= block.nbytes <= nbytes * _SLACK + _GRAIN]
-            return self._spare.pop(min(fitting, key=lambda i: self._spare[i].nbytes)) if fitting else None
+            fitting = [block for block in self._spare if nbytes <= block.nbytes <= nbytes * _SLACK + _GRAIN]
+            if not fitting:
+                return None
+            best = min(fitting, key=lambda block: block.nbytes)
+            # By identity, since the list may have changed: see the lock.
+            self._spare = [block for block in self._spare if block is not best]
+            return best
 
     def _give_back(self, block: np.ndarray) -> None:
         with self._lock:

@@ -49,9 +49,9 @@ thread."""
 
 # Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
 _MAX_DEAD_LABELS = 100_000
-# Enough to keep a drive's queue filled while others are checked and decoded.
 # Memory that is kept for the next segment to be read.
 _SPARE_BYTES = 256 << 20
+# Enough to keep a drive's queue filled while others are checked and decoded.
 _READERS = 4
 
 
@@ -119,6 +119,7 @@ class SegmentStore:
         self._fsync = fsync
         self._codec: CodecName = codec
         self._lock = threading.RLock()
+        self._taking = threading.Lock()
         self._index = Index(folder)
         self._disk_used = sum(entry.disk_bytes for entry in self._index)
         self._on_device = MemoryTier(device_bytes)
@@ -338,10 +339,14 @@ class SegmentStore:
             fresh = known is None or not known.on_disk
             self._index.add(entry)
             if fresh:
-                self._index.stored(entry.key, entry.disk_bytes)
-                self._disk_used += entry.disk_bytes
-                self._evict_from_disk()
+                self._enter_file(entry.key, entry.disk_bytes, 0)
             return True
+
+    def _enter_file(self, key: str, disk_bytes: int, before: int) -> None:
+        """A segment of the index has its file now, in the place of one with ``before`` bytes."""
+        self._disk_used += disk_bytes - before
+        self._index.stored(key, disk_bytes)
+        self._evict_from_disk()
 
     def read_file(self, key: str, fingerprint: Fingerprint) -> SegmentFile:
         """A segment's file as it is on disk, checked. Raises ``SegmentMissing``: there is none, it is in shards, or it
@@ -372,9 +377,10 @@ class SegmentStore:
             there = entry.labels | {part.label for part in entry.parts if part.label is not None}
             if entry.key != key or entry.root is None or not there <= labels.keys():
                 raise SegmentCorrupt(f"{path.name}: not this page, or not of these memories")
-            if self.tier_of(key) is None:
-                rewrite_labels(incoming, path, fingerprint, labels, certificate, fsync=self._fsync)
-                return self.record(Entry.of_files([path]))
+            with self._taking:  # else the file would have the labels of one bundle, and the index another's
+                if self.tier_of(key) is None:
+                    rewrite_labels(incoming, path, fingerprint, labels, certificate, fsync=self._fsync)
+                    return self.record(Entry.of_files([path]))
             read_file(incoming, fingerprint)
         return self._label(replace(entry, labels=frozenset(labels[label] for label in entry.labels)))
 
@@ -696,12 +702,12 @@ class SegmentStore:
                 self._write_errors += 1
             return
         with self._lock:
-            if self._index.get(segment.key) is None:  # deleted while it was being written
+            known = self._index.get(segment.key)
+            if known is None:  # deleted while it was being written
                 path.unlink(missing_ok=True)
                 return
-            self._index.stored(segment.key, disk_bytes)
-            self._disk_used += disk_bytes
-            self._evict_from_disk()
+            # Pages also come from bundles, and this one may have come meanwhile.
+            self._enter_file(segment.key, disk_bytes, known.disk_bytes if known.on_disk else 0)
 
     def _evict_from_disk(self) -> None:
         """Delete the least valuable chain ends until the disk budget holds."""

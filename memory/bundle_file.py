@@ -59,6 +59,8 @@ _SEGMENT = re.compile(r"segments/([0-9a-f]{64})\.safetensors")
 # Of a zip's directory, which is read as a whole before anything of it can be checked.
 _MAX_DIRECTORY_BYTES = 16 << 20
 MAX_ATTACHED = 100_000
+# Of one attached file.
+_MAX_MEMORIES = 4096
 _COPIED_BYTES = 1 << 20
 
 Half = npt.NDArray[np.float16]
@@ -145,7 +147,7 @@ class DocumentLine(_Record):
 
 class SegmentLine(_Record):
     name: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    memories: tuple[Id, ...]
+    memories: Annotated[tuple[Id, ...], Field(max_length=_MAX_MEMORIES)]
     note: dict[str, Any]
 
 

@@ -93,6 +93,7 @@ class Preloader:
         self._queue: dict[str, tuple[Hashable, Wanted]] = {}
         self._bytes_s = _ASSUMED_BYTES_S
         self._free_at = 0.0
+        self._moving: tuple[Hashable, str] | None = None  # None also: it is expected no longer
         self._task: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -115,6 +116,8 @@ class Preloader:
         for key in [key for key, (other, _) in self._queue.items() if other == owner and key not in fresh]:
             del self._queue[key]
             self._stats.cancelled += 1
+        if self._moving is not None and self._moving[0] == owner and self._moving[1] not in fresh:
+            self._moving = None
         for key, item in fresh.items():
             self._stats.offered += key not in self._queue
             self._queue[key] = (owner, item)
@@ -172,13 +175,15 @@ class Preloader:
             self._stats.refused += 1
             return
         begin = self._clock()
+        self._moving = (owner, item.key)
         try:
             moved = await self._mover.preload(item.key)
         except ReadInterrupted:
-            if item.key in self._queue:  # offered anew meanwhile
+            if self._moving is None or item.key in self._queue:  # no longer expected, or offered anew
                 self._stats.cancelled += 1
             else:
                 self._queue[item.key] = (owner, item)
+            await asyncio.sleep(_LOOK_EVERY_S)  # a request that has just come is not in the engine's counts yet
             return
         except EngineClosed:
             self._stats.cancelled += 1

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -155,7 +156,7 @@ class Bundles:
             return None
         assert entry.certificate is not None, "it would not have been chosen"
         note = _Note(tenant=_digest(tenant), file=file.digest, **asdict(entry.certificate))
-        own = {label: texts[label] for label in file.labels}
+        own = {label: _digest(texts[label]) for label in file.labels}
         signature = self._key.sign(_statement(entry.key, self._engine.fingerprint, tenant, note, own))
         signed = note.model_copy(update={"signature": signature})
         return Stored(entry.key, file.labels, signed.model_dump(), file.content)
@@ -177,25 +178,36 @@ class Bundles:
         loaded = self._memories.load_cube(tenant, name, source, max_packed_bytes=self._max_packed_bytes)
         taken = Taken()
         if loaded.attached:
+            # Once a memory, however many pages say that they are of it: they may be lies.
+            of_pages = {m.id: m for attached in loaded.attached for m in attached.memories.values()}
+            digests = {id: _digest(memory.text) for id, memory in of_pages.items()}
             with closing(AttachedFiles(source)) as files:
                 for attached in loaded.attached:
                     try:
-                        self._take(tenant, loaded, attached, files, taken)
+                        self._take(tenant, loaded, attached, digests, files, taken)
                     except _Left as left:
                         taken.left[left.reason] += 1
         return loaded, taken
 
-    def _take(self, tenant: str, loaded: Loaded, attached: Attached, files: AttachedFiles, taken: Taken) -> None:
+    def _take(
+        self,
+        tenant: str,
+        loaded: Loaded,
+        attached: Attached,
+        digests: Mapping[str, str],
+        files: AttachedFiles,
+        taken: Taken,
+    ) -> None:
         """Take a page. Raises ``_Left``."""
-        note = self._believed(tenant, loaded, attached)
+        note = self._believed(tenant, loaded, attached, digests)
         if taken.nbytes + files.size(attached.name) > self._store.stats().budgets["disk"]:
             raise _Left("room")
         labels = {label: memory.label for label, memory in attached.memories.items()}
         content, fingerprint = files.content(attached.name), self._engine.fingerprint
         try:
             kept = self._store.take_in(attached.name, content, note.file, fingerprint, labels, note.certificate)
-        except OSError as error:
-            log.warning("a page of a bundle cannot be written: %s", error.strerror or error)
+        except (OSError, sqlite3.Error) as error:
+            log.warning("a page of a bundle cannot be written: %s", error)
             raise _Left("storage") from error
         except (InvalidMemory, KVCacheError) as error:
             raise _Left("damaged") from error
@@ -204,9 +216,9 @@ class Bundles:
         taken.taken += 1
         taken.nbytes += files.size(attached.name)
 
-    def _believed(self, tenant: str, loaded: Loaded, attached: Attached) -> _Note:
+    def _believed(self, tenant: str, loaded: Loaded, attached: Attached, digests: Mapping[str, str]) -> _Note:
         """The note of a page, where it is this server's own and true of the loaded memories. Nothing of the page itself
-        is read for that. Raises ``_Left``."""
+        is read for that. ``digests``: of the memories' texts, by id. Raises ``_Left``."""
         fingerprint = self._engine.fingerprint
         if loaded.fingerprint != fingerprint.digest:
             raise _Left("model")
@@ -216,7 +228,9 @@ class Bundles:
             raise _Left("damaged") from error
         if note.tenant != _digest(tenant):
             raise _Left("tenant")
-        texts = {label: memory.text for label, memory in attached.memories.items()}
+        texts = {label: digests[memory.id] for label, memory in attached.memories.items()}
+        if not note.signature:
+            raise _Left("signature")
         in_use = all(memory.status == "active" for memory in attached.memories.values())
         statement = _statement(attached.name, fingerprint, tenant, note, texts)
         try:
@@ -249,7 +263,7 @@ def _goes_along(entry: Entry) -> bool:
 def _statement(
     key: str, fingerprint: Fingerprint, tenant: str, note: _Note, texts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What is signed: all that makes a page what it is."""
+    """What is signed: all that makes a page what it is. ``texts``: digests of its memories' texts, by label."""
     return {
         "format": _FORMAT,
         "key": key,
@@ -257,7 +271,7 @@ def _statement(
         "tenant": tenant,
         "file": note.file,
         "certificate": asdict(note.certificate),
-        "texts": {label: _digest(text) for label, text in texts.items()},
+        "texts": dict(texts),
     }
 
 

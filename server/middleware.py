@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import json
 import logging
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -131,7 +133,8 @@ class BodyLimit:
     stop coming.
 
     ``files`` has limits of their own for some paths: such a body is kept in an unnamed file in ``folder``, which the
-    scope has as ``BODY_FILE``, and not in memory; the route gets an empty one.
+    scope has as ``BODY_FILE``, and not in memory; the route gets an empty one. All such files together have room for
+    two of the largest: what comes beyond that is refused with 507.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class BodyLimit:
         self._timeout_s = timeout_s
         self._files = files or {}
         self._folder = folder
+        self._in_files = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -158,25 +162,44 @@ class BodyLimit:
             await self._in_file(scope, receive, send, limit)
             return
         messages: list[Message] = []
-        if await self._read(scope, receive, send, self._max_bytes, messages.append):
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        if await self._read(scope, receive, send, self._max_bytes, keep):
             await self._app(scope, _replayed(messages, receive), send)
 
     async def _in_file(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        with tempfile.TemporaryFile(dir=self._folder) as file:
+        size, last = 0, ""
+        with tempfile.TemporaryFile(dir=self._folder) as file, ExitStack() as after:
+            after.callback(lambda: self._leave(size))
+
+            async def keep(message: Message) -> None:
+                nonlocal size, last
+                last = message["type"]
+                size += len(_body(message))
+                self._in_files += len(_body(message))
+                if self._in_files > 2 * max(self._files.values()):
+                    raise OSError(errno.ENOSPC, "other bodies take up the room that there is for them")
+                await asyncio.to_thread(file.write, _body(message))
+
             try:
-                whole = await self._read(scope, receive, send, limit, lambda message: file.write(_body(message)))
+                whole = await self._read(scope, receive, send, limit, keep)
                 file.seek(0)
             except OSError as error:
                 log.error("a request's body cannot be kept: %s", error.strerror or error)
                 await _refuse(send, 507, "There is no room for the request's body.", "storage_full", _CLOSE)
                 return
-            if whole:
+            if whole and last != "http.disconnect":  # a part of a bundle could be one
                 scope[BODY_FILE] = file
                 end: Message = {"type": "http.request", "body": b"", "more_body": False}
                 await self._app(scope, _replayed([end], receive), send)
 
+    def _leave(self, size: int) -> None:
+        self._in_files -= size
+
     async def _read(
-        self, scope: Scope, receive: Receive, send: Send, limit: int, keep: Callable[[Message], object]
+        self, scope: Scope, receive: Receive, send: Send, limit: int, keep: Callable[[Message], Awaitable[None]]
     ) -> bool:
         """Read the body before the route runs: it is bounded, and errors are ours to word. False: it was refused."""
         announced = _header(scope, b"content-length")
@@ -194,7 +217,7 @@ class BodyLimit:
             if total > limit:
                 await self._too_large(receive if message.get("more_body", False) else None, send, limit)
                 return False
-            keep(message)
+            await keep(message)
             if message["type"] != "http.request" or not message.get("more_body", False):
                 return True
 

@@ -269,7 +269,6 @@ class EngineWorker(threading.Thread):
             busy = self._running or self._loading or any(not other.background for other in self._waiting)
             if group.background and busy:
                 continue
-            self._waiting.remove(group)
             group.admitted = time.perf_counter()
             self._find_segments(group)
             if any(self._store.tier_of(key) == "disk" for key in group.pinned):
@@ -278,6 +277,7 @@ class EngineWorker(threading.Thread):
             else:
                 self._load(group)
                 self._start(group)
+            self._waiting.remove(group)  # not before: it is here all the time, for whoever asks or has to fail it
 
     def _find_segments(self, group: Group) -> None:
         if not group.request.use_segments:

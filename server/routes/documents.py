@@ -90,6 +90,10 @@ async def dump_cube(cube_id: str, services: Provided, tenant: Tenant, segments: 
         log.error("pages cannot be dumped: %s", error)
         told = "This server's bundle key cannot be used, so that no page can be dumped; its log says why."
         raise ApiError(500, told, "bundle_key_failed", type="server_error") from error
+    except OSError as error:
+        file.close()
+        log.error("a cube cannot be dumped: %s", error.strerror or error)
+        raise ApiError(507, "There is no room for the dump.", "storage_full", type="server_error") from error
     except BaseException:
         file.close()
         raise

@@ -378,6 +378,19 @@ def test_a_failed_step_fails_its_requests_and_not_the_engine(tmp_path: Path) -> 
     run(test)
 
 
+def test_a_request_whose_admission_fails_is_told_so(model: LoadedModel, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine_on(model, tmp_path) as engine:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(engine.store, "match", _explode)
+                with pytest.raises(EngineError, match="RuntimeError"):
+                    await collect(engine, prompt_of(9))
+            _, choices = await collect(engine, prompt_of(9))
+            assert tokens_of(choices[0]) == oracle(prompt_of(9), 8)
+
+    run(test)
+
+
 def test_logits_that_cannot_be_sampled_from_fail_their_own_request_only(tmp_path: Path) -> None:
     async def test() -> None:
         broken = tiny_model()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from kvcache import (
     SegmentStore,
     verify_folder,
 )
-from kvcache.file import write_segment
+from kvcache.file import read_header, write_segment
 from kvcache.index import segment_path
 from kvcache.moving import SegmentFile
 from kvcache.shard import Shard
@@ -162,3 +164,26 @@ def test_what_a_crash_leaves_of_a_file_that_comes_in_is_removed(tmp_path: Path) 
     left.write_bytes(b"half")
     SegmentStore(tmp_path).close()
     assert not left.exists()
+
+
+def test_a_page_that_comes_twice_at_once_has_the_labels_of_its_file(tmp_path: Path) -> None:
+    page = make_page()
+    file = sent(tmp_path, page)
+    for n in range(20):
+        store = SegmentStore(tmp_path / f"to-{n}", fsync=False)
+        bundles = [{old: f"{new}-{side}" for old, new in LABELS.items()} for side in "lr"]
+        together = threading.Barrier(2)
+
+        def one(labels: dict[str, str], store: SegmentStore = store, together: threading.Barrier = together) -> bool:
+            together.wait()
+            return take(store, file, page.key, labels=labels)
+
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(one, bundles)) == [True, True]
+        (entry,) = store.entries()
+        assert entry.labels == {label for labels in bundles for label in labels.values()}
+        path = segment_path(tmp_path / f"to-{n}", page.key)
+        assert read_header(path).labels in [frozenset(labels.values()) for labels in bundles]
+        assert store.stats().bytes["disk"] == entry.disk_bytes
+        assert verify_folder(tmp_path / f"to-{n}").bad == []
+        store.close()

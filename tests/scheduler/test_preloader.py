@@ -168,3 +168,33 @@ def test_what_a_request_interrupted_is_taken_up_again() -> None:
         assert (stats.offered, stats.moved, stats.cancelled) == (2, 1, 1)
 
     with_preloader(PreloadConfig(), test)
+
+
+def test_what_is_no_longer_expected_when_it_was_interrupted_is_left() -> None:
+    async def test(preloader: Preloader, disk: Disk) -> None:
+        disk.interrupt = [lambda: preloader.offer("cube", [wanted("b")])]
+        preloader.offer("cube", [wanted("a")])
+        await preloader.settled()
+        assert disk.moved == ["b"]
+
+    with_preloader(PreloadConfig(), test)
+
+
+def test_a_request_that_stays_is_waited_for_and_not_spun_on() -> None:
+    async def test(preloader: Preloader, disk: Disk) -> None:
+        tries = 0
+
+        def again() -> None:
+            nonlocal tries
+            tries += 1
+            if tries < 1000:
+                disk.interrupt.append(again)
+
+        disk.interrupt = [again]
+        preloader.offer("cube", [wanted("a")])
+        await asyncio.sleep(0.3)
+        assert 2 <= tries <= 40
+        disk.interrupt.clear()
+        await preloader.settled()
+
+    with_preloader(PreloadConfig(), test)

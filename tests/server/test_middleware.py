@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -91,3 +92,58 @@ def test_a_client_that_leaves_is_not_waited_for() -> None:
         return {"type": "http.disconnect"}
 
     refused(gone, **{"content-length": "99999999"})
+
+
+def kept_in_file(bodies: list[list[Message]], folder: Path, limit: int = 100) -> tuple[list[bytes], list[int]]:
+    """What routes found in the file for each of these bodies, all sent at once, and the refusals' statuses."""
+    found: list[bytes] = []
+    statuses: list[int] = []
+    all_there = asyncio.Event()
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(scope[middleware.BODY_FILE].read())
+        await all_there.wait()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def run() -> None:
+        app = BodyLimit(route, max_bytes=10, timeout_s=5, files={"/load": limit}, folder=folder)
+
+        async def one(body: list[Message]) -> None:
+            messages = iter(body)
+
+            async def receive() -> Message:
+                return next(messages)
+
+            await app({"type": "http", "path": "/load", "headers": []}, receive, send)
+
+        running = [asyncio.create_task(one(body)) for body in bodies]
+        while len(found) + len(statuses) + sum(task.done() for task in running) < len(bodies):
+            await asyncio.sleep(0.01)
+        all_there.set()
+        await asyncio.gather(*running)
+        assert app._in_files == 0
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    return found, statuses
+
+
+def body(*parts: bytes) -> list[Message]:
+    return [{"type": "http.request", "body": part, "more_body": i + 1 < len(parts)} for i, part in enumerate(parts)]
+
+
+def test_a_large_body_is_kept_in_a_file(tmp_path: Path) -> None:
+    assert kept_in_file([body(b"a" * 40, b"b" * 60)], tmp_path) == ([b"a" * 40 + b"b" * 60], [])
+    assert kept_in_file([body(b"a" * 101)], tmp_path) == ([], [413])
+
+
+def test_files_have_a_bound_together(tmp_path: Path) -> None:
+    found, statuses = kept_in_file([body(b"a" * 90)] * 3, tmp_path)
+    assert (found, statuses) == ([b"a" * 90] * 2, [507])
+
+
+def test_a_body_that_breaks_off_reaches_no_route(tmp_path: Path) -> None:
+    broken: list[Message] = [{"type": "http.request", "body": b"a", "more_body": True}, {"type": "http.disconnect"}]
+    assert kept_in_file([broken], tmp_path) == ([], [])
