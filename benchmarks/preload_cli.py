@@ -162,15 +162,18 @@ def _print(result: dict[str, Any]) -> None:
             f"{row['budget_bytes'] / 1e9:.2f}",
             f"{row['hit_rate']:.4f}",
             f"{row['hit_rate'] / oracle:.3f}" if oracle else "-",
-            *((_shown(row["ttft_p50_s"], 3), _shown(row["ttft_p99_s"], 3)) if timed else ()),
-            *((_of_lru(row.get("of_lru_p50")), _of_lru(row.get("of_lru_p99"))) if timed else ()),
+            *(_times(row) if timed else ()),
             _shown(row["wasted_share"], 3),
         )
     console.print(table)
 
 
-def _of_lru(found: dict[str, float] | None) -> str:
-    return "-" if found is None else f"{found['p50']:.2f}"
+def _times(row: dict[str, Any]) -> list[str]:
+    ratios = [row["of_lru_p50"], row["of_lru_p99"]]
+    return [
+        *(_shown(row[name], 3) for name in ("ttft_p50_s", "ttft_p99_s")),
+        *(_shown(ratio and ratio["p50"], 2) for ratio in ratios),
+    ]
 
 
 def _shown(value: float | None, digits: int) -> str:

@@ -170,7 +170,7 @@ def rewrite_labels(
     certificate. Its tensors are written as they were encoded: what a codec has lost is not lost again. Raises as
     :func:`read_segment`, and ``OSError``."""
     with SegmentReader(source, fingerprint) as reader:
-        reader.fill(torch.empty(reader.header.data_bytes, dtype=torch.uint8))
+        reader.fill(fresh_memory(reader.header.data_bytes))
         reader.finish()
         header = reader.header
         tensors = {name: reader.tensor(name) for name in header.tensors}
@@ -365,7 +365,7 @@ def read_segment(
     with SegmentReader(path, fingerprint, stop) as reader:
         size = reader.header.data_bytes
         plain = reader.header.codec == "none"
-        reader.fill(allocate(size) if plain else torch.empty(size, dtype=torch.uint8))
+        reader.fill((allocate if plain else fresh_memory)(size))
         return reader.finish(allocate)
 
 

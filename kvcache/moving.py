@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from kvcache import hashing
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import SegmentReader, bytes_of
+from kvcache.file import SegmentReader, bytes_of, fresh_memory
 from kvcache.fingerprint import Fingerprint
 
 
@@ -33,7 +31,7 @@ class SegmentFile:
 def read_file(path: Path, fingerprint: Fingerprint) -> SegmentFile:
     """Read and check a file. Raises as ``read_segment``."""
     with SegmentReader(path, fingerprint) as reader:
-        data = torch.empty(reader.header.data_bytes, dtype=torch.uint8)
+        data = fresh_memory(reader.header.data_bytes)
         reader.fill(data)
         reader.finish()
         content = (reader.front(), bytes_of(data))

@@ -27,7 +27,7 @@ import torch
 from kvcache.codecs import CODECS, CodecName, codec_for
 from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
 from kvcache.eviction import value
-from kvcache.file import pinned_memory, rewrite_labels, write_segment
+from kvcache.file import pinned_memory, read_segment, rewrite_labels, write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index, remove_files, segment_path
 from kvcache.ledger import PreloadLedger, PreloadStats
@@ -381,7 +381,7 @@ class SegmentStore:
                 if self.tier_of(key) is None:
                     rewrite_labels(incoming, path, fingerprint, labels, certificate, fsync=self._fsync)
                     return self.record(Entry.of_files([path]))
-            read_file(incoming, fingerprint)
+            read_segment(incoming, fingerprint)  # its digest was checked as it came
         return self._label(replace(entry, labels=frozenset(labels[label] for label in entry.labels)))
 
     def _label(self, entry: Entry) -> bool:

@@ -11,7 +11,6 @@ import re
 import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -171,8 +170,7 @@ class BodyLimit:
 
     async def _in_file(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         size, last = 0, ""
-        with tempfile.TemporaryFile(dir=self._folder) as file, ExitStack() as after:
-            after.callback(lambda: self._leave(size))
+        with tempfile.TemporaryFile(dir=self._folder) as file:
 
             async def keep(message: Message) -> None:
                 nonlocal size, last
@@ -184,19 +182,19 @@ class BodyLimit:
                 await asyncio.to_thread(file.write, _body(message))
 
             try:
-                whole = await self._read(scope, receive, send, limit, keep)
-                file.seek(0)
-            except OSError as error:
-                log.error("a request's body cannot be kept: %s", error.strerror or error)
-                await _refuse(send, 507, "There is no room for the request's body.", "storage_full", _CLOSE)
-                return
-            if whole and last != "http.disconnect":  # a part of a bundle could be one
-                scope[BODY_FILE] = file
-                end: Message = {"type": "http.request", "body": b"", "more_body": False}
-                await self._app(scope, _replayed([end], receive), send)
-
-    def _leave(self, size: int) -> None:
-        self._in_files -= size
+                try:
+                    whole = await self._read(scope, receive, send, limit, keep)
+                    file.seek(0)
+                except OSError as error:
+                    log.error("a request's body cannot be kept: %s", error.strerror or error)
+                    await _refuse(send, 507, "There is no room for the request's body.", "storage_full", _CLOSE)
+                    return
+                if whole and last != "http.disconnect":  # a part of a bundle could be one
+                    scope[BODY_FILE] = file
+                    end: Message = {"type": "http.request", "body": b"", "more_body": False}
+                    await self._app(scope, _replayed([end], receive), send)
+            finally:
+                self._in_files -= size
 
     async def _read(
         self, scope: Scope, receive: Receive, send: Send, limit: int, keep: Callable[[Message], Awaitable[None]]

@@ -14,7 +14,8 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -248,10 +249,8 @@ def _attend(
         parts.append((key, value, True))
     if query.device.type != "cpu":
         return _attend_joined(query, parts, scale)
-    if _at_once(query, past + sum(span.n_tokens for span in kv.spans)):
-        with products.preferred():
-            causal = products.triangle(new)
-            return products.attend_parts(query, [(k, v) for k, v, _ in parts], scale, causal, _SCRATCH)
+    if _at_once(query, kv.n_tokens):
+        return _attend_at_once(query, [(k, v) for k, v, _ in parts], scale, products.triangle(new))
     results = [_flash_cpu(query, k, v, causal, scale) for k, v, causal in parts]
     return results[0][0] if len(results) == 1 else _merge(results)
 
@@ -276,9 +275,8 @@ def _attend_in_place(
         return out
     if query.device.type != "cpu":
         return _attend_masked(query, [*spans, tail], slots.mask, scale)
-    if _at_once(query, seen + sum(span.n_tokens for span in chunk.kv.spans)):
-        with products.preferred():
-            return products.attend_parts(query, [*spans, tail], scale, slots.mask, _SCRATCH)
+    if _at_once(query, chunk.kv.tail_begin + seen):
+        return _attend_at_once(query, [*spans, tail], scale, slots.mask)
     results = [_flash_cpu(query, k, v, False, scale) for k, v in spans]
     results.append(_flash_cpu(query, *tail, False, scale, slots.mask))
     return results[0][0] if len(results) == 1 else _merge(results)
@@ -316,9 +314,20 @@ def _attend_masked(
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=whole, scale=scale)
 
 
+def _by_products(query: torch.Tensor, keys: int) -> bool:
+    """Whether attention over so many keys goes through oneDNN."""
+    return query.dtype == torch.float32 and products.worth(query.shape[2], keys) and products.usable()
+
+
 def _at_once(query: torch.Tensor, keys: int) -> bool:
-    new = query.shape[2]
-    return query.dtype == torch.float32 and products.at_once(new) and products.worth(new, keys) and products.usable()
+    return products.at_once(query.shape[2]) and _by_products(query, keys)
+
+
+def _attend_at_once(
+    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], scale: float, mask: torch.Tensor
+) -> torch.Tensor:
+    with products.preferred():
+        return products.attend_parts(query, parts, scale, mask, _SCRATCH)
 
 
 def _flash_cpu(
@@ -331,7 +340,7 @@ def _flash_cpu(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention and its log-sum-exp, [1, heads, new, head_dim] and [1, heads, new]. ``causal`` needs as many
     keys as queries."""
-    if query.dtype == torch.float32 and products.worth(query.shape[2], key.shape[2]) and products.usable():
+    if _by_products(query, key.shape[2]):
         with products.preferred():
             return products.attend(query, key, value, causal, scale, mask, _SCRATCH)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -358,6 +367,17 @@ def _attend_joined(
     # Not a mask but a description of one: kernels that skip what is not seen can be chosen for it.
     mask = causal_lower_right(query.shape[2], keys.shape[2]) if parts[-1][2] else None
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+
+
+@contextmanager
+def plain_attention(network: Any) -> Iterator[None]:
+    """transformers' own attention within the block, to compare with."""
+    before = network.config._attn_implementation
+    network.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(before)
 
 
 def register() -> None:

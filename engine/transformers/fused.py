@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from engine.transformers.attention import plain_attention
 from engine.transformers.packing import packed, product
 
 log = logging.getLogger(__name__)
@@ -142,32 +143,26 @@ def fuse_layers(network: Any) -> int:
     """Replace the decoder layers that can be; returns how many. The original weights are freed."""
     layers: Any = getattr(getattr(network, "model", None), "layers", ())
     n = 0
-    for i, layer in enumerate(layers):
-        if can_fuse(layer):
-            fused = FusedLayer(layer)
-            if not _agrees(network, layer, fused):
-                log.warning("layer %d is not what its parts look like: it is left as it is", i)
-                continue
-            for name in _ATTENTION:
-                delattr(layer.self_attn, name)
-            layers[i] = fused
-            n += 1
+    with plain_attention(network):
+        for i, layer in enumerate(layers):
+            if can_fuse(layer):
+                fused = FusedLayer(layer)
+                if not _agrees(network.model.rotary_emb, layer, fused):
+                    log.warning("layer %d is not what its parts look like: it is left as it is", i)
+                    continue
+                for name in _ATTENTION:
+                    delattr(layer.self_attn, name)
+                layers[i] = fused
+                n += 1
     return n
 
 
-def _agrees(network: Any, layer: Any, fused: FusedLayer) -> bool:
-    """Both layers on the same numbers, with transformers' own attention."""
+def _agrees(rotary: Any, layer: Any, fused: FusedLayer) -> bool:
+    """Both layers on the same numbers."""
     generator = torch.Generator().manual_seed(0)
-    width = layer.self_attn.q_proj.in_features
-    hidden = torch.randn(1, 6, width, generator=generator)
-    before = network.config._attn_implementation
-    network.set_attn_implementation("sdpa")
-    try:
-        positions = torch.arange(3, 9)[None]
-        options = {"position_embeddings": network.model.rotary_emb(hidden, positions), "attention_mask": None}
-        theirs, ours = layer(hidden, **options), fused(hidden, **options)
-    finally:
-        network.set_attn_implementation(before)
+    hidden = torch.randn(1, 6, layer.self_attn.q_proj.in_features, generator=generator)
+    options = {"position_embeddings": rotary(hidden, torch.arange(3, 9)[None]), "attention_mask": None}
+    theirs, ours = layer(hidden, **options), fused(hidden, **options)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs
     change = (theirs - hidden).abs().max()
     return bool((ours - theirs).abs().max() <= _TOLERANCE * change)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel
-from engine.transformers.attention import NAME, SequenceKV, register
+from engine.transformers.attention import NAME, SequenceKV, plain_attention, register
 from engine.transformers.fused import fuse_layers
 from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
@@ -153,14 +153,11 @@ def _self_test(loaded: LoadedModel) -> None:
     layout = layout_of(loaded.model.config, next(loaded.model.parameters()).dtype)
     kv = SequenceKV(layout, loaded.device, len(tokens))
     runner = ModelRunner(loaded.model)
-    try:
-        runner.forward([Work(kv, tokens[:5], 0)])
-        ours = runner.forward([Work(kv.fork(len(tokens)), tokens[5:])])[0]
-    finally:
-        loaded.model.set_attn_implementation("sdpa")
+    runner.forward([Work(kv, tokens[:5], 0)])
+    ours = runner.forward([Work(kv.fork(len(tokens)), tokens[5:])])[0]
+    with plain_attention(loaded.model):
         ids = torch.tensor([tokens], device=loaded.device)
         theirs = loaded.model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        loaded.model.set_attn_implementation(NAME)
     tolerance = 1e-3 if theirs.dtype == layout.torch_dtype else 0.05
     error = (torch.log_softmax(ours, -1) - torch.log_softmax(theirs, -1)).abs().max().item()
     if not error <= tolerance * max(1.0, theirs.abs().max().item()):

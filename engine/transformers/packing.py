@@ -14,22 +14,6 @@ import torch
 from torch import nn
 
 
-class PackedLinear(nn.Module):
-    """Stands in for an ``nn.Linear`` on the CPU in float32, with the same result up to rounding."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features = linear.in_features
-        self.out_features = linear.out_features
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self._bias = None if linear.bias is None else linear.bias.detach()
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """float32 [..., in_features] to [..., out_features]."""
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self._bias, "none", [], "")
-        return out
-
-
 @dataclass(frozen=True, eq=False)
 class Packed:
     """Weights in oneDNN's layout, and the bias."""
@@ -68,6 +52,20 @@ def product(
         kind = "mul" if plus is None else "add"
         out = torch.ops.mkldnn._linear_pointwise.binary(inputs, other, layer.weight, layer.bias, kind)
     return out
+
+
+class PackedLinear(nn.Module):
+    """Stands in for an ``nn.Linear`` on the CPU in float32, with the same result up to rounding."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self._packed = packed([linear])
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """float32 [..., in_features] to [..., out_features]."""
+        return product(inputs, self._packed)
 
 
 def can_pack(network: nn.Module) -> bool:

@@ -162,7 +162,7 @@ def attend_parts(
     keys, values = (parts[0][i][0] if len(parts) == 1 else torch.cat([part[i][0] for part in parts], 1) for i in (0, 1))
     kv_heads, n_keys, _ = keys.shape
     group = heads // kv_heads
-    out = query.new_empty(kv_heads, group, new, values.shape[-1])
+    blocks = []
     rows = max(1, min(new, _SCORES // (heads * n_keys)))
     for begin in range(0, new, rows):
         end = min(begin + rows, new)
@@ -173,11 +173,8 @@ def attend_parts(
         if mask is not None:
             scores.view(kv_heads, group, end - begin, n_keys)[..., n_keys - mask.shape[1] :] += mask[begin:end]
         torch.ops.aten._softmax.out(scores, -1, False, out=weights)
-        attended = torch.bmm(weights, values)
-        if rows == new:
-            return attended.view(1, heads, new, -1)
-        out[:, :, begin:end] = attended.view(kv_heads, group, end - begin, -1)
-    return out.view(1, heads, new, -1)
+        blocks.append(torch.bmm(weights, values).view(1, heads, end - begin, -1))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
 
 
 @functools.cache
