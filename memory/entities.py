@@ -78,11 +78,14 @@ def linked(db: sqlite3.Connection, entities: Sequence[int]) -> dict[int, float]:
     and scaled to at most 1. Names that very many memories mention are left out."""
     scores: dict[int, float] = {}
     for entity in entities:
-        rows = db.execute("SELECT memory FROM mentions WHERE entity = ? LIMIT ?", (entity, _COMMON + 1)).fetchall()
-        if len(rows) > _COMMON:
+        (n,) = db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM mentions WHERE entity = ? LIMIT ?)", (entity, _COMMON + 1)
+        ).fetchone()
+        if n > _COMMON:
             continue
-        for row in rows:
-            scores[row["memory"]] = scores.get(row["memory"], 0.0) + 1.0 / math.log2(1 + len(rows) + 1e-9)
+        close = 1.0 / math.log2(1 + n + 1e-9)
+        for (row,) in db.execute("SELECT memory FROM mentions WHERE entity = ?", (entity,)):
+            scores[row] = scores.get(row, 0.0) + close
     top = max(scores.values(), default=0.0)
     return {row: score / top for row, score in scores.items()}
 

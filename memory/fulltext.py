@@ -106,14 +106,16 @@ def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str
 
 def _count(db: sqlite3.Connection, within: str, word: str, n_rows: int) -> int:
     """Number of rows that hold a word; estimated from the latest ones where it is common."""
-    n, first, last = db.execute(
-        "SELECT count(*), min(rowid), max(rowid) FROM"
-        " (SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT ?)",
-        (f'{within}"{word}"', _COMMON + 1),
-    ).fetchone()
-    if n <= _COMMON:
-        return int(n)
-    return max(int(n), int(n * n_rows / max(1, last - first)))
+    expression = f'{within}"{word}"'
+    if n_rows > _COMMON:
+        earliest = db.execute(
+            "SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT 1 OFFSET ?",
+            (expression, _COMMON),
+        ).fetchone()
+        if earliest is not None:
+            return max(_COMMON + 1, int(_COMMON * n_rows / max(1, n_rows - earliest[0])))
+    (n,) = db.execute("SELECT count(*) FROM memory_text WHERE memory_text MATCH ?", (expression,)).fetchone()
+    return int(n)
 
 
 def _scored(db: sqlite3.Connection, within: str, words: Sequence[str], depth: int) -> dict[int, float]:
@@ -122,4 +124,4 @@ def _scored(db: sqlite3.Connection, within: str, words: Sequence[str], depth: in
         " WHERE memory_text MATCH ? ORDER BY score LIMIT ?",
         (f"{within}({_any(words)})", depth),
     )
-    return {int(row["rowid"]): max(1e-9, -float(row["score"])) for row in rows}
+    return {row: max(1e-9, -score) for row, score in rows}

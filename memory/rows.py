@@ -253,9 +253,10 @@ def message_of(row: sqlite3.Row) -> Message:
 
 def memory_of(row: sqlite3.Row) -> Memory:
     """The memory a row stands for."""
-    values = {name: row[name] for name in _COLUMNS}
-    values["pinned"] = bool(row["pinned"])
-    return Memory(**values, metadata=json.loads(row["metadata"]), tags=tuple(json.loads(row["tags"])))
+    named = dict(zip(row.keys(), row, strict=True))  # looking names up in the row itself takes several times as long
+    values = {name: named[name] for name in _COLUMNS}
+    values["pinned"] = bool(named["pinned"])
+    return Memory(**values, metadata=json.loads(named["metadata"]), tags=tuple(json.loads(named["tags"])))
 
 
 def memories_of(rows: Sequence[sqlite3.Row]) -> list[Memory]:

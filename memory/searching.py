@@ -95,10 +95,7 @@ class Search:
         text, vector = self._candidates(depth)
         found = self._load({*text, *vector})
         missing = [row for row in found if row not in vector]
-        cosines = {
-            **vector,
-            **{row: c for index in self._indexes for row, c in index.cosines(self._vector, missing).items()},
-        }
+        cosines = {**vector, **self._cosines(missing)}
         top_text = max(text.values(), default=1.0)
         for row, candidate in found.items():
             candidate.parts = {
@@ -139,16 +136,16 @@ class Search:
             allowed = {int(row["row"]) for row in rows}
             if len(allowed) <= _SCAN:
                 text = text_scores(self._db, query.text, query.cube_ids, 10 * _SCAN, self._n_memories())
-                vectors = {
-                    r: c for index in self._indexes for r, c in index.cosines(self._vector, list(allowed)).items()
-                }
-                near = {row: cosine for row, cosine in vectors.items() if cosine >= MIN_COSINE}
+                near = {row: c for row, c in self._cosines(list(allowed)).items() if c >= MIN_COSINE}
                 return {row: score for row, score in text.items() if row in allowed}, near
             depth *= 10
         text = text_scores(self._db, query.text, query.cube_ids, depth, self._n_memories())
         pairs = [pair for index in self._indexes for pair in index.nearest(self._vector, depth)]
         pairs.sort(key=lambda pair: -pair[1])
         return text, dict(pairs[:depth])
+
+    def _cosines(self, rows: Sequence[int]) -> dict[int, float]:
+        return {row: cosine for index in self._indexes for row, cosine in index.cosines(self._vector, rows).items()}
 
     def _n_memories(self) -> int:
         return sum(len(index) for index in self._indexes)
@@ -210,9 +207,9 @@ class Search:
             for row, score in linked(self._db, mentioned_by(self._db, [c.row for c in seeds])).items():
                 near[row] = max(near.get(row, 0.0), score / 2)
         absent = {row for row, score in near.items() if row not in found and score > 0.5}
+        cosines = self._cosines(list(absent))
         for row, candidate in self._load(absent).items() if absent else ():
-            cosines = [c for index in self._indexes for c in index.cosines(self._vector, [row]).values()]
-            candidate.parts = {"text": 0.0, "vector": VECTOR * max(0.0, *cosines, 0.0)}
+            candidate.parts = {"text": 0.0, "vector": VECTOR * max(0.0, cosines.get(row, 0.0))}
             found[row] = candidate
         for row, score in near.items():
             if row in found:

@@ -53,6 +53,30 @@ def test_the_vector_index_equals_a_plain_scan(steps: list[tuple[str, int, int]],
     assert set(index.cosines(query, list(range(13)))) == set(oracle)
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.sampled_from([-1.0, 0.2, 0.6]), st.booleans())
+def test_a_rough_scan_first_misses_nothing(seed: int, n: int, floor: float, removed: bool) -> None:
+    """More vectors than are compared in full: the nearest are those of a plain scan, to the last."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((40, 48))
+    vectors = (centres[rng.integers(0, 40, 4_500)] + rng.uniform(0.2, 2) * rng.standard_normal((4_500, 48))).astype(
+        "f4"
+    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = ExactIndex()
+    index.put(np.arange(4_500), vectors)
+    gone = set(range(0, 300, 3)) if removed else set()
+    for row in gone:
+        index.remove(row)
+    query = vectors[4_000] + np.float32(0.1) * rng.standard_normal(48).astype("f4")
+    query /= np.linalg.norm(query)
+    cosines = {row: float(vectors[row] @ query) for row in range(4_500) if row not in gone}
+    expected = sorted((c for c in cosines.values() if c >= floor), reverse=True)[:n]
+    found = [(row, cosine) for row, cosine in index.nearest(query, n, floor) if cosine >= floor]
+    assert [cosine for _, cosine in found] == pytest.approx(expected, abs=1e-6)
+    assert all(cosines[row] == pytest.approx(cosine, abs=1e-6) for row, cosine in found)
+
+
 def test_a_graph_finds_what_a_scan_finds() -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((200, 64))
@@ -63,8 +87,8 @@ def test_a_graph_finds_what_a_scan_finds() -> None:
         index.put(np.arange(5000), vectors)
     agreed = []
     for query in vectors[:100]:
-        best = {row for row, _ in exact.nearest(query, 10)}
-        agreed.append(len(best & {row for row, _ in graph.nearest(query, 10)}) / 10)
+        best = {row for row, _ in exact.nearest(query, 10, -1.0)}
+        agreed.append(len(best & {row for row, _ in graph.nearest(query, 10, -1.0)}) / 10)
     assert np.mean(agreed) > 0.95
 
 
@@ -217,8 +241,8 @@ def test_a_removed_vector_is_nowhere_in_a_saved_graph(tmp_path: Path) -> None:
     loaded = GraphIndex.load(tmp_path / "graph", 64)
     assert len(loaded) == len(graph) == 298
     assert set(loaded.rows().tolist()) == {*range(300), 500} - {7, 8, 9}
-    assert loaded.nearest(unit(500, 64), 1)[0][0] == 500
-    assert {row for row, _ in loaded.nearest(vectors[7], 300)} <= set(loaded.rows().tolist())
+    assert loaded.nearest(unit(500, 64), 1, -1.0)[0][0] == 500
+    assert {row for row, _ in loaded.nearest(vectors[7], 300, -1.0)} <= set(loaded.rows().tolist())
 
 
 @pytest.mark.parametrize("damage", [b"", b"no index at all", None])
