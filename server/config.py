@@ -62,6 +62,8 @@ class EngineConfig:
     dtype: str = "auto"
     context: int | None = _range(None, 16, 1 << 24)
     threads: int | None = _range(None, 1, 1024)
+    native: bool = True
+    """On a CPU, compile attention for it at the first start, where there is a C++ compiler."""
     max_running: int = _range(16, 1, 4096)
     max_waiting: int = _range(256, 0, 1 << 20)
     prefill_chunk: int = _range(512, 1, 1 << 20)

@@ -12,7 +12,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize
 
-from server.assets import DEMO_MODEL, AssetError, cache_folder, check_sha256, installed
+from engine.folders import cache_folder
+from server.assets import DEMO_MODEL, AssetError, check_sha256, installed
 
 
 class NoGguf(Exception):

@@ -26,12 +26,26 @@ from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
 from engine.transformers import products
+from engine.transformers.native import NativeAttention
 from kvcache import Layout, Rotation, Segment
 
 NAME = "recallkv"
 _TAIL_ROUND = 64
 # Attention runs on the thread that owns the model.
 _SCRATCH = products.Scratch()
+_native: NativeAttention | None = None
+
+
+def use_native(kernel: NativeAttention | None) -> None:
+    """Have this process's attention computed by the compiled kernel, where that fits; None: by PyTorch."""
+    global _native
+    _native = kernel
+
+
+def _native_for(query: torch.Tensor, value: torch.Tensor) -> NativeAttention | None:
+    """The kernel, where it is used and fits. A single token has nothing to gain: it waits for memory."""
+    fits = _native is not None and query.shape[2] > 1 and _native.fits(query, value)
+    return _native if fits else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +261,9 @@ def _attend(
         if past:
             parts.append((tail_keys[None, :, :past], tail_values[None, :, :past], False))
         parts.append((key, value, True))
+    native = _native_for(query, value)
+    if native is not None:
+        return native.attend(query, [(k, v) for k, v, _ in parts], scale)
     if query.device.type != "cpu":
         return _attend_joined(query, parts, scale)
     if _at_once(query, kv.n_tokens):
@@ -273,6 +290,9 @@ def _attend_in_place(
         out, weights = _attend_weighed(query, [*spans, tail], slots.mask, scale)
         probe.add(weights[..., -seen:].sum(dim=(0, 1, 2)))
         return out
+    native = _native_for(query, value)
+    if native is not None:
+        return native.attend(query, [*spans, tail], scale, slots.mask)
     if query.device.type != "cpu":
         return _attend_masked(query, [*spans, tail], slots.mask, scale)
     if _at_once(query, chunk.kv.tail_begin + seen):

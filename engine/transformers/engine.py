@@ -241,14 +241,16 @@ def load_engine(
     threads: int | None = None,
     composing: CompositionConfig | None = None,
     weigh_loading: bool = False,
+    native: bool = True,
 ) -> TransformersEngine:
     """Load a model and start its engine. ``threads``: CPU threads of the model (default: torch's own choice);
-    ``weigh_loading``: measure this machine, and load segments only where that beats computing."""
+    ``weigh_loading``: measure this machine, and load segments only where that beats computing; ``native``: as
+    :func:`prepare`."""
     threads = threads or torch.get_num_threads()
     store = open_store(choose_device(device))
 
     def load() -> tuple[LoadedModel, CostModel | None]:
-        loaded = load_model(model, device=device, dtype=dtype, context=context)
+        loaded = load_model(model, device=device, dtype=dtype, context=context, native=native)
         return loaded, calibrated(loaded) if weigh_loading else None
 
     try:

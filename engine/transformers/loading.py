@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel
-from engine.transformers.attention import NAME, SequenceKV, plain_attention, register
+from engine.transformers.attention import NAME, SequenceKV, plain_attention, register, use_native
 from engine.transformers.fused import fuse_layers
+from engine.transformers.native import native_attention
 from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Fingerprint, Rotation, UnsupportedRotation, layout_of, rotation_of
@@ -65,9 +66,15 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    model: str | Path, *, device: str = "auto", dtype: str = "auto", context: int | None = None
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    context: int | None = None,
+    native: bool = True,
 ) -> LoadedModel:
-    """Load a Hugging Face id or folder. Raises ``ModelNotLoaded`` or ``UnsupportedModel``."""
+    """Load a Hugging Face id or folder. ``native``: see :func:`prepare`. Raises ``ModelNotLoaded`` or
+    ``UnsupportedModel``."""
     register()
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
@@ -77,7 +84,8 @@ def load_model(
         network = AutoModelForCausalLM.from_pretrained(model, dtype=chosen_dtype, attn_implementation=NAME)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotLoaded(f"the model '{model}' cannot be loaded: {str(error).splitlines()[0]}") from error
-    return prepare(network.to(chosen_device).eval(), tokenizer, folder=_folder_of(network), context=context)
+    network = network.to(chosen_device).eval()
+    return prepare(network, tokenizer, folder=_folder_of(network), context=context, native=native)
 
 
 def _folder_of(network: Any) -> Path | None:
@@ -91,9 +99,16 @@ def _folder_of(network: Any) -> Path | None:
         return None
 
 
-def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context: int | None = None) -> LoadedModel:
+def prepare(
+    network: Any,
+    tokenizer: Any,
+    *,
+    folder: Path | None = None,
+    context: int | None = None,
+    native: bool = True,
+) -> LoadedModel:
     """Check a model that is loaded already, and make it ready: its attention and its linear layers are replaced.
-    Raises ``UnsupportedModel``."""
+    ``native``: on a CPU in float32 attention is compiled, where there is a compiler. Raises ``UnsupportedModel``."""
     register()
     network.set_attn_implementation(NAME)
     config = network.config
@@ -105,9 +120,17 @@ def prepare(network: Any, tokenizer: Any, *, folder: Path | None = None, context
     if can_pack(network):
         fused = fuse_layers(network)
         log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
+        _choose_attention(native)
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     _self_test(loaded)
     return replace(loaded, rotation=_tested_rotation(loaded))
+
+
+def _choose_attention(native: bool) -> None:
+    found = native_attention() if native else "it is turned off"
+    kernel = None if isinstance(found, str) else found
+    use_native(kernel)
+    log.info("attention was compiled for this CPU" if kernel else f"attention is PyTorch's: {found}")
 
 
 def _refuse_unsupported(config: Any) -> None:

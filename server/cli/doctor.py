@@ -45,6 +45,7 @@ def doctor(
     checks: dict[str, Callable[[], Finding]] = {
         "versions": _versions,
         "device": _device,
+        "attention": _attention,
         "demo model": _demo_model,
         "embedder": _embedder,
         "data folder": lambda: _data_dir(folder),
@@ -84,6 +85,21 @@ def _device() -> Finding:
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return Finding("device", "ok", f"{device} ({name}), {dtype}")
+
+
+def _attention() -> Finding:
+    import torch
+
+    from engine.transformers.loading import choose_device, choose_dtype
+    from engine.transformers.native import native_attention
+
+    device = choose_device("auto")
+    if device.type != "cpu" or choose_dtype("auto", device) != torch.float32:
+        return Finding("attention", "ok", "PyTorch's")
+    found = native_attention()
+    if isinstance(found, str):
+        return Finding("attention", "note", f"PyTorch's, which may be slower: {found}")
+    return Finding("attention", "ok", "compiled for this CPU")
 
 
 def _demo_model() -> Finding:

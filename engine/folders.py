@@ -1,0 +1,12 @@
+"""Where things are kept that can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where converted models and compiled kernels are kept: ``$XDG_CACHE_HOME/recallkv``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "recallkv"
