@@ -205,6 +205,8 @@ class RaggedBatch:
     chunks: Sequence[Chunk] = field(default_factory=tuple)
     interrupt: Callable[[], bool] | None = None
     """Asked before each layer whether to give up (raising ``Interrupted``)."""
+    wanted: torch.Tensor | None = None
+    """Rows whose logits are wanted, int64: of the others the last layer need give keys and values only."""
 
 
 def ragged_attention(

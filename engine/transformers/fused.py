@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from engine.transformers.attention import plain_attention
+from engine.transformers.attention import RaggedBatch, plain_attention
 from engine.transformers.packing import packed, product
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,12 @@ class _Norm:
 
 
 class FusedLayer(nn.Module):
-    """Stands in for a decoder layer that :func:`can_fuse` has found fit, and calls the same attention."""
+    """Stands in for a decoder layer that :func:`can_fuse` has found fit, and calls the same attention. ``is_last``: what
+    it gives is used for logits only."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, is_last: bool = False) -> None:
         super().__init__()
+        self._is_last = is_last
         attention, mlp = layer.self_attn, layer.mlp
         self.self_attn = attention  # what attention functions ask for: layer_idx, is_causal and the like
         self._before_attention, self._before_mlp = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
@@ -73,6 +75,15 @@ class FusedLayer(nn.Module):
     ) -> torch.Tensor:
         """float32 [1, tokens, width] to the same. ``kwargs`` go to the attention function."""
         attended = self._attend(hidden_states, position_embeddings, attention_mask, kwargs)
+        ragged: RaggedBatch | None = kwargs.get("ragged")
+        if not self._is_last or ragged is None or ragged.wanted is None or len(ragged.wanted) == hidden_states.shape[1]:
+            return self._after_attention(attended, hidden_states)
+        found = torch.zeros_like(hidden_states)
+        if len(ragged.wanted):
+            found[:, ragged.wanted] = self._after_attention(attended[:, ragged.wanted], hidden_states[:, ragged.wanted])
+        return found
+
+    def _after_attention(self, attended: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = product(attended, self._out, plus=hidden_states)
         normed = self._before_mlp(hidden_states)
         gate = product(normed, self._gate, activation="swish")
@@ -146,7 +157,7 @@ def fuse_layers(network: Any) -> int:
     with plain_attention(network):
         for i, layer in enumerate(layers):
             if can_fuse(layer):
-                fused = FusedLayer(layer)
+                fused = FusedLayer(layer, is_last=i == len(layers) - 1)
                 if not _agrees(network.model.rotary_emb, layer, fused):
                     log.warning("layer %d is not what its parts look like: it is left as it is", i)
                     continue

@@ -52,7 +52,8 @@ class ModelRunner:
             tokens.extend(work.token_ids)
             positions.extend(work.all_positions())
             wanted.extend(range(len(tokens) - work.n_logits, len(tokens)))
-        logits = self._call(tokens, positions, wanted, RaggedBatch(chunks, interrupt))
+        rows = torch.tensor(wanted, dtype=torch.long, device=self.device)
+        logits = self._call(tokens, positions, RaggedBatch(chunks, interrupt, rows))
         for work in batch:
             if work.positions is None:
                 work.kv.tail_tokens += len(work.token_ids)
@@ -90,12 +91,12 @@ class ModelRunner:
         mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
         return Chunk(work.kv, begin, end, Slots(slots.to(self.device), mask.to(self.device)), work.probe)
 
-    def _call(self, tokens: list[int], positions: list[int], wanted: list[int], ragged: RaggedBatch) -> torch.Tensor:
+    def _call(self, tokens: list[int], positions: list[int], ragged: RaggedBatch) -> torch.Tensor:
         output = self._model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self.device),
+            logits_to_keep=ragged.wanted,
             ragged=ragged,
         )
         logits: torch.Tensor = output.logits[0].float()

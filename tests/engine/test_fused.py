@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM, GraniteConfig, SmolLM3Config
 
+from engine.transformers import ModelRunner, SequenceKV, Work, prepare
 from engine.transformers.fused import FusedLayer, fuse_layers
 from engine.transformers.packing import can_pack, packed, product
-from tests.tiny import tiny_network
+from tests.tiny import tiny_network, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(not can_pack(nn.Linear(2, 2)), reason="needs oneDNN")
 TOKENS = torch.tensor([[(i * 61 + 7) % 250 for i in range(50)]])
@@ -44,6 +45,26 @@ def test_biases_everywhere() -> None:
     expected = network(TOKENS).logits
     assert fuse_layers(network) == 2
     torch.testing.assert_close(network(TOKENS).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@torch.inference_mode()
+def test_rows_without_logits_end_early_and_change_nothing(kind: str) -> None:
+    """The last layer gives their keys and values, and what comes next is as if it had given all."""
+    network = tiny_network(kind)
+    model = prepare(network, tiny_tokenizer())
+    assert isinstance(network.model.layers[-1], FusedLayer)
+    tokens = TOKENS[0].tolist()
+    found = []
+    for n_logits in ((50, 7), (0, 1), (1, 7), (3, 1)):
+        runner, kv = ModelRunner(network), SequenceKV(model.fingerprint.layout, model.device, 64)
+        first = runner.forward([Work(kv, tokens, n_logits[0])])
+        second = runner.forward([Work(kv, tokens[:7], n_logits[1])])
+        assert (len(first), len(second)) == n_logits
+        found.append((first[-1:], second[-1:]))
+    for first, second in found[1:]:
+        torch.testing.assert_close(second, found[0][1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(first, found[0][0][: len(first)], atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
