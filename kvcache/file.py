@@ -7,10 +7,11 @@ A segment file is a safetensors file with these tensors and string metadata:
 - metadata: ``format`` (``recallkv.segment/2``), ``key``, ``parent``, ``fingerprint`` (64 hex digits each), ``start``
   (decimal), ``labels`` (JSON list of strings), ``codec``, ``dtype``, ``shape`` (of the keys, JSON); of a file that
   holds some of the layers and heads only ``shard`` (see ``kvcache.shard``); of a standalone segment also ``root``
-  (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; and ``blake3`` (``blake2b``
-  where ``kvcache.hashing`` says so): hash over the other metadata (JSON, sorted keys) followed by the bytes of all
-  tensors, wider dtypes first, floats before integers, then in the order of their names, which is how safetensors
-  lays them out: so a file is hashed while it is read.
+  (64 hex digits), ``parts`` (JSON list of [tokens, label or null]) and ``certificate``; ``padding``, spaces that make
+  the data begin at a multiple of 4,096 bytes; and ``blake3`` (``blake2b`` where ``kvcache.hashing`` says so): hash over
+  the other metadata (JSON, sorted keys) followed by the bytes of all tensors, wider dtypes first, floats before
+  integers, then in the order of their names, which is how safetensors lays them out: so a file is hashed while it is
+  read.
 
 Reading trusts nothing: the header's size, every offset, shape and dtype, the file's length, the key (recomputed
 from parent and tokens) and the checksum are checked before a tensor is handed out. Writing goes to a temporary
@@ -39,6 +40,7 @@ from safetensors.torch import save_file
 
 from kvcache import hashing
 from kvcache.codecs import CODECS, Codec, CodecName
+from kvcache.direct import ALIGNMENT, open_direct, read_direct
 from kvcache.errors import FingerprintMismatch, ReadInterrupted, SegmentCorrupt
 from kvcache.fingerprint import FORMAT, Fingerprint
 from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts
@@ -51,6 +53,8 @@ MAX_HEADER_BYTES = 1 << 20
 _MAX_SEGMENT_BYTES = 64 << 30
 # What is read at once: large enough for a drive's full speed, small enough for hashing to keep up beside it.
 _READ_BYTES = 4 << 20
+# So many of these are asked for at once: a drive's latency is hidden.
+_AHEAD = 2
 _INTERRUPTIBLE_BYTES = 512 << 10
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _STORED_AS = {
@@ -61,6 +65,7 @@ _STORED_AS = {
     "F8_E4M3": torch.float8_e4m3fn,
     "I32": torch.int32,
 }
+_NAMES = {dtype: name for name, dtype in _STORED_AS.items()}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -141,6 +146,7 @@ def write_segment(path: Path, segment: Segment, *, codec: CodecName = "none", fs
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], *, fsync: bool) -> None:
     """Write a segment's file in one step, with the checksum over its metadata and tensors."""
+    metadata = _padded(metadata, tensors)
     metadata = {**metadata, hashing.NAME: _checksum(metadata, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -170,7 +176,7 @@ def rewrite_labels(
     certificate. Its tensors are written as they were encoded: what a codec has lost is not lost again. Raises as
     :func:`read_segment`, and ``OSError``."""
     with SegmentReader(source, fingerprint) as reader:
-        reader.fill(fresh_memory(reader.header.data_bytes))
+        reader.fill(fresh_memory(reader.buffer_bytes))
         reader.finish()
         header = reader.header
         tensors = {name: reader.tensor(name) for name in header.tensors}
@@ -182,6 +188,19 @@ def rewrite_labels(
         "certificate": json.dumps(asdict(certificate), sort_keys=True),
     }
     _write(path, tensors, metadata, fsync=fsync)
+
+
+def _padded(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """With as many spaces as it takes for the data to begin at a multiple of ``ALIGNMENT``. (Where the header comes out
+    otherwise than it is counted here, the file is as good, and read a little slower.)"""
+    header: dict[str, Any] = {"__metadata__": {**metadata, "padding": "", hashing.NAME: "0" * 64}}
+    at = 0
+    for name in _hash_order({name: tensor.dtype for name, tensor in tensors.items()}):
+        dtype, end = _NAMES[tensors[name].dtype], at + tensors[name].nbytes
+        header[name] = {"dtype": dtype, "shape": list(tensors[name].shape), "data_offsets": [at, end]}
+        at = end
+    length = len(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode())
+    return {**metadata, "padding": " " * (-(8 + length) % ALIGNMENT)}
 
 
 def _metadata(segment: Segment, codec: CodecName) -> dict[str, str]:
@@ -234,8 +253,7 @@ def read_parts(path: Path, header: Header) -> tuple[Part, ...]:
     stored = header.tensors["token_ids"]
     buffer = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
     with path.open("rb", buffering=0) as stream:
-        stream.seek(header.data_begin + stored.begin)
-        _read_exactly(stream, bytes_of(buffer), path)
+        _read_exactly(stream, bytes_of(buffer), path, header.data_begin + stored.begin)
     return _parts(header, tuple(buffer.view(torch.int32).tolist()))
 
 
@@ -363,9 +381,8 @@ def read_segment(
     ``FileNotFoundError``; ``ReadInterrupted``.
     """
     with SegmentReader(path, fingerprint, stop) as reader:
-        size = reader.header.data_bytes
         plain = reader.header.codec == "none"
-        reader.fill((allocate if plain else fresh_memory)(size))
+        reader.fill((allocate if plain else fresh_memory)(reader.buffer_bytes))
         return reader.finish(allocate)
 
 
@@ -383,6 +400,8 @@ class SegmentReader:
         self._path = path
         self._stop = stop
         self._stream = path.open("rb", buffering=0)
+        self._direct: int | None = None
+        self._address = 0
         self._tensors: dict[str, torch.Tensor] = {}
         self._checksum: str | None = None
         try:
@@ -398,16 +417,31 @@ class SegmentReader:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+        if self._direct is not None:
+            os.close(self._direct)
+            self._direct = None
+
+    @property
+    def buffer_bytes(self) -> int:
+        """How much memory to read into. ``header.data_bytes`` are enough, but then the data may have to come through
+        the page cache (see ``kvcache.direct``)."""
+        return self.header.data_bytes + ALIGNMENT
 
     def fill(self, buffer: torch.Tensor) -> None:
-        """Read everything into ``buffer``, uint8 [header.data_bytes]."""
+        """Read everything into ``buffer``, uint8 [buffer_bytes]."""
         for _ in self.arrived(buffer):
             pass
 
     def arrived(self, buffer: torch.Tensor) -> Iterator[int]:
         """As :meth:`fill`, handing out how many bytes of the data are there, again and again."""
-        self._tensors = {name: _view(buffer, tensor) for name, tensor in self.header.tensors.items()}
-        yield from self._read(bytes_of(buffer))
+        data_begin, data_bytes = self.header.data_begin, self.header.data_bytes
+        aside = (data_begin - buffer.data_ptr()) % ALIGNMENT
+        begin = aside if aside + data_bytes <= buffer.numel() else 0
+        data = buffer[begin : begin + data_bytes]
+        self._address = data.data_ptr()
+        self._tensors = {name: _view(data, tensor) for name, tensor in self.header.tensors.items()}
+        self._direct = open_direct(self._stream.fileno())
+        yield from self._read(bytes_of(data))
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor of the file, as far as it was read."""
@@ -415,9 +449,8 @@ class SegmentReader:
 
     def front(self) -> bytes:
         """The file's bytes before its data."""
-        self._stream.seek(0)
         buffer = bytearray(self.header.data_begin)
-        _read_exactly(self._stream, memoryview(buffer), self._path)
+        _read_exactly(self._stream, memoryview(buffer), self._path, 0)
         return bytes(buffer)
 
     def _read(self, view: memoryview) -> Iterator[int]:
@@ -426,20 +459,24 @@ class SegmentReader:
         laid_out = sorted(self.header.tensors, key=lambda name: self.header.tensors[name].begin)
         in_order = laid_out == _hash_order({name: tensor.dtype for name, tensor in self.header.tensors.items()})
         hasher = _hasher(self.header.metadata, threads=self._stop is None)
-        _read_ahead(self._stream)
+        if self._direct is None:
+            _read_ahead(self._stream)
         if in_order and (self._stop is not None or len(view) <= _READ_BYTES):
             yield from self._read_alone(view, hasher)
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="segment-hash") as pool:
-            pending = None
-            for begin in range(0, len(view), _READ_BYTES):
-                part = view[begin : begin + _READ_BYTES]
-                _read_exactly(self._stream, part, self._path)
+        parts = [(view[begin : begin + _READ_BYTES], begin) for begin in range(0, len(view), _READ_BYTES)]
+        with ThreadPoolExecutor(1, "segment-hash") as pool, ThreadPoolExecutor(_AHEAD, "segment-read") as readers:
+            reading = [readers.submit(self._read_part, *part) for part in parts[:_AHEAD]]
+            hashing_part = None
+            for i, (part, begin) in enumerate(parts):
+                reading[i].result()
+                if i + _AHEAD < len(parts):
+                    reading.append(readers.submit(self._read_part, *parts[i + _AHEAD]))
                 if in_order:
-                    pending = pool.submit(hasher.update, part)
+                    hashing_part = pool.submit(hasher.update, part)
                 yield begin + len(part)
-            if pending is not None:
-                pending.result()
+            if hashing_part is not None:
+                hashing_part.result()
         self._checksum = str(hasher.hexdigest()) if in_order else None
 
     def _read_alone(self, view: memoryview, hasher: Any) -> Iterator[int]:
@@ -449,10 +486,19 @@ class SegmentReader:
             if self._stop is not None and self._stop():
                 raise ReadInterrupted(f"{self._path.name}: given up after {begin} bytes")
             part = view[begin : begin + step]
-            _read_exactly(self._stream, part, self._path)
+            self._read_part(part, begin)
             hasher.update(part)
             yield begin + len(part)
         self._checksum = str(hasher.hexdigest())
+
+    def _read_part(self, part: memoryview, begin: int) -> None:
+        """The data from ``begin`` on. In any thread."""
+        offset = self.header.data_begin + begin
+        first, last = len(part), 0
+        if self._direct is not None:
+            first, last = read_direct(self._direct, part, self._address + begin, offset)
+        _read_exactly(self._stream, part[:first], self._path, offset)
+        _read_exactly(self._stream, part[len(part) - last :], self._path, offset + len(part) - last)
 
     def finish(self, allocate: Allocate = fresh_memory) -> Segment:
         """The segment, when all was read and is sound. What has to be decoded goes to memory from ``allocate``."""
@@ -521,10 +567,10 @@ def _read_ahead(stream: Any) -> None:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
-def _read_exactly(stream: Any, view: memoryview, path: Path) -> None:
+def _read_exactly(stream: Any, view: memoryview, path: Path, offset: int) -> None:
     done = 0
     while done < len(view):
-        got = stream.readinto(view[done:])
+        got = os.preadv(stream.fileno(), [view[done:]], offset + done)
         if not got:
             raise SegmentCorrupt(f"{path.name}: the file ends early")
         done += got

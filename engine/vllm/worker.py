@@ -292,7 +292,7 @@ class WorkerSide:
         with SegmentReader(path, self._fingerprint) as reader:
             if reader.header.codec != "none":
                 return None
-            buffer = self._host.allocate(reader.header.data_bytes)
+            buffer = self._host.allocate(reader.buffer_bytes)
             try:
                 placed = {"keys": 0, "values": 0}
                 placing: Future[None] | None = None
