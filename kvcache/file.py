@@ -27,7 +27,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -432,7 +432,7 @@ class SegmentReader:
         for _ in self.arrived(buffer):
             pass
 
-    def arrived(self, buffer: torch.Tensor) -> Iterator[int]:
+    def arrived(self, buffer: torch.Tensor) -> Generator[int, None, None]:
         """As :meth:`fill`, handing out how many bytes of the data are there, again and again."""
         data_begin, data_bytes = self.header.data_begin, self.header.data_bytes
         aside = (data_begin - buffer.data_ptr()) % ALIGNMENT
@@ -464,20 +464,31 @@ class SegmentReader:
         if in_order and (self._stop is not None or len(view) <= _READ_BYTES):
             yield from self._read_alone(view, hasher)
             return
-        parts = [(view[begin : begin + _READ_BYTES], begin) for begin in range(0, len(view), _READ_BYTES)]
-        with ThreadPoolExecutor(1, "segment-hash") as pool, ThreadPoolExecutor(_AHEAD, "segment-read") as readers:
-            reading = [readers.submit(self._read_part, *part) for part in parts[:_AHEAD]]
+        with ThreadPoolExecutor(1, "segment-hash") as pool:
             hashing_part = None
-            for i, (part, begin) in enumerate(parts):
-                reading[i].result()
-                if i + _AHEAD < len(parts):
-                    reading.append(readers.submit(self._read_part, *parts[i + _AHEAD]))
+            for part, begin in self._parts(view):
                 if in_order:
                     hashing_part = pool.submit(hasher.update, part)
                 yield begin + len(part)
             if hashing_part is not None:
                 hashing_part.result()
         self._checksum = str(hasher.hexdigest()) if in_order else None
+
+    def _parts(self, view: memoryview) -> Iterator[tuple[memoryview, int]]:
+        """Parts of the data, read in order, and where each begins; from a drive some at once."""
+        parts = [(view[begin : begin + _READ_BYTES], begin) for begin in range(0, len(view), _READ_BYTES)]
+        if self._direct is None:
+            for part in parts:
+                self._read_part(*part)
+                yield part
+            return
+        with ThreadPoolExecutor(_AHEAD, "segment-read") as readers:
+            reading = [readers.submit(self._read_part, *part) for part in parts[:_AHEAD]]
+            for i, part in enumerate(parts):
+                reading[i].result()
+                if i + _AHEAD < len(parts):
+                    reading.append(readers.submit(self._read_part, *parts[i + _AHEAD]))
+                yield part
 
     def _read_alone(self, view: memoryview, hasher: Any) -> Iterator[int]:
         """With this thread only, asking ``stop`` before each step."""

@@ -43,8 +43,10 @@ class _Norm:
 
 
 class FusedLayer(nn.Module):
-    """Stands in for a decoder layer that :func:`can_fuse` has found fit, and calls the same attention. ``is_last``: what
-    it gives is used for logits only."""
+    """Stands in for a decoder layer that :func:`can_fuse` has found fit, and calls the same attention.
+
+    ``is_last``: what it gives is used for logits only.
+    """
 
     def __init__(self, layer: Any, is_last: bool = False) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -296,8 +296,9 @@ class WorkerSide:
             try:
                 placed = {"keys": 0, "values": 0}
                 placing: Future[None] | None = None
-                for filled in reader.arrived(buffer):  # one placer: what was submitted first is placed first
-                    placing = self._placer.submit(self._place_arrived, job, source, reader, placed, filled)
+                with closing(reader.arrived(buffer)) as arrived:  # nothing is being read any more when the block ends
+                    for filled in arrived:  # one placer: what was submitted first is placed first
+                        placing = self._placer.submit(self._place_arrived, job, source, reader, placed, filled)
                 if placing is not None:
                     placing.result()
                 segment = reader.finish()
