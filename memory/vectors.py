@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -146,7 +147,7 @@ class ExactIndex:
         import torch  # takes seconds, which a command's help need not wait for
 
         size = len(self._place)
-        if size <= max(_ROUGHLY, n):
+        if size <= max(_ROUGHLY, n) or not _counts_whole_numbers():
             return np.arange(size)
         codes, steps, errors = _rounded(query[None])
         # By torch: one product of 8-bit numbers, several times as quick as one of floats.
@@ -259,6 +260,20 @@ class GraphIndex:
         vectors = np.asarray(self._index.get(keys), dtype=np.float32).reshape(len(keys), self.dim)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return dict(zip(keys.tolist(), vectors, strict=True))
+
+
+@functools.cache
+def _counts_whole_numbers() -> bool:
+    """Whether products of 8-bit numbers are exact here: on CPUs without instructions for them (VNNI), oneDNN adds them
+    up in 16 bits, which do not hold the largest."""
+    import torch
+
+    try:
+        left = torch.tensor([[_STEPS] * 384, [-_STEPS] * 384, [_STEPS, -_STEPS] * 192], dtype=torch.int8).repeat(32, 1)
+        rights = (torch.full((384, 1), _STEPS, dtype=torch.int8), left[2][:, None].contiguous())
+        return all(torch.equal(torch._int_mm(left, right).long(), left.long() @ right.long()) for right in rights)
+    except (AttributeError, RuntimeError):  # PyTorch's own name for it, which others need not have
+        return False
 
 
 def _rounded(vectors: Vector) -> tuple[Codes, Vector, Vector]:

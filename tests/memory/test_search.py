@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory import HashEmbedder, InvalidMemory, MemoryStore
+from memory import vectors as vector_index
 from memory.fulltext import BUDGET, telling_words, text_scores
 from memory.vectors import CubeIndex, ExactIndex, GraphIndex
 
@@ -75,6 +77,26 @@ def test_a_rough_scan_first_misses_nothing(seed: int, n: int, floor: float, remo
     found = [(row, cosine) for row, cosine in index.nearest(query, n, floor) if cosine >= floor]
     assert [cosine for _, cosine in found] == pytest.approx(expected, abs=1e-6)
     assert all(cosines[row] == pytest.approx(cosine, abs=1e-6) for row, cosine in found)
+
+
+def test_products_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CPUs that add up products of 8-bit numbers in 16 bits."""
+
+    def saturated(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return (left.long() @ right.long()).clamp(-(2**15), 2**15 - 1).int()
+
+    vector_index._counts_whole_numbers.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", saturated)
+    try:
+        assert not vector_index._counts_whole_numbers()
+        rng = np.random.default_rng(0)
+        units = rng.standard_normal((4_500, 48)).astype("f4")
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        index = ExactIndex()
+        index.put(np.arange(4_500), units)
+        assert [row for row, _ in index.nearest(units[7], 3, -1.0)] == np.argsort(-(units @ units[7]))[:3].tolist()
+    finally:
+        vector_index._counts_whole_numbers.cache_clear()
 
 
 def test_a_graph_finds_what_a_scan_finds() -> None:
