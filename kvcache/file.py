@@ -402,6 +402,8 @@ class SegmentReader:
         self._stream = path.open("rb", buffering=0)
         self._direct: int | None = None
         self._address = 0
+        self.data = torch.empty(0, dtype=torch.uint8)
+        """The file's data, as far as they were read: where in the buffer they lie."""
         self._tensors: dict[str, torch.Tensor] = {}
         self._checksum: str | None = None
         try:
@@ -436,11 +438,13 @@ class SegmentReader:
         """As :meth:`fill`, handing out how many bytes of the data are there, again and again."""
         data_begin, data_bytes = self.header.data_begin, self.header.data_bytes
         aside = (data_begin - buffer.data_ptr()) % ALIGNMENT
-        begin = aside if aside + data_bytes <= buffer.numel() else 0
-        data = buffer[begin : begin + data_bytes]
+        fits = aside % 8 == 0 and aside + data_bytes <= buffer.numel()  # numbers lie at multiples of their size
+        begin = aside if fits else 0
+        data = self.data = buffer[begin : begin + data_bytes]
         self._address = data.data_ptr()
         self._tensors = {name: _view(data, tensor) for name, tensor in self.header.tensors.items()}
-        self._direct = open_direct(self._stream.fileno())
+        if fits:
+            self._direct = open_direct(self._stream.fileno())
         yield from self._read(bytes_of(data))
 
     def tensor(self, name: str) -> torch.Tensor:

@@ -31,10 +31,9 @@ class SegmentFile:
 def read_file(path: Path, fingerprint: Fingerprint) -> SegmentFile:
     """Read and check a file. Raises as ``read_segment``."""
     with SegmentReader(path, fingerprint) as reader:
-        data = fresh_memory(reader.header.data_bytes)
-        reader.fill(data)
+        reader.fill(fresh_memory(reader.buffer_bytes))
         reader.finish()
-        content = (reader.front(), bytes_of(data))
+        content = (reader.front(), bytes_of(reader.data))
     hasher = hashing.hasher(threads=True)
     for part in content:
         hasher.update(part)

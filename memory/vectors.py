@@ -111,7 +111,7 @@ class ExactIndex:
     def put(self, rows: Rows, vectors: Vector) -> None:
         self._grow(len(self._place) + len(rows), vectors.shape[1])
         codes, steps, errors = _rounded(vectors)
-        self._worst = max(self._worst, float(errors.max()))
+        self._worst = max(self._worst, float(errors[np.isfinite(errors)].max(initial=0.0)))
         for i, row in enumerate(rows.tolist()):
             place = self._place.setdefault(row, len(self._place))
             self._rows[place] = row
@@ -130,7 +130,7 @@ class ExactIndex:
         self._vectors[last], self._codes[last] = 0.0, 0  # a deleted memory's vector must not linger
 
     def nearest(self, query: Vector, n: int, floor: float) -> list[tuple[int, float]]:
-        if not self._place or self._vectors.shape[1] != query.shape[0]:
+        if n < 1 or not self._place or self._vectors.shape[1] != query.shape[0]:
             return []
         places = self._possible(query, n, floor)
         every = len(places) == len(self._place)

@@ -14,9 +14,12 @@ before it.
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,7 +29,7 @@ from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
 from engine.transformers import products
-from engine.transformers.native import NativeAttention
+from engine.transformers.native import NativeAttention, example, native_attention
 from kvcache import Layout, Rotation, Segment
 
 NAME = "recallkv"
@@ -34,12 +37,45 @@ _TAIL_ROUND = 64
 # Attention runs on the thread that owns the model.
 _SCRATCH = products.Scratch()
 _native: NativeAttention | None = None
+# The kernel is used unless it takes this many times as long as PyTorch.
+_SLOWER = 1.05
+_TRIES = 5
 
 
 def use_native(kernel: NativeAttention | None) -> None:
     """Have this process's attention computed by the compiled kernel, where that fits; None: by PyTorch."""
     global _native
     _native = kernel
+
+
+@functools.cache
+def quick_native() -> NativeAttention | str:
+    """The compiled kernel, where it is no slower than PyTorch's attention as it is used here; else why there is none.
+    Found out once."""
+    kernel = native_attention()
+    if isinstance(kernel, str):
+        return kernel
+    return kernel if _is_quick(kernel) else "PyTorch's is quicker here than what was compiled"
+
+
+@torch.inference_mode()
+def _is_quick(kernel: NativeAttention) -> bool:
+    own = theirs = 0.0
+    for new, past in ((64, 1024), (256, 256)):
+        query, pairs = example(new, (past,))
+        parts = [(key, value, i == 1) for i, (key, value) in enumerate(pairs)]
+        times = [
+            (_took(partial(kernel.attend, query, pairs, 0.1)), _took(partial(_attend_cpu, query, parts, 0.1)))
+            for _ in range(_TRIES)
+        ]
+        own, theirs = own + min(time for time, _ in times), theirs + min(time for _, time in times)
+    return own < _SLOWER * theirs
+
+
+def _took(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 def _native_for(query: torch.Tensor, value: torch.Tensor) -> NativeAttention | None:
@@ -266,10 +302,15 @@ def _attend(
     native = _native_for(query, value)
     if native is not None:
         return native.attend(query, [(k, v) for k, v, _ in parts], scale)
-    if query.device.type != "cpu":
-        return _attend_joined(query, parts, scale)
-    if _at_once(query, kv.n_tokens):
-        return _attend_at_once(query, [(k, v) for k, v, _ in parts], scale, products.triangle(new))
+    return _attend_joined(query, parts, scale) if query.device.type != "cpu" else _attend_cpu(query, parts, scale)
+
+
+def _attend_cpu(
+    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor, bool]], scale: float
+) -> torch.Tensor:
+    """By PyTorch: over all parts at once, or each by itself and merged."""
+    if _at_once(query, sum(key.shape[2] for key, _, _ in parts)):
+        return _attend_at_once(query, [(k, v) for k, v, _ in parts], scale, products.triangle(query.shape[2]))
     results = [_flash_cpu(query, k, v, causal, scale) for k, v, causal in parts]
     return results[0][0] if len(results) == 1 else _merge(results)
 

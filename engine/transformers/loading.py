@@ -13,9 +13,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel
-from engine.transformers.attention import NAME, SequenceKV, plain_attention, register, use_native
+from engine.transformers.attention import NAME, SequenceKV, plain_attention, quick_native, register, use_native
 from engine.transformers.fused import fuse_layers
-from engine.transformers.native import native_attention
 from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Fingerprint, Rotation, UnsupportedRotation, layout_of, rotation_of
@@ -127,7 +126,7 @@ def prepare(
 
 
 def _choose_attention(native: bool) -> None:
-    found = native_attention() if native else "it is turned off"
+    found = quick_native() if native else "the compiled one is turned off"
     kernel = None if isinstance(found, str) else found
     use_native(kernel)
     log.info("attention was compiled for this CPU" if kernel else f"attention is PyTorch's: {found}")

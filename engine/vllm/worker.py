@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -293,9 +293,9 @@ class WorkerSide:
             if reader.header.codec != "none":
                 return None
             buffer = self._host.allocate(reader.buffer_bytes)
+            placed = {"keys": 0, "values": 0}
+            placing: Future[None] | None = None
             try:
-                placed = {"keys": 0, "values": 0}
-                placing: Future[None] | None = None
                 with closing(reader.arrived(buffer)) as arrived:  # nothing is being read any more when the block ends
                     for filled in arrived:  # one placer: what was submitted first is placed first
                         placing = self._placer.submit(self._place_arrived, job, source, reader, placed, filled)
@@ -305,6 +305,8 @@ class WorkerSide:
                 if segment.key != source.key:
                     raise SegmentCorrupt(f"the file of {source.key[:12]} holds another segment")
             except BaseException:
+                if placing is not None:  # until then memory and blocks are in use
+                    wait([placing])
                 self._host.discard(buffer)
                 raise
         self._host.put(segment, buffer)

@@ -90,16 +90,16 @@ def _device() -> Finding:
 def _attention() -> Finding:
     import torch
 
+    from engine.transformers.attention import quick_native
     from engine.transformers.loading import choose_device, choose_dtype
-    from engine.transformers.native import native_attention
 
     device = choose_device("auto")
     if device.type != "cpu" or choose_dtype("auto", device) != torch.float32:
         return Finding("attention", "ok", "PyTorch's")
-    found = native_attention()
+    found = quick_native()
     if isinstance(found, str):
         return Finding("attention", "note", f"PyTorch's, which may be slower: {found}")
-    return Finding("attention", "ok", "compiled for this CPU")
+    return Finding("attention", "ok", "compiled for this CPU (engine.native)")
 
 
 def _demo_model() -> Finding:

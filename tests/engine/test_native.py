@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +145,25 @@ def test_slices_of_larger_buffers(kernel: NativeAttention) -> None:
     torch.testing.assert_close(found.double(), expected(query, parts, None), atol=1e-4, rtol=1e-4)
 
 
+@needs_compiler
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_a_number_stays_so(kernel: NativeAttention, bad: float) -> None:
+    """Numbers that a damaged or overflowing model gives must not look like an answer."""
+    query, parts = drawn(2, 4, 16, 0).abs(), [(drawn(1, 70, 16, 1), drawn(1, 70, 16, 2)), (drawn(1, 4, 16, 3),) * 2]
+    parts[0][0][0, 0, 33] = bad
+    assert not kernel.attend(query, parts, SCALE).isfinite().any()
+
+
+@needs_compiler
+def test_workers_with_small_stacks() -> None:
+    code = (
+        "from engine.transformers.native import native_attention, NativeAttention;"
+        "assert isinstance(native_attention(), NativeAttention), native_attention()"
+    )
+    environment = {**os.environ, "OMP_STACKSIZE": "128K", "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+
+
 def test_what_does_not_fit() -> None:
     for width, dtype in ((6, torch.float32), (260, torch.float32), (64, torch.bfloat16)):
         query = torch.zeros(1, 2, 3, width, dtype=dtype)
@@ -175,7 +196,7 @@ def test_it_can_be_turned_off(chosen: None) -> None:
     prepare(tiny_network(), tiny_tokenizer(), native=False)
     assert attention._native is None
     prepare(tiny_network(), tiny_tokenizer())
-    assert attention._native is native_attention()
+    assert attention._native in (None, native_attention())
 
 
 # -- compiling -----------------------------------------------------------------------------------------------
@@ -201,6 +222,27 @@ def test_a_source_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(NotCompiled, match="fails"):
         compiled(source, tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+@needs_compiler
+def test_the_next_compiler_may_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 0\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    source = tmp_path / "one.cpp"
+    source.write_text('extern "C" int one() { return 1; }')
+    assert compiled(source, tmp_path / "kept").exists()
+
+
+@needs_compiler
+def test_one_that_is_slower_is_not_used(kernel: NativeAttention, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_SLOWER", 0.0)
+    attention.quick_native.cache_clear()
+    try:
+        assert "quicker" in str(attention.quick_native())
+    finally:
+        attention.quick_native.cache_clear()
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,17 @@ def test_a_file_without_padding_is_read_as_before(tmp_path: Path, nothing_cached
         patched.setattr("kvcache.file._padded", lambda metadata, tensors: metadata)
         write_segment(path, segment)
     assert read_header(path).data_begin % ALIGNMENT
+    assert torch.equal(read_segment(path, LARGE).values, segment.values)
+
+
+def test_a_header_of_any_length(tmp_path: Path, nothing_cached: None) -> None:
+    """As other writers have them: the data need not lie where numbers can be read."""
+    segment = make_segment(range(900), fingerprint=LARGE)
+    path = tmp_path / "x.safetensors"
+    write_segment(path, segment)
+    whole = path.read_bytes()
+    (n,) = struct.unpack("<Q", whole[:8])
+    path.write_bytes(struct.pack("<Q", n + 3) + whole[8 : 8 + n] + b"   " + whole[8 + n :])
     assert torch.equal(read_segment(path, LARGE).values, segment.values)
 
 

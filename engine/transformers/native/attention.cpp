@@ -46,8 +46,14 @@ struct job {
     int64_t masked;                                         // of the last ones each token sees those up to its own
     int64_t query_head, query_row, mask_row;                // strides in numbers
     int64_t n_parts, n_keys, heads, kv_heads, tokens, width;
-    int64_t threads, blocks, vectors, next;                 // blocks of rows of a head, vectors in each, the counter
+    int64_t threads, blocks, vectors, next, entered;        // blocks of rows of a head, vectors in each, two counters
+    char *scratch;                                          // of each thread
     float scale;
+};
+
+// What a thread works in: not on its stack, which may be small.
+struct alignas(64) scratch {
+    vec query[MAX_WIDTH * MOST], sums[MAX_WIDTH * MOST], scores[TILE * MOST];
 };
 
 INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
@@ -67,7 +73,7 @@ INLINE vec exponential(vec x) {
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
     vec found = (vec)((ivec)p + power);
-    return x > -87.0f ? found : (vec){};
+    return x <= -87.0f ? (vec){} : found; // what is not a number stays so
 }
 
 // Scores [n][VECTORS] of keys with the queries, [width][VECTORS].
@@ -128,12 +134,10 @@ INLINE void hide(const int VECTORS, const job *j, vec *scores, const ivec *token
         }
 }
 
-INLINE void task(const int VECTORS, const job *j, int64_t kv_head, int64_t begin) {
+INLINE void task(const int VECTORS, const job *j, scratch *own, int64_t kv_head, int64_t begin) {
     const int64_t rows = (int64_t)VECTORS * LANES, group = j->heads / j->kv_heads, width = j->width;
     const int64_t n = rows < group * j->tokens - begin ? rows : group * j->tokens - begin;
-    alignas(64) vec query[MAX_WIDTH * MOST];
-    alignas(64) vec sums[MAX_WIDTH * MOST];
-    alignas(64) vec scores[TILE * MOST];
+    vec *query = own->query, *sums = own->sums, *scores = own->scores;
     alignas(64) vec top[MOST], total[MOST], rescale[MOST];
     alignas(64) ivec token[MOST] = {};
     memset(query, 0, width * rows * sizeof(float));
@@ -186,26 +190,31 @@ extern "C" void recallkv_plan(job *j) {
     while (j->kv_heads * blocks < 4 * j->threads && j->kv_heads * blocks % j->threads && blocks < vectors) blocks++;
     j->vectors = (vectors + blocks - 1) / blocks;
     j->blocks = (vectors + j->vectors - 1) / j->vectors;
-    j->next = 0;
+    j->next = j->entered = 0;
 }
+
+// Bytes of scratch that each thread needs.
+extern "C" int64_t recallkv_scratch() { return sizeof(scratch); }
 
 // What each thread does.
 extern "C" void recallkv_attend(void *data) {
     job *j = static_cast<job *>(data);
+    const int64_t thread = __atomic_fetch_add(&j->entered, 1, __ATOMIC_RELAXED);
+    scratch *own = reinterpret_cast<scratch *>(j->scratch + thread * sizeof(scratch));
     for (;;) {
         const int64_t number = __atomic_fetch_add(&j->next, 1, __ATOMIC_RELAXED);
         if (number >= j->blocks * j->kv_heads) return;
         // The last rows see most keys: they come first.
         const int64_t begin = (j->blocks - 1 - number / j->kv_heads) * j->vectors * LANES;
         switch (j->vectors) {
-        case 1: task(1, j, number % j->kv_heads, begin); break;
-        case 2: task(2, j, number % j->kv_heads, begin); break;
+        case 1: task(1, j, own, number % j->kv_heads, begin); break;
+        case 2: task(2, j, own, number % j->kv_heads, begin); break;
 #if MOST > 3
-        case 3: task(3, j, number % j->kv_heads, begin); break;
-        case 4: task(4, j, number % j->kv_heads, begin); break;
-        case 5: task(5, j, number % j->kv_heads, begin); break;
+        case 3: task(3, j, own, number % j->kv_heads, begin); break;
+        case 4: task(4, j, own, number % j->kv_heads, begin); break;
+        case 5: task(5, j, own, number % j->kv_heads, begin); break;
 #endif
-        default: task(MOST, j, number % j->kv_heads, begin);
+        default: task(MOST, j, own, number % j->kv_heads, begin);
         }
     }
 }

@@ -25,36 +25,54 @@ class NotCompiled(Exception):
 def compiled(source: Path, folder: Path | None = None) -> Path:
     """The library made of ``source``, from ``folder`` (default: ``native`` in the cache folder) where it was made
     before. Raises ``NotCompiled``."""
-    folder = cache_folder() / "native" if folder is None else folder
-    compiler = _compiler()
-    text = source.read_bytes()
-    said = "\0".join([compiler, _run([compiler, "--version"]), *_OPTIONS, platform.machine(), _cpu()])
-    name = hashlib.blake2b(text + said.encode(), digest_size=16).hexdigest()
-    target = folder / f"{source.stem}-{name}.so"
+    folder = _kept() if folder is None else folder
+    failed = NotCompiled("there is no C++ compiler (CXX, c++, g++ or clang++)")
+    for compiler in _compilers():
+        try:
+            return _compiled_by(compiler, source, folder)
+        except NotCompiled as error:  # the next one may do
+            failed = error
+        except OSError as error:
+            raise NotCompiled(f"{folder} cannot be used: {error.strerror or error}") from error
+    raise failed
+
+
+def _kept() -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_owned(folder)
-        if not target.exists():
-            with tempfile.TemporaryDirectory(dir=folder) as made:
-                fresh = Path(made) / target.name
-                _run([compiler, *_OPTIONS, "-o", str(fresh), str(source)])
-                fresh.replace(target)  # several processes may do this at once: the last one's stays
-    except OSError as error:
-        raise NotCompiled(f"{folder} cannot be used: {error.strerror or error}") from error
+        return cache_folder() / "native"
+    except RuntimeError as error:  # a user without a home
+        raise NotCompiled(f"there is no cache folder: {error}") from error
+
+
+def _compilers() -> list[str]:
+    names = (os.environ.get("CXX"), *_COMPILERS)
+    return list(dict.fromkeys(found for name in names if name and (found := shutil.which(name))))
+
+
+def _compiled_by(compiler: str, source: Path, folder: Path) -> Path:
+    said = "\0".join([compiler, _run([compiler, "--version"]), *_OPTIONS, platform.machine(), _cpu()])
+    name = hashlib.blake2b(source.read_bytes() + said.encode(), digest_size=16).hexdigest()
+    target = folder / f"{source.stem}-{name}.so"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_owned(folder)
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        fresh = Path(made) / target.name
+        _run([compiler, *_OPTIONS, "-o", str(fresh), str(source)])
+        if not fresh.exists():
+            raise NotCompiled(f"{compiler} makes nothing")
+        with fresh.open("rb") as stream:
+            os.fsync(stream.fileno())  # loading a library that is there in part would end the process
+        fresh.replace(target)  # several processes may do this at once: the last one's stays
     return target
-
-
-def _compiler() -> str:
-    for name in (os.environ.get("CXX"), *_COMPILERS):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
-    raise NotCompiled("there is no C++ compiler (CXX, c++, g++ or clang++)")
 
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotCompiled(f"{command[0]} does not run: {error}") from error
     if done.returncode:
