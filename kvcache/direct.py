@@ -56,7 +56,7 @@ def _share_cached(descriptor: int) -> float:
     size = os.fstat(descriptor).st_size
     pages = -(-size // mmap.PAGESIZE)
     try:
-        mincore = ctypes.CDLL(None, use_errno=True).mincore
+        mincore = ctypes.CDLL(None).mincore
         with mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) as mapped:
             whole = np.frombuffer(mapped, dtype=np.uint8)
             begin, held = whole.ctypes.data, ctypes.c_ubyte()

@@ -401,7 +401,6 @@ class SegmentReader:
         self._stop = stop
         self._stream = path.open("rb", buffering=0)
         self._direct: int | None = None
-        self._address = 0
         self.data = torch.empty(0, dtype=torch.uint8)
         """The file's data, as far as they were read: where in the buffer they lie."""
         self._tensors: dict[str, torch.Tensor] = {}
@@ -440,12 +439,11 @@ class SegmentReader:
         aside = (data_begin - buffer.data_ptr()) % ALIGNMENT
         fits = aside % 8 == 0 and aside + data_bytes <= buffer.numel()  # numbers lie at multiples of their size
         begin = aside if fits else 0
-        data = self.data = buffer[begin : begin + data_bytes]
-        self._address = data.data_ptr()
-        self._tensors = {name: _view(data, tensor) for name, tensor in self.header.tensors.items()}
+        self.data = buffer[begin : begin + data_bytes]
+        self._tensors = {name: _view(self.data, tensor) for name, tensor in self.header.tensors.items()}
         if fits:
             self._direct = open_direct(self._stream.fileno())
-        yield from self._read(bytes_of(data))
+        yield from self._read(bytes_of(self.data))
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor of the file, as far as it was read."""
@@ -511,7 +509,7 @@ class SegmentReader:
         offset = self.header.data_begin + begin
         first, last = len(part), 0
         if self._direct is not None:
-            first, last = read_direct(self._direct, part, self._address + begin, offset)
+            first, last = read_direct(self._direct, part, self.data.data_ptr() + begin, offset)
         _read_exactly(self._stream, part[:first], self._path, offset)
         _read_exactly(self._stream, part[len(part) - last :], self._path, offset + len(part) - last)
 

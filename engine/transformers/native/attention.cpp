@@ -76,6 +76,14 @@ INLINE vec exponential(vec x) {
     return x <= -87.0f ? (vec){} : found; // what is not a number stays so
 }
 
+// So many vectors from memory to registers.
+INLINE void hold(const int VECTORS, vec *into, const vec *from) {
+    for (int v = 0; v < VECTORS; v++) {
+        into[v] = from[v];
+        HOLD(into[v]);
+    }
+}
+
 // Scores [n][VECTORS] of keys with the queries, [width][VECTORS].
 INLINE void score(
     const int VECTORS, vec *scores, const vec *query, const float *key, int64_t key_row, int64_t n, int64_t width) {
@@ -87,10 +95,7 @@ INLINE void score(
             for (int v = 0; v < VECTORS; v++) sum[s][v] = (vec){};
         for (int64_t d = 0; d < width; d++) {
             vec q[MOST];
-            for (int v = 0; v < VECTORS; v++) {
-                q[v] = query[d * VECTORS + v];
-                HOLD(q[v]);
-            }
+            hold(VECTORS, q, query + d * VECTORS);
             for (int s = 0; s < STEP; s++)
                 for (int v = 0; v < VECTORS; v++) sum[s][v] += q[v] * row[s][d];
         }
@@ -109,10 +114,7 @@ INLINE void weigh(
             for (int v = 0; v < VECTORS; v++) sum[s][v] = sums[(d + s) * VECTORS + v] * rescale[v];
         for (int64_t j = 0; j < n; j++) {
             vec w[MOST];
-            for (int v = 0; v < VECTORS; v++) {
-                w[v] = weights[j * VECTORS + v];
-                HOLD(w[v]);
-            }
+            hold(VECTORS, w, weights + j * VECTORS);
             for (int s = 0; s < STEP; s++)
                 for (int v = 0; v < VECTORS; v++) sum[s][v] += w[v] * value[j * value_row + d + s];
         }
