@@ -6,6 +6,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from benchmarks import busy as busy_bench
 from benchmarks import codec as codec_bench
+from benchmarks import crowded as crowded_bench
 from benchmarks import day as day_bench
 from benchmarks import fidelity as fidelity_bench
 from benchmarks import http as http_bench
@@ -45,26 +47,32 @@ def _source(model: str) -> str | Path:
     return demo_model_folder() if model == "demo" else model
 
 
-def open_engine(model: str, folder: Path, composing: CompositionConfig | None = None) -> TransformersEngine:
-    """An engine with its segments in ``folder`` and budgets that hold everything a benchmark stores."""
+def open_engine(
+    model: str, folder: Path, composing: CompositionConfig | None = None, *, adapt_threads: bool = True
+) -> TransformersEngine:
+    """Open an engine with its segments in ``folder`` and budgets that hold everything a benchmark stores."""
     budget = 64 << 30
 
     def open_store(device: Any) -> SegmentStore:
         return SegmentStore(folder, device=device, device_bytes=budget, host_bytes=budget, disk_bytes=budget)
 
-    return load_engine(_source(model), model_id=model, open_store=open_store, composing=composing)
+    return load_engine(
+        _source(model), model_id=model, open_store=open_store, composing=composing, adapt_threads=adapt_threads
+    )
 
 
 def _on_engine(
     model: str,
     measure: Callable[[TransformersEngine, Path], Awaitable[dict[str, Any]]],
     composing: CompositionConfig | None = None,
+    *,
+    adapt_threads: bool = True,
 ) -> dict[str, Any]:
-    """What ``measure`` gives on an engine of its own, whose segments lie in a folder that goes with it."""
+    """Measure with an engine of its own, whose segments lie in a folder that goes with it."""
 
     async def run(folder: Path) -> dict[str, Any]:
         threads = torch.get_num_threads()
-        engine = open_engine(model, folder, composing)
+        engine = open_engine(model, folder, composing, adapt_threads=adapt_threads)
         leave_to_engine()  # as in the server
         try:
             result = await measure(engine, folder)
@@ -160,6 +168,38 @@ def _print_ttft(result: dict[str, Any]) -> None:
         counts = [str(row["context_tokens"]), str(row["query_tokens"])]
         table.add_row(row["mode"], *counts, *times, *ratios, "yes" if row["outputs_equal"] else "NO")
     console.print(table)
+
+
+@app.command()
+def crowded(
+    model: Model = "demo",
+    tokens: Annotated[int, typer.Option(min=8, help="Tokens of each answer.")] = 64,
+    repeat: Annotated[int, typer.Option(min=1, help="Answers alone, and as many beside the other process.")] = 10,
+    json_file: JsonFile = None,
+) -> None:
+    """Answers beside another process that computes on all cores: with threads that adapt, and with a fixed number."""
+    result: dict[str, Any] = {}
+    table = Table(title=f"{tokens} tokens beside another process: {model}")
+    for column in ("threads", "alone s", "beside s", "max", "ratio", "worst", "stepped down"):
+        table.add_column(column, justify="left" if column == "threads" else "right")
+    for name in ("adaptive", "fixed"):
+        rounds = repeat if name == "adaptive" else min(repeat, 3)  # the fixed number needs up to a minute per answer
+        measure = partial(_crowded, tokens=tokens, repeat=rounds)
+        row = result[name] = _on_engine(model, measure, adapt_threads=name == "adaptive")
+        times = [
+            row["alone_s"]["p50"],
+            row["beside_s"]["p50"],
+            row["beside_s"]["max"],
+            row["ratio"],
+            row["worst_ratio"],
+        ]
+        table.add_row(name, *(f"{figure:.2f}" for figure in times), str(row["steps_down"]))
+    console.print(table)
+    _write(result, json_file)
+
+
+async def _crowded(engine: TransformersEngine, folder: Path, tokens: int, repeat: int) -> dict[str, Any]:
+    return await crowded_bench.measure(engine, tokens, repeat)
 
 
 @app.command("http")

@@ -62,6 +62,9 @@ class EngineConfig:
     dtype: str = "auto"
     context: int | None = _range(None, 16, 1 << 24)
     threads: int | None = _range(None, 1, 1024)
+    adapt_threads: bool = True
+    """On a CPU, use fewer threads while fewer are quicker, as beside another process that computes. False: always as
+    many, so that the same passes agree to the last bit."""
     native: bool = True
     """On a CPU, compile attention for it at the first start, where there is a C++ compiler."""
     max_running: int = _range(16, 1, 4096)

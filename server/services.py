@@ -13,7 +13,7 @@ import torch
 
 from engine.base import Engine
 from engine.errors import ModelNotLoaded
-from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine
+from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine, usable_threads
 from kvcache import Repair, SegmentStore
 from memory import (
     Embedder,
@@ -161,7 +161,7 @@ def open_services(config: Config) -> Services:
     """Open the data folder and load the models. Raises the parts' named errors; what was opened is closed then."""
     _check_urls(config.memory)
     _bundle_key(config).check()
-    threads = config.engine.threads or torch.get_num_threads()
+    threads = config.engine.threads or usable_threads()
     if config.engine.kind == "transformers":  # before anything computes here
         leave_to_engine()
     lock = DataDirLock(config.data_dir)
@@ -296,6 +296,7 @@ def _transformers_engine(config: EngineConfig, cache: CacheConfig, folder: Path,
         native=config.native,
         context=config.context,
         threads=threads,
+        adapt_threads=config.adapt_threads,
         weigh_loading=cache.weigh_loading,
         composing=_composing(cache),
     )

@@ -31,7 +31,9 @@ from engine.transformers import (
     leave_to_engine,
     load_model,
     prepare,
+    usable_threads,
 )
+from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import choose_device, choose_dtype
 from kvcache import CodecName, SegmentStore
 
@@ -94,7 +96,7 @@ class _Run:
         self._find_model, self._open_peers = find_model, open_peers
         self._device = choose_device(settings.device)
         self._dtype = choose_dtype(settings.dtype, self._device)
-        self._threads = torch.get_num_threads()
+        self._threads = usable_threads()
         self._rows: list[Row] = []
         self._builds: list[BuildRow] = []
         self._models: dict[str, dict[str, Any]] = {}
@@ -220,9 +222,8 @@ class _Run:
         )
         chunk = _PREFILL_CHUNK[self._device.type]
         batching = BatchingConfig(prefill_chunk=chunk)
-        engine = TransformersEngine(
-            model, store, model_id=name, batching=batching, composing=ALWAYS, threads=self._threads
-        )
+        governor = ThreadGovernor(self._threads, adaptive=False)
+        engine = TransformersEngine(model, store, model_id=name, batching=batching, composing=ALWAYS, governor=governor)
         leave_to_engine()
         return engine
 

@@ -5,7 +5,7 @@ from engine.transformers.attention import SequenceKV
 from engine.transformers.engine import TransformersEngine, load_engine
 from engine.transformers.loading import LoadedModel, load_model, prepare
 from engine.transformers.runner import ModelRunner, Work
-from engine.transformers.threads import in_passing, leave_to_engine
+from engine.transformers.threads import in_passing, leave_to_engine, usable_threads
 from engine.transformers.worker import BatchingConfig
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "load_engine",
     "load_model",
     "prepare",
+    "usable_threads",
 ]

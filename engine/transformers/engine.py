@@ -28,11 +28,12 @@ from engine.errors import ContextTooLong, EngineClosed, QueueFull
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.cost import CostModel, calibrated
+from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import LoadedModel, choose_device, load_model
 from engine.transformers.pages import PageBuilder
 from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
-from engine.transformers.threads import in_passing
+from engine.transformers.threads import in_passing, usable_threads
 from engine.transformers.worker import BatchingConfig, EngineWorker
 from kvcache import Entry, Fingerprint, SegmentStore, TierName, root_key
 from kvcache.store import MemoryTierName
@@ -57,7 +58,7 @@ class TransformersEngine:
         composing: CompositionConfig | None = None,
         cost: CostModel | None = None,
         max_waiting: int = 256,
-        threads: int | None = None,
+        governor: ThreadGovernor | None = None,
     ) -> None:
         self.model = model
         self._model_id = model_id
@@ -69,10 +70,15 @@ class TransformersEngine:
         self._cost = cost
         self._composing = composing or CompositionConfig()
         self._worker = EngineWorker(
-            model, store, batching or BatchingConfig(), self._composing, self.token_text, cost, threads
+            model, store, batching or BatchingConfig(), self._composing, self.token_text, cost, governor
         )
         self._worker.start()
         self._worker.ready.wait()
+
+    @property
+    def governor(self) -> ThreadGovernor:
+        """Who says with how many CPU threads the model computes."""
+        return self._worker.governor
 
     @property
     def model_id(self) -> str:
@@ -211,8 +217,16 @@ class TransformersEngine:
         return self._worker.capacity()
 
     def metrics(self) -> list[Metric]:
-        """None: the server counts what there is to count."""
-        return []
+        """Give the CPU threads in use; the server counts the rest."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        steps_down = "Times that fewer CPU threads were found to be quicker, beside another process, say."
+        return [
+            GaugeMetricFamily(
+                "recallkv_engine_threads", "CPU threads that the model computes with.", self.governor.threads
+            ),
+            CounterMetricFamily("recallkv_engine_thread_steps_down", steps_down, self.governor.steps_down),
+        ]
 
     async def close(self, drain_s: float = 0.0) -> None:
         if self._closed:
@@ -239,15 +253,17 @@ def load_engine(
     busy_prefill_chunk: int = 64,
     context: int | None = None,
     threads: int | None = None,
+    adapt_threads: bool = True,
     composing: CompositionConfig | None = None,
     weigh_loading: bool = False,
     native: bool = True,
 ) -> TransformersEngine:
-    """Load a model and start its engine. ``threads``: CPU threads of the model (default: torch's own choice);
-    ``weigh_loading``: measure this machine, and load segments only where that beats computing; ``native``: as
-    :func:`prepare`."""
-    threads = threads or torch.get_num_threads()
-    store = open_store(choose_device(device))
+    """Load a model and start its engine. ``threads``: CPU threads of the model (default: :func:`usable_threads`), and
+    with ``adapt_threads`` fewer while fewer are quicker; ``weigh_loading``: measure this machine, and load segments
+    only where that beats computing; ``native``: as :func:`prepare`."""
+    threads = threads or usable_threads()
+    chosen_device = choose_device(device)
+    store = open_store(chosen_device)
 
     def load() -> tuple[LoadedModel, CostModel | None]:
         loaded = load_model(model, device=device, dtype=dtype, context=context, native=native)
@@ -267,5 +283,5 @@ def load_engine(
         composing=composing,
         cost=cost,
         max_waiting=max_waiting,
-        threads=threads,
+        governor=ThreadGovernor(threads, adaptive=adapt_threads and chosen_device.type == "cpu"),
     )

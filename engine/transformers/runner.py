@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
+from engine.transformers.governor import Kind, ThreadGovernor, governed
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +35,12 @@ class Work:
 
 
 class ModelRunner:
-    """Runs the model on new tokens and grows the sequences' tails. Owned by one thread."""
+    """Runs the model on new tokens and grows the sequences' tails. Owned by one thread, which computes with as many
+    CPU threads as ``governor`` says (None: with as many as it was told to)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, governor: ThreadGovernor | None = None) -> None:
         self._model = model
+        self._governor = governor
         self.device: torch.device = model.device
 
     @torch.inference_mode()
@@ -53,7 +57,10 @@ class ModelRunner:
             positions.extend(work.all_positions())
             wanted.extend(range(len(tokens) - work.n_logits, len(tokens)))
         rows = torch.tensor(wanted, dtype=torch.long, device=self.device)
-        logits = self._call(tokens, positions, RaggedBatch(chunks, interrupt, rows))
+        call = functools.partial(self._call, tokens, positions, RaggedBatch(chunks, interrupt, rows))
+        plain = all(work.positions is None for work in batch)  # others stop half way, or see less
+        kind = Kind.of(len(batch), len(tokens), sum(work.kv.n_tokens for work in batch)) if plain else None
+        logits = call() if self._governor is None else governed(self._governor, kind, len(tokens), call)
         for work in batch:
             if work.positions is None:
                 work.kv.tail_tokens += len(work.token_ids)

@@ -9,13 +9,20 @@ pool is gone when its thread is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+_PROBE_ROWS, _PROBE_WIDTH, _PROBE_LAYERS, _PROBE_ROUNDS = 16, 1024, 60, 5
 
 
 def in_passing(work: Callable[[], T], threads: int) -> T:
@@ -38,3 +45,68 @@ def compute_with(threads: int) -> None:
 def leave_to_engine() -> None:
     """From now on this thread, and those that begin to compute later, do so without a pool."""
     torch.set_num_threads(1)
+
+
+def times_as_quick(threads: int) -> float:
+    """Measure how many times as quick as one thread ``threads`` are just now, on linear layers as of a small model.
+
+    Below 1 they are slower: another process computes, say, and each layer ends when its last thread has ended.
+    """
+    rows, weights = torch.randn(_PROBE_ROWS, _PROBE_WIDTH), torch.randn(_PROBE_WIDTH, _PROBE_WIDTH)
+
+    def seconds(n: int) -> float:
+        torch.set_num_threads(n)
+        begin = time.perf_counter()
+        for _ in range(_PROBE_LAYERS):
+            rows @ weights
+        return time.perf_counter() - begin
+
+    def measure() -> float:
+        seconds(threads), seconds(1)  # the first passes prepare the library's kernels
+        pairs = [(seconds(1), seconds(threads)) for _ in range(_PROBE_ROUNDS)]
+        return median(one for one, _ in pairs) / median(many for _, many in pairs)
+
+    return in_passing(measure, threads)
+
+
+def usable_threads(root: Path = Path("/")) -> int:
+    """Give the number of threads to compute with: PyTorch's own choice (``OMP_NUM_THREADS``, else all cores), at most
+    one per core that this process may run on, and at most its control groups' CPU quota, rounded down.
+
+    Threads beyond a quota are stopped in the middle of a parallel region, and the others wait for them.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([torch.get_num_threads(), affinity, *(math.floor(cores) for cores in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPU quotas in cores of this process's control group and those above it, of version 1 and 2."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if not controllers:
+            folder = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            folder = root / "sys/fs/cgroup" / controllers
+        else:
+            continue
+        group = folder / name.strip("/")
+        # In a container the group's path may be the host's; the folder itself is then the container's own group.
+        for place in (group, *group.parents):
+            yield from _quota(place)
+            if place == folder:
+                break
+
+
+def _quota(group: Path) -> Iterator[float]:
+    limit = _text(group / "cpu.max") or f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
+    match limit.split():
+        case [quota, period] if quota.isdigit() and period.isdigit() and int(period) > 0:
+            yield int(quota) / int(period)
+
+
+def _text(file: Path) -> str:
+    """A small file's text; empty where it cannot be read: not every system has control groups."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

@@ -26,12 +26,13 @@ from engine.placement import CompositionConfig, MissingPiece
 from engine.transformers.attention import Interrupted, SequenceKV
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
+from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sampler import Sampler
 from engine.transformers.sequence import Choice, Group, token_logprobs
 from engine.transformers.text import TextStream
-from engine.transformers.threads import compute_with
+from engine.transformers.threads import compute_with, usable_threads
 from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentStore
 
 log = logging.getLogger(__name__)
@@ -104,10 +105,10 @@ class EngineWorker(threading.Thread):
         composing: CompositionConfig,
         token_text: Callable[[int], str],
         cost: CostModel | None = None,
-        threads: int | None = None,
+        governor: ThreadGovernor | None = None,
     ) -> None:
         super().__init__(name="engine", daemon=True)
-        self._threads = threads or torch.get_num_threads()
+        self.governor = governor or ThreadGovernor(usable_threads(), adaptive=False)
         self.ready = threading.Event()
         self._model = model
         self._store = store
@@ -115,7 +116,7 @@ class EngineWorker(threading.Thread):
         self._composing = composing
         self._cost = cost
         self._token_text = token_text
-        self._runner = ModelRunner(model.model)
+        self._runner = ModelRunner(model.model, self.governor)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[Group] = deque()
         self._loading: list[Group] = []
@@ -180,7 +181,7 @@ class EngineWorker(threading.Thread):
 
     @torch.inference_mode()
     def run(self) -> None:
-        compute_with(self._threads)
+        compute_with(self.governor.most)
         self.ready.set()
         while not self._stopping:
             try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +47,7 @@ def doctor(
         "versions": _versions,
         "device": _device,
         "attention": _attention,
+        "threads": lambda: _threads(port),
         "demo model": _demo_model,
         "embedder": _embedder,
         "data folder": lambda: _data_dir(folder),
@@ -85,6 +87,36 @@ def _device() -> Finding:
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     return Finding("device", "ok", f"{device} ({name}), {dtype}")
+
+
+def _threads(port: int) -> Finding:
+    """More threads than the machine has time for make a model slower."""
+    from engine.transformers import usable_threads
+    from engine.transformers.threads import times_as_quick
+
+    threads = usable_threads()
+    server = _threads_of_server(port)
+    if threads == 1:
+        return Finding("threads", "ok", f"1 is used{server}")
+    quick = times_as_quick(threads)
+    now = f"{threads} are {quick:.1f} times as quick as 1"
+    if quick >= 1:
+        return Finding("threads", "ok", f"{now}{server}")
+    return Finding("threads", "note", f"{now}: another process computes; a server uses fewer meanwhile{server}")
+
+
+def _threads_of_server(port: int) -> str:
+    """What a server that runs here has found out."""
+    page = BytesIO()
+    try:
+        Client(f"http://127.0.0.1:{port}", os.environ.get("RECALLKV_API_KEY"), timeout_s=5.0).save("/metrics", page)
+    except ServerError:
+        return ""
+    found = dict(line.rsplit(" ", 1) for line in page.getvalue().decode().splitlines() if line.startswith("recallkv_"))
+    if "recallkv_engine_threads" not in found:
+        return ""
+    in_use, down = (int(float(found[f"recallkv_engine_thread{name}"])) for name in ("s", "_steps_down_total"))
+    return f"; the server on {port} computes with {in_use} and has stepped down {down} times"
 
 
 def _attention() -> Finding:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
-from engine.transformers.threads import compute_with, in_passing, leave_to_engine
+from engine.transformers.threads import compute_with, in_passing, leave_to_engine, times_as_quick, usable_threads
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +49,50 @@ def test_what_is_done_in_passing_has_its_threads_and_leaves_none() -> None:
     assert threading.active_count() == before
     with pytest.raises(ZeroDivisionError):
         in_passing(lambda: 1 // 0, 2)
+
+
+def _groups(root: Path, lines: str, **files: str) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(lines)
+    for name, text in files.items():
+        file = root / "sys/fs/cgroup" / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "most"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "350000 100000"}, 3),
+        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000", "a/cpu.max": "350000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        # In a container, where the group's path is the host's.
+        ("0::/kubepods/pod1\n", {"cpu.max": "200000 100000"}, 2),
+        (
+            "4:cpu,cpuacct:/x\n0::/\n",
+            {"cpu,cpuacct/x/cpu.cfs_quota_us": "299000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"},
+            2,
+        ),
+        ("4:cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, 8),
+        ("3:memory:/x\n", {"memory/x/cpu.cfs_quota_us": "100000"}, 8),
+        ("", {}, 8),
+    ],
+)
+def test_threads_are_at_most_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, files: dict[str, str], most: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    torch.set_num_threads(8)
+    assert usable_threads(_groups(tmp_path, lines, **files)) == most
+
+
+def test_threads_are_at_most_the_cores_of_the_affinity(tmp_path: Path) -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from engine.transformers import usable_threads; print(usable_threads())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_what_several_threads_bring_is_measured() -> None:
+    assert times_as_quick(2) > 0
+    assert torch.get_num_threads() >= 1

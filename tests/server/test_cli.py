@@ -16,6 +16,7 @@ from kvcache.index import segment_path
 from server.cli import NAMED_ERRORS, main
 from server.lock import DataDirLock
 from tests.kvcache.conftest import make_segment
+from tests.server import running
 from tests.server.running import Running
 
 
@@ -187,9 +188,12 @@ def doctor(capsys: pytest.CaptureFixture[str], folder: Path, port: int) -> tuple
 def test_doctor(server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, findings = doctor(capsys, tmp_path / "new" / "folder", int(server.url.rpartition(":")[2]))
     assert status == 0
-    assert set("versions,device,attention,demo model,embedder,data folder,disk read,port".split(",")) == set(findings)
+    names = "versions,device,attention,threads,demo model,embedder,data folder,disk read,port"
+    assert set(names.split(",")) == set(findings)
     assert "GB/s" in findings["disk read"]["detail"]
     assert findings["port"]["detail"].startswith("a server is running")
+    if running.ENGINE == "transformers":
+        assert "has stepped down 0 times" in findings["threads"]["detail"]
 
 
 def test_doctor_exits_with_1_on_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
