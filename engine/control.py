@@ -7,20 +7,14 @@ back as text.
 
 from __future__ import annotations
 
-import functools
-import json
-import logging
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
-log = logging.getLogger(__name__)
-
-# Names of the copy's control tokens: characters of a private plane, in an order that nobody can guess.
 _PRIVATE_PLANE = 0xF0000
 _SPACE_MARKS = "▁Ġ"  # what some vocabularies write for a space
 
@@ -39,18 +33,24 @@ class ControlTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        added = {token.content: (id, token) for id, token in tokenizer.added_tokens_decoder.items()}
-        self.ids = {name: id for name, (id, token) in added.items() if _is_control(name, token.special)}
+        added = tokenizer.added_tokens_decoder
+        self.ids = {token.content: id for id, token in added.items() if _is_control(token)}
         self.pattern = any_of(self.ids)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        normalized = any(added[name][1].normalized for name in self.ids)
-        self._normalizer = backend.normalizer if backend is not None and normalized else None
         self._longest = max(map(len, self.ids), default=0)
         self._all = "\n".join(self.ids)
+        self._firsts = {name[0] for name in self.ids}
+        self._lasts = {name[-1] for name in self.ids}
         self._beginnings = {name[:i] for name in self.ids for i in range(1, len(name))}
         self._ends = {name[i:] for name in self.ids for i in range(1, len(name))}
-        self._first = re.compile("|".join(re.escape(char) for char in {name[0] for name in self.ids}) or r"(?!)")
-        self._last = re.compile("|".join(re.escape(char) for char in {name[-1] for name in self.ids}) or r"(?!)")
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        normalized = any(token.normalized for token in added.values() if token.content in self.ids)
+        self._normalizer = backend.normalizer if backend is not None and normalized else None
+        copy = None if backend is None else _Copy(backend, added, self.ids)
+        self._copy = copy if copy is not None and copy.usable else None
+
+    def named_in(self, text: str) -> bool:
+        """Say whether a text, tokenised by itself, holds a control token."""
+        return bool(self.pattern.search(text)) or self.named_when_normalized(text)
 
     def named_when_normalized(self, text: str) -> bool:
         """Say whether a control token's name shows in a text when the tokenizer has normalised it, and only then."""
@@ -58,67 +58,98 @@ class ControlTokens:
             return False
         return bool(self.pattern.search(self._normalizer.normalize_str(text)))
 
-    def named_in(self, text: str) -> bool:
-        """Say whether a text, tokenised by itself, holds a control token."""
-        return bool(self.pattern.search(text)) or self.named_when_normalized(text)
-
     def may_begin_in(self, text: str) -> bool:
         """Say whether a text holds a character that a control token's name begins with."""
-        return bool(self._first.search(text))
+        return any(char in text for char in self._firsts)
 
     def parts_in(self, text: str, *, within: bool = True) -> list[tuple[int, int]]:
         """Places in a text (begin and end, in characters) that are names, or that a template's text beside them could
         make one: the text's end that begins a name, its beginning that ends one, or (``within``) all of a text that
         is a part of one."""
         body = text.strip()
-        if not body:
-            return []
-        begin = text.index(body[0])
-        end = begin + len(body)
-        if within and len(body) < self._longest and body in self._all:
-            return [(begin, end)]
-        parts = [match.span() for match in self.pattern.finditer(text)]
-        head, tail = body[: self._longest], body[-self._longest :]
-        if self._last.search(head):
-            size = max((i for i in range(1, len(head) + 1) if head[:i] in self._ends), default=0)
-            parts.insert(0, (begin, begin + size))
-        if self._first.search(tail):
-            size = max((i for i in range(1, len(tail) + 1) if tail[-i:] in self._beginnings), default=0)
-            parts.append((end - size, end))
-        return _apart(parts)
+        head = body[: self._longest]
+        if within and head and len(body) < self._longest and body in self._all:
+            begin = text.index(body)
+            return [(begin, begin + len(body))]
+        parts: list[tuple[int, int]] = []
+        for char in self._lasts:
+            if char in head:
+                parts += self._end_of_name(head, text.index(body))
+                break
+        for char in self._firsts:
+            if char in text:
+                parts += [match.span() for match in self.pattern.finditer(text)]
+                tail = body[-self._longest :]
+                parts += self._beginning_of_name(tail, text.index(body) + len(body)) if char in tail else []
+        return _apart(parts) if parts else parts
+
+    def _end_of_name(self, head: str, begin: int) -> list[tuple[int, int]]:
+        sizes = [i for i in range(1, len(head) + 1) if head[:i] in self._ends]
+        return [(begin, begin + sizes[-1])] if sizes else []
+
+    def _beginning_of_name(self, tail: str, end: int) -> list[tuple[int, int]]:
+        starts = [i for i in range(len(tail)) if tail[i] in self._firsts and tail[i:] in self._beginnings]
+        return [(end - len(tail) + starts[0], end)] if starts else []
 
     def encode(self, runs: Sequence[Run]) -> tuple[int, ...]:
         """The token ids of a text, where what is said makes no control token."""
         if not any(run.said for run in runs):
             return self._plain("".join(run.text for run in runs))
-        if self._copy is None:
-            return tuple(id for run in runs for id in self._plain(self._broken(run.text) if run.said else run.text))
-        names, copy = self._copy
-        text = "".join(
-            run.text if run.said else self.pattern.sub(lambda name: names[name[0]], run.text) for run in runs
-        )
-        return tuple(copy.encode(text, add_special_tokens=False).ids)
+        if self._copy is None:  # then names that are said are broken up by a space
+            return tuple(id for run in runs for id in self._plain(self._spaced(run.text) if run.said else run.text))
+        ids = self._copy.encode("".join(self._renamed(self._copy, run) for run in runs))
+        if ids is None:
+            gap = self._copy.nothing
+            ids = self._copy.encode(gap.join(self._renamed(self._copy, run, gap) for run in runs))
+            assert ids is not None, "a single character is no control token's name"
+        return ids
 
     def _plain(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def _broken(self, text: str) -> str:
-        return self.pattern.sub(lambda name: name[0][0] + " " + name[0][1:], text)
+    def _spaced(self, text: str) -> str:
+        return self.pattern.sub(lambda name: f"{name[0][0]} {name[0][1:]}", text)
 
-    @functools.cached_property
-    def _copy(self) -> tuple[dict[str, str], Tokenizer] | None:
-        """The tokenizer with other names for its control tokens, and those names; None where there cannot be one: then
-        names that are said are broken up by a space."""
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return None
+    def _renamed(self, copy: _Copy, run: Run, gap: str = "") -> str:
+        """A part as the copy is to read it: the template's control tokens by their names there, with a ``gap`` between
+        the characters of names that are said."""
+        if not run.said:
+            return self.pattern.sub(lambda name: copy.names[name[0]], run.text)
+        return self.pattern.sub(lambda name: gap.join(name[0]), run.text) if gap else run.text
+
+
+class _Copy:
+    """A tokenizer that shares another one's model. There control tokens go by names that nobody can guess, and
+    ``nothing`` is one that leaves no token but keeps apart what is beside it."""
+
+    def __init__(self, backend: Any, added: Mapping[int, AddedToken], control: Mapping[str, int]) -> None:
         secret = "".join(chr(_PRIVATE_PLANE + secrets.randbelow(0xFFF0)) for _ in range(8))
-        names = {name: f"{secret}{chr(_PRIVATE_PLANE + i)}" for i, name in enumerate(self.ids)}
-        copy = Tokenizer.from_str(json.dumps(_renamed(json.loads(backend.to_str()), names)))
-        if any(copy.token_to_id(names[name]) != id for name, id in self.ids.items()):
-            log.warning("the tokenizer's control tokens cannot be renamed: their names are broken up in messages")
+        self.names = {name: f"{secret}{chr(_PRIVATE_PLANE + i)}" for i, name in enumerate(control)}
+        self.nothing = f"{secret}{chr(_PRIVATE_PLANE + len(control))}"
+        self._tokenizer = Tokenizer(backend.model)
+        if backend.normalizer is not None:
+            self._tokenizer.normalizer = backend.normalizer
+        if backend.pre_tokenizer is not None:
+            self._tokenizer.pre_tokenizer = backend.pre_tokenizer
+        tokens = {id: self._renamed(token) if token.content in control else token for id, token in added.items()}
+        self._tokenizer.add_tokens([*tokens.values(), AddedToken(self.nothing, normalized=False)])
+        # Those that the model does not know have other ids here.
+        self._ids = {self._tokenizer.token_to_id(token.content): id for id, token in tokens.items()}
+        self._nothing = self._tokenizer.token_to_id(self.nothing)
+        self._control = frozenset(control.values()) - self._ids.keys()
+        new = [self._tokenizer.token_to_id(name) for name in (*self.names.values(), self.nothing)]
+        self.usable = all(backend.model.id_to_token(id) is None for id in new)
+
+    def _renamed(self, token: AddedToken) -> AddedToken:
+        return AddedToken(self.names[token.content], lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)
+
+    def encode(self, text: str) -> tuple[int, ...] | None:
+        """Token ids, in the other tokenizer's numbers; None where its model found a control token's own name: some find
+        words of their vocabulary in any text."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._control.isdisjoint(ids):
             return None
-        return names, copy
+        return tuple(self._ids.get(id, id) for id in ids if id != self._nothing)
 
 
 def any_of(words: Iterable[str]) -> re.Pattern[str]:
@@ -141,37 +172,18 @@ def _spelled(tree: dict[str, Any]) -> str:
     return f"(?:{'|'.join(branches)})" + ("?" if "" in tree else "")
 
 
-def _is_control(name: str, special: bool) -> bool:
-    """Words and runs of white space that were added to a vocabulary are text."""
-    seen = [char for char in name if not char.isspace() and char not in _SPACE_MARKS]
-    return bool(seen) and (special or not all(char.isalnum() for char in seen))
+def _is_control(token: AddedToken) -> bool:
+    """Words, runs of white space and single characters that were added to a vocabulary are text."""
+    seen = [char for char in token.content if not char.isspace() and char not in _SPACE_MARKS]
+    return len(seen) > 1 and (token.special or not all(char.isalnum() for char in seen))
 
 
 def _apart(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same places in order, none empty, overlapping ones as one."""
+    """The same places in order, overlapping ones as one."""
     joined: list[tuple[int, int]] = []
-    for begin, end in sorted(part for part in parts if part[0] < part[1]):
+    for begin, end in sorted(parts):
         if joined and begin < joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
             joined.append((begin, end))
     return joined
-
-
-def _renamed(tokenizer: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """A tokenizer's description (``tokenizer.json``) with these tokens under other names, so that no text makes them:
-    neither as added tokens nor as words of the vocabulary."""
-    for token in tokenizer["added_tokens"]:
-        if token["content"] in names:
-            token |= {"content": names[token["content"]], "normalized": False, "single_word": False}
-    model = tokenizer["model"]
-    vocab = model["vocab"]
-    if isinstance(vocab, dict):
-        model["vocab"] = {names.get(word, word): id for word, id in vocab.items()}
-    else:
-        model["vocab"] = [[names.get(word, word), *score] for word, *score in vocab]
-    if model.get("merges"):
-        model["merges"] = [[a, b] for a, b in model["merges"] if names.keys().isdisjoint((a, b, a + b))]
-    if model.get("unk_token") in names:
-        model["unk_token"] = names[model["unk_token"]]
-    return tokenizer | {"post_processor": None, "truncation": None, "padding": None}

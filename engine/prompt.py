@@ -65,6 +65,8 @@ class PromptRenderer:
         if [part for part in parts if part in blocks] == list(blocks):
             return Prompt(tuple(self._pieces(parts, hidden, blocks, header=bool(memories))))
         # The template drops, repeats or reorders messages, say: the text stands, but as one piece.
+        for part, block in blocks.items():
+            hidden.texts[part] = "".join(self._line(memory.text) for memory in block)
         log.warning("memories are not found in their places in the chat template's text; they cannot be injected")
         return Prompt((Piece("turns", self._control.encode([hidden.run(part) for part in parts])),))
 
@@ -89,10 +91,10 @@ class PromptRenderer:
         return self._control.encode([Run(line, said=self._control.named_in(line))])
 
     def _block(self, memories: Sequence[MemoryText], hidden: Hidden, blocks: _Blocks) -> str:
-        """The memories' block as the template sees it, its lines hidden: where they stand is known whatever else is
+        """The memories' block as the template sees it, without its lines: where they stand is known whatever else is
         said."""
         blocks[len(hidden.texts)] = memories
-        return HEADING + hidden.put("".join(self._line(memory.text) for memory in memories)) + CLOSING
+        return HEADING + hidden.put("") + CLOSING
 
     def _line(self, text: str) -> str:
         """A memory as an item of the block. Its further lines are indented, as those of a Markdown list's item."""

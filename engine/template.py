@@ -123,7 +123,8 @@ class ChatTemplate:
             text = self.with_broken_marks(text)
             if self._rewrites or self._makes_names(text):
                 return _around_body(text, hidden.put)
-            return _with_hidden(text, self._control.parts_in(text), hidden)
+            parts = self._control.parts_in(text)
+            return _with_hidden(text, parts, hidden) if parts else text
 
         return show
 
@@ -139,7 +140,8 @@ class ChatTemplate:
         text = self.with_broken_marks(value)
         if self._makes_names(text) or (self._rewrites and self._control.may_begin_in(text)):
             return _around_body(text, lambda body: hidden.put(json.dumps(body, ensure_ascii=False)[1:-1]))
-        return _with_hidden(text, self._control.parts_in(text, within=False), hidden)
+        parts = self._control.parts_in(text, within=False)
+        return _with_hidden(text, parts, hidden) if parts else text
 
     def _makes_names(self, text: str) -> bool:
         """Names may come out of a text when the tokenizer normalises it, or the template takes something out."""
@@ -223,8 +225,6 @@ def _around_body(text: str, hide: Show) -> str:
 
 
 def _with_hidden(text: str, parts: Sequence[tuple[int, int]], hidden: Hidden) -> str:
-    if not parts:
-        return text
     shown, at = "", 0
     for begin, end in parts:
         shown, at = shown + text[at:begin] + hidden.put(text[begin:end]), end

@@ -69,7 +69,7 @@ def _is_reply(text: str) -> bool:
     """Say whether a tool's result is what the tools of ``recallkv mcp`` return of memories."""
     try:
         reply = json.loads(text)
-        memories = reply["memories"] if "memories" in reply else [reply]
+        memories = reply.get("memories", [reply])
         return all(memory["id"].startswith("mem_") and "text" in memory for memory in memories)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False

@@ -101,3 +101,20 @@ def family_tokenizer(name: str, all_names: bool = False) -> Any:
     family = FAMILIES[name]
     rest = tuple(mark for mark in NAMES if mark not in family.added)
     return byte_tokenizer(family.template, rest if all_names else family.special, family.added)
+
+
+@functools.cache
+def _plain() -> Any:
+    return byte_tokenizer("")
+
+
+def bytes_of(text: str) -> list[int]:
+    """Tokens of a text in any of these tokenizers where it holds no marks, whatever it looks like."""
+    ids: list[int] = _plain().encode(text, add_special_tokens=False)
+    return ids
+
+
+def item(text: str) -> str:
+    """A memory as prompts have it."""
+    first, *further = text.strip().splitlines() or [""]
+    return "\n".join([f"- {first}", *(f"  {line}" if line.strip() else "" for line in further)]) + "\n"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 
 from engine.base import ChatMessage, MemoryText
 from engine.prompt import CLOSING, HEADING, PromptRenderer
+from tests.families import item
 from tests.tiny import SPECIAL, TEMPLATE, tiny_tokenizer
 
 USER = ChatMessage("user", "What is my dog called?")
@@ -90,7 +90,7 @@ def test_pieces_joined_are_the_template_s_text(said: list[tuple[str, list[str]]]
     prompt = renderer().render(messages, memories(*standing))
 
     def block(lines: list[str]) -> str:
-        return HEADING + "".join("- " + re.sub(r"\n(?=.*\S)", "\n  ", line.strip()) + "\n" for line in lines) + CLOSING
+        return HEADING + "".join(map(item, lines)) + CLOSING
 
     plain = [{"role": "system", "content": block(standing)}] if standing else []
     plain += [{"role": "user", "content": f"{block(lines)}\n\n{text}" if lines else text} for text, lines in said]

@@ -60,7 +60,9 @@ def test_lists_of_one_s_own_stay() -> None:
         assert without_recalled(text) == own
     assert without_recalled(f"{HEADING.strip()} what does that mean?") == "what does that mean?"
     assert without_recalled(f'I like the sentence "{CLOSING}"') == f'I like the sentence "{CLOSING}"'
-    assert without_recalled("I have fond memories of <memories> in XML.") == "I have fond memories of <memories> in XML."
+    assert (
+        without_recalled("I have fond memories of <memories> in XML.") == "I have fond memories of <memories> in XML."
+    )
 
 
 @given(st.text())
@@ -148,7 +150,8 @@ def test_a_message_opens_no_turn(server: Running) -> None:
 def test_every_mode_has_the_same_tokens_of_a_hostile_conversation(server: Running, cube: str) -> None:
     server.add(f"Otto says {HOSTILE}\n{CLOSING}", cube=cube)
     replies = [
-        server.chat(f"{BLOCK} {HOSTILE} Otto?", memory={"cube": cube, "mode": mode}).json() for mode in ("text", "kv", "kv")
+        server.chat(f"{BLOCK} {HOSTILE} Otto?", memory={"cube": cube, "mode": mode}).json()
+        for mode in ("text", "kv", "kv")
     ]
     assert len({reply["usage"]["prompt_tokens"] for reply in replies}) == 1
     assert len({reply["choices"][0]["message"]["content"] for reply in replies}) == 1
