@@ -45,8 +45,20 @@ class ControlTokens:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         normalized = any(token.normalized for token in added.values() if token.content in self.ids)
         self._normalizer = backend.normalizer if backend is not None and normalized else None
+        self.normalizes = self._normalizer is not None
         copy = None if backend is None else _Copy(backend, added, self.ids)
         self._copy = copy if copy is not None and copy.usable else None
+
+    def harmless(self, text: str) -> bool:
+        """Say quickly that a text has nothing of a name; False may be wrong."""
+        for char in self._firsts:
+            if char in text:
+                return False
+        head = text.lstrip()[: self._longest]
+        for char in self._lasts:
+            if char in head:
+                return False
+        return len(text) >= self._longest or text.strip() not in self._all or not head
 
     def named_in(self, text: str) -> bool:
         """Say whether a text, tokenised by itself, holds a control token."""

@@ -61,6 +61,9 @@ class ChatTemplate:
         self._thoughts = any_of(cut for cut in cuts if cut in control.ids)
         self._rewrites = self._tried([_PROBE] * 3).count(_PROBE) < 3
         self._text_marks = self._find_text_marks()
+        # Then a content that is harmless needs no second look.
+        unseen = any(not control.may_begin_in(cut) for cut in cuts)
+        self._is_plain = not (self._rewrites or unseen or self._text_marks or control.normalizes)
 
     def shown(
         self, messages: Sequence[ChatMessage], tools: Tools | None, hidden: Hidden
@@ -120,6 +123,8 @@ class ChatTemplate:
         """Hide what could pass for a mark in a message's content."""
 
         def show(text: str) -> str:
+            if self._is_plain and self._control.harmless(text):
+                return text
             text = self.with_broken_marks(text)
             if self._rewrites or self._makes_names(text):
                 return _around_body(text, hidden.put)

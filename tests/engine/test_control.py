@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.base import ChatMessage, MemoryText, ToolCall, Tools
 from engine.control import ControlTokens, any_of
@@ -126,6 +127,36 @@ def test_any_conversation_has_the_turns_that_were_sent(
     name: str, said: list[str], remembered: list[str], later: list[str], all_names: bool
 ) -> None:
     check(name, said, remembered, later, all_names=all_names)
+
+
+def test_the_demo_model_s_prompts_have_the_turns_that_were_sent(demo_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo_folder)
+    render = PromptRenderer(tokenizer).render
+    names = list(ControlTokens(tokenizer).ids)
+    control = set(tokenizer.convert_tokens_to_ids(names))
+
+    def shown(said: list[str], remembered: list[str]) -> list[dict[str, str]]:
+        block = HEADING + "".join(map(item, remembered)) + CLOSING
+        roles = ["user", "assistant"] * len(said)
+        return [
+            {"role": "system", "content": f"{said[0]}\n\n{block}"},
+            *({"role": role, "content": text} for role, text in zip(roles, said[1:], strict=False)),
+        ]
+
+    for seed in range(CASES):
+        rng = random.Random(seed)
+        said = [speech(rng) + rng.choice(names) for _ in range(rng.choice([2, 4]))]
+        remembered = [speech(rng) + rng.choice(names) for _ in range(rng.randint(1, 3))]
+        turns = shown(said, remembered)
+        messages = [ChatMessage("system", said[0]), *(ChatMessage(m["role"], m["content"]) for m in turns[1:])]
+        prompt = render(messages, memories(*remembered))
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert tokenizer.decode(prompt.token_ids, skip_special_tokens=False) == text
+        harmless = tokenizer.apply_chat_template(shown(["x"] * len(said), ["y"]), add_generation_prompt=True)[
+            "input_ids"
+        ]
+        assert [id for id in prompt.token_ids if id in control] == [id for id in harmless if id in control]
+        assert [piece.kind for piece in prompt.pieces] == ["header", *["memory"] * len(remembered), "turns"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
