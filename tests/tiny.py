@@ -36,7 +36,7 @@ CONFIGS = {
 def tiny_tokenizer(template: str = TEMPLATE) -> Any:
     """One token a byte, and the two special tokens of the template."""
     tokenizer = byte_tokenizer(template)
-    tokenizer.add_special_tokens({"eos_token": SPECIAL[1], "bos_token": SPECIAL[0]})
+    tokenizer.add_special_tokens({"bos_token": SPECIAL[0], "eos_token": SPECIAL[1]})
     return tokenizer
 
 
