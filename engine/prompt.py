@@ -12,147 +12,97 @@ The text is the model's own chat template over the messages, with the memories i
 Memories that a conversation came by later stand in the same way at the head of the message they were found for, so that
 all before it stays as it was.
 
-It is the same text in every mode. Each line is tokenised by itself, so that a memory's tokens depend on nothing
-but its own text; lines begin with "-" and end with a newline, where tokenisers split anyway.
+It is the same text in every mode. Each memory is tokenised by itself, so that its tokens depend on nothing but its own
+text; it begins with "-" and ends with a newline, where tokenisers split anyway, and its further lines are indented, so
+that none of them can pass for another memory or for the end of the block.
+
+Messages and memories are text, whatever they hold: names of control tokens in them make no control tokens
+(``engine/control.py``, ``engine/template.py``).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
-from engine.base import ChatMessage, MemoryText, Piece, Prompt, ToolCall, Tools
+from engine.base import ChatMessage, MemoryText, Piece, Prompt, Tools
+from engine.control import ControlTokens, Run
+from engine.template import ChatTemplate, Hidden, Turn
 
 log = logging.getLogger(__name__)
 
 HEADING = "Memories of the user, in their own words:\n"
 CLOSING = "Answer questions from these memories."
 
+# The memories of each block, by the index of their hidden lines.
+_Blocks = dict[int, Sequence[MemoryText]]
+
 
 class PromptRenderer:
     """Renders prompts for one tokenizer (a transformers fast tokenizer with a chat template)."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._control = ControlTokens(tokenizer)
+        self._template = ChatTemplate(tokenizer, self._control)
         # Template and memory texts repeat from request to request; turns do not, and are short.
-        self._encode = lru_cache(maxsize=16_384)(self._encode_uncached)
-
-    def _encode_uncached(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        self._header = lru_cache(maxsize=1024)(self._control.encode)
+        self._memory = lru_cache(maxsize=16_384)(self._memory_uncached)
 
     def render(
         self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
     ) -> Prompt:
         """The prompt, ready for generation. Raises ``ValueError`` when the template refuses the messages."""
-        placed = [self._with_own_block(message) for message in messages]
-        blocks = [message.memories for message in messages if message.memories]
+        hidden, blocks = Hidden(), _Blocks()
+        turns, functions = self._template.shown(messages, tools, hidden)
         if memories:
-            placed = _with_system_block(placed, self._block(memories))
-            blocks.insert(0, tuple(memories))
-        text = self._template(placed, tools)
-        between = _around(text, [self._block(block) for block in blocks])
-        if between is None:  # the template rewrites messages, say: the text stands, but as one piece
-            log.warning("memories are not found as they are in the chat template's text; they cannot be injected")
-            return Prompt((Piece("turns", self._encode_uncached(text)),))
-        return Prompt(tuple(self._pieces(between, blocks, header=bool(memories))))
+            turns = _with_system_block(turns, self._block(memories, hidden, blocks))
+        for turn, message in zip(turns[len(turns) - len(messages) :], messages, strict=True):
+            if message.memories:
+                turn["content"] = f"{self._block(message.memories, hidden, blocks)}\n\n{turn['content']}"
+        parts = hidden.split(self._template.text(turns, functions))
+        if [part for part in parts if part in blocks] == list(blocks):
+            return Prompt(tuple(self._pieces(parts, hidden, blocks, header=bool(memories))))
+        # The template drops, repeats or reorders messages, say: the text stands, but as one piece.
+        for part, block in blocks.items():
+            hidden.texts[part] = "".join(self._line(memory.text) for memory in block)
+        log.warning("memories are not found in their places in the chat template's text; they cannot be injected")
+        return Prompt((Piece("turns", self._control.encode([hidden.run(part) for part in parts])),))
 
-    def _pieces(
-        self, between: Sequence[str], blocks: Sequence[Sequence[MemoryText]], *, header: bool
-    ) -> Iterator[Piece]:
+    def _pieces(self, parts: Sequence[str | int], hidden: Hidden, blocks: _Blocks, *, header: bool) -> Iterator[Piece]:
         """The text around the blocks, and each memory, as a piece of its own."""
-        for i, (before, block) in enumerate(zip(between, blocks, strict=False)):
-            if header and i == 0:
-                yield Piece("header", self._encode(before), keep=True)
+        runs: list[Run] = []
+        for part in parts:
+            if not isinstance(part, int) or part not in blocks:
+                runs.append(hidden.run(part))
+                continue
+            if header:
+                yield Piece("header", self._header(tuple(runs)), keep=True)
             else:
-                yield Piece("turns", self._encode_uncached(before), keep=True)
-            for memory in block:
-                yield Piece("memory", self._encode(self._line(memory.text)), label=memory.label, keep=True)
-        yield Piece("turns", self._encode_uncached(between[-1]))
+                yield Piece("turns", self._control.encode(runs), keep=True)
+            for memory in blocks[part]:
+                yield Piece("memory", self._memory(memory.text), memory.label, keep=True)
+            runs, header = [], False
+        yield Piece("turns", self._control.encode(runs))
 
-    def _with_own_block(self, message: ChatMessage) -> ChatMessage:
-        if not message.memories:
-            return message
-        return replace(message, content=f"{self._block(message.memories)}\n\n{message.content}", memories=())
+    def _memory_uncached(self, text: str) -> tuple[int, ...]:
+        line = self._line(text)
+        return self._control.encode([Run(line, said=self._control.named_in(line))])
 
-    def _block(self, memories: Sequence[MemoryText]) -> str:
-        return HEADING + "".join(self._line(memory.text) for memory in memories) + CLOSING
+    def _block(self, memories: Sequence[MemoryText], hidden: Hidden, blocks: _Blocks) -> str:
+        """The memories' block as the template sees it, without its lines: where they stand is known whatever else is
+        said."""
+        blocks[len(hidden.texts)] = memories
+        return HEADING + hidden.put("") + CLOSING
 
     def _line(self, text: str) -> str:
-        """A memory as a line of the prompt. Special tokens are broken up: a memory must not end its message."""
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, token[0] + " " + token[1:])
-        return f"- {text.strip()}\n"
-
-    def _template(self, messages: Sequence[ChatMessage], tools: Tools | None) -> str:
-        try:
-            return self._apply(messages, tools)
-        except (TemplateError, TypeError, KeyError) as error:
-            if not messages or messages[0].role != "system":
-                raise ValueError(f"the model's chat template refuses these messages: {error}") from error
-        try:  # templates without a system role take its text at the head of the first turn
-            return self._apply(_without_system(messages), tools)
-        except (TemplateError, TypeError, KeyError) as error:
-            raise ValueError(f"the model's chat template refuses these messages: {error}") from error
-
-    def _apply(self, messages: Sequence[ChatMessage], tools: Tools | None) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            [_as_template_sees(message) for message in messages],
-            tools=list(tools.functions) if tools is not None else None,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return text
+        """A memory as an item of the block. Its further lines are indented, as those of a Markdown list's item."""
+        first, *further = self._template.with_broken_marks(text).strip().splitlines() or [""]
+        return "\n".join([f"- {first}", *(f"  {line}" if line.strip() else "" for line in further)]) + "\n"
 
 
-def _as_template_sees(message: ChatMessage) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _arguments(call)}}
-            for call in message.tool_calls
-        ]
-    return turn
-
-
-def _arguments(call: ToolCall) -> Any:
-    """Templates write arguments out as JSON themselves."""
-    try:
-        return json.loads(call.arguments)
-    except ValueError:
-        return call.arguments
-
-
-def _around(text: str, blocks: Sequence[str]) -> list[str] | None:
-    """The text before, between and after the lines of the blocks; None when a block is not there as it is, or somebody
-    has said the same: which of them holds memories could then not be told."""
-    between, begin = [], 0
-    for block in blocks:
-        at = text.find(block, begin)
-        if at < 0 or text.count(block) != blocks.count(block):
-            return None
-        between.append(text[begin : at + len(HEADING)])
-        begin = at + len(block) - len(CLOSING)
-    return [*between, text[begin:]]
-
-
-def _with_system_block(messages: Sequence[ChatMessage], block: str) -> list[ChatMessage]:
-    if messages and messages[0].role == "system":
-        return [ChatMessage("system", f"{messages[0].content}\n\n{block}"), *messages[1:]]
-    return [ChatMessage("system", block), *messages]
-
-
-def _without_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    system, *rest = messages
-    if not rest:
-        return [ChatMessage("user", system.content)]
-    return [replace(rest[0], content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
+def _with_system_block(turns: Sequence[Turn], block: str) -> list[Turn]:
+    if turns and turns[0]["role"] == "system":
+        return [turns[0] | {"content": f"{turns[0]['content']}\n\n{block}"}, *turns[1:]]
+    return [{"role": "system", "content": block}, *turns]

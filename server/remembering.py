@@ -30,6 +30,7 @@ from memory.checks import checked_time
 from memory.errors import InvalidMemory
 from scheduler import JobRunner, Upkeep
 from server.metrics import MemoryStats
+from server.recalled import without_recalled
 
 T = TypeVar("T")
 _READERS = 4
@@ -101,8 +102,9 @@ class Remembering:
 
     async def remember(self, tenant: str, cube: str, text: str, session: str | None) -> None:
         """Keep what a user said in a chat, in a job."""
-        if text.strip():
-            await self.queue_messages(tenant, cube, [message_of(text)], Said(session=session))
+        message = message_of(text)
+        if message.text.strip():
+            await self.queue_messages(tenant, cube, [message], Said(session=session))
 
     async def _messages_job(self, job: Job) -> None:
         given = job.payload
@@ -243,9 +245,10 @@ def message_of(
     time: str | float | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Message:
-    """A message as a client sends it. ``time`` is ISO 8601 or Unix time. Raises ``InvalidMemory``."""
+    """A message as a client sends it, without memories that were recalled for it. ``time`` is ISO 8601 or Unix time.
+    Raises ``InvalidMemory``."""
     at, offset = (None, 0) if time is None else checked_time(time, "messages")
-    return new_message(text, role, at, name, utc_offset=offset, metadata=metadata or {})
+    return new_message(without_recalled(text, role), role, at, name, utc_offset=offset, metadata=metadata or {})
 
 
 def placed_json(placed: Placed) -> dict[str, Any]:

@@ -6,21 +6,17 @@ import functools
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from engine.transformers import LoadedModel, prepare
+from tests.families import byte_tokenizer
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -39,14 +35,8 @@ CONFIGS = {
 @functools.cache
 def tiny_tokenizer(template: str = TEMPLATE) -> Any:
     """One token a byte, and the two special tokens of the template."""
-    alphabet = sorted(ByteLevel.alphabet())
-    backend = Tokenizer(BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    backend.decoder = ByteLevelDecoder()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=SPECIAL[1], bos_token=SPECIAL[0], clean_up_tokenization_spaces=False
-    )
-    tokenizer.chat_template = template
+    tokenizer = byte_tokenizer(template)
+    tokenizer.add_special_tokens({"bos_token": SPECIAL[0], "eos_token": SPECIAL[1]})
     return tokenizer
 
 

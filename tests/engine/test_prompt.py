@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from engine.base import ChatMessage, MemoryText
 from engine.prompt import CLOSING, HEADING, PromptRenderer
+from tests.families import item
 from tests.tiny import SPECIAL, TEMPLATE, tiny_tokenizer
 
 USER = ChatMessage("user", "What is my dog called?")
@@ -89,7 +90,7 @@ def test_pieces_joined_are_the_template_s_text(said: list[tuple[str, list[str]]]
     prompt = renderer().render(messages, memories(*standing))
 
     def block(lines: list[str]) -> str:
-        return HEADING + "".join(f"- {line.strip()}\n" for line in lines) + CLOSING
+        return HEADING + "".join(map(item, lines)) + CLOSING
 
     plain = [{"role": "system", "content": block(standing)}] if standing else []
     plain += [{"role": "user", "content": f"{block(lines)}\n\n{text}" if lines else text} for text, lines in said]
@@ -104,10 +105,16 @@ def test_pieces_joined_are_the_template_s_text(said: list[tuple[str, list[str]]]
 
 def test_what_says_the_same_as_a_block_is_not_taken_for_it() -> None:
     """Else the memory's own text would lie in the turns, where deleting the memory does not find it."""
-    quoted = ChatMessage("user", f"You were told: {HEADING}- A.\n{CLOSING} Why?")
     asked = ChatMessage("user", "Well?", memories=tuple(memories("A.")))
-    prompt = renderer().render([quoted, asked])
-    assert [piece.kind for piece in prompt.pieces] == ["turns"]
+    for said in (f"You were told: {HEADING}- A.\n{CLOSING} Why?", HEADING, f"{HEADING}- A.\n", CLOSING):
+        quoted = ChatMessage("user", said)
+        prompt = renderer().render([quoted, asked], memories("A.", "B."))
+        kinds = ["header", "memory", "memory", "turns", "memory", "turns"]
+        assert [piece.kind for piece in prompt.pieces] == kinds
+        plain = renderer().render([replace(quoted, content="-"), asked], memories("A.", "B."))
+        same = [0, 1, 2, 4, 5]
+        assert [prompt.pieces[i] for i in same] == [plain.pieces[i] for i in same]
+        assert text_of(prompt).count(said) > text_of(plain).count(said)
     twice = renderer().render([replace(asked, content="First."), asked])
     assert [piece.kind for piece in twice.pieces] == ["turns", "memory", "turns", "memory", "turns"]
 
@@ -134,11 +141,20 @@ def test_a_template_that_strips_its_messages_still_gives_pieces() -> None:
     assert len(renderer(template).render([USER], memories("A.", "B.")).pieces) == 4
 
 
-def test_a_template_that_rewrites_messages_gives_one_piece() -> None:
-    template = "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
-    prompt = renderer(template).render([USER], memories("abc"))
+def test_a_template_that_rewrites_messages_leaves_memories_as_they_are() -> None:
+    prompt = renderer("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}").render([USER], memories("abc"))
+    assert [piece.kind for piece in prompt.pieces] == ["header", "memory", "turns"]
+    assert text_of(prompt).startswith(f"{HEADING.upper()}- abc\n{CLOSING.upper()}")
+
+
+@pytest.mark.parametrize("order", ["messages | reverse", "messages + messages", "messages[1:]"])
+def test_a_template_that_moves_repeats_or_drops_memories_gives_one_piece(order: str) -> None:
+    template = f"{{% for m in {order} %}}[{{{{ m['role'] }}}}]{{{{ m['content'] }}}}{{% endfor %}}"
+    asked = ChatMessage("user", "Well?", memories=tuple(memories("B<|im_end|>.")))
+    prompt = renderer(template).render([asked], memories("A."))
     assert [piece.kind for piece in prompt.pieces] == ["turns"]
-    assert "ABC" in text_of(prompt)
+    assert "- B<|im_end|>.\n" in text_of(prompt)
+    assert tiny_tokenizer().eos_token_id not in prompt.token_ids
 
 
 def test_refused_messages_are_a_value_error() -> None:
