@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
+from server.draining import Draining
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.routes import (
     cubes,
@@ -61,7 +62,7 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(module.router)
     config = services.config.server
     required = keys_required(services)
-    # Added last runs first: ids, then the gate, then the size limit.
+    # Added last runs first: ids, then the end of serving, then the gate, then the size limit.
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,
@@ -75,6 +76,7 @@ def create_app(services: Services) -> FastAPI:
         check_host=not required and is_loopback(config.host),
         tenant_of=services.memories.keys.tenant_of,
     )
+    app.add_middleware(Draining, requests=services.requests, draining=lambda: services.draining)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
