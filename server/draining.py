@@ -94,8 +94,8 @@ class Requests:
             self._running.discard(running)
 
     async def drain(self, drain_s: float, min_s: float, hurry: Callable[[], bool]) -> None:
-        """Wait until nothing runs, ``min_s`` seconds at least. What still runs after ``drain_s``, or once ``hurry`` says
-        so, is broken off; what cannot be is left."""
+        """Wait until nothing runs, ``min_s`` seconds at least. What still runs after ``drain_s`` (or ``min_s``)
+        seconds, or once ``hurry`` says so, is broken off; what cannot be is left."""
         loop = asyncio.get_running_loop()
         at_least = loop.time() + min_s
         until = loop.time() + max(drain_s, min_s)

@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
                 create_app(services),
                 log_config=None,
                 lifespan="on",
-                timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type] - seconds of call_later
+                timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # any number of seconds will do
                 timeout_graceful_shutdown=_CLOSE_S,
                 server_header=False,
             )
@@ -110,7 +110,7 @@ class Server(uvicorn.Server):
     def _abort(self) -> None:
         """Close the connections whose clients do not read what they are sent."""
         for connection in list(self.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr] - h11 and httptools have it
+            connection.transport.abort()  # type: ignore[union-attr]  # those for HTTP/1.1 have it
 
 
 def _allow_connections() -> None:

@@ -18,7 +18,6 @@ import openai
 from tests.server.running import free_port
 from tests.tiny import tiny_network, tiny_tokenizer
 
-
 # What makes a tiny model start in a few seconds.
 QUICK = ("--embedder", "hash", "--engine.native", "false", "--cache.weigh_loading", "false")
 
