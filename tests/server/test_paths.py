@@ -70,7 +70,7 @@ def test_a_route_that_has_both_forms_keeps_them_apart(server: Running) -> None:
     for path in ("/v1/memories", "//v1//memories"):
         assert b"text" in ask(server, "POST", path)[2]
         assert b"messages" in ask(server, "POST", f"{path}/")[2]
-    assert status(server, "PUT", "/v1/memories/nobody") == status(server, "PUT", "/v1/memories/nobody/") == 400
+    assert status(server, "PUT", "/v1/memories/nobody") == status(server, "PUT", "/v1/memories/nobody/") == 404
     assert status(server, "PATCH", "/v1/memories/nobody/") == status(server, "PATCH", "/v1/memories/nobody") == 404
 
 
@@ -134,19 +134,28 @@ def test_any_name_arrives_as_it_was_encoded(server: Running, name: str, slash: b
 @given(name=NAMES)
 def test_a_cube_is_found_by_any_name(server: Running, name: str) -> None:
     made = server.client.post("/v1/cubes", json={"name": name})
-    if made.status_code not in (201, 409):  # not a name that a cube may have
+    if made.status_code != 201:  # not a name that a cube may have
         return
+    name = made.json()["name"]
     path = f"/v1/cubes/{quote(name, safe='')}"
     _, _, body = ask(server, "GET", path)
     cube = json.loads(body)
-    assert cube["name"] in (name, name.strip())
+    assert cube == made.json()
     assert status(server, "GET", f"{path}/grants") == 200
     assert status(server, "DELETE", f"/v1/cubes/{cube['id']}//") == 200
 
 
 def test_nobody_gets_around_the_key(guarded: Running) -> None:
     for method, path in declared(guarded):
-        for way in (path, f"/{path}", doubled(path), f"{path}/", path.replace("/", "%2F"), path.replace("/", "/%2F")):
+        ways = (
+            path,
+            f"/{path}",
+            doubled(path),
+            f"{path}/",
+            "/" + path[1:].replace("/", "%2F"),
+            path.replace("/", "/%2F"),
+        )
+        for way in ways:
             reached = "/" + "/".join(filter(None, way.split("/"))) in OPEN_PATHS
             assert (status(guarded, method, way) == 401) != reached, way
     tricks = ["/health%2Fready", "/health/..//v1/models", "/health%0A", "/health;/v1/models", "//health//..%2Fmetrics"]
@@ -163,7 +172,7 @@ def test_limits_hold_for_a_path_however_its_slashes_are(model: LoadedModel, tmp_
         for path in ("/v1/cubes//x/documents", "/v1/cubes%2Fload", "/v1/cubes/load%0A"):
             assert server.client.post(f"{path}?name=x", content=b"x" * 5000).status_code == 413
         for path in ("/v1/cubes%2Fload", "/v1/cubes/load%0A"):
-            assert server.client.post(f"{path}?name=x", content=b"x").status_code == 404
+            assert server.client.post(f"{path}?name=x", content=b"x").status_code in (404, 405)
 
 
 def test_head_is_get_without_a_body(server: Running) -> None:
