@@ -108,7 +108,7 @@ def test_what_clients_see_while_the_server_drains(
 ) -> None:
     """Streams and whole requests of several dialects, running or in their prefill; new requests; health."""
     caplog.set_level(logging.INFO)
-    with running(model, tmp_path, drain_s=2.5) as server:
+    with running(model, tmp_path, drain_s=6.0) as server:
 
         def post(path: str, body: dict[str, Any]) -> httpx.Response:
             return httpx.post(server.url + path, json=body, timeout=60)
@@ -138,15 +138,15 @@ def test_what_clients_see_while_the_server_drains(
                     (chat, {**LONG, "stream": True}),
                     ("/v1/memories", {"text": "x" * 1_000_000}),
                 ):
-                    is_ending(post(path, body))
+                    is_ending(server.client.post(path, json=body))
                 for path in ("/v1/models", "/metrics", "//v1/models/", "/nothing", "/v1/cubes/x/dump"):
-                    is_ending(httpx.get(server.url + path))
+                    is_ending(server.client.get(path))
                 for path, status in {"/health": 503, "/health/ready/": 503, "/health/live": 200}.items():
-                    reply = httpx.get(server.url + path)
+                    reply = server.client.get(path)
                     assert (reply.status_code, reply.headers["connection"]) == (status, "close")
-                assert time.monotonic() - begun < 2.5
+                assert time.monotonic() - begun < 6
                 is_ending(in_prefill[0].result())
-        assert time.monotonic() - begun < 8
+        assert time.monotonic() - begun < 30
         for reply in found[: len(wholes)]:
             is_ending(reply.result())
         for lines in found[len(wholes) : -1]:
