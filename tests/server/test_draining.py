@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,10 @@ def test_what_clients_see_while_the_server_drains(
                 assert reply.headers["content-type"].startswith("text/event-stream")
                 return list(reply.iter_lines())  # raises where the chunked coding has no end
 
-        chat, long = "/v1/chat/completions", {**LONG, "messages": [{"role": "user", "content": "hello " * 300}]}
+        chat, long = (
+            "/v1/chat/completions",
+            {**LONG, "messages": [{"role": "user", "content": "hello " * 300}], "max_tokens": 200},
+        )
         wholes = [(chat, LONG), ("/v1/completions", {**LONG, "prompt": "hello"})]
         wholes += [("/product/chat/complete", MEMOS), ("/api/openmem/v1/chat", MEMOS)]
         streams = [(chat, {**LONG, "stream": True}), ("/v1/completions", {**LONG, "prompt": "a", "stream": True})]
@@ -221,16 +224,12 @@ def test_a_write_under_way_is_finished(model: LoadedModel, tmp_path: Path, monke
 
 def test_what_is_drained_when_nothing_runs(model: LoadedModel, tmp_path: Path) -> None:
     with running(model, tmp_path / "a", drain_s=60.0) as server:
-        idle = [http.client.HTTPConnection(server.url.removeprefix("http://")) for _ in range(200)]
-        for connection in idle:
-            connection.request("GET", "/health")
-            connection.getresponse().read()
-        begun = time.monotonic()
-        server.app.handle_exit(signal.SIGTERM, None)
-        for connection in idle:
-            assert connection.sock.recv(1) == b""
-            connection.close()
-        assert time.monotonic() - begun < 5
+        with idle_connections(server.url, 200) as idle:
+            begun = time.monotonic()
+            server.app.handle_exit(signal.SIGTERM, None)
+            for connection in idle:
+                assert connection.sock.recv(1) == b""
+            assert time.monotonic() - begun < 5
     with running(model, tmp_path / "b", drain_min_s=1.5, drain_s=0.0) as server:
         begun = time.monotonic()
         stop(server)
@@ -299,12 +298,15 @@ def log_of(server: Process) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
 
-def open_idle(server: Process, n: int) -> list[http.client.HTTPConnection]:
+@contextmanager
+def idle_connections(url: str, n: int) -> Iterator[list[http.client.HTTPConnection]]:
     """Connections that were used once."""
-    connections = [http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30) for _ in range(n)]
-    for connection in connections:
-        again(connection)
-    return connections
+    with ExitStack() as stack:
+        opened = [http.client.HTTPConnection(url.removeprefix("http://"), timeout=60) for _ in range(n)]
+        for connection in opened:
+            stack.enter_context(closing(connection))
+            again(connection)
+        yield opened
 
 
 def again(connection: http.client.HTTPConnection) -> None:
@@ -322,10 +324,10 @@ def test_the_life_of_a_process(tmp_path: Path, tiny: str) -> None:
         limits = Path(f"/proc/{server.process.pid}/limits").read_text()
         soft, hard = re.findall(r"Max open files +(\d+) +(\d+)", limits)[0]
         assert int(soft) >= min(int(hard), 65536)
-        connections = open_idle(server, 300)
-        time.sleep(6.5)  # longer than uvicorn's 5 s
-        for connection in connections:
-            again(connection)
+        with idle_connections(server.url, 300) as connections:
+            time.sleep(6.5)  # longer than uvicorn's 5 s
+            for connection in connections:
+                again(connection)
 
         body = {**LONG, "max_tokens": 60_000}
         chat = f"{server.url}/v1/chat/completions"
@@ -351,12 +353,10 @@ def test_settings_and_signals_of_a_process(tmp_path: Path, tiny: str) -> None:
     flags = (*QUICK, "--engine.served_name", "tiny", "--server.drain_s", "600", "--server.keep_alive_s", "1.5")
     flags += ("--memory.extractor", "model")
     with serving(tmp_path / "data", *flags, model=tiny) as server:
-        (connection,) = open_idle(server, 1)
-        time.sleep(0.5)
-        again(connection)
-        begun = time.monotonic()
-        assert connection.sock.recv(1) == b""
-        assert 1.0 < time.monotonic() - begun < 20
+        with idle_connections(server.url, 1) as (connection,):
+            begun = time.monotonic()
+            assert connection.sock.recv(1) == b""
+            assert 1.0 < time.monotonic() - begun < 20
 
         chat = f"{server.url}/v1/chat/completions"
         with asked(lambda: httpx.post(chat, json={**LONG, "max_tokens": 60_000}, timeout=60)) as whole:
