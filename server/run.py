@@ -110,7 +110,7 @@ class Server(uvicorn.Server):
     def _abort(self) -> None:
         """Close the connections whose clients do not read what they are sent."""
         for connection in list(self.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]  # those for HTTP/1.1 have it
+            connection.transport.abort()
 
 
 def _allow_connections() -> None:

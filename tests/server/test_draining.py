@@ -223,13 +223,12 @@ def test_a_write_under_way_is_finished(model: LoadedModel, tmp_path: Path, monke
 
 
 def test_what_is_drained_when_nothing_runs(model: LoadedModel, tmp_path: Path) -> None:
-    with running(model, tmp_path / "a", drain_s=60.0) as server:
-        with idle_connections(server.url, 200) as idle:
-            begun = time.monotonic()
-            server.app.handle_exit(signal.SIGTERM, None)
-            for connection in idle:
-                assert connection.sock.recv(1) == b""
-            assert time.monotonic() - begun < 5
+    with running(model, tmp_path / "a", drain_s=60.0) as server, idle_connections(server.url, 200) as idle:
+        begun = time.monotonic()
+        server.app.handle_exit(signal.SIGTERM, None)
+        for connection in idle:
+            assert connection.sock.recv(1) == b""
+        assert time.monotonic() - begun < 5
     with running(model, tmp_path / "b", drain_min_s=1.5, drain_s=0.0) as server:
         begun = time.monotonic()
         stop(server)
