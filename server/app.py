@@ -10,7 +10,9 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
+from server.draining import Draining
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
+from server.paths import Paths, decode_names
 from server.routes import (
     cubes,
     documents,
@@ -42,7 +44,7 @@ def create_app(services: Services) -> FastAPI:
         yield
         await services.close()
 
-    app = FastAPI(title="RecallKV", version=version("recallkv"), lifespan=lifespan)
+    app = FastAPI(title="RecallKV", version=version("recallkv"), lifespan=lifespan, redirect_slashes=False)
     app.state.services = services
     errors.install(app)
     for module in (
@@ -59,9 +61,10 @@ def create_app(services: Services) -> FastAPI:
         memos_cloud,
     ):
         app.include_router(module.router)
+    decode_names(app.routes)
     config = services.config.server
     required = keys_required(services)
-    # Added last runs first: ids, then the gate, then the size limit.
+    # Added last runs first: paths, ids, then the end of serving, then the gate, then the size limit.
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,
@@ -75,9 +78,11 @@ def create_app(services: Services) -> FastAPI:
         check_host=not required and is_loopback(config.host),
         tenant_of=services.memories.keys.tenant_of,
     )
+    app.add_middleware(Draining, requests=services.requests, draining=lambda: services.draining)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
         )
     app.add_middleware(RequestIds, count=lambda *labels: services.metrics.http.labels(*map(str, labels)).inc())
+    app.add_middleware(Paths, routes=app.routes)
     return app

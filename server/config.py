@@ -43,7 +43,11 @@ class ServerConfig:
     max_bundle_bytes: int = _range(1 << 30, 1024, 1 << 40)
     """Of a cube that is loaded, segments included; without them ``max_body_bytes``."""
     body_timeout_s: float = _range(30.0, 0.05, 3600)
+    keep_alive_s: float = _range(120.0, 1, 86_400)
+    """How long an idle connection is kept: longer than clients and load balancers keep theirs."""
     drain_s: float = _range(10.0, 0, 3600)
+    drain_min_s: float = _range(0.0, 0, 3600)
+    """At SIGTERM, listen for so long at least, and answer 503: for load balancers to notice."""
     sse_ping_s: float = _range(15.0, 0.05, 3600)
     default_max_tokens: int = _range(256, 1, 1 << 20)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -9,11 +9,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from engine import errors as engine_errors
 from memory import errors as memory_errors
+from server.paths import ALLOWED
 from server.schemas import MemoryOptions
 
 log = logging.getLogger(__name__)
@@ -77,15 +78,23 @@ def _respond(status: int, body: Mapping[str, Any]) -> JSONResponse:
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     status, body = describe(error)
-    if status >= 500:
+    if status == 503:  # it passes, and says what it is
+        log.warning("%s %s: %s", request.method, request.url.path, error)
+    elif status >= 500:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _respond(status, body)
 
 
-async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _STATUS_CODES.get(error.status_code, "invalid_request")
-    return _respond(error.status_code, error_body(str(error.detail), "invalid_request_error", code))
+    response = _respond(error.status_code, error_body(str(error.detail), "invalid_request_error", code))
+    if error.status_code == 405 and ALLOWED in request.scope:
+        headers = {"Allow": request.scope[ALLOWED]}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        response.headers.update(headers)
+    return response
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 from engine.base import ChatMessage, Delta, Engine, GenerateRequest, Prompt, Sampling, Structured
-from engine.errors import EngineError
+from engine.errors import EngineClosed, EngineError
 from memory import ExtractorError
 
 # An answer is cut off there; what is whole of it still counts.
@@ -29,10 +29,16 @@ class ServedCompleter:
         self._engine = engine
         self._timeout_s = timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Say where the engine runs."""
         self._loop = loop
+
+    def stop(self) -> None:
+        """Fail from now on, in a way that is no fault of the model's: whatever it is asked is asked again at the next
+        start, and must not be done without it."""
+        self._stopped = True
 
     @property
     def window_chars(self) -> int:
@@ -40,7 +46,7 @@ class ServedCompleter:
         return max(1000, min(12_000, self._engine.capacity().context))
 
     def __call__(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
-        """Not from the event loop's own thread. Raises ``ExtractorError``."""
+        """Not from the event loop's own thread. Raises ``ExtractorError``, and ``EngineClosed`` once stopped."""
         if self._loop is None:
             raise ExtractorError("the server has not started")
         answer = self._answer(messages, schema)
@@ -55,6 +61,8 @@ class ServedCompleter:
             future.cancel()
             raise ExtractorError("the served model took too long, or was stopped") from error
         except EngineError as error:
+            if self._stopped and isinstance(error, EngineClosed):
+                raise
             raise ExtractorError(f"the served model failed: {type(error).__name__}") from error
 
     async def _answer(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:

@@ -28,6 +28,8 @@ TENANT = "recallkv.tenant"
 REQUEST_ID = "recallkv.request_id"
 BODY_FILE = "recallkv.body"
 
+ENDING, ENDING_CODE = "The server is shutting down.", "shutting_down"
+
 _CLOSE = ((b"connection", b"close"),)
 
 # How long and how much of a refused body is read on for the client's sake; seconds as nginx's lingering_time and
@@ -56,17 +58,24 @@ async def _refuse(
     code: str,
     headers: tuple[tuple[bytes, bytes], ...] = (),
     *,
+    type: str = "invalid_request_error",
     unread: Receive | None = None,
 ) -> None:
     """Answer. ``unread``: where the rest of the request's body comes from, when the connection ends with this answer:
     it ends only once the client has stopped sending, or has had its time."""
-    body = json.dumps(error_body(message, "invalid_request_error", code)).encode()
+    body = json.dumps(error_body(message, type, code)).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
     if unread is not None:
         await _linger(unread)
         await send({"type": "http.response.body", "body": b""})
+
+
+async def refuse_ending(send: Send, unread: Receive | None) -> None:
+    """Answer 503 to a request that is not served, or not finished, because the server is about to end."""
+    headers = ((b"retry-after", b"1"), *_CLOSE)
+    await _refuse(send, 503, ENDING, ENDING_CODE, headers, type="server_error", unread=unread)
 
 
 async def _linger(receive: Receive) -> None:

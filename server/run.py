@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -17,6 +19,10 @@ from server.config import Resolved
 from server.services import Services, open_services
 
 log = logging.getLogger(__name__)
+
+# For what was answered last to leave, and for all connections to be closed.
+_FLUSH_S, _CLOSE_S = 1.0, 3
+_MAX_FILES = 1 << 16
 
 
 class PortTaken(Exception):
@@ -35,16 +41,8 @@ def run(resolved: Resolved) -> int:
         signal.signal(signal.SIGTERM, _unwind)
         services = open_services(config)
         offer_first_key(services)
-        server = _Server(
-            uvicorn.Config(
-                create_app(services),
-                log_config=None,
-                lifespan="on",
-                timeout_graceful_shutdown=max(1, round(config.server.drain_s)),
-                server_header=False,
-            ),
-            services,
-        )
+        _allow_connections()
+        server = Server(services)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         log.info(
@@ -58,19 +56,69 @@ def _unwind(sig: int, frame: object) -> None:
     raise SystemExit(128 + sig)
 
 
-class _Server(uvicorn.Server):
-    """Says that it drains as soon as it is told to stop."""
+class Server(uvicorn.Server):
+    """uvicorn, which drains while it still listens, and ends with status 0 when it was told to stop."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
+    def __init__(self, services: Services) -> None:
+        settings = services.config.server
+        super().__init__(
+            uvicorn.Config(
+                create_app(services),
+                log_config=None,
+                lifespan="on",
+                timeout_keep_alive=settings.keep_alive_s,  # type: ignore[arg-type]  # any number of seconds will do
+                timeout_graceful_shutdown=_CLOSE_S,
+                server_header=False,
+            )
+        )
         self._services = services
+        self._hurry = False
 
     def handle_exit(self, sig: int, frame: object) -> None:
+        """Begin to drain. A second SIGINT ends that at once, a third one the process."""
         # uvicorn would raise the signal again when it is done; a drained server ends with status 0 instead.
-        self._services.draining = True
         if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
+            self._hurry = True
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self._services.draining = True
         self.should_exit = True
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop, then drain."""
+        await super().main_loop()
+        self._services.draining = True
+        settings, requests = self._services.config.server, self._services.requests
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await requests.drain(settings.drain_s, settings.drain_min_s, lambda: self._hurry)
+        finally:
+            ticking.cancel()
+        if requests.broken or len(requests):
+            log.warning("%d requests were broken off", requests.broken + len(requests))
+
+    async def _tick(self) -> None:
+        """Keep the date of the answers right."""
+        while True:
+            await self.on_tick(0)
+            await asyncio.sleep(1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections and the services, and see to it that the process ends."""
+        asyncio.get_running_loop().call_later(_FLUSH_S, self._abort)
+        await super().shutdown(sockets)
+
+    def _abort(self) -> None:
+        """Close the connections whose clients do not read what they are sent."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+def _allow_connections() -> None:
+    """Raise the number of open files as far as it may be: an idle connection is one, and many systems begin at 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -33,6 +33,7 @@ from server.bundles import Bundles
 from server.chat import ChatService
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
 from server.config_values import ConfigError
+from server.draining import Requests
 from server.extracting import ServedCompleter
 from server.lock import DataDirLock
 from server.metrics import Metrics
@@ -71,6 +72,7 @@ class Services:
     foresight: Foresight | None = None
     lock: DataDirLock | None = None
     draining: bool = False
+    requests: Requests = field(default_factory=Requests)
     started_at: float = field(default_factory=time.time)
 
     def start(self) -> None:
@@ -81,14 +83,16 @@ class Services:
             self.foresight.start(self.config.data_dir / "scheduler.json")
 
     async def close(self) -> None:
-        """Let running requests end, then close everything, the data folder's lock last."""
+        """Close everything, the data folder's lock last. Requests have ended, or fail; jobs are left for the next
+        start."""
         self.draining = True
+        self.served.stop()
         self.bundles.close()
         await self.remembering.close()
         if self.foresight is not None:
             await self.foresight.close()
         await self.upkeep.close()
-        await self.engine.close(self.config.server.drain_s)
+        await self.engine.close()
         await asyncio.to_thread(self.memories.close)
         if self.lock is not None:
             self.lock.release()

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from engine.base import Delta, Event, Started
 from server.chat import Generation, headers
+from server.draining import waiting_for_tokens
 from server.errors import ApiError, describe
 from server.replies import Format
 
@@ -28,7 +29,8 @@ async def until_gone(request: Request, work: Awaitable[T]) -> T:
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_gone(request.receive))
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        with waiting_for_tokens(request.scope):
+            await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise ApiError(CLIENT_CLOSED, "The client went away.", "client_closed")
@@ -138,7 +140,7 @@ class _Stream:
             while True:
                 await asyncio.wait({self._pending}, timeout=self._ping_s)
                 if not self._pending.done():
-                    yield ": ping\n\n"
+                    yield ": ping\n"
                     continue
                 event = self._pending.result()
                 self._pending = asyncio.ensure_future(anext(self._events))

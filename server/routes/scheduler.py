@@ -59,7 +59,7 @@ async def events(services: Provided, tenant: Tenant) -> StreamingResponse:
     log = _foresight(services).events
 
     async def lines() -> AsyncIterator[str]:
-        yield ": events of the scheduler\n\n"
+        yield ": events of the scheduler\n"
         idle_s = 0.0
         async with aclosing(log.follow(tenant)) as following:
             pending = asyncio.ensure_future(anext(following))
@@ -72,7 +72,7 @@ async def events(services: Provided, tenant: Tenant) -> StreamingResponse:
                         yield f"event: {event['event']}\ndata: {json.dumps(event)}\n\n"
                         idle_s = 0.0
                     elif (idle_s := idle_s + _LOOK_EVERY_S) >= services.config.server.sse_ping_s:
-                        yield ": ping\n\n"
+                        yield ": ping\n"
                         idle_s = 0.0
             finally:
                 pending.cancel()

@@ -18,8 +18,8 @@ import uvicorn
 from engine.transformers import BatchingConfig, CompositionConfig, LoadedModel, TransformersEngine
 from kvcache import SegmentStore
 from memory import HashEmbedder, MemoryStore
-from server.app import create_app
 from server.config import Config, EngineConfig, ServerConfig
+from server.run import Server
 from server.services import Services, assemble
 
 
@@ -30,6 +30,7 @@ class Running:
     url: str
     services: Services
     client: httpx.Client
+    app: Server
 
     def chat(self, text: str = "hello", **body: Any) -> httpx.Response:
         """A short greedy chat request."""
@@ -119,14 +120,14 @@ def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running
     services = assemble(config, engine, engine.store, memories, embedder)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    app = uvicorn.Server(uvicorn.Config(create_app(services), log_config=None, lifespan="on"))
+    app = Server(services)
     wait = _served(app, listening)
     while not app.started:
         time.sleep(0.005)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
-            yield Running(url, services, client)
+            yield Running(url, services, client, app)
     finally:
         app.should_exit = True
         wait()

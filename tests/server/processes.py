@@ -1,0 +1,82 @@
+"""``recallkv serve`` as a process, and clients of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+
+from tests.server.running import free_port
+from tests.tiny import tiny_network, tiny_tokenizer
+
+# What makes a tiny model start in a few seconds.
+QUICK = ("--embedder", "hash", "--engine.native", "false", "--cache.weigh_loading", "false")
+
+
+def saved_tiny_model(folder: Path) -> str:
+    """The tiny model in a folder, with a context of 65,536 tokens: long enough to be broken off in."""
+    tiny_network(max_position_embeddings=1 << 16).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+class Process:
+    """A server process and clients of it."""
+
+    def __init__(self, data_dir: Path, port: int, model: str, *flags: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.data_dir = data_dir
+        self.log = data_dir.parent / f"{data_dir.name}.log"
+        environment = {**os.environ, "RECALLKV_DATA_DIR": str(data_dir)}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server", "serve", model, "--port", str(port), *flags],
+                env=environment,
+                stderr=log,
+            )
+        while self._health() != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def _health(self) -> int:
+        try:
+            return httpx.get(f"{self.url}/health").status_code
+        except httpx.TransportError:
+            return 0
+
+    def add(self, text: str) -> str:
+        return str(httpx.post(f"{self.url}/v1/memories", json={"text": text}).raise_for_status().json()["id"])
+
+    def ask(self, question: str, *, max_tokens: int = 24, **memory: Any) -> Any:
+        return self.openai.chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=max_tokens,
+            extra_body={"memory": memory},
+        )
+
+    def stop(self, kind: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(kind)
+        return self.process.wait(timeout=60)
+
+
+@contextmanager
+def serving(data_dir: Path, *flags: str, model: str = "demo") -> Iterator[Process]:
+    """A server process with these flags, which is killed if it is still there at the end."""
+    server = Process(data_dir, free_port(), model, *flags)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop(signal.SIGKILL)
