@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
+from server.encodings import Decompress, read_as_json
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.routes import (
     cubes,
@@ -59,9 +60,10 @@ def create_app(services: Services) -> FastAPI:
         memos_cloud,
     ):
         app.include_router(module.router)
+    read_as_json(app)
     config = services.config.server
     required = keys_required(services)
-    # Added last runs first: ids, then the gate, then the size limit.
+    # Added last runs first: ids, then the gate, then decompression, then the size limit of what came out.
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,
@@ -69,6 +71,7 @@ def create_app(services: Services) -> FastAPI:
         files={documents.LOAD_PATH: max(config.max_bundle_bytes, config.max_body_bytes)},
         folder=services.config.data_dir,
     )
+    app.add_middleware(Decompress)
     app.add_middleware(
         Gate,
         required=required,

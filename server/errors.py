@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from engine import errors as engine_errors
 from memory import errors as memory_errors
-from server.schemas import MemoryOptions
+from server.faults import fault_of
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +50,23 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (engine_errors.EngineError, 500, "server_error", "engine_failed"),
 )
 _RETRY_AFTER = {503: {"Retry-After": "1"}}
+# Why the framework could not read a body, where it is not a matter of JSON's grammar.
+_UNREADABLE: dict[type[BaseException], str] = {
+    UnicodeDecodeError: "The body is not valid JSON: it is not text in UTF-8.",
+    RecursionError: "The body is not valid JSON for this server: it is nested too deeply.",
+    ValueError: "The body is not valid JSON for this server: a number in it is too long.",
+}
 _STATUS_CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
 
 def error_body(message: str, type: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """OpenAI's error object. Half surrogate pairs, which a body may hold and no reply can, become question marks."""
+    message, param = _encodable(message), None if param is None else _encodable(param)
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -84,22 +94,18 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    for kind, told in _UNREADABLE.items():
+        if isinstance(error.__cause__, kind):
+            return _respond(400, error_body(told, "invalid_request_error", "invalid_json"))
     code = _STATUS_CODES.get(error.status_code, "invalid_request")
     return _respond(error.status_code, error_body(str(error.detail), "invalid_request_error", code))
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    """400 with the path of the first field at fault (the values are not repeated: they may be private)."""
+    """400 with the path of the first field at fault."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    if first["type"] == "json_invalid":
-        return _respond(400, error_body("The body is not valid JSON.", "invalid_request_error", "invalid_json"))
-    message = f"{'.'.join(path) or 'body'}: {first['msg']}"
-    if first["type"] == "extra_forbidden" and path[:-1] == ["memory"]:
-        close = difflib.get_close_matches(path[-1], MemoryOptions.model_fields, 1, 0.4)
-        message = f"There is no memory.{path[-1]}" + (f"; the nearest is memory.{close[0]}." if close else ".")
-    return _respond(400, error_body(message, "invalid_request_error", "invalid_value", ".".join(path) or None))
+    fault = fault_of(error.errors(), error.body)
+    return _respond(400, error_body(fault.message, "invalid_request_error", fault.code, fault.param))
 
 
 def install(app: FastAPI) -> None:
