@@ -16,8 +16,36 @@ unsupported, what follows the name of a refused field, the nearest name to an un
 
 
 def fault(field: str, words: str, kind: str = FAULT) -> PydanticCustomError:
-    """Make the error of a field of the model that is being validated; an empty ``field`` is the model itself."""
-    return PydanticCustomError(kind, "{words}", {"field": field, "words": words})
+    """Make the error of a field (or a path, with dots) of the model that is being validated; an empty ``field`` is the
+    model itself."""
+    return PydanticCustomError(kind, "{words}", {"field": encodable(field), "words": words})
+
+
+def encodable(text: str) -> str:
+    """Put question marks for halves of surrogate pairs, which JSON can name, and no file and no reply can hold."""
+    return text.encode(errors="replace").decode()
+
+
+def lone_surrogate(value: Any, path: str = "") -> str | None:
+    """The path of the first text or name in a JSON value that holds half a surrogate pair; None when there is none."""
+    if isinstance(value, str):
+        return None if value.isascii() or encodable_as_it_is(value) else path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        inner = f"{path}.{name}" if path else str(name)
+        found = inner if isinstance(name, str) and not encodable_as_it_is(name) else lone_surrogate(item, inner)
+        if found is not None:
+            return found
+    return None
+
+
+def encodable_as_it_is(text: str) -> bool:
+    """Tell if the text is free of halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -62,6 +90,8 @@ class Body(BaseModel):
     def _given(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if (place := lone_surrogate(values)) is not None:
+            raise fault(place, "the text holds a lone surrogate")
         given = {name: value for name, value in values.items() if value is not None or cls._keeps_null(name)}
         for name, value in given.items():
             refusal = None if name in cls.model_fields else cls.refused.get(name)

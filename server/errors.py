@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from engine import errors as engine_errors
 from memory import errors as memory_errors
+from server.bodies import encodable
 from server.faults import fault_of
 
 log = logging.getLogger(__name__)
@@ -61,12 +62,8 @@ _STATUS_CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405
 
 def error_body(message: str, type: str, code: str, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object. Half surrogate pairs, which a body may hold and no reply can, become question marks."""
-    message, param = _encodable(message), None if param is None else _encodable(param)
+    message, param = encodable(message), None if param is None else encodable(param)
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
-
-
-def _encodable(text: str) -> str:
-    return text.encode(errors="replace").decode()
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:

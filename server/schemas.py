@@ -18,15 +18,14 @@ from pydantic import (
 
 from engine.base import Fidelity, Sampling, Structured, Tools
 from server import refusals
-from server.bodies import UNSUPPORTED, Body, Strict, fault
+from server.bodies import UNSUPPORTED, Body, Strict, encodable_as_it_is, fault
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 
 
 def _encodable(text: str) -> str:
-    """JSON can name half a surrogate pair, which no tokenizer and no file can hold."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not encodable_as_it_is(text):
         raise ValueError("the text holds a lone surrogate")
     return text
 

@@ -327,7 +327,7 @@ async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict
 
 @router.post("/get_memory_by_ids")
 async def get_memory_by_ids(
-    body: Annotated[list[str], Field(max_length=1000)], services: Provided, tenant: Tenant
+    body: Annotated[list[Text], Field(max_length=1000)], services: Provided, tenant: Tenant
 ) -> dict[str, Any]:
     """Those of these memories that there are."""
     memories = await peers.those_of(services, tenant, body)

@@ -97,7 +97,9 @@ def json_routes(server: Running) -> dict[tuple[str, str], Any]:
     if not _kinds:  # making an application takes half a second
         for route in create_app(server.services).routes:
             if isinstance(route, APIRoute) and route.body_field is not None:
-                _kinds.update({(method, route.path): route.body_field.field_info.annotation for method in route.methods})
+                _kinds.update(
+                    {(method, route.path): route.body_field.field_info.annotation for method in route.methods}
+                )
     return _kinds
 
 
