@@ -36,16 +36,18 @@ class _Inflater:
 
     def piece(self) -> bytes:
         """The next data, up to 256 KiB; empty when more must be fed first."""
-        if not self._left and (self._stream is None or self._stream.eof):
-            return b""
-        if self._stream is None or self._stream.eof:  # the first member, or one more behind it
-            self._stream = zlib.decompressobj(self._window or _window_of(self._left[0]))
-        try:
-            piece: bytes = self._stream.decompress(self._left, _PIECE_BYTES)
-        except zlib.error as error:
-            raise UnreadableBody(str(error)) from error
-        self._left = self._stream.unused_data or self._stream.unconsumed_tail
-        return piece
+        while True:
+            if self._stream is None or self._stream.eof:  # the first member, or one more behind it
+                if not self._left:
+                    return b""
+                self._stream = zlib.decompressobj(self._window or _window_of(self._left[0]))
+            try:
+                piece: bytes = self._stream.decompress(self._left, _PIECE_BYTES)
+            except zlib.error as error:
+                raise UnreadableBody("it is damaged") from error
+            self._left = self._stream.unused_data or self._stream.unconsumed_tail
+            if piece or not self._left:
+                return piece
 
     def end(self) -> None:
         """Check that nothing is missing."""

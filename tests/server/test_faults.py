@@ -181,7 +181,7 @@ _JUNK = st.one_of(
 )
 
 
-@settings(max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_broken_bodies_are_told_in_a_users_words(server: Running, data: st.DataObject) -> None:
     route = data.draw(st.sampled_from(sorted(BODIES)))
