@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from engine import errors as engine_errors
@@ -57,6 +58,20 @@ _UNREADABLE: dict[type[BaseException], str] = {
     RecursionError: "The body is not valid JSON for this server: it is nested too deeply.",
     ValueError: "The body is not valid JSON for this server: a number in it is too long.",
 }
+# What the side store calls a field, and what dialects call it.
+_OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "name": ("cube_name", "principal", "mem_cube_id", "user_id"),
+    "model": ("model_name", "model_name_or_path"),
+    "text": ("memory_content", "content", "data", "feedback_content", "query"),
+    "messages": ("history",),
+    "filter": ("filters",),
+    "metadata": ("info",),
+    "tags": ("custom_tags",),
+    "memory_ids": ("retrieved_memory_ids",),
+    "at": ("feedback_time", "reference_time", "reference_date"),
+    "event_at": ("timestamp",),
+    "expires_at": ("expiration_date",),
+}
 _STATUS_CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
 
@@ -82,8 +97,26 @@ def _respond(status: int, body: Mapping[str, Any]) -> JSONResponse:
     return JSONResponse(body, status, headers=_RETRY_AFTER.get(status))
 
 
+def _fields_of(route: object) -> frozenset[str]:
+    """The names that a request to a route may hold."""
+    if not isinstance(route, APIRoute):
+        return frozenset()
+    named = (*route.dependant.path_params, *route.dependant.query_params, *route.dependant.header_params)
+    model = None if route.body_field is None else route.body_field.field_info.annotation
+    return frozenset({field.alias for field in named} | getattr(model, "model_fields", {}).keys())
+
+
+def _named_here(param: str | None, route: object) -> str | None:
+    """The field at fault by the name that it has in this route's dialect; None where it has none."""
+    if param is None or "." in param:
+        return param
+    fields = _fields_of(route)
+    return next((name for name in (param, *_OTHER_NAMES.get(param, ())) if name in fields), None)
+
+
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     status, body = describe(error)
+    body["error"]["param"] = _named_here(body["error"]["param"], request.scope.get("route"))
     if status >= 500:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _respond(status, body)
