@@ -18,14 +18,22 @@ class EngineError(Exception):
 
 
 class ContextTooLong(EngineError):
-    """The prompt and the tokens asked for do not fit into the model's context."""
+    """The prompt and the tokens asked for do not fit into the model's context. Clients look for these words, which are
+    OpenAI's; ``param`` names the field at fault where it is known."""
 
-    def __init__(self, prompt_tokens: int, max_tokens: int | None, context: int) -> None:
+    def __init__(self, prompt_tokens: int, max_tokens: int | None, context: int, param: str | None = None) -> None:
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
         self.context = context
-        asked = "" if max_tokens is None else f" and {max_tokens} tokens were asked for"
-        super().__init__(f"This model's context is {context} tokens; the prompt has {prompt_tokens} tokens{asked}.")
+        self.param = param
+        if max_tokens is None or prompt_tokens >= context:
+            told = f"your messages resulted in {prompt_tokens} tokens. Please reduce the length of the messages"
+        else:
+            told = (
+                f"you requested {prompt_tokens + max_tokens} tokens ({prompt_tokens} in the messages, {max_tokens} in"
+                " the completion). Please reduce the length of the messages or completion"
+            )
+        super().__init__(f"This model's maximum context length is {context} tokens. However, {told}.")
 
 
 class ModelNotLoaded(EngineError):

@@ -33,6 +33,8 @@ _ALIASES = {
 _COMPARE = {"eq": "=", "ne": "IS NOT", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _MAX_DEPTH = 8
 _MAX_CONDITIONS = 100
+_PAST_INTEGERS = 1 << 63
+"""SQLite's integers have 64 bits."""
 
 
 class _Compiler:
@@ -108,6 +110,8 @@ class _Compiler:
             if isinstance(operand, bool) or not isinstance(operand, str | int | float):
                 raise InvalidMemory(f"'{field}' is compared with a time.", "filter")
             return checked_time(operand, "filter")[0]
+        if isinstance(operand, int) and abs(operand) >= _PAST_INTEGERS:
+            raise InvalidMemory(f"'{field}' is compared with a number that is too large.", "filter")
         if isinstance(operand, str | int | float | bool) and "\x00" not in str(operand):
             return operand
         raise InvalidMemory(f"'{field}' is compared with a text, a number or true and false.", "filter")

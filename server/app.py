@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
 from server.draining import Draining
+from server.encodings import Decompress, read_as_json
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.paths import Paths, decode_names
 from server.routes import (
@@ -62,9 +63,11 @@ def create_app(services: Services) -> FastAPI:
     ):
         app.include_router(module.router)
     decode_names(app.routes)
+    read_as_json(app)
     config = services.config.server
     required = keys_required(services)
-    # Added last runs first: paths, ids, then the end of serving, then the gate, then the size limit.
+    # Added last runs first: paths, ids, then the end of serving, then the gate, then decompression, then the size limit
+    # of what came out.
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,
@@ -72,6 +75,7 @@ def create_app(services: Services) -> FastAPI:
         files={documents.LOAD_PATH: max(config.max_bundle_bytes, config.max_body_bytes)},
         folder=services.config.data_dir,
     )
+    app.add_middleware(Decompress)
     app.add_middleware(
         Gate,
         required=required,

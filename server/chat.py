@@ -20,7 +20,6 @@ from engine.base import (
     Prompt,
     Sampling,
     Started,
-    Structured,
     Tools,
 )
 from engine.errors import ContextTooLong
@@ -167,12 +166,11 @@ class ChatService:
         logprobs: int | None,
         request_id: str,
         tools: Tools | None = None,
-        structured: Structured | None = None,
     ) -> AsyncGenerator[Generation, None]:
         """A chat generation; leaving the block before its end aborts it."""
         arrived = time.perf_counter()
         self.check_model(fields.model)
-        self._check_features(tools, structured)
+        self._check_features(fields, tools)
         reserve = max_tokens or self._default_max_tokens
         ask = replace(await self._ask(tenant, messages, options or MemoryOptions(), reserve), tools=tools)
         try:
@@ -194,7 +192,6 @@ class ChatService:
             use_segments=plan.mode == "kv",
             fidelity=plan.fidelity,
             tools=tools,
-            structured=structured,
             keep_turns=self._sessions and plan.mode == "kv" and plan.in_pieces,
         )
         generation.plan, generation.retrieve_s = plan, plan.retrieve_s
@@ -223,6 +220,7 @@ class ChatService:
         """A plain completion of tokens, without memory."""
         arrived = time.perf_counter()
         self.check_model(fields.model)
+        self._check_features(fields)
         generation = self._generation(
             prompt, fields, fields.max_tokens, logprobs, request_id, tenant, arrived, use_segments=False
         )
@@ -270,15 +268,14 @@ class ChatService:
         use_segments: bool,
         fidelity: Fidelity = "exact",
         tools: Tools | None = None,
-        structured: Structured | None = None,
         keep_turns: bool = False,
     ) -> Generation:
         context = self._engine.capacity().context
         room = context - prompt.n_tokens
-        if room < 1:
-            raise ContextTooLong(prompt.n_tokens, max_tokens, context)
+        if room < (max_tokens or 1):
+            param = fields.prompt_field if room < 1 else fields.length_field
+            raise ContextTooLong(prompt.n_tokens, max_tokens, context, param)
         sampling = fields.sampling(max_tokens or min(self._default_max_tokens, room), logprobs)
-        sampling = replace(sampling, structured=structured)
         self._check_token_ids(sampling)
         request = GenerateRequest(
             request_id,
@@ -295,9 +292,10 @@ class ChatService:
         generation.events = self._observed(request, generation)
         return generation
 
-    def _check_features(self, tools: Tools | None, structured: Structured | None) -> None:
-        for feature, param, wanted in (("tools", "tools", tools), ("structured", "response_format", structured)):
-            if wanted is not None and feature not in self._engine.features:
+    def _check_features(self, fields: SamplingFields, tools: Tools | None = None) -> None:
+        structured = None if fields.structured is None else fields.structured[0]
+        for feature, param in (("tools", None if tools is None else "tools"), ("structured", structured)):
+            if param is not None and feature not in self._engine.features:
                 raise ApiError(400, f"{param}: not supported by this engine; vLLM does.", "unsupported", param=param)
 
     def _check_token_ids(self, sampling: Sampling) -> None:

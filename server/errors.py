@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from engine import errors as engine_errors
 from memory import errors as memory_errors
+from server.bodies import encodable
+from server.faults import fault_of
 from server.paths import ALLOWED
-from server.schemas import MemoryOptions
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,32 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (engine_errors.EngineError, 500, "server_error", "engine_failed"),
 )
 _RETRY_AFTER = {503: {"Retry-After": "1"}}
+# Why the framework could not read a body, where it is not a matter of JSON's grammar.
+_UNREADABLE: dict[type[BaseException], str] = {
+    UnicodeDecodeError: "The body is not valid JSON: it is not text in UTF-8.",
+    RecursionError: "The body is not valid JSON for this server: it is nested too deeply.",
+    ValueError: "The body is not valid JSON for this server: a number in it is too long.",
+}
+# What the side store calls a field, and what dialects call it.
+_OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "name": ("cube_name", "principal", "mem_cube_id", "user_id"),
+    "model": ("model_name", "model_name_or_path"),
+    "text": ("memory_content", "content", "data", "feedback_content", "query"),
+    "messages": ("history",),
+    "filter": ("filters",),
+    "metadata": ("info",),
+    "tags": ("custom_tags",),
+    "memory_ids": ("retrieved_memory_ids",),
+    "at": ("feedback_time", "reference_time", "reference_date"),
+    "event_at": ("timestamp",),
+    "expires_at": ("expiration_date",),
+}
 _STATUS_CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
 
 
 def error_body(message: str, type: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """OpenAI's error object. Half surrogate pairs, which a body may hold and no reply can, become question marks."""
+    message, param = encodable(message), None if param is None else encodable(param)
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
@@ -76,8 +98,26 @@ def _respond(status: int, body: Mapping[str, Any]) -> JSONResponse:
     return JSONResponse(body, status, headers=_RETRY_AFTER.get(status))
 
 
+def _fields_of(route: object) -> frozenset[str]:
+    """The names that a request to a route may hold."""
+    if not isinstance(route, APIRoute):
+        return frozenset()
+    named = (*route.dependant.path_params, *route.dependant.query_params, *route.dependant.header_params)
+    model = None if route.body_field is None else route.body_field.field_info.annotation
+    return frozenset({field.alias for field in named} | getattr(model, "model_fields", {}).keys())
+
+
+def _named_here(param: str | None, route: object) -> str | None:
+    """The field at fault by the name that it has in this route's dialect; None where it has none."""
+    if param is None or "." in param:
+        return param
+    fields = _fields_of(route)
+    return next((name for name in (param, *_OTHER_NAMES.get(param, ())) if name in fields), None)
+
+
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     status, body = describe(error)
+    body["error"]["param"] = _named_here(body["error"]["param"], request.scope.get("route"))
     if status == 503:  # it passes, and says what it is
         log.warning("%s %s: %s", request.method, request.url.path, error)
     elif status >= 500:
@@ -87,6 +127,9 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    for kind, told in _UNREADABLE.items():
+        if isinstance(error.__cause__, kind):
+            return _respond(400, error_body(told, "invalid_request_error", "invalid_json"))
     code = _STATUS_CODES.get(error.status_code, "invalid_request")
     response = _respond(error.status_code, error_body(str(error.detail), "invalid_request_error", code))
     if error.status_code == 405 and ALLOWED in request.scope:
@@ -98,17 +141,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    """400 with the path of the first field at fault (the values are not repeated: they may be private)."""
+    """400 with the path of the first field at fault."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    if first["type"] == "json_invalid":
-        return _respond(400, error_body("The body is not valid JSON.", "invalid_request_error", "invalid_json"))
-    message = f"{'.'.join(path) or 'body'}: {first['msg']}"
-    if first["type"] == "extra_forbidden" and path[:-1] == ["memory"]:
-        close = difflib.get_close_matches(path[-1], MemoryOptions.model_fields, 1, 0.4)
-        message = f"There is no memory.{path[-1]}" + (f"; the nearest is memory.{close[0]}." if close else ".")
-    return _respond(400, error_body(message, "invalid_request_error", "invalid_value", ".".join(path) or None))
+    fault = fault_of(error.errors(), error.body)
+    return _respond(400, error_body(fault.message, "invalid_request_error", fault.code, fault.param))
 
 
 def install(app: FastAPI) -> None:

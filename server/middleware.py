@@ -30,7 +30,7 @@ BODY_FILE = "recallkv.body"
 
 ENDING, ENDING_CODE = "The server is shutting down.", "shutting_down"
 
-_CLOSE = ((b"connection", b"close"),)
+CLOSE = ((b"connection", b"close"),)
 
 # How long and how much of a refused body is read on for the client's sake; seconds as nginx's lingering_time and
 # lingering_timeout. Nothing of it is kept.
@@ -51,7 +51,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-async def _refuse(
+async def refuse(
     send: Send,
     status: int,
     message: str,
@@ -74,8 +74,8 @@ async def _refuse(
 
 async def refuse_ending(send: Send, unread: Receive | None) -> None:
     """Answer 503 to a request that is not served, or not finished, because the server is about to end."""
-    headers = ((b"retry-after", b"1"), *_CLOSE)
-    await _refuse(send, 503, ENDING, ENDING_CODE, headers, type="server_error", unread=unread)
+    headers = ((b"retry-after", b"1"), *CLOSE)
+    await refuse(send, 503, ENDING, ENDING_CODE, headers, type="server_error", unread=unread)
 
 
 async def _linger(receive: Receive) -> None:
@@ -94,17 +94,17 @@ async def _linger(receive: Receive) -> None:
         log.debug("a client went on sending, or kept quiet, after its body was refused")
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
+def header(scope: Scope, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
 def _key(scope: Scope) -> str:
     """The key that a request carries: ``Authorization: Bearer KEY`` (or ``Token KEY``, as other memory servers' clients
     say), else ``X-API-Key: KEY``. Empty when there is none."""
-    scheme, _, key = (_header(scope, b"authorization") or "").partition(" ")
+    scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
     if scheme.lower() in ("bearer", "token"):
         return key.strip()
-    return (_header(scope, b"x-api-key") or "").strip()
+    return (header(scope, b"x-api-key") or "").strip()
 
 
 class RequestIds:
@@ -118,7 +118,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = _header(scope, b"x-request-id")
+        given = header(scope, b"x-request-id")
         id = given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
         scope[REQUEST_ID] = id
         token = request_id.set(id)
@@ -196,7 +196,7 @@ class BodyLimit:
                     file.seek(0)
                 except OSError as error:
                     log.error("a request's body cannot be kept: %s", error.strerror or error)
-                    await _refuse(send, 507, "There is no room for the request's body.", "storage_full", _CLOSE)
+                    await refuse(send, 507, "There is no room for the request's body.", "storage_full", CLOSE)
                     return
                 if whole and last != "http.disconnect":  # a part of a bundle could be one
                     scope[BODY_FILE] = file
@@ -209,7 +209,7 @@ class BodyLimit:
         self, scope: Scope, receive: Receive, send: Send, limit: int, keep: Callable[[Message], Awaitable[None]]
     ) -> bool:
         """Read the body before the route runs: it is bounded, and errors are ours to word. False: it was refused."""
-        announced = _header(scope, b"content-length")
+        announced = header(scope, b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit:
             await self._too_large(receive, send, limit)
             return False
@@ -218,7 +218,7 @@ class BodyLimit:
             try:
                 message = await asyncio.wait_for(receive(), self._timeout_s)
             except TimeoutError:
-                await _refuse(send, 408, "The request's body stopped coming.", "body_timeout", _CLOSE)
+                await refuse(send, 408, "The request's body stopped coming.", "body_timeout", CLOSE)
                 return False
             total += len(_body(message))
             if total > limit:
@@ -231,7 +231,7 @@ class BodyLimit:
     async def _too_large(self, unread: Receive | None, send: Send, limit: int) -> None:
         # The answer leaves at once, so a client that looks while it sends can stop; the connection is not used again.
         message = f"A request's body has at most {limit} bytes."
-        await _refuse(send, 413, message, "body_too_large", _CLOSE, unread=unread)
+        await refuse(send, 413, message, "body_too_large", CLOSE, unread=unread)
 
 
 def _body(message: Message) -> bytes:
@@ -268,8 +268,8 @@ class Gate:
         if scope["type"] != "http":  # there are no websockets here
             await send({"type": "websocket.close", "code": 1008})
             return
-        if self._check_host and not is_loopback(_header(scope, b"host") or ""):
-            await _refuse(send, 403, "This server serves loopback hosts only.", "host_refused")
+        if self._check_host and not is_loopback(header(scope, b"host") or ""):
+            await refuse(send, 403, "This server serves loopback hosts only.", "host_refused")
             return
         key = _key(scope)
         # In a thread: the look-up may have to wait for a write to reach the disk.
@@ -277,7 +277,7 @@ class Gate:
         if tenant is None and not self._required and not key.startswith(KEY_PREFIX):
             tenant = DEFAULT_TENANT  # clients send some placeholder where no key is needed
         if tenant is None:
-            await _refuse(
+            await refuse(
                 send, 401, "A valid API key is needed.", "invalid_api_key", ((b"www-authenticate", b"Bearer"),)
             )
             return

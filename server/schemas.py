@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from engine.base import Fidelity, Sampling, Structured, Tools
+from server import refusals
+from server.bodies import UNSUPPORTED, Body, Strict, encodable_as_it_is, fault
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 
 
 def _encodable(text: str) -> str:
-    """JSON can name half a surrogate pair, which no tokenizer and no file can hold."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not encodable_as_it_is(text):
         raise ValueError("the text holds a lone surrogate")
     return text
 
@@ -23,10 +34,21 @@ Text = Annotated[str, AfterValidator(_encodable)]
 StopText = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
 
 
-class MemoryOptions(BaseModel):
-    """The ``memory`` object of a request: which cubes, how, how many, or exactly which memories."""
+def _schema(value: Any) -> Any:
+    """A JSON schema, which some clients send as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("must be a JSON schema") from error
 
-    model_config = ConfigDict(extra="forbid")
+
+Schema = Annotated[dict[str, Any], BeforeValidator(_schema)]
+
+
+class MemoryOptions(Strict):
+    """The ``memory`` object of a request: which cubes, how, how many, or exactly which memories."""
 
     cube: str | list[str] | None = None
     mode: Literal["auto", "kv", "text", "off"] | None = None
@@ -37,21 +59,62 @@ class MemoryOptions(BaseModel):
     session: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
 
 
-class SceneHint(BaseModel):
+class SceneHint(Strict):
     """What an application knows is coming."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: Annotated[Text, Field(min_length=1, max_length=2000)]
     cube: str | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
+    refused = refusals.STREAM_OPTIONS
+
     include_usage: bool = False
 
 
-class SamplingFields(BaseModel):
-    """What chat and completions have in common."""
+class JsonSchema(Body):
+    name: Text = "answer"
+    schema_: Schema = Field(alias="schema")
+
+
+class ResponseFormat(Body):
+    """OpenAI's; a schema may also stand beside the type, as other servers have it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+    beside: Annotated[Schema | None, Field(alias="schema")] = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        given = self.json_schema is not None, self.beside is not None
+        if not any(given) if self.type == "json_schema" else given[0]:
+            raise ValueError("json_schema comes with the type json_schema, and only with it")
+        if all(given) or (self.type == "text" and given[1]):
+            raise fault("schema", "give one schema, in json_schema")
+        return self
+
+    @property
+    def structured(self) -> Structured | None:
+        """What the engine is asked for."""
+        if self.type == "text":
+            return None
+        return Structured(self.beside if self.json_schema is None else self.json_schema.schema_)
+
+
+class StructuredOutputs(Body):
+    """vLLM's, as far as it says what ``response_format`` can say."""
+
+    refused = refusals.STRUCTURED_OUTPUTS
+
+    schema_: Annotated[Schema | None, Field(alias="json")] = None
+    json_object: bool = False
+
+
+class SamplingFields(Body):
+    """What chat and completions have in common. ``prompt_field`` names what holds the prompt, for errors about it."""
+
+    refused = refusals.SAMPLING
+    prompt_field: ClassVar[str | None] = None
 
     model: str
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
@@ -60,7 +123,7 @@ class SamplingFields(BaseModel):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] = 0
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -71,20 +134,53 @@ class SamplingFields(BaseModel):
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] = []
     ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
+    guided_json: Schema | None = None
+    json_schema: Schema | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    @model_validator(mode="after")
+    def _one_structure(self) -> SamplingFields:
+        if len(names := list(self._structures())) > 1:
+            raise fault(names[1], f"give one of {names[0]} and {names[1]}")
+        return self
+
+    def _structures(self) -> dict[str, Structured]:
+        """Each structure that is asked for, by the field that asks."""
+        found: dict[str, Structured | None] = {
+            "response_format": None if self.response_format is None else self.response_format.structured,
+            "guided_json": None if self.guided_json is None else Structured(self.guided_json),
+            "json_schema": None if self.json_schema is None else Structured(self.json_schema),
+        }
+        asked = self.structured_outputs
+        if asked is not None and (asked.json_object or asked.schema_ is not None):
+            found["structured_outputs"] = Structured(asked.schema_)
+        return {name: structured for name, structured in found.items() if structured is not None}
+
+    @property
+    def structured(self) -> tuple[str, Structured] | None:
+        """The structure of the answer, with the name of the field that asks for it."""
+        return next(iter(self._structures().items()), None)
 
     @field_validator("seed")
     @classmethod
     def _unsigned(cls, seed: int | None) -> int | None:
         return None if seed is None else seed % 2**63
 
+    @property
+    def length_field(self) -> str:
+        """The field that says how long the answer may be, for errors about it."""
+        return "max_tokens"
+
     def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
-        """As the engine takes it. Unset fields get OpenAI's defaults."""
+        """As the engine takes it. Unset fields get OpenAI's defaults; ``top_p`` 0 means the likeliest token."""
+        likeliest = self.top_p == 0
         return Sampling(
             max_tokens=max_tokens,
             min_tokens=self.min_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=max(0, self.top_k or 0),
+            top_p=1.0 if self.top_p is None or likeliest else self.top_p,
+            top_k=1 if likeliest else max(0, self.top_k or 0),
             min_p=self.min_p,
             seed=self.seed,
             presence_penalty=self.presence_penalty or 0.0,
@@ -95,35 +191,51 @@ class SamplingFields(BaseModel):
             stop_token_ids=tuple(self.stop_token_ids),
             ignore_eos=self.ignore_eos,
             logprobs=logprobs,
+            structured=None if self.structured is None else self.structured[1],
         )
 
 
-class TextPart(BaseModel):
+class TextPart(Body):
     type: Literal["text"]
     text: Text
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, values: Any) -> Any:
+        kind = values.get("type") if isinstance(values, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            shown = kind if re.fullmatch(r"[a-z_]{1,40}", kind) else "another type"
+            raise fault("", f"parts of type {shown} are not supported; this server takes text", UNSUPPORTED)
+        return values
 
-class FunctionCall(BaseModel):
+
+class FunctionCall(Body):
     name: Text
     arguments: Text = "{}"
 
 
-class MessageToolCall(BaseModel):
+class MessageToolCall(Body):
     id: Text
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class Message(BaseModel):
+class Message(Body):
+    refused = refusals.MESSAGE
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart] | None = None
     tool_calls: Annotated[list[MessageToolCall], Field(max_length=128)] = []
     tool_call_id: Text | None = None
 
-    @field_validator("tool_calls", mode="before")
+    @field_validator("role", mode="before")
     @classmethod
-    def _none_is_none(cls, calls: Any) -> Any:
-        return [] if calls is None else calls
+    def _no_function(cls, role: Any) -> Any:
+        if role == "function":
+            raise fault(
+                "", "the role function is not supported; send the result with role tool and tool_call_id", UNSUPPORTED
+            )
+        return role
 
     @property
     def text(self) -> str:
@@ -132,10 +244,8 @@ class Message(BaseModel):
         return self.content or ""
 
 
-class Prefetch(BaseModel):
+class Prefetch(Strict):
     """A message that is being typed, and the conversation before it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: Annotated[Text, Field(min_length=1, max_length=8000)]
     messages: Annotated[list[Message], Field(max_length=2000)] = []
@@ -143,49 +253,34 @@ class Prefetch(BaseModel):
     top_k: Annotated[int, Field(ge=0, le=64)] | None = None
 
 
-class FunctionSpec(BaseModel):
+class FunctionSpec(Body):
     model_config = ConfigDict(extra="allow")
 
     name: Annotated[Text, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     parameters: dict[str, Any] | None = None
 
 
-class ToolSpec(BaseModel):
+class ToolSpec(Body):
     type: Literal["function"]
     function: FunctionSpec
 
 
-class NamedFunction(BaseModel):
+class NamedFunction(Body):
     name: Text
 
 
-class NamedTool(BaseModel):
+class NamedTool(Body):
     type: Literal["function"] = "function"
     function: NamedFunction
 
 
-class JsonSchema(BaseModel):
-    name: Text = "answer"
-    schema_: dict[str, Any] = Field(alias="schema")
-
-
-class ResponseFormat(BaseModel):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _has_schema(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema comes with the type json_schema, and only with it")
-        return self
-
-
 class ChatRequest(SamplingFields):
+    prompt_field = "messages"
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolSpec], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     memory: MemoryOptions | None = None
@@ -193,10 +288,14 @@ class ChatRequest(SamplingFields):
     @model_validator(mode="after")
     def _supported(self) -> ChatRequest:
         if self.tools is None and self.tool_choice not in (None, "none"):
-            raise ValueError("tool_choice needs tools")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs")
+            raise fault("tool_choice", "needs tools")
+        if self.top_logprobs and not self.logprobs:
+            raise fault("top_logprobs", "needs logprobs: true")
         return self
+
+    @property
+    def length_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def wanted_tools(self) -> Tools | None:
@@ -206,30 +305,26 @@ class ChatRequest(SamplingFields):
         return Tools(tuple(tool.model_dump(exclude_none=True) for tool in self.tools), choice or "auto")
 
     @property
-    def structured(self) -> Structured | None:
-        if self.response_format is None or self.response_format.type == "text":
-            return None
-        schema = self.response_format.json_schema
-        return Structured(None if schema is None else schema.schema_)
-
-    @property
     def wanted_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(SamplingFields):
+    refused = refusals.COMPLETION
+    prompt_field = "prompt"
+
     prompt: Text | Annotated[list[int], Field(min_length=1)] | Annotated[list[Text], Field(min_length=1, max_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: Literal[False] = False
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Body):
     model: str | None = None
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] = "float"
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Body):
     model: str | None = None
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
@@ -238,19 +333,13 @@ class TokenizeRequest(BaseModel):
     @model_validator(mode="after")
     def _one(self) -> TokenizeRequest:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either prompt or messages")
+            raise fault("prompt", "give either prompt or messages")
         return self
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(Body):
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]]
-
-
-class Strict(BaseModel):
-    """Our own bodies: an unknown field is a mistake."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 Name = Annotated[Text, Field(min_length=1, max_length=200)]
@@ -280,14 +369,31 @@ class MemoryAdd(MemoryFields):
     session: Name | None = None
 
 
-class SaidMessage(Strict):
-    """One message of a conversation, as OpenAI has it, with its time and speaker where they are known."""
+class Spoken(Body):
+    """Content of a message that is kept: text, OpenAI's parts, or nothing."""
 
-    role: Literal["user", "assistant", "tool", "system"] = "user"
-    content: Text
+    content: Text | list[dict[str, Any]] | dict[str, Any] | None = None
+
+    @property
+    def said(self) -> str:
+        """The text of it; images and files are left out."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+class SaidMessage(Strict, Spoken):
+    """One message of a conversation, as OpenAI has it, with its time and speaker where they are known. Calls of tools
+    are no text: a turn of nothing else says nothing."""
+
+    role: Literal["user", "assistant", "tool", "system", "developer"] = "user"
     name: Name | None = None
     time: Time | None = None
     metadata: dict[str, Any] = {}
+    tool_calls: list[dict[str, Any]] = []
+    tool_call_id: Text | None = None
+    refusal: Text | None = None
 
 
 class MessagesAdd(Strict):

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from memory import Change, Job, Memory, Message, Placed, Said
 from memory.errors import InvalidMemory, NotFound
+from server.bodies import Body
 from server.routes import peers
 from server.routes.openai import Provided, Tenant
 from server.routes.peers import PeerMessages, Where, Whose, iso
@@ -43,7 +44,7 @@ _MAX_FILTER_CHARS = 4_000
 # -- bodies ----------------------------------------------------------------------------------------------------
 
 
-class Ids(BaseModel):
+class Ids(Body):
     """Whose memories; in ``filters`` or beside them."""
 
     user_id: Name | None = None
@@ -101,7 +102,11 @@ class List(Ids):
     page_size: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
-class Update(BaseModel):
+class Update(Body):
+    """A change. No date of expiry (null) takes an earlier one back."""
+
+    null_means = frozenset({"expiration_date"})
+
     text: Text | None = None
     data: Text | None = None
     metadata: dict[str, Any] | None = None
@@ -125,19 +130,19 @@ class BatchUpdate(Update):
     memory_id: str
 
 
-class UpdateMany(BaseModel):
+class UpdateMany(Body):
     memories: Annotated[list[BatchUpdate], Field(min_length=1, max_length=1000)]
 
 
-class BatchId(BaseModel):
+class BatchId(Body):
     memory_id: str
 
 
-class DeleteMany(BaseModel):
+class DeleteMany(Body):
     memories: Annotated[list[BatchId], Field(min_length=1, max_length=1000)]
 
 
-class Feedback(BaseModel):
+class Feedback(Body):
     memory_id: str
     feedback: Literal["POSITIVE", "NEGATIVE", "VERY_NEGATIVE"] | None = None
     feedback_reason: Text | None = None

@@ -92,7 +92,10 @@ async def add_messages(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Keep messages, and what is worth remembering of them: now, or (``"wait": false``) in a job."""
-    messages = [message_of(m.content, m.role, name=m.name, time=m.time, metadata=m.metadata) for m in body.messages]
+    messages = [
+        message_of(m.said, "system" if m.role == "developer" else m.role, name=m.name, time=m.time, metadata=m.metadata)
+        for m in body.messages
+    ]
     said = Said(body.session, body.owner, body.agent, tuple(body.tags), body.metadata, body.expires_at)
     if body.wait and idempotency_key is None:
         placed = await services.remembering.add_messages(tenant, body.cube, messages, said, body.extractor)

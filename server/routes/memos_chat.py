@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from engine.base import ChatMessage, Delta
 from memory.checks import storable
+from server.bodies import Body
 from server.chat import Generation
 from server.middleware import REQUEST_ID
 from server.remembering import message_of
@@ -28,7 +29,7 @@ _MAX_RETRIEVED = 64
 _ANSWER = 4
 
 
-class ChatFields(BaseModel):
+class ChatFields(Body):
     """What both dialects' bodies have in common."""
 
     user_id: Name
@@ -36,7 +37,7 @@ class ChatFields(BaseModel):
     system_prompt: Text | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     filter: dict[str, Any] | None = None
     relativity: Annotated[float, Field(ge=0)] | None = None
     add_message_on_answer: bool = True

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from memory import Job, Memory
 from memory.errors import NotFound
+from server.bodies import Body
 from server.errors import ApiError
 from server.routes import memos_chat, peers
 from server.routes.memos_chat import Asked, ChatFields, MemosFormat
@@ -40,7 +41,7 @@ Limit = Annotated[int, Field(ge=0, le=100)]
 Several = Name | Annotated[list[Name], Field(min_length=1, max_length=100)]
 
 
-class Subject(BaseModel):
+class Subject(Body):
     """Whose memories: a user's, an agent's, or those of both."""
 
     user_id: Name | None = None
@@ -54,7 +55,7 @@ class Subject(BaseModel):
         return peers.where(Whose(self.user_id, self.agent_id, app=self.app_id), filter)
 
 
-class AddMessage(BaseModel):
+class AddMessage(Body):
     messages: PeerMessages
     user_id: Several | None = None
     agent_id: Several | None = None
@@ -85,7 +86,7 @@ class SearchMemory(Subject):
     filter: dict[str, Any] | None = None
 
 
-class GetMessage(BaseModel):
+class GetMessage(Body):
     user_id: Name
     conversation_id: Name | None = None
     message_limit_number: Annotated[int, Field(ge=1, le=50)] | None = None
@@ -99,7 +100,7 @@ class GetMemory(Subject):
     filter: dict[str, Any] | None = None
 
 
-class AddFeedback(BaseModel):
+class AddFeedback(Body):
     user_id: Name
     feedback_content: Text
     conversation_id: Name | None = None
@@ -111,14 +112,14 @@ class DeleteMemory(Subject):
     filter: dict[str, Any] | None = None
 
 
-class UpdateMemory(BaseModel):
+class UpdateMemory(Body):
     memory_id: str
     content: Text | None = None
     title: Text | None = None
     status: Literal["activated", "archived"] | None = None
 
 
-class Status(BaseModel):
+class Status(Body):
     task_id: str
 
 

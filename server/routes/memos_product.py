@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from memory import Cube, Hit, Job, Memory, Placed, Said
 from memory.errors import InvalidMemory, NotFound
+from server.bodies import Body
 from server.errors import ApiError
 from server.routes import memos_chat, peers
 from server.routes.memos_chat import Asked, ChatFields, MemosFormat
@@ -51,7 +52,7 @@ def _ok(message: str, data: Any) -> dict[str, Any]:
 Names = Annotated[list[Name], Field(max_length=100)]
 
 
-class Add(BaseModel):
+class Add(Body):
     user_id: Name
     session_id: Name | None = None
     task_id: Name | None = None
@@ -70,7 +71,7 @@ class Add(BaseModel):
         return Whose(user=self.user_id, run=self.session_id).said(self.info, self.custom_tags or ())
 
 
-class Search(BaseModel):
+class Search(Body):
     query: Annotated[Text, Field(min_length=1, max_length=10_000)]
     user_id: Name
     readable_cube_ids: Names | None = None
@@ -95,7 +96,7 @@ class Chat(ChatFields):
     model_name_or_path: str | None = None
 
 
-class GetMemory(BaseModel):
+class GetMemory(Body):
     mem_cube_id: Name
     user_id: Name | None = None
     include_preference: bool = True
@@ -105,14 +106,14 @@ class GetMemory(BaseModel):
     page_size: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
-class GetAll(BaseModel):
+class GetAll(Body):
     user_id: Name
     memory_type: Literal["text_mem", "act_mem", "param_mem", "para_mem"]
     mem_cube_ids: Names | None = None
     search_query: Annotated[Text, Field(max_length=10_000)] | None = None
 
 
-class Delete(BaseModel):
+class Delete(Body):
     writable_cube_ids: Names | None = None
     memory_ids: Annotated[list[str], Field(max_length=1000)] | None = None
     file_ids: list[str] | None = None
@@ -122,7 +123,7 @@ class Delete(BaseModel):
     conversation_id: Name | None = None
 
 
-class Feedback(BaseModel):
+class Feedback(Body):
     user_id: Name
     feedback_content: Text
     retrieved_memory_ids: Annotated[list[str], Field(max_length=100)] | None = None
@@ -131,13 +132,13 @@ class Feedback(BaseModel):
     mem_cube_id: Name | None = None
 
 
-class NewCube(BaseModel):
+class NewCube(Body):
     cube_name: Name
     owner_id: Name
     cube_id: Name | None = None
 
 
-class CubeId(BaseModel):
+class CubeId(Body):
     mem_cube_id: Name
 
 
@@ -326,7 +327,7 @@ async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict
 
 @router.post("/get_memory_by_ids")
 async def get_memory_by_ids(
-    body: Annotated[list[str], Field(max_length=1000)], services: Provided, tenant: Tenant
+    body: Annotated[list[Text], Field(max_length=1000)], services: Provided, tenant: Tenant
 ) -> dict[str, Any]:
     """Those of these memories that there are."""
     memories = await peers.those_of(services, tenant, body)

@@ -69,7 +69,6 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
         body.wanted_logprobs,
         id,
         body.wanted_tools,
-        body.structured,
     )
     format = ChatFormat(f"chatcmpl-{id}", services.chat.served_name)
     if not body.stream:

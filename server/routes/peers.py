@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from memory import Cube, Hit, Job, Memory, Message, Said
 from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
@@ -26,7 +26,7 @@ from memory.errors import InvalidMemory, NotFound
 from memory.filters import compile_filter
 from server.errors import ApiError
 from server.remembering import message_of
-from server.schemas import Name, Text, Time
+from server.schemas import Name, Spoken, Text, Time
 from server.services import Services
 
 _PAGE = 500
@@ -43,11 +43,10 @@ OTHER_KINDS = ("fact", "event", "state", "profile", "document")
 # -- messages ------------------------------------------------------------------------------------------------
 
 
-class PeerMessage(BaseModel):
+class PeerMessage(Spoken):
     """A message as other servers' clients send it; a bare ``{"type": "text", "text": "..."}`` is the user's."""
 
     role: Literal["user", "assistant", "system", "developer", "tool"] = "user"
-    content: Text | list[dict[str, Any]] | dict[str, Any] | None = None
     text: Text | None = None
     name: Name | None = None
     chat_time: Time | None = None
@@ -55,12 +54,7 @@ class PeerMessage(BaseModel):
     @property
     def said(self) -> str:
         """The text of it; images and files are left out."""
-        if self.content is None:
-            return self.text or ""
-        if isinstance(self.content, str):
-            return self.content
-        parts = self.content if isinstance(self.content, list) else [self.content]
-        return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+        return self.text or "" if self.content is None else super().said
 
 
 PeerMessages = Text | PeerMessage | Annotated[list[PeerMessage | Text], Field(min_length=1, max_length=10_000)]

@@ -603,7 +603,7 @@ def test_reading_and_deleting_make_nothing(server: Running, mem0: Any, memos: An
         (f"{CLOUD}/delete/memory", {}),
         (f"{CLOUD}/delete/memory", {"filter": {"and": []}}),
         (f"{CLOUD}/delete/memory", {"user_id": "u", "agent_id": "a"}),
-        (f"{CLOUD}/chat", {"user_id": "u", "query": "x", "top_p": 0}),
+        (f"{CLOUD}/chat", {"user_id": "u", "query": "x", "top_p": -0.1}),
     ],
 )
 def test_bad_requests(server: Running, path: str, body: dict[str, Any]) -> None:

@@ -53,6 +53,17 @@ def test_an_answer_follows_its_schema(client: openai.OpenAI) -> None:
     assert reply.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("name", ["guided_json", "json_schema", "structured_outputs"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_other_names_of_a_schema_are_followed(server: Running, name: str, path: str) -> None:
+    schema = WEATHER["function"]["parameters"]  # type: ignore[index]
+    asked = {"prompt": "hi", **ASKED} if path == "/v1/completions" else ASKED
+    wish = {name: {"json": schema} if name == "structured_outputs" else schema}
+    (choice,) = server.client.post(path, json={**asked, **wish, "max_tokens": 120}).json()["choices"]
+    answer = json.loads(choice["message"]["content"] if "message" in choice else choice["text"])
+    assert answer["city"] in ("Rome", "Oslo")
+
+
 def test_a_schema_that_cannot_be_followed_is_a_bad_request(client: openai.OpenAI) -> None:
     format: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
     with pytest.raises(openai.BadRequestError):
