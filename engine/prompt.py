@@ -63,6 +63,19 @@ class PromptRenderer:
             return Prompt((Piece("turns", self._encode_uncached(text)),))
         return Prompt(tuple(self._pieces(between, blocks, header=bool(memories))))
 
+    def render_completion(
+        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
+    ) -> Prompt:
+        """Tokens to be gone on with, behind the memories' block and an empty line. ``begin`` are special tokens that
+        stand before both."""
+        if not memories:
+            return Prompt((Piece("turns", (*begin, *token_ids)),))
+        header = Piece("header", (*begin, *self._encode(HEADING)), keep=True)
+        lines = [
+            Piece("memory", self._encode(self._line(memory.text)), label=memory.label, keep=True) for memory in memories
+        ]
+        return Prompt((header, *lines, Piece("turns", (*self._encode(f"{CLOSING}\n\n"), *token_ids))))
+
     def _pieces(
         self, between: Sequence[str], blocks: Sequence[Sequence[MemoryText]], *, header: bool
     ) -> Iterator[Piece]:

@@ -30,10 +30,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from engine.base import (
     Capacity,
     ChatMessage,
-    Delta,
     Event,
     Feature,
-    FinishReason,
     GenerateRequest,
     MemoryText,
     PageRequest,
@@ -42,7 +40,6 @@ from engine.base import (
     Sampling,
     Started,
     Structured,
-    TokenLogprob,
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
@@ -50,19 +47,20 @@ from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNot
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.loading import choose_dtype
+from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.plan import Composition, RequestPlan
 from engine.vllm.plan import Source as Stored
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
 from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
+from engine.vocabulary import Vocabulary
 from kvcache import Certificate, Entry, Fingerprint, SegmentStore, TierName
 
 log = logging.getLogger(__name__)
 
 # vLLM's priorities, the lower one first: what users ask comes before what is only built.
 _USER, _BACKGROUND = 0, 1
-_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 _SAVE_TIMEOUT_S = 60.0
 
 
@@ -94,6 +92,7 @@ class VllmEngine:
         self._can_compose: bool | None = None
         self._max_waiting = max_waiting
         self._renderer = PromptRenderer(tokenizer)
+        self._vocabulary = Vocabulary(tokenizer)
         self._plans = PlanMaker(store, fingerprint, None)
         self._running = 0
         self._closed = False
@@ -122,6 +121,11 @@ class VllmEngine:
     ) -> Prompt:
         return self._renderer.render(messages, memories, tools)
 
+    def render_completion(
+        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
+    ) -> Prompt:
+        return self._renderer.render_completion(token_ids, memories, begin=begin)
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
@@ -131,7 +135,10 @@ class VllmEngine:
         return text
 
     def token_text(self, token_id: int) -> str:
-        return self.detokenize([token_id])
+        return self._vocabulary.text_of(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._vocabulary.bytes_of(token_id)
 
     def capacity(self) -> Capacity:
         return Capacity(
@@ -166,12 +173,18 @@ class VllmEngine:
         self._check(request)
         await self._get_ready()
         name = uuid.uuid4().hex
+        if request.score_last:
+            # vLLM scores the tokens that it computes, and leaves the rows of those before them as they were in memory.
+            request = replace(request, use_segments=False)
         planned = self._plans.plan(request, name)
         sampling = request.sampling if request.tools is None else forced(request.sampling, request.tools)
         params = _sampling_params(sampling, request.n, planned.plan)
         params.skip_reading_prefix_cache = not request.use_segments
+        if request.score_last:
+            params.prompt_logprobs = request.sampling.logprobs or 0
         readers = None if request.tools is None else self._tools.readers(request.tools)
         asked = time.perf_counter()
+        answers = Answers(self._vocabulary, request.sampling)
         started = False
         async with aclosing(self._outputs(planned, params, name, _USER)) as outputs:
             async for output in outputs:
@@ -179,7 +192,7 @@ class VllmEngine:
                     started = True
                     yield self._started(planned, output, time.perf_counter() - asked)
                 for choice in output.outputs:
-                    delta = self._delta(choice, request.sampling.logprobs)
+                    delta = answers.delta(choice)
                     yield delta if readers is None else readers.read(delta)
 
     def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
@@ -187,7 +200,15 @@ class VllmEngine:
         self.store.count_miss(len(planned.plan.keeps))
         for key in {source.key for source in planned.plan.sources} - loads.tiers.keys():
             self.store.touch(key, "device")
-        return planned.started(loads, output.num_cached_tokens or 0, _times(output, elapsed))
+        started = planned.started(loads, output.num_cached_tokens or 0, _times(output, elapsed))
+        request = planned.request
+        if not request.score_last:
+            return started
+        token_ids = request.prompt.token_ids[-request.score_last :]
+        found = output.prompt_logprobs[-request.score_last :]
+        wanted = request.sampling.logprobs or 0
+        scores = (token_logprob(i, one, wanted, self._vocabulary) for i, one in zip(token_ids, found, strict=True))
+        return replace(started, scores=tuple(scores))
 
     async def _outputs(
         self, planned: Planned, params: SamplingParams, name: str, priority: int
@@ -204,20 +225,6 @@ class VllmEngine:
             raise InvalidRequest(str(error)) from error
         finally:
             self._running -= 1
-
-    def _delta(self, choice: Any, wanted: int | None) -> Delta:
-        logprobs = tuple(
-            self._token_logprob(token_id, found, wanted or 0)
-            for token_id, found in zip(choice.token_ids, choice.logprobs or (), strict=False)
-        )
-        reason = None if choice.finish_reason is None else _FINISH.get(choice.finish_reason, "abort")
-        return Delta(choice.index, choice.text, tuple(choice.token_ids), logprobs, reason)
-
-    def _token_logprob(self, token_id: int, found: dict[int, Any], wanted: int) -> TokenLogprob:
-        """vLLM names the chosen token also where it is not among the likeliest."""
-        ranked = sorted((item.rank, i, item.logprob) for i, item in found.items() if item.rank <= wanted)
-        top = tuple(TokenLogprob(i, self.token_text(i), logprob) for _, i, logprob in ranked)
-        return TokenLogprob(token_id, self.token_text(token_id), found[token_id].logprob, top)
 
     def _check(self, request: GenerateRequest) -> None:
         if self._closed or self.llm.errored:
@@ -401,8 +408,8 @@ def _sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingP
 def _as_vllm_takes_it(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
     return SamplingParams(
         n=n,
-        max_tokens=sampling.max_tokens,
-        min_tokens=sampling.min_tokens,
+        max_tokens=max(1, sampling.max_tokens),  # it chooses one at least
+        min_tokens=sampling.min_tokens if sampling.max_tokens else 0,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
