@@ -22,7 +22,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -39,7 +39,6 @@ from engine.base import (
     Prompt,
     Sampling,
     Started,
-    Structured,
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
@@ -52,6 +51,7 @@ from engine.vllm.plan import Composition, RequestPlan
 from engine.vllm.plan import Source as Stored
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
+from engine.vllm.sampling import sampling_params
 from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
 from engine.vocabulary import Vocabulary
@@ -178,7 +178,7 @@ class VllmEngine:
             request = replace(request, use_segments=False)
         planned = self._plans.plan(request, name)
         sampling = request.sampling if request.tools is None else forced(request.sampling, request.tools)
-        params = _sampling_params(sampling, request.n, planned.plan)
+        params = sampling_params(sampling, request.n, planned.plan)
         params.skip_reading_prefix_cache = not request.use_segments
         if request.score_last:
             params.prompt_logprobs = request.sampling.logprobs or 0
@@ -341,7 +341,7 @@ class VllmEngine:
         return found[0], found[1]
 
     async def _run(self, planned: Planned) -> None:
-        params = _sampling_params(planned.request.sampling, 1, planned.plan)
+        params = sampling_params(planned.request.sampling, 1, planned.plan)
         async with aclosing(self._outputs(planned, params, planned.plan.id, _BACKGROUND)) as outputs:
             async for _ in outputs:
                 pass
@@ -395,46 +395,6 @@ def _times(output: Any, elapsed: float) -> tuple[float, float]:
         return 0.0, elapsed
     queue = max(0.0, metrics.scheduled_ts - metrics.queued_ts)
     return queue, max(0.0, metrics.first_token_ts - metrics.scheduled_ts)
-
-
-def _sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
-    """As vLLM takes it. Raises ``InvalidRequest`` for what vLLM refuses."""
-    try:
-        return _as_vllm_takes_it(sampling, n, plan)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from error
-
-
-def _as_vllm_takes_it(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
-    return SamplingParams(
-        n=n,
-        max_tokens=max(1, sampling.max_tokens),  # it chooses one at least
-        min_tokens=sampling.min_tokens if sampling.max_tokens else 0,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty,
-        logit_bias=sampling.logit_bias or None,
-        stop=list(sampling.stop),
-        stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=sampling.ignore_eos,
-        logprobs=sampling.logprobs,
-        structured_outputs=_structured(sampling.structured),
-        output_kind=RequestOutputKind.DELTA,
-        extra_args={"kv_transfer_params": plan.as_params()},
-    )
-
-
-def _structured(wanted: Structured | None) -> StructuredOutputsParams | None:
-    if wanted is None:
-        return None
-    if wanted.schema is None:
-        return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=wanted.schema)
 
 
 def load_vllm_engine(
