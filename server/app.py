@@ -12,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from server import errors
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.routes import (
+    completions,
     cubes,
     documents,
     feedback,
@@ -47,6 +48,7 @@ def create_app(services: Services) -> FastAPI:
     errors.install(app)
     for module in (
         openai,
+        completions,
         memories,
         feedback,
         cubes,

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from engine.base import Fidelity, Sampling, Structured, Tools
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
+MAX_PROMPTS = 256
 
 
 def _encodable(text: str) -> str:
@@ -217,10 +228,38 @@ class ChatRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+def _kind_of_prompt(prompt: Any) -> str:
+    if not isinstance(prompt, list):
+        return "text"
+    first = prompt[0] if prompt else None
+    return "token_lists" if isinstance(first, list) else "texts" if isinstance(first, str) else "tokens"
+
+
+_TokenIds = list[Annotated[int, Field(strict=True, ge=0)]]
+_Some = Field(min_length=1, max_length=MAX_PROMPTS)
+_Prompt = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[_TokenIds, Field(min_length=1), Tag("tokens")]
+    | Annotated[list[Text], _Some, Tag("texts")]
+    | Annotated[list[_TokenIds], _Some, Tag("token_lists")],
+    Discriminator(_kind_of_prompt),
+]
+
+
 class CompletionRequest(SamplingFields):
-    prompt: Text | Annotated[list[int], Field(min_length=1)] | Annotated[list[Text], Field(min_length=1, max_length=1)]
+    prompt: _Prompt
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    echo: Literal[False] = False
+    echo: bool = False
+    memory: MemoryOptions | None = None
+
+    @property
+    def prompts(self) -> list[tuple[str, str | list[int]]]:
+        """Each prompt with its place in the body."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, str) or isinstance(prompt[0], int):
+            return [("prompt", prompt)]
+        return [(f"prompt.{i}", one) for i, one in enumerate(prompt)]
 
 
 class EmbeddingRequest(BaseModel):
