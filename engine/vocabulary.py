@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# An ordinary piece to stand before another one: decoders treat a text's first piece in a way of its own.
-_BEFORE = "a"
+# An ordinary piece to stand around another one: decoders treat a text's first and last piece in ways of their own.
+_OTHER = "a"
 
 
 class Vocabulary:
@@ -51,9 +51,15 @@ class Vocabulary:
         byte = _BYTE_PIECE.fullmatch(piece) if self._has_bytes else None
         if byte is not None:
             return bytes.fromhex(byte[1])
-        if first:
-            return self._decoded(piece).encode()
-        return self._decoded(_BEFORE, piece).removeprefix(_BEFORE).encode()
+        after = self._decoded(_OTHER, _OTHER).removeprefix(_OTHER)
+        text = self._decoded(piece, _OTHER) if first else self._decoded(_OTHER, piece, _OTHER).removeprefix(_OTHER)
+        return text.removesuffix(after).encode()
+
+
+@lru_cache(maxsize=8)
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    """The tokenizer's vocabulary, made once."""
+    return Vocabulary(tokenizer)
 
 
 @cache

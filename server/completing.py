@@ -178,7 +178,8 @@ class Batch:
         try:
             while waiting or pending:
                 while waiting and len(pending) < limit:
-                    pending[self._next_of(waiting[0])] = waiting.popleft()
+                    prompt = waiting.popleft()
+                    pending[self._next_of(prompt)] = prompt
                 done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 refused = []
                 for future in sorted(done, key=pending.__getitem__):

@@ -34,7 +34,7 @@ from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.threads import in_passing
 from engine.transformers.worker import BatchingConfig, EngineWorker
-from engine.vocabulary import Vocabulary
+from engine.vocabulary import vocabulary_of
 from kvcache import Entry, Fingerprint, SegmentStore, TierName, root_key
 from kvcache.store import MemoryTierName
 
@@ -64,7 +64,7 @@ class TransformersEngine:
         self._model_id = model_id
         self._max_waiting = max_waiting
         self._renderer = PromptRenderer(model.tokenizer)
-        self._vocabulary = Vocabulary(model.tokenizer)
+        self._vocabulary = vocabulary_of(model.tokenizer)
         self._groups: set[Group] = set()
         self._closed = False
         self.store = store

@@ -54,7 +54,7 @@ from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
 from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
-from engine.vocabulary import Vocabulary
+from engine.vocabulary import vocabulary_of
 from kvcache import Certificate, Entry, Fingerprint, SegmentStore, TierName
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class VllmEngine:
         self._can_compose: bool | None = None
         self._max_waiting = max_waiting
         self._renderer = PromptRenderer(tokenizer)
-        self._vocabulary = Vocabulary(tokenizer)
+        self._vocabulary = vocabulary_of(tokenizer)
         self._plans = PlanMaker(store, fingerprint, None)
         self._running = 0
         self._closed = False
