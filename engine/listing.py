@@ -10,17 +10,15 @@ from __future__ import annotations
 import codecs
 from dataclasses import replace
 
-from engine.base import TokenLogprob
+from engine.base import FinishReason, TokenLogprob
 from engine.vocabulary import Vocabulary
 
 
 class Listing:
     """The listed tokens of one answer, given out as the text that they are part of is."""
 
-    def __init__(self, vocabulary: Vocabulary, *, may_be_cut: bool) -> None:
-        """``may_be_cut``: the answer has stop strings."""
+    def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._may_be_cut = may_be_cut
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._begun = False
         self._held: list[tuple[TokenLogprob, int, bool]] = []
@@ -48,7 +46,7 @@ class Listing:
         for i, (_, end, inside) in enumerate(self._held):
             if end > shown:
                 break
-            if not (inside and self._may_be_cut):  # a character that may be cut off is kept together
+            if not inside:  # a character may be cut off: its tokens are kept together
                 n = i + 1
         return self._give(n)
 
@@ -59,15 +57,14 @@ class Listing:
             self._text, self._given = self._text[end - self._given :], end
         return tuple(token for token, _, _ in given)
 
-    def rest(self) -> tuple[TokenLogprob, ...]:
-        """All others, when no more tokens come."""
-        return self._give(len(self._held))
+    def end(self, reason: FinishReason) -> tuple[TokenLogprob, ...]:
+        """When no more text comes: all others where the answer was broken off, else what of them is in the text."""
+        return self._cut() if reason == "stop" else self._give(len(self._held))
 
-    def cut(self) -> tuple[TokenLogprob, ...]:
-        """Of all others what is in the text that was shown, when a stop string has ended it."""
+    def _cut(self) -> tuple[TokenLogprob, ...]:
         raw = b"".join(token.bytes for token, _, _ in self._held)
         fitting = (n for n in range(len(raw) + 1) if raw[:n].decode(errors="replace") == self._text)
-        left = max(fitting, default=0)
+        left = max(fitting, default=len(raw))
         kept = []
         for token, _, _ in self._held:
             part = token.bytes[:left]

@@ -253,7 +253,7 @@ def as_written(tokens: Sequence[TokenLogprob], raw: bytes) -> Iterator[TokenLogp
     one before, where the tokenizer has changed the text."""
     at = 0
     for token in tokens:
-        forms = (token.bytes, token.bytes.lstrip(b" ")) if token.bytes else (token.text.encode(),)
+        forms = (token.bytes, token.bytes.removeprefix(b" ")) if token.bytes else (token.text.encode(),)
         found = ((raw.find(form, at, at + len(form) + _SKIP), len(form)) for form in forms if form)
         begin, n = next(((begin, n) for begin, n in found if begin >= 0), (at, 0))
         end = begin + n

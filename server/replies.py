@@ -124,11 +124,12 @@ class CompletionFormat:
 
     def _choice(self, index: int, deltas: Sequence[Delta], *, whole: bool = False) -> dict[str, Any]:
         logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
+        offsets = [offset for delta in deltas for offset in self._offsets[index].of(delta)]
         listed = bool(logprobs) or (whole and self.logprobs)
         return {
             "index": index,
             "text": "".join(delta.text for delta in deltas),
-            "logprobs": _completion_logprobs(logprobs, self._offsets[index]) if listed else None,
+            "logprobs": _completion_logprobs(logprobs, offsets) if listed else None,
             "finish_reason": deltas[-1].finish_reason,
         }
 
@@ -139,12 +140,36 @@ class _Offsets:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._n = 0
+        self._shown = 0
 
-    def before(self, token: TokenLogprob) -> int:
-        """The character at which the text's next token begins."""
-        begin = self._n
+    def of(self, delta: Delta) -> list[int]:
+        """The characters at which the text's next tokens begin, parallel to ``delta.logprobs``."""
+        begins = [self._before(token) for token in delta.logprobs]
+        self._shown += len(delta.text)
+        if self._inside and self._shown > self._n:  # the prompt ended inside of a character, which is shown as U+FFFD
+            self._decoder.reset()
+            self._n += 1
+        return begins
+
+    @property
+    def _inside(self) -> bytes:
+        """The bytes of a character that is not complete yet."""
+        return self._decoder.getstate()[0]
+
+    def _before(self, token: TokenLogprob) -> int:
+        begin, inside = self._n, self._inside
         self._n += len(self._decoder.decode(token.bytes))
-        return begin
+        # Bytes that the token does not go on with are a character, U+FFFD, before it.
+        return begin + (1 if inside and not _goes_on(inside, token.bytes[:1]) else 0)
+
+
+def _goes_on(inside: bytes, byte: bytes) -> bool:
+    """Tell if the bytes are, or may become, one character."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(inside + byte)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _finite(logprob: float) -> float:
@@ -163,12 +188,12 @@ def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     return [{**one(item), "top_logprobs": [one(top) for top in item.top]} for item in logprobs]
 
 
-def _completion_logprobs(logprobs: Sequence[TokenLogprob], offsets: _Offsets) -> dict[str, Any]:
+def _completion_logprobs(logprobs: Sequence[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
     return {
         "tokens": [_name(item) for item in logprobs],
         "token_logprobs": [_or_null(item.logprob) for item in logprobs],
         "top_logprobs": [_rivals(item) for item in logprobs],
-        "text_offset": [offsets.before(item) for item in logprobs],
+        "text_offset": offsets,
     }
 
 

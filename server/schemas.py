@@ -236,10 +236,10 @@ def _kind_of_prompt(prompt: Any) -> str:
 
 
 _TokenIds = list[Annotated[int, Field(strict=True, ge=0)]]
-_Some = Field(min_length=1, max_length=MAX_PROMPTS)
+_Some = Field(max_length=MAX_PROMPTS)
 _Prompt = Annotated[
     Annotated[Text, Tag("text")]
-    | Annotated[_TokenIds, Field(min_length=1), Tag("tokens")]
+    | Annotated[_TokenIds, Tag("tokens")]
     | Annotated[list[Text], _Some, Tag("texts")]
     | Annotated[list[_TokenIds], _Some, Tag("token_lists")],
     Discriminator(_kind_of_prompt),
@@ -257,7 +257,7 @@ class CompletionRequest(SamplingFields):
     def prompts(self) -> list[tuple[str, str | list[int]]]:
         """Each prompt with its place in the body."""
         prompt: Any = self.prompt
-        if isinstance(prompt, str) or isinstance(prompt[0], int):
+        if _kind_of_prompt(prompt) in ("text", "tokens"):
             return [("prompt", prompt)]
         return [(f"prompt.{i}", one) for i, one in enumerate(prompt)]
 

@@ -55,7 +55,7 @@ class Choice:
         if reason is not None:
             self.finished = True
             shown += self.text.flush()
-        listed = self._listed(logprob, shown, ended)
+        listed = self._listed(None if ended else logprob, shown, reason)
         return Delta(self.index, shown, (token_id,), listed, reason, ended_by=logprob if ended else None)
 
     def end(self) -> Delta:
@@ -63,15 +63,12 @@ class Choice:
         self.finished = True
         return Delta(self.index, "", finish_reason="length")
 
-    def _listed(self, token: TokenLogprob | None, shown: str, ended: bool) -> tuple[TokenLogprob, ...]:
-        if self.listing is None or token is None:
+    def _listed(self, token: TokenLogprob | None, shown: str, reason: FinishReason | None) -> tuple[TokenLogprob, ...]:
+        if self.listing is None:
             return ()
-        if not ended:
+        if token is not None:
             self.listing.push(token)
-        listed = self.listing.show(shown)
-        if self.finished:
-            listed += self.listing.cut() if self.text.stopped else self.listing.rest()
-        return listed
+        return self.listing.show(shown) + (() if reason is None else self.listing.end(reason))
 
 
 @dataclass(eq=False)
@@ -138,9 +135,7 @@ class Group:
             own = self.kv if request.n == 1 else self.kv.fork(sampling.max_tokens)
             sampler = Sampler(sampling, index, self.token_ids, model.eos_token_ids)
             text = TextStream(model.tokenizer, sampling.stop)
-            listing = None
-            if sampling.logprobs is not None:
-                listing = Listing(vocabulary, may_be_cut=bool(sampling.stop))
+            listing = None if sampling.logprobs is None else Listing(vocabulary)
             self.choices.append(Choice(index, own, sampler, text, listing))
 
     def started(self) -> Started:

@@ -33,20 +33,16 @@ class Answers:
             return (), None
         listing = self._listings.get(choice.index)
         if listing is None:
-            listing = Listing(self._vocabulary, may_be_cut=bool(self._sampling.stop))
-            self._listings[choice.index] = listing
+            listing = self._listings[choice.index] = Listing(self._vocabulary)
         tokens = [
             token_logprob(token_id, found, wanted, self._vocabulary)
             for token_id, found in zip(choice.token_ids, choice.logprobs or (), strict=False)
         ]
-        is_cut = isinstance(choice.stop_reason, str)
-        ended_by = tokens.pop() if reason == "stop" and not is_cut and tokens else None
+        cut = isinstance(choice.stop_reason, str)  # a stop string is told by its text
+        ended_by = tokens.pop() if reason == "stop" and not cut and tokens else None
         for token in tokens:
             listing.push(token)
-        listed = listing.show(choice.text)
-        if reason is not None:
-            listed += listing.cut() if is_cut else listing.rest()
-        return listed, ended_by
+        return listing.show(choice.text) + (() if reason is None else listing.end(reason)), ended_by
 
 
 def token_logprob(token_id: int, found: dict[int, Any] | None, wanted: int, vocabulary: Vocabulary) -> TokenLogprob:

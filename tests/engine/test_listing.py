@@ -76,7 +76,7 @@ class Answer:
     def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
         self.vocabulary = Vocabulary(tokenizer)
         self.text = TextStream(tokenizer, stop)
-        self.listing = Listing(self.vocabulary, may_be_cut=bool(stop))
+        self.listing = Listing(self.vocabulary)
         self.shown = ""
         self.listed: list[TokenLogprob] = []
 
@@ -87,7 +87,7 @@ class Answer:
             self.listing.push(TokenLogprob(token_id, "", -1.0, self.vocabulary.bytes_of(token_id)))
             self._show(self.text.push(token_id))
         self._show(self.text.flush())
-        self.listed += self.listing.cut() if self.text.stopped else self.listing.rest()
+        self.listed += self.listing.end("stop" if self.text.stopped else "length")
         return self
 
     def _show(self, text: str) -> None:
