@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -12,8 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from engine.base import Delta, TokenLogprob
+from engine.transformers import prepare
 from server.completing import MAX_SCORES, as_written
 from server.replies import CompletionFormat
 from server.schemas import MAX_PROMPTS
@@ -533,6 +538,38 @@ def test_without_memories_to_be_found_the_prompt_stands_alone(server: Running) -
         body = ok(post(server, prompt="abc", echo=True, logprobs=1, memory=memory))
         assert body["choices"] == plain["choices"]
         assert body["memory"]["memories"] == []
+
+
+@pytest.mark.transformers
+def test_a_beginning_token_stands_before_the_memories(tmp_path: Path) -> None:
+    """A tokenizer that puts a token before every text: models expect it at the very beginning."""
+    backend = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str())
+    backend.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 256)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    tokenizer.chat_template = tiny_tokenizer().chat_template
+    with serving.running(prepare(tiny_network(), tokenizer), tmp_path) as server:
+        dog = server.add("My dog is called Biscuit.")
+        request: dict[str, Any] = {"echo": True, "logprobs": 1, "max_tokens": 0}
+        for prompt in ("abc", [256, *ids("abc")]):
+            (plain,) = ok(post(server, prompt=prompt, **request))["choices"]
+            assert plain["text"] == ("abc" if isinstance(prompt, str) else "<|im_start|>abc")
+            assert plain["logprobs"]["tokens"] == ["<|im_start|>", "a", "b", "c"]
+            assert plain["logprobs"]["token_logprobs"][0] is None
+            alone = likelihoods([256, *ids("abc")], 3)
+            assert plain["logprobs"]["token_logprobs"][1:] == pytest.approx(alone, abs=2e-4)
+            check_aligned(plain)
+            body = ok(post(server, prompt=prompt, memory={"ids": [dog["id"]]}, **request))
+            (choice,) = body["choices"]
+            assert choice["text"] == plain["text"]
+            assert choice["logprobs"]["text_offset"] == plain["logprobs"]["text_offset"]
+            block = (
+                "Memories of the user, in their own words:\n- My dog is called Biscuit.\n"
+                "Answer questions from these memories.\n\n"
+            )
+            expected = likelihoods([256, *ids(block), *ids("abc")], 3)
+            assert choice["logprobs"]["token_logprobs"][0] is None
+            assert choice["logprobs"]["token_logprobs"][1:] == pytest.approx(expected, abs=2e-4)
+            assert body["usage"]["prompt_tokens"] == 1 + len(ids(block)) + 3
 
 
 def test_what_cannot_be_done_with_a_prompt_is_refused_by_name(server: Running) -> None:
