@@ -290,7 +290,7 @@ class ChatService:
         token ids outside the vocabulary."""
         context = self._engine.capacity().context
         room = context - prompt.n_tokens
-        if room < (1 if max_tokens is None else max_tokens):
+        if room < max(1, max_tokens or 0):
             raise ContextTooLong(prompt.n_tokens, max_tokens, context)
         sampling = fields.sampling(min(self._default_max_tokens, room) if max_tokens is None else max_tokens, logprobs)
         sampling = replace(sampling, structured=structured)
