@@ -18,13 +18,15 @@ def sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingPa
 
 
 def _as_vllm_takes_it(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
+    # vLLM refuses several choices of the likeliest tokens, but not of one token that there is to choose from.
+    alike = n > 1 and sampling.temperature == 0.0
     return SamplingParams(
         n=n,
         max_tokens=max(1, sampling.max_tokens),  # it chooses one at least
         min_tokens=sampling.min_tokens if sampling.max_tokens else 0,
-        temperature=sampling.temperature,
+        temperature=1.0 if alike else sampling.temperature,
         top_p=sampling.top_p,
-        top_k=sampling.top_k,
+        top_k=1 if alike else sampling.top_k,
         min_p=sampling.min_p,
         seed=sampling.seed,
         presence_penalty=sampling.presence_penalty,
