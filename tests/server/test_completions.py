@@ -248,7 +248,7 @@ def test_joined_bytes_are_the_content(server: Running, end: str, stream: bool) -
     if end == "stop":
         more |= {"stop": ["aa", "é"], "ignore_eos": True}
     elif end == "eos":
-        more |= {"logit_bias": bias | {257: 28}, "ignore_eos": False}
+        more |= {"logit_bias": bias | {257: 33}, "ignore_eos": False}
     else:
         more |= {"ignore_eos": True}
     reasons = []
