@@ -64,7 +64,8 @@ class Structured:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Names and ranges are OpenAI's and vLLM's; temperature 0 is greedy."""
+    """How tokens are chosen. Names and ranges are OpenAI's and vLLM's; temperature 0 is greedy, with ``max_tokens`` 0
+    none is chosen."""
 
     max_tokens: int = 256
     min_tokens: int = 0
@@ -115,6 +116,8 @@ class GenerateRequest:
     standalone ones and repaired, as ``repair`` says (None: the engine's setting for that fidelity).
     ``keep_turns``: the turns and the answer are stored behind the memories, for the conversation's next request (an
     engine whose own cache does that may ignore it).
+    ``score_last``: log-likelihoods of so many of the prompt's last tokens are wanted, with ``sampling.logprobs`` rivals
+    each. They are computed, whatever is stored of them.
     """
 
     request_id: str
@@ -127,6 +130,12 @@ class GenerateRequest:
     repair: Repair | None = None
     tools: Tools | None = None
     keep_turns: bool = False
+    score_last: int = 0
+
+    @property
+    def needed_from(self) -> int:
+        """Position of the first prompt token that must be computed, because the distribution behind it is asked for."""
+        return max(0, self.prompt.n_tokens - self.score_last - 1)
 
 
 @dataclass(frozen=True)
@@ -140,13 +149,18 @@ class PageRequest:
     context: tuple[Piece, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token, its natural-log probability under the unmodified distribution, and its rivals."""
+    """A token, its natural-log probability under the unmodified distribution, and its rivals.
+
+    ``bytes`` are what it adds to a text: a part of a character, maybe, and nothing for special tokens. ``text`` shows
+    them, or the special token's name. ``logprob`` is None where no token stands before it.
+    """
 
     token_id: int
     text: str
-    logprob: float
+    logprob: float | None
+    bytes: bytes = b""
     top: tuple[TokenLogprob, ...] = ()
 
 
@@ -167,7 +181,8 @@ class PieceReport:
 
 @dataclass(frozen=True)
 class Started:
-    """The first token is known. ``pieces`` is parallel to the prompt's pieces; times are in seconds."""
+    """The first token is known. ``pieces`` is parallel to the prompt's pieces; times are in seconds; ``scores`` are of
+    the prompt's last tokens, as many as were asked for."""
 
     pieces: tuple[PieceReport, ...]
     prompt_tokens: int
@@ -175,12 +190,17 @@ class Started:
     queue_s: float
     load_s: float
     prefill_s: float
+    scores: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class Delta:
     """New text of choice ``index``; ``finish_reason`` is set on its last one. ``token_ids`` may be empty
-    (text held back while it could begin a stop string) and text may be empty (half a character)."""
+    (text held back while it could begin a stop string) and text may be empty (half a character).
+
+    ``logprobs`` are of the tokens that are in the text (see ``engine.listing``), ``ended_by`` of the one that ended it
+    without being part of it.
+    """
 
     index: int
     text: str
@@ -188,6 +208,7 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    ended_by: TokenLogprob | None = None
 
 
 Event = Started | Delta
@@ -251,12 +272,22 @@ class Engine(Protocol):
         """
         ...
 
+    def render_completion(
+        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
+    ) -> Prompt:
+        """Tokens to be gone on with, and memories before them. ``begin`` are special tokens that stand before both."""
+        ...
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     def detokenize(self, token_ids: Sequence[int]) -> str: ...
 
     def token_text(self, token_id: int) -> str:
-        """The token as it stands in the vocabulary."""
+        """The token's own text: its bytes, where they are some, or a special token's name."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What the token adds to a text, behind others: a part of a character, maybe; nothing for special tokens."""
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:

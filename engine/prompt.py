@@ -70,6 +70,18 @@ class PromptRenderer:
         log.warning("memories are not found in their places in the chat template's text; they cannot be injected")
         return Prompt((Piece("turns", self._control.encode([hidden.run(part) for part in parts])),))
 
+    def render_completion(
+        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
+    ) -> Prompt:
+        """Tokens to be gone on with, behind the memories' block and an empty line. ``begin`` are special tokens that
+        stand before both."""
+        if not memories:
+            return Prompt((Piece("turns", (*begin, *token_ids)),))
+        header = Piece("header", (*begin, *self._control.encode([Run(HEADING)])), keep=True)
+        lines = [Piece("memory", self._memory(memory.text), memory.label, keep=True) for memory in memories]
+        closing = self._control.encode([Run(f"{CLOSING}\n\n")])
+        return Prompt((header, *lines, Piece("turns", (*closing, *token_ids))))
+
     def _pieces(self, parts: Sequence[str | int], hidden: Hidden, blocks: _Blocks, *, header: bool) -> Iterator[Piece]:
         """The text around the blocks, and each memory, as a piece of its own."""
         runs: list[Run] = []

@@ -32,7 +32,8 @@ EARLIER = "found earlier"
 @dataclass(frozen=True)
 class Ask:
     """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order. ``provisional``:
-    the newest message is not finished, and settles nothing.
+    the newest message is not finished, and settles nothing. ``token_ids`` are a prompt that is gone on with as it is,
+    behind the memories, and ``begin`` special tokens before both; the messages then say only what to search for.
 
     ``reserve_tokens`` of the context are kept free for the answer: retrieved memories that leave less are left out.
     """
@@ -47,6 +48,8 @@ class Ask:
     fidelity: Fidelity = "exact"
     tools: Tools | None = None
     provisional: bool = False
+    token_ids: tuple[int, ...] = ()
+    begin: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ class Planner:
         template refuses the messages."""
         begin = time.perf_counter()
         if ask.mode == "off":
-            return Plan(self._engine.render(ask.messages, (), ask.tools), (), "off", 0.0)
-        goes_on = self._sessions and not ask.memory_ids
+            return Plan(self._rendered(ask, ask.messages), (), "off", 0.0)
+        goes_on = self._sessions and not ask.memory_ids and not ask.token_ids
         known = self._conversations.find(ask.tenant, ask.cube_ids, ask.messages) if goes_on else None
         standing, movable = await asyncio.to_thread(self._choose, ask)
         blocks = None if known is None else await asyncio.to_thread(self._continued, ask, known, [*standing, *movable])
@@ -183,7 +186,12 @@ class Planner:
             for place, block in blocks.items()
         }
         messages = [replace(message, memories=texts.get(i, ())) for i, message in enumerate(ask.messages)]
-        return self._engine.render(messages, texts.get(SYSTEM, ()), ask.tools)
+        return self._rendered(ask, messages, texts.get(SYSTEM, ()))
+
+    def _rendered(self, ask: Ask, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
+        if ask.token_ids:
+            return self._engine.render_completion(ask.token_ids, memories, begin=ask.begin)
+        return self._engine.render(messages, memories, ask.tools)
 
     def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
         """Standing memories in their fixed order, and those that may be moved about, in order of creation."""

@@ -15,6 +15,7 @@ from server.encodings import Decompress, read_as_json
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.paths import Paths, decode_names
 from server.routes import (
+    completions,
     cubes,
     documents,
     feedback,
@@ -50,6 +51,7 @@ def create_app(services: Services) -> FastAPI:
     errors.install(app)
     for module in (
         openai,
+        completions,
         memories,
         feedback,
         cubes,

@@ -69,9 +69,29 @@ class Receipt:
         }
 
 
+class Answering(Protocol):
+    """What a reply is made of: the events of one prompt, or of several."""
+
+    @property
+    def events(self) -> AsyncGenerator[Event, None]: ...
+
+    def prompt_of(self, index: int) -> int:
+        """Which prompt, counted from 0, choice ``index`` answers."""
+        ...
+
+    def receipt(self, prompt: int | None = None) -> Any:
+        """The ``memory`` object of one prompt, or what the whole reply has; None without memory."""
+        ...
+
+    def usage(self) -> dict[str, Any]: ...
+
+    def server_timing(self) -> str: ...
+
+
 @dataclass
 class Generation:
-    """One request's events, with what the reply needs beside them. ``total_s`` is the time to first token."""
+    """One request's events, with what the reply needs beside them. ``total_s`` is the time to first token; ``said`` is
+    what a user said with it, None where that is no turn of a conversation."""
 
     prompt: Prompt
     events: AsyncGenerator[Event, None]
@@ -79,13 +99,17 @@ class Generation:
     retrieve_s: float = 0.0
     plan: Plan | None = None
     cubes: tuple[str, ...] = ()
-    said: str = ""
+    said: str | None = None
     started: Started | None = None
     ttft_s: float = 0.0
     completion_tokens: int = 0
     _last_token_at: dict[int, float] = field(default_factory=dict)
 
-    def receipt(self) -> dict[str, Any] | None:
+    def prompt_of(self, index: int) -> int:
+        """All choices answer the one prompt."""
+        return 0
+
+    def receipt(self, prompt: int | None = None) -> dict[str, Any] | None:
         """The ``memory`` object, once the first token is known; None for a request without memory."""
         if self.plan is None or self.started is None:
             return None
@@ -172,7 +196,7 @@ class ChatService:
         self.check_model(fields.model)
         self._check_features(fields, tools)
         reserve = max_tokens or self._default_max_tokens
-        ask = replace(await self._ask(tenant, messages, options or MemoryOptions(), reserve), tools=tools)
+        ask = replace(await self.ask(tenant, messages, options or MemoryOptions(), reserve), tools=tools)
         try:
             plan = await self._planner.plan(ask)
         except ValueError as error:
@@ -181,7 +205,7 @@ class ChatService:
         if options is not None and options.remember and self._remember is not None:
             # Now that the prompt is made: what is said here is no memory of this question.
             await self._remember(tenant, ask.cube_ids[0], said, options.session)
-        generation = self._generation(
+        generation = self.generation(
             plan.prompt,
             fields,
             max_tokens,
@@ -202,34 +226,21 @@ class ChatService:
     async def expected(self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions) -> Prompt | None:
         """The prompt up to the turns, as a chat request with these messages (the last one unfinished) would have it;
         None where it holds no memories."""
-        ask = await self._ask(tenant, messages, options, self._default_max_tokens)
+        ask = await self.ask(tenant, messages, options, self._default_max_tokens)
         plan = await self._planner.plan(replace(ask, provisional=True))
         if plan.mode != "kv" or not plan.memories or not plan.in_pieces:
             return None
         return Prompt(plan.prompt.pieces[:-1])
 
-    @asynccontextmanager
-    async def complete(
-        self,
-        tenant: str,
-        prompt: Prompt,
-        fields: SamplingFields,
-        logprobs: int | None,
-        request_id: str,
-    ) -> AsyncGenerator[Generation, None]:
-        """A plain completion of tokens, without memory."""
-        arrived = time.perf_counter()
-        self.check_model(fields.model)
-        self._check_features(fields)
-        generation = self._generation(
-            prompt, fields, fields.max_tokens, logprobs, request_id, tenant, arrived, use_segments=False
-        )
-        async with aclosing(generation.events):
-            yield generation
+    async def plan(self, ask: Ask) -> Plan:
+        """Which memories go into the prompt; see ``Planner.plan``."""
+        return await self._planner.plan(ask)
 
-    async def _ask(
-        self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions, reserve_tokens: int
+    async def ask(
+        self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions, reserve_tokens: int | None
     ) -> Ask:
+        """What a request with these options wants of memory; ``reserve_tokens`` None is the default answer's length.
+        Raises ``memory.errors.NotFound`` for cubes that are nobody's or another tenant's."""
         mode: Any = options.mode or self._default_mode
         names = [options.cube] if isinstance(options.cube, str) else options.cube
 
@@ -247,7 +258,7 @@ class ChatService:
             mode=mode,
             top_k=self._default_top_k if options.top_k is None else options.top_k,
             memory_ids=tuple(options.ids),
-            reserve_tokens=reserve_tokens,
+            reserve_tokens=self._default_max_tokens if reserve_tokens is None else reserve_tokens,
         )
 
     def _fidelity(self, cubes: Sequence[Cube]) -> Fidelity:
@@ -255,7 +266,7 @@ class ChatService:
         asked = {cube.fidelity for cube in cubes}
         return next((fidelity for fidelity in FIDELITIES if fidelity in asked), self._default_fidelity)
 
-    def _generation(
+    def generation(
         self,
         prompt: Prompt,
         fields: SamplingFields,
@@ -269,13 +280,16 @@ class ChatService:
         fidelity: Fidelity = "exact",
         tools: Tools | None = None,
         keep_turns: bool = False,
+        score_last: int = 0,
     ) -> Generation:
+        """The generation of a prompt, which begins when its events are asked for. Raises ``ContextTooLong`` and 400 for
+        token ids outside the vocabulary."""
         context = self._engine.capacity().context
         room = context - prompt.n_tokens
-        if room < (max_tokens or 1):
+        if room < max(1, max_tokens or 0):
             param = fields.prompt_field if room < 1 else fields.length_field
             raise ContextTooLong(prompt.n_tokens, max_tokens, context, param)
-        sampling = fields.sampling(max_tokens or min(self._default_max_tokens, room), logprobs)
+        sampling = fields.sampling(min(self._default_max_tokens, room) if max_tokens is None else max_tokens, logprobs)
         self._check_token_ids(sampling)
         request = GenerateRequest(
             request_id,
@@ -287,6 +301,7 @@ class ChatService:
             fidelity,
             tools=tools,
             keep_turns=keep_turns,
+            score_last=score_last,
         )
         generation = Generation(prompt, _nothing(), arrived)
         generation.events = self._observed(request, generation)
@@ -323,7 +338,7 @@ class ChatService:
     def _observe(self, tenant: str, generation: Generation, plan: Plan, started: Started) -> None:
         """Let those learn from the request who see to it that the next ones are quick."""
         self._upkeep.observe(tenant, plan, started)
-        if self._foresight is not None:
+        if self._foresight is not None and generation.said is not None:
             self._foresight.observe(tenant, generation.cubes, plan, started, generation.said)
 
     def _count(self, delta: Delta, generation: Generation, now: float) -> None:
@@ -342,6 +357,6 @@ async def _nothing() -> AsyncGenerator[Event, None]:
     yield
 
 
-def headers(generation: Generation) -> Mapping[str, str]:
+def headers(generation: Answering) -> Mapping[str, str]:
     """Headers of a reply."""
     return {"Server-Timing": generation.server_timing()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -30,6 +32,7 @@ class ChatFormat:
     id: str
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
+    logprobs: bool = False
 
     def _envelope(self, object: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         head = {"id": self.id, "object": object, "created": self.created, "model": self.model}
@@ -64,7 +67,7 @@ class ChatFormat:
         return {
             "index": index,
             "message": _message(deltas),
-            "logprobs": {"content": _chat_logprobs(logprobs)} if logprobs else None,
+            "logprobs": {"content": _chat_logprobs(logprobs)} if logprobs or self.logprobs else None,
             "finish_reason": deltas[-1].finish_reason,
         }
 
@@ -93,11 +96,14 @@ def _message(deltas: Sequence[Delta]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CompletionFormat:
-    """``text_completion``, whole and streamed."""
+    """``text_completion``, whole and streamed. Log-probabilities that a chunk gives go on counting characters where
+    the one before left off."""
 
     id: str
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
+    logprobs: bool = False
+    _offsets: defaultdict[int, _Offsets] = field(default_factory=lambda: defaultdict(_Offsets))
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """One object, streamed or whole: they look alike here."""
@@ -114,16 +120,56 @@ class CompletionFormat:
 
     def whole(self, choices: dict[int, list[Delta]], **more: Any) -> dict[str, Any]:
         """The reply in one piece."""
-        return self.chunk([self._choice(i, choices[i]) for i in sorted(choices)], **more)
+        return self.chunk([self._choice(i, choices[i], whole=True) for i in sorted(choices)], **more)
 
-    def _choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
+    def _choice(self, index: int, deltas: Sequence[Delta], *, whole: bool = False) -> dict[str, Any]:
         logprobs = [logprob for delta in deltas for logprob in delta.logprobs]
+        offsets = [offset for delta in deltas for offset in self._offsets[index].of(delta)]
+        listed = bool(logprobs) or (whole and self.logprobs)
         return {
             "index": index,
             "text": "".join(delta.text for delta in deltas),
-            "logprobs": _completion_logprobs(logprobs) if logprobs else None,
+            "logprobs": _completion_logprobs(logprobs, offsets) if listed else None,
             "finish_reason": deltas[-1].finish_reason,
         }
+
+
+class _Offsets:
+    """Counts the characters of a choice's text, token by token."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._n = 0
+        self._shown = 0
+
+    def of(self, delta: Delta) -> list[int]:
+        """The characters at which the text's next tokens begin, parallel to ``delta.logprobs``."""
+        begins = [self._before(token) for token in delta.logprobs]
+        self._shown += len(delta.text)
+        if self._inside and self._shown > self._n:  # the prompt ended inside of a character, which is shown as U+FFFD
+            self._decoder.reset()
+            self._n += 1
+        return begins
+
+    @property
+    def _inside(self) -> bytes:
+        """The bytes of a character that is not complete yet."""
+        return self._decoder.getstate()[0]
+
+    def _before(self, token: TokenLogprob) -> int:
+        begin, inside = self._n, self._inside
+        self._n += len(self._decoder.decode(token.bytes))
+        # Bytes that the token does not go on with are a character, U+FFFD, before it.
+        return begin + (1 if inside and not _goes_on(inside, token.bytes[:1]) else 0)
+
+
+def _goes_on(inside: bytes, byte: bytes) -> bool:
+    """Tell if the bytes are, or may become, one character."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(inside + byte)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _finite(logprob: float) -> float:
@@ -131,17 +177,46 @@ def _finite(logprob: float) -> float:
     return max(logprob, -9999.0) if math.isfinite(logprob) else -9999.0
 
 
+def _or_null(logprob: float | None) -> float | None:
+    return None if logprob is None else _finite(logprob)
+
+
 def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     def one(item: TokenLogprob) -> dict[str, Any]:
-        return {"token": item.text, "logprob": _finite(item.logprob), "bytes": list(item.text.encode())}
+        return {"token": item.text, "logprob": _or_null(item.logprob), "bytes": list(item.bytes)}
 
     return [{**one(item), "top_logprobs": [one(top) for top in item.top]} for item in logprobs]
 
 
-def _completion_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+def _completion_logprobs(logprobs: Sequence[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
     return {
-        "tokens": [item.text for item in logprobs],
-        "token_logprobs": [_finite(item.logprob) for item in logprobs],
-        "top_logprobs": [{top.text: _finite(top.logprob) for top in item.top} for item in logprobs],
-        "text_offset": [],
+        "tokens": [_name(item) for item in logprobs],
+        "token_logprobs": [_or_null(item.logprob) for item in logprobs],
+        "top_logprobs": [_rivals(item) for item in logprobs],
+        "text_offset": offsets,
     }
+
+
+def _name(item: TokenLogprob) -> str:
+    """The token's text; of what is a part of a character only, its bytes, as OpenAI writes them."""
+    try:
+        item.bytes.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in item.bytes)
+    return item.text
+
+
+def _rivals(item: TokenLogprob) -> dict[str, float] | None:
+    """The likeliest tokens and the token itself, by name. Of several with the same text the token itself, or else the
+    likeliest, is called by it, the others by their numbers. None where nothing stands before the token."""
+    if item.logprob is None:
+        return None
+    names = {_name(item): item.token_id}
+    logprobs = {item.token_id: item.logprob}
+    for top in item.top:
+        name = _name(item if top.token_id == item.token_id else top)
+        if names.setdefault(name, top.token_id) != top.token_id:
+            names[f"token_id:{top.token_id}"] = top.token_id
+        logprobs[top.token_id] = top.logprob if top.logprob is not None else item.logprob
+    ranked = sorted(names.items(), key=lambda named: -logprobs[named[1]])
+    return {name: _finite(logprobs[token_id]) for name, token_id in ranked}

@@ -10,8 +10,10 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -22,6 +24,7 @@ from server.bodies import UNSUPPORTED, Body, Strict, encodable_as_it_is, fault
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
+MAX_PROMPTS = 256
 
 
 def _encodable(text: str) -> str:
@@ -309,13 +312,41 @@ class ChatRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+def _kind_of_prompt(prompt: Any) -> str:
+    if not isinstance(prompt, list):
+        return "text"
+    first = prompt[0] if prompt else None
+    return "token_lists" if isinstance(first, list) else "texts" if isinstance(first, str) else "tokens"
+
+
+_TokenIds = list[Annotated[int, Field(strict=True, ge=0)]]
+_Some = Field(max_length=MAX_PROMPTS)
+_Prompt = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[_TokenIds, Tag("tokens")]
+    | Annotated[list[Text], _Some, Tag("texts")]
+    | Annotated[list[_TokenIds], _Some, Tag("token_lists")],
+    Discriminator(_kind_of_prompt),
+]
+
+
 class CompletionRequest(SamplingFields):
     refused = refusals.COMPLETION
     prompt_field = "prompt"
 
-    prompt: Text | Annotated[list[int], Field(min_length=1)] | Annotated[list[Text], Field(min_length=1, max_length=1)]
+    prompt: _Prompt
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    echo: Literal[False] = False
+    echo: bool = False
+    memory: MemoryOptions | None = None
+
+    @property
+    def prompts(self) -> list[tuple[str, str | list[int]]]:
+        """Each prompt with its place in the body."""
+        prompt: Any = self.prompt
+        if _kind_of_prompt(prompt) in ("text", "tokens"):
+            return [("prompt", prompt)]
+        return [(f"prompt.{i}", one) for i, one in enumerate(prompt)]
 
 
 class EmbeddingRequest(Body):

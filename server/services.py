@@ -31,6 +31,7 @@ from scheduler import Foresight, ForesightConfig, Planner, PreloadConfig, Upkeep
 from server.assets import bundled_embedder_folder, demo_model_folder
 from server.bundles import Bundles
 from server.chat import ChatService
+from server.completing import Completions
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
 from server.config_values import ConfigError
 from server.draining import Requests
@@ -64,6 +65,7 @@ class Services:
     memories: MemoryStore
     embedder: Embedder
     chat: ChatService
+    completions: Completions
     upkeep: Upkeep
     remembering: Remembering
     bundles: Bundles
@@ -133,7 +135,20 @@ def assemble(
     if foresight is not None:
         metrics.watch_foresight(foresight.stats, foresight.report)
     return Services(
-        config, engine, store, memories, embedder, chat, upkeep, remembering, bundles, metrics, served, foresight, lock
+        config,
+        engine,
+        store,
+        memories,
+        embedder,
+        chat,
+        Completions(chat, engine),
+        upkeep,
+        remembering,
+        bundles,
+        metrics,
+        served,
+        foresight,
+        lock,
     )
 
 

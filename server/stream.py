@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from engine.base import Delta, Event, Started
-from server.chat import Generation, headers
+from server.chat import Answering, headers
 from server.draining import waiting_for_tokens
 from server.errors import ApiError, describe
 from server.replies import Format
@@ -46,7 +46,7 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
 
 
 async def whole_reply(
-    request: Request, opened: AbstractAsyncContextManager[Generation], format: Format, *, with_memory: bool
+    request: Request, opened: AbstractAsyncContextManager[Answering], format: Format, *, with_memory: bool
 ) -> Response:
     """Run a generation to its end and answer with one JSON object."""
 
@@ -65,7 +65,7 @@ async def whole_reply(
 
 async def streamed_reply(
     request: Request,
-    opened: AbstractAsyncContextManager[Generation],
+    opened: AbstractAsyncContextManager[Answering],
     format: Format,
     *,
     with_memory: bool,
@@ -116,7 +116,7 @@ class _Stream:
 
     def __init__(
         self,
-        generation: Generation,
+        generation: Answering,
         events: AsyncIterator[Event],
         first: asyncio.Future[Event],
         format: Format,
@@ -133,6 +133,8 @@ class _Stream:
         self._with_memory = with_memory
         self._include_usage = include_usage
         self._opened: set[int] = set()
+        self._told: set[int] = set()
+        """Prompts whose receipt is out."""
 
     async def lines(self) -> AsyncGenerator[str, None]:
         """Pings while nothing comes, a chunk for each event, usage where asked for, ``[DONE]``."""
@@ -161,8 +163,10 @@ class _Stream:
         if isinstance(event, Started):
             return []
         more: dict[str, Any] = {}
-        if self._with_memory and not self._opened:
-            more["memory"] = self._generation.receipt()
+        prompt = self._generation.prompt_of(event.index)
+        if self._with_memory and prompt not in self._told:
+            more["memory"] = self._generation.receipt(prompt)
+            self._told.add(prompt)
         chunks = []
         if event.index not in self._opened:
             opening = self._format.opening(event.index)

@@ -52,11 +52,14 @@ class Composition:
             assert placement.loaded is not None, "only loaded placements are placed"
             place_part(kv, placement.loaded.segment, placement.part, placement.position, rotation)
 
-    def choose(self, kv: SequenceKV, token_ids: Sequence[int], begin: int, runner: ModelRunner) -> list[int]:
-        """Settle which tokens are computed anew; returns the positions to compute, ascending, from ``begin`` on."""
+    def choose(
+        self, kv: SequenceKV, token_ids: Sequence[int], begin: int, needed: int, runner: ModelRunner
+    ) -> list[int]:
+        """Settle which tokens are computed anew; returns the positions to compute, ascending, from ``begin`` on. From
+        ``needed`` on all are."""
         composed = self.composed
         chosen = self.repair.choose(composed, probe(self.repair, composed, kv, token_ids, begin, runner))
-        self.recomputed = frozenset(chosen)
+        self.recomputed = frozenset(chosen) | {position for position in composed.positions if position >= needed}
         kept = set(composed.positions) - self.recomputed
         return [position for position in range(begin, len(token_ids)) if position not in kept]
 

@@ -35,6 +35,7 @@ from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.threads import in_passing, usable_threads
 from engine.transformers.worker import BatchingConfig, EngineWorker
+from engine.vocabulary import vocabulary_of
 from kvcache import Entry, Fingerprint, SegmentStore, TierName, root_key
 from kvcache.store import MemoryTierName
 
@@ -64,13 +65,14 @@ class TransformersEngine:
         self._model_id = model_id
         self._max_waiting = max_waiting
         self._renderer = PromptRenderer(model.tokenizer)
+        self._vocabulary = vocabulary_of(model.tokenizer)
         self._groups: set[Group] = set()
         self._closed = False
         self.store = store
         self._cost = cost
         self._composing = composing or CompositionConfig()
         self._worker = EngineWorker(
-            model, store, batching or BatchingConfig(), self._composing, self.token_text, cost, governor
+            model, store, batching or BatchingConfig(), self._composing, self._vocabulary, cost, governor
         )
         self._worker.start()
         self._worker.ready.wait()
@@ -102,6 +104,11 @@ class TransformersEngine:
     ) -> Prompt:
         return self._renderer.render(messages, memories, tools)
 
+    def render_completion(
+        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
+    ) -> Prompt:
+        return self._renderer.render_completion(token_ids, memories, begin=begin)
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = self.model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
@@ -111,7 +118,10 @@ class TransformersEngine:
         return text
 
     def token_text(self, token_id: int) -> str:
-        return self.detokenize([token_id])
+        return self._vocabulary.text_of(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._vocabulary.bytes_of(token_id)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self._check(request)

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, TokenLogprob
+from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, Started, TokenLogprob
+from engine.listing import Listing
 from engine.placement import SOURCES, MissingPiece, Placement, chain_end, missing_pieces, slowest
 from engine.transformers.attention import SequenceKV
 from engine.transformers.composition import Composition
 from engine.transformers.loading import LoadedModel
 from engine.transformers.sampler import Sampler
 from engine.transformers.text import TextStream
+from engine.vocabulary import Vocabulary
 from kvcache import Entry, Loaded
 
 Sink = Callable[[Event | Exception | None], None]
@@ -29,6 +29,8 @@ class Choice:
     kv: SequenceKV
     sampler: Sampler
     text: TextStream
+    listing: Listing | None = None
+    """None where no log-probabilities are wanted."""
     token_ids: list[int] = field(default_factory=list)
     finished: bool = False
 
@@ -37,8 +39,8 @@ class Choice:
         """The token that the next step feeds: its keys and values are not there yet."""
         return self.token_ids[-1]
 
-    def accept(self, token_id: int, logprobs: tuple[TokenLogprob, ...], group: Group, model: LoadedModel) -> Delta:
-        """Take a token in and say what to send."""
+    def accept(self, token_id: int, logprob: TokenLogprob | None, group: Group, model: LoadedModel) -> Delta:
+        """Take a token in and say what to send. ``logprob`` is None where no log-probabilities are wanted."""
         sampling = group.request.sampling
         self.token_ids.append(token_id)
         self.sampler.observe(token_id)
@@ -53,7 +55,20 @@ class Choice:
         if reason is not None:
             self.finished = True
             shown += self.text.flush()
-        return Delta(self.index, shown, (token_id,), logprobs, reason)
+        listed = self._listed(None if ended else logprob, shown, reason)
+        return Delta(self.index, shown, (token_id,), listed, reason, ended_by=logprob if ended else None)
+
+    def end(self) -> Delta:
+        """The last event of a choice that no more tokens are chosen for."""
+        self.finished = True
+        return Delta(self.index, "", finish_reason="length")
+
+    def _listed(self, token: TokenLogprob | None, shown: str, reason: FinishReason | None) -> tuple[TokenLogprob, ...]:
+        if self.listing is None:
+            return ()
+        if token is not None:
+            self.listing.push(token)
+        return self.listing.show(shown) + (() if reason is None else self.listing.end(reason))
 
 
 @dataclass(eq=False)
@@ -81,6 +96,8 @@ class Group:
     done: int = 0
     """How many of ``todo`` have been computed."""
     choices: list[Choice] = field(default_factory=list)
+    scores: list[TokenLogprob] = field(default_factory=list)
+    """Of the prompt's last tokens, as far as they have been computed."""
     aborted: bool = False
 
     def __post_init__(self) -> None:
@@ -91,10 +108,15 @@ class Group:
         """Prompt tokens still to compute."""
         return len(self.todo) - self.done if self.todo is not None else len(self.token_ids)
 
+    def next_positions(self, n: int) -> Sequence[int]:
+        """The positions of the next ``n`` tokens to compute."""
+        assert self.todo is not None, "only settled prompts are worked on"
+        return self.todo[self.done : self.done + n]
+
     @property
     def chained_tokens(self) -> int:
-        """Prompt tokens that came from chained segments (one is always left to compute)."""
-        return min(sum(entry.n_tokens for entry, _ in self.chain), len(self.token_ids) - 1)
+        """Prompt tokens that came from chained segments. Those that must be computed, one at least, never do."""
+        return min(sum(entry.n_tokens for entry, _ in self.chain), self.request.needed_from)
 
     @property
     def cached_tokens(self) -> int:
@@ -104,6 +126,29 @@ class Group:
     @property
     def finished(self) -> bool:
         return self.aborted or (bool(self.choices) and all(choice.finished for choice in self.choices))
+
+    def begin_choices(self, model: LoadedModel, vocabulary: Vocabulary) -> None:
+        """Make the choices, now that the prompt is computed."""
+        request, sampling = self.request, self.request.sampling
+        assert self.kv is not None, "only started groups are worked on"
+        for index in range(request.n):
+            own = self.kv if request.n == 1 else self.kv.fork(sampling.max_tokens)
+            sampler = Sampler(sampling, index, self.token_ids, model.eos_token_ids)
+            text = TextStream(model.tokenizer, sampling.stop)
+            listing = None if sampling.logprobs is None else Listing(vocabulary)
+            self.choices.append(Choice(index, own, sampler, text, listing))
+
+    def started(self) -> Started:
+        """What to say when the first token is known."""
+        return Started(
+            pieces=self.reports(),
+            prompt_tokens=len(self.token_ids),
+            cached_tokens=self.cached_tokens,
+            queue_s=self.admitted - self.arrived,
+            load_s=self.load_s,
+            prefill_s=time.perf_counter() - self.admitted - self.load_s,
+            scores=tuple(self.scores),
+        )
 
     def reports(self) -> tuple[PieceReport, ...]:
         """Where each piece of the prompt came from."""
@@ -165,16 +210,3 @@ class Group:
         but the last, which was never fed."""
         answer = self.choices[0].token_ids[:-1] if self.choices else ()
         return (*self.token_ids, *answer)
-
-
-def token_logprobs(
-    logits: torch.Tensor, token_id: int, wanted: int | None, text_of: Callable[[int], str]
-) -> tuple[TokenLogprob, ...]:
-    """The chosen token's logprob under float32 ``logits`` [vocabulary] and the ``wanted`` likeliest ones."""
-    if wanted is None:
-        return ()
-    logprobs = torch.log_softmax(logits, -1)
-    values, ids = logprobs.topk(wanted)
-    rivals: Sequence[tuple[int, float]] = list(zip(ids.tolist(), values.tolist(), strict=True))
-    top = tuple(TokenLogprob(i, text_of(i), value) for i, value in rivals)
-    return (TokenLogprob(token_id, text_of(token_id), float(logprobs[token_id]), top),)

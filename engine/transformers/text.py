@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
+from engine.vocabulary import vocabulary_of
 
 
 class TextStream:
-    """Incremental text of one choice. Text that could begin a stop string is held back until it is decided."""
+    """Incremental text of one choice. Text that could begin a stop string is held back until it is decided, and what
+    may become a character until it has; bytes that are no text are U+FFFD."""
 
     def __init__(self, tokenizer: Any, stop: tuple[str, ...]) -> None:
-        self._backend = tokenizer.backend_tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._vocabulary = vocabulary_of(tokenizer)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = False
         self._stop = tuple(text for text in stop if text)
         self._held = ""
         self.stopped = False
@@ -20,7 +23,9 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """Text that is safe to show after this token; may be empty. Sets ``stopped`` at a stop string, whose
         text is not shown."""
-        self._held += self._stream.step(self._backend, token_id) or ""
+        if not self._vocabulary.is_special(token_id):
+            self._held += self._decoder.decode(self._vocabulary.bytes_of(token_id, not self._begun))
+            self._begun = True
         cuts = [at for text in self._stop if (at := self._held.find(text)) >= 0]
         if cuts:
             self.stopped = True

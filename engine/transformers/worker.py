@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import torch
 
-from engine.base import Capacity, Started
+from engine.base import Capacity
 from engine.errors import EngineClosed, EngineError
 from engine.placement import CompositionConfig, MissingPiece
 from engine.transformers.attention import Interrupted, SequenceKV
@@ -29,10 +29,10 @@ from engine.transformers.cost import CostModel
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from engine.transformers.sampler import Sampler
-from engine.transformers.sequence import Choice, Group, token_logprobs
-from engine.transformers.text import TextStream
+from engine.transformers.scoring import take_scores, token_logprobs
+from engine.transformers.sequence import Choice, Group
 from engine.transformers.threads import compute_with, usable_threads
+from engine.vocabulary import Vocabulary
 from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentStore
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 # From this length on a segment is attended to where it lies; below, copying it beats one more call per step.
 _MIN_SPAN_TOKENS = 256
+# Of so many prompt tokens a step, at most, the logits are wanted: those of 256 tokens are 50 to 150 MB.
+_SCORED_TOKENS = 256
 # A waiting prompt counts as this many tokens shorter per second, so that short ones cannot starve a long one.
 _AGING_TOKENS_PER_S = 200.0
 
@@ -103,7 +105,7 @@ class EngineWorker(threading.Thread):
         store: SegmentStore,
         config: BatchingConfig,
         composing: CompositionConfig,
-        token_text: Callable[[int], str],
+        vocabulary: Vocabulary,
         cost: CostModel | None = None,
         governor: ThreadGovernor | None = None,
     ) -> None:
@@ -115,7 +117,7 @@ class EngineWorker(threading.Thread):
         self._config = config
         self._composing = composing
         self._cost = cost
-        self._token_text = token_text
+        self._vocabulary = vocabulary
         self._runner = ModelRunner(model.model, self.governor)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[Group] = deque()
@@ -215,7 +217,8 @@ class EngineWorker(threading.Thread):
         work = [self._work(group, n) for group, n in step.prompts]
         work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
         try:
-            logits = self._runner.forward(work, self._urgent.is_set if step.in_background else None).cpu()
+            logits = self._runner.forward(work, self._urgent.is_set if step.in_background else None)
+            logits = take_scores(step.prompts, work, logits, self._vocabulary).cpu()
             if step.in_background:
                 self._runner.wait()
         except Interrupted:  # taken up again when nobody waits
@@ -284,6 +287,8 @@ class EngineWorker(threading.Thread):
         if not group.request.use_segments:
             return
         group.matched = self._store.match(group.root, group.token_ids)
+        if group.request.score_last:
+            group.matched = [entry for entry in group.matched if entry.start < group.request.needed_from]
         if self._cost is not None:
             worth = self._cost.worth_loading(group.matched, len(group.token_ids), self._store.tier_of)
             del group.matched[worth:]
@@ -346,11 +351,11 @@ class EngineWorker(threading.Thread):
         if group.aborted:
             self._release(group)
             return
-        last = len(group.token_ids) - 1  # one token must be left to compute
+        limit = group.request.needed_from
         expected = len(group.token_ids) + group.request.sampling.max_tokens
         kv = SequenceKV(self._model.fingerprint.layout, self._model.device, expected)
         for entry, loaded in group.chain:
-            kv.inject(loaded.segment, _MIN_SPAN_TOKENS, min(entry.n_tokens, last - kv.n_tokens))
+            kv.inject(loaded.segment, _MIN_SPAN_TOKENS, min(entry.n_tokens, limit - kv.n_tokens))
         group.kv = kv
         if group.composition is not None and not group.composition.placements:
             group.composition = None  # none of its pages could be read
@@ -367,7 +372,8 @@ class EngineWorker(threading.Thread):
         group = next((group for group in self._running if group.todo is None and not group.aborted), None)
         if group is not None and group.composition is not None:
             begin = group.chained_tokens
-            group.todo = group.composition.choose(_kv_of(group), group.token_ids, begin, self._runner)
+            needed = group.request.needed_from
+            group.todo = group.composition.choose(_kv_of(group), group.token_ids, begin, needed, self._runner)
 
     # -- batching --------------------------------------------------------------------------------------------
 
@@ -384,21 +390,26 @@ class EngineWorker(threading.Thread):
         if not foreground and not streams:
             budget = self._config.prefill_chunk  # it is broken off when somebody comes
         now = time.perf_counter()
+        scored = _SCORED_TOKENS
         prompts: list[tuple[Group, int]] = []
         for group in sorted(pending, key=lambda g: g.remaining - _AGING_TOKENS_PER_S * (now - g.arrived)):
             n = min(budget, group.remaining)
+            if group.request.score_last:
+                n = min(n, scored)
+                scored -= n
             if n > 0:
                 prompts.append((group, n))
                 budget -= n
         return Step(prompts, streams)
 
     def _work(self, group: Group, n: int) -> Work:
-        """The next ``n`` tokens of a prompt, with logits of its last one."""
-        assert group.todo is not None, "only settled prompts are worked on"
-        positions = group.todo[group.done : group.done + n]
+        """The next ``n`` tokens of a prompt, with logits of its last one and of those before tokens to be scored."""
+        positions = group.next_positions(n)
         tokens = tuple(group.token_ids[position] for position in positions)
-        last = n == group.remaining and not group.background
-        return Work(_kv_of(group), tokens, int(last), None if group.composition is None else positions)
+        wanted = int(n == group.remaining and not group.background)
+        if group.request.score_last:
+            wanted = sum(position >= group.request.needed_from for position in positions)
+        return Work(_kv_of(group), tokens, wanted, None if group.composition is None else positions)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -412,8 +423,8 @@ class EngineWorker(threading.Thread):
         for group in ended:
             if group.background:
                 continue
-            self._begin_choices(group)
-            self._send_started(group)
+            group.begin_choices(self._model, self._vocabulary)
+            group.sink(group.started())
             for choice in group.choices:
                 self._advance(group, choice, logits[row], best[row])
             row += 1
@@ -423,33 +434,18 @@ class EngineWorker(threading.Thread):
         for group in ended:  # after the first tokens are out
             self._store_pieces(group)
 
-    def _begin_choices(self, group: Group) -> None:
-        request, kv = group.request, _kv_of(group)
-        for index in range(request.n):
-            own = kv if request.n == 1 else kv.fork(request.sampling.max_tokens)
-            sampler = Sampler(request.sampling, index, group.token_ids, self._model.eos_token_ids)
-            text = TextStream(self._model.tokenizer, request.sampling.stop)
-            group.choices.append(Choice(index, own, sampler, text))
-
-    def _send_started(self, group: Group) -> None:
-        group.sink(
-            Started(
-                pieces=group.reports(),
-                prompt_tokens=len(group.token_ids),
-                cached_tokens=group.cached_tokens,
-                queue_s=group.admitted - group.arrived,
-                load_s=group.load_s,
-                prefill_s=time.perf_counter() - group.admitted - group.load_s,
-            )
-        )
-
     def _advance(self, group: Group, choice: Choice, logits: torch.Tensor, best: int) -> None:
         if group.aborted:
             return
+        if not group.request.sampling.max_tokens:
+            group.sink(choice.end())
+            return
         try:
             token_id = best if choice.sampler.greedy else choice.sampler.choose(logits)
-            logprobs = token_logprobs(logits, token_id, group.request.sampling.logprobs, self._token_text)
-            group.sink(choice.accept(token_id, logprobs, group, self._model))
+            wanted, logprob = group.request.sampling.logprobs, None
+            if wanted is not None:
+                (logprob,) = token_logprobs(logits[None], [token_id], wanted, self._vocabulary)
+            group.sink(choice.accept(token_id, logprob, group, self._model))
         except Exception as error:
             # The worker's edge: logits that cannot be sampled from (not a number, say) fail their own request.
             log.exception("choosing a token failed")

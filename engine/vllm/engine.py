@@ -22,7 +22,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.sampling_params import SamplingParams
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -30,10 +30,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from engine.base import (
     Capacity,
     ChatMessage,
-    Delta,
     Event,
     Feature,
-    FinishReason,
     GenerateRequest,
     MemoryText,
     PageRequest,
@@ -41,8 +39,6 @@ from engine.base import (
     Prompt,
     Sampling,
     Started,
-    Structured,
-    TokenLogprob,
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
@@ -50,19 +46,21 @@ from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNot
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.loading import choose_dtype
+from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.plan import Composition, RequestPlan
 from engine.vllm.plan import Source as Stored
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
+from engine.vllm.sampling import sampling_params
 from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
+from engine.vocabulary import vocabulary_of
 from kvcache import Certificate, Entry, Fingerprint, SegmentStore, TierName
 
 log = logging.getLogger(__name__)
 
 # vLLM's priorities, the lower one first: what users ask comes before what is only built.
 _USER, _BACKGROUND = 0, 1
-_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 _SAVE_TIMEOUT_S = 60.0
 
 
@@ -94,6 +92,7 @@ class VllmEngine:
         self._can_compose: bool | None = None
         self._max_waiting = max_waiting
         self._renderer = PromptRenderer(tokenizer)
+        self._vocabulary = vocabulary_of(tokenizer)
         self._plans = PlanMaker(store, fingerprint, None)
         self._running = 0
         self._closed = False
@@ -122,6 +121,11 @@ class VllmEngine:
     ) -> Prompt:
         return self._renderer.render(messages, memories, tools)
 
+    def render_completion(
+        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
+    ) -> Prompt:
+        return self._renderer.render_completion(token_ids, memories, begin=begin)
+
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return ids
@@ -131,7 +135,10 @@ class VllmEngine:
         return text
 
     def token_text(self, token_id: int) -> str:
-        return self.detokenize([token_id])
+        return self._vocabulary.text_of(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._vocabulary.bytes_of(token_id)
 
     def capacity(self) -> Capacity:
         return Capacity(
@@ -166,12 +173,18 @@ class VllmEngine:
         self._check(request)
         await self._get_ready()
         name = uuid.uuid4().hex
+        if request.score_last:
+            # vLLM scores the tokens that it computes, and leaves the rows of those before them as they were in memory.
+            request = replace(request, use_segments=False)
         planned = self._plans.plan(request, name)
         sampling = request.sampling if request.tools is None else forced(request.sampling, request.tools)
-        params = _sampling_params(sampling, request.n, planned.plan)
+        params = sampling_params(sampling, request.n, planned.plan)
         params.skip_reading_prefix_cache = not request.use_segments
+        if request.score_last:
+            params.prompt_logprobs = request.sampling.logprobs or 0
         readers = None if request.tools is None else self._tools.readers(request.tools)
         asked = time.perf_counter()
+        answers = Answers(self._vocabulary, request.sampling)
         started = False
         async with aclosing(self._outputs(planned, params, name, _USER)) as outputs:
             async for output in outputs:
@@ -179,7 +192,7 @@ class VllmEngine:
                     started = True
                     yield self._started(planned, output, time.perf_counter() - asked)
                 for choice in output.outputs:
-                    delta = self._delta(choice, request.sampling.logprobs)
+                    delta = answers.delta(choice)
                     yield delta if readers is None else readers.read(delta)
 
     def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
@@ -187,7 +200,15 @@ class VllmEngine:
         self.store.count_miss(len(planned.plan.keeps))
         for key in {source.key for source in planned.plan.sources} - loads.tiers.keys():
             self.store.touch(key, "device")
-        return planned.started(loads, output.num_cached_tokens or 0, _times(output, elapsed))
+        started = planned.started(loads, output.num_cached_tokens or 0, _times(output, elapsed))
+        request = planned.request
+        if not request.score_last:
+            return started
+        token_ids = request.prompt.token_ids[-request.score_last :]
+        found = output.prompt_logprobs[-request.score_last :]
+        wanted = request.sampling.logprobs or 0
+        scores = (token_logprob(i, one, wanted, self._vocabulary) for i, one in zip(token_ids, found, strict=True))
+        return replace(started, scores=tuple(scores))
 
     async def _outputs(
         self, planned: Planned, params: SamplingParams, name: str, priority: int
@@ -204,20 +225,6 @@ class VllmEngine:
             raise InvalidRequest(str(error)) from error
         finally:
             self._running -= 1
-
-    def _delta(self, choice: Any, wanted: int | None) -> Delta:
-        logprobs = tuple(
-            self._token_logprob(token_id, found, wanted or 0)
-            for token_id, found in zip(choice.token_ids, choice.logprobs or (), strict=False)
-        )
-        reason = None if choice.finish_reason is None else _FINISH.get(choice.finish_reason, "abort")
-        return Delta(choice.index, choice.text, tuple(choice.token_ids), logprobs, reason)
-
-    def _token_logprob(self, token_id: int, found: dict[int, Any], wanted: int) -> TokenLogprob:
-        """vLLM names the chosen token also where it is not among the likeliest."""
-        ranked = sorted((item.rank, i, item.logprob) for i, item in found.items() if item.rank <= wanted)
-        top = tuple(TokenLogprob(i, self.token_text(i), logprob) for _, i, logprob in ranked)
-        return TokenLogprob(token_id, self.token_text(token_id), found[token_id].logprob, top)
 
     def _check(self, request: GenerateRequest) -> None:
         if self._closed or self.llm.errored:
@@ -334,7 +341,7 @@ class VllmEngine:
         return found[0], found[1]
 
     async def _run(self, planned: Planned) -> None:
-        params = _sampling_params(planned.request.sampling, 1, planned.plan)
+        params = sampling_params(planned.request.sampling, 1, planned.plan)
         async with aclosing(self._outputs(planned, params, planned.plan.id, _BACKGROUND)) as outputs:
             async for _ in outputs:
                 pass
@@ -388,46 +395,6 @@ def _times(output: Any, elapsed: float) -> tuple[float, float]:
         return 0.0, elapsed
     queue = max(0.0, metrics.scheduled_ts - metrics.queued_ts)
     return queue, max(0.0, metrics.first_token_ts - metrics.scheduled_ts)
-
-
-def _sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
-    """As vLLM takes it. Raises ``InvalidRequest`` for what vLLM refuses."""
-    try:
-        return _as_vllm_takes_it(sampling, n, plan)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from error
-
-
-def _as_vllm_takes_it(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
-    return SamplingParams(
-        n=n,
-        max_tokens=sampling.max_tokens,
-        min_tokens=sampling.min_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty,
-        logit_bias=sampling.logit_bias or None,
-        stop=list(sampling.stop),
-        stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=sampling.ignore_eos,
-        logprobs=sampling.logprobs,
-        structured_outputs=_structured(sampling.structured),
-        output_kind=RequestOutputKind.DELTA,
-        extra_args={"kv_transfer_params": plan.as_params()},
-    )
-
-
-def _structured(wanted: Structured | None) -> StructuredOutputsParams | None:
-    if wanted is None:
-        return None
-    if wanted.schema is None:
-        return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=wanted.schema)
 
 
 def load_vllm_engine(

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from engine.base import ChatMessage, Piece, Prompt, ToolCall
+from engine.base import ChatMessage, ToolCall
 from server.errors import ApiError
 from server.middleware import REQUEST_ID, TENANT
-from server.replies import ChatFormat, CompletionFormat
+from server.replies import ChatFormat
 from server.schemas import (
     ChatRequest,
-    CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
     Message,
@@ -70,7 +69,7 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
         id,
         body.wanted_tools,
     )
-    format = ChatFormat(f"chatcmpl-{id}", services.chat.served_name)
+    format = ChatFormat(f"chatcmpl-{id}", services.chat.served_name, logprobs=bool(body.logprobs))
     if not body.stream:
         return await whole_reply(request, opened, format, with_memory=True)
     return await streamed_reply(
@@ -81,39 +80,6 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         ping_s=services.config.server.sse_ping_s,
     )
-
-
-@router.post("/v1/completions")
-async def completions(body: CompletionRequest, request: Request, services: Provided, tenant: Tenant) -> Response:
-    """Plain completion of a text or of token ids; no memory."""
-    id = request.scope[REQUEST_ID]
-    prompt = Prompt((Piece("turns", _completion_tokens(body, services)),))
-    opened = services.chat.complete(tenant, prompt, body, body.logprobs, id)
-    format = CompletionFormat(f"cmpl-{id}", services.chat.served_name)
-    if not body.stream:
-        return await whole_reply(request, opened, format, with_memory=False)
-    return await streamed_reply(
-        request,
-        opened,
-        format,
-        with_memory=False,
-        include_usage=bool(body.stream_options and body.stream_options.include_usage),
-        ping_s=services.config.server.sse_ping_s,
-    )
-
-
-def _completion_tokens(body: CompletionRequest, services: Services) -> tuple[int, ...]:
-    prompt = body.prompt
-    if isinstance(prompt, list) and isinstance(prompt[0], int):
-        ids = [int(token) for token in prompt]
-        if not all(0 <= token < services.engine.vocabulary_size for token in ids):
-            raise ApiError(400, "prompt: a token id is outside the vocabulary.", "invalid_value", param="prompt")
-        return tuple(ids)
-    text = prompt if isinstance(prompt, str) else str(prompt[0])
-    tokens = tuple(services.engine.tokenize(text))
-    if not tokens:
-        raise ApiError(400, "prompt: it is empty.", "invalid_value", param="prompt")
-    return tokens
 
 
 @router.post("/v1/embeddings")
