@@ -194,7 +194,7 @@ class ChatService:
         """A chat generation; leaving the block before its end aborts it."""
         arrived = time.perf_counter()
         self.check_model(fields.model)
-        self._check_features(fields, tools)
+        self.check_features(fields, tools)
         reserve = max_tokens or self._default_max_tokens
         ask = replace(await self.ask(tenant, messages, options or MemoryOptions(), reserve), tools=tools)
         try:
@@ -307,7 +307,8 @@ class ChatService:
         generation.events = self._observed(request, generation)
         return generation
 
-    def _check_features(self, fields: SamplingFields, tools: Tools | None = None) -> None:
+    def check_features(self, fields: SamplingFields, tools: Tools | None = None) -> None:
+        """Raises 400 for structure or tools that this engine does not do, by the name that the request has for it."""
         structured = None if fields.structured is None else fields.structured[0]
         for feature, param in (("tools", None if tools is None else "tools"), ("structured", structured)):
             if param is not None and feature not in self._engine.features:

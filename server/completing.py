@@ -63,6 +63,7 @@ class Completions:
         prompts is raised before the first one runs."""
         arrived = time.perf_counter()
         self._chat.check_model(body.model)
+        self._chat.check_features(body)
         _check(body)
         asked = []
         for name, prompt in body.prompts:
