@@ -226,8 +226,8 @@ def _keyed_requests(db: sqlite3.Connection) -> None:
     db.execute(
         "CREATE TABLE keyed_requests (seq INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL,"
         " key TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL, quotes INTEGER NOT NULL,"
-        " wrote INTEGER NOT NULL DEFAULT 0, gone INTEGER NOT NULL DEFAULT 0, status INTEGER, headers TEXT, body BLOB, nbytes INTEGER NOT NULL DEFAULT 0,"
-        " UNIQUE (tenant, key))"
+        " wrote INTEGER NOT NULL DEFAULT 0, gone INTEGER NOT NULL DEFAULT 0, status INTEGER, headers TEXT, body BLOB,"
+        " nbytes INTEGER NOT NULL DEFAULT 0, UNIQUE (tenant, key))"
     )
     db.execute("CREATE INDEX keyed_requests_by_age ON keyed_requests (at)")
     db.execute("CREATE INDEX keyed_requests_sizes ON keyed_requests (tenant, seq, nbytes)")

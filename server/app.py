@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
+from server.idempotency import Idempotency
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.routes import (
     cubes,
@@ -61,7 +62,8 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(module.router)
     config = services.config.server
     required = keys_required(services)
-    # Added last runs first: ids, then the gate, then the size limit.
+    # Added last runs first: ids, then the gate, then the size limit, then what is done once.
+    app.add_middleware(Idempotency, requests=services.memories.keyed)
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,
@@ -77,7 +79,11 @@ def create_app(services: Services) -> FastAPI:
     )
     if config.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id"],
         )
     app.add_middleware(RequestIds, count=lambda *labels: services.metrics.http.labels(*map(str, labels)).inc())
     return app

@@ -116,7 +116,12 @@ class Idempotency:
             message = f"An Idempotency-Key has 1 to {MAX_KEY_CHARS} characters, and a request one of them."
             await _refuse(ApiError(400, message, "invalid_value", param="Idempotency-Key"), scope, receive, send)
             return
-        keyed, receive = await _read(scope, receive, keys[0])
+        messages = await _body(receive)
+        receive = _again(messages, receive)
+        if messages[-1]["type"] == "http.disconnect":  # not all of it has come
+            await self._app(scope, receive, send)
+            return
+        keyed = await _keyed(scope, messages, keys[0])
         with _named(Once(f"{keyed.tenant}\0{keyed.key}\0{keyed.request}")):
             if _path(scope) in READS:
                 await self._app(scope, receive, send)
@@ -201,23 +206,32 @@ def _path(scope: Scope) -> str:
     return path.rstrip("/")
 
 
-async def _read(scope: Scope, receive: Receive, key: str) -> tuple[_Keyed, Receive]:
-    """The request as it is known by its key, and what receives its body (again)."""
-    digest = hashlib.blake2b(digest_size=32)
-    for part in (scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1")):
-        digest.update(f"{len(part)}:{part}".encode())
-    messages: list[Message] = []
-    while not messages or messages[-1].get("more_body", False):
+async def _body(receive: Receive) -> list[Message]:
+    messages = [await receive()]
+    while messages[-1].get("more_body", False):
         messages.append(await receive())
-        digest.update(messages[-1].get("body", b""))
-    if BODY_FILE in scope:
-        await asyncio.to_thread(_read_file, scope[BODY_FILE], digest)
+    return messages
+
+
+def _again(messages: list[Message], receive: Receive) -> Receive:
+    """Receives these messages, then what comes."""
     replay = iter(messages)
 
     async def receive_again() -> Message:
         return next(replay, None) or await receive()
 
-    keyed = _Keyed(
+    return receive_again
+
+
+async def _keyed(scope: Scope, messages: list[Message], key: str) -> _Keyed:
+    digest = hashlib.blake2b(digest_size=32)
+    for part in (scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1")):
+        digest.update(f"{len(part)}:{part}".encode())
+    for message in messages:
+        digest.update(message.get("body", b""))
+    if BODY_FILE in scope:
+        await asyncio.to_thread(_read_file, scope[BODY_FILE], digest)
+    return _Keyed(
         scope[TENANT],
         hashlib.blake2b(key.encode(), digest_size=32).hexdigest(),
         digest.hexdigest(),
@@ -225,7 +239,6 @@ async def _read(scope: Scope, receive: Receive, key: str) -> tuple[_Keyed, Recei
         quotes=scope["method"] != "DELETE",
         repeatable=_path(scope) in REPEATABLE,
     )
-    return keyed, receive_again
 
 
 def _read_file(file: BinaryIO, digest: Any) -> None:

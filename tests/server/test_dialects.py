@@ -149,7 +149,7 @@ def test_mem0_client_stores_as_given(server: Running, mem0: Any) -> None:
 def test_mem0_client_changes_and_history(server: Running, mem0: Any) -> None:
     id = mem0.add("The kettle is silver.", user_id="kettle", infer=False)["results"][0]["id"]
     mem0.update(id, text="The kettle is black.", metadata={"seen": True})
-    assert mem0.get(id)["metadata"] == {"seen": True}
+    assert mem0.get(id)["metadata"] == {"role": "user", "seen": True}  # keys that are not given stay
     steps = mem0.history(id)
     assert [(step["event"], step["old_memory"], step["new_memory"]) for step in steps] == [
         ("ADD", None, "The kettle is silver."),
