@@ -199,8 +199,9 @@ class KeepingMethods(StoreBase):
     def undelete(self, tenant: str, memory_id: str) -> Memory:
         """Bring a deleted memory back as it was. Raises ``NotFound`` (also when it is too late), ``Forbidden``."""
         with self._database.read() as db:
-            memory = memory_of(find_row(db, tenant, memory_id, with_deleted=True, need="write"))
-        self._embed_ahead(memory)
+            row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
+        if row["deleted_at"] is not None:
+            self._embed_ahead(memory_of(row))
         with self._writing() as (db, changed):
             row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
             if row["deleted_at"] is None or row["deleted_at"] + self.undelete_s < time.time():

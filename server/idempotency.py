@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from memory import KeyedRequests, KeyReused, MemoryStoreError, Reply, StillRunning, Ticket
 from memory.database import ticket
 from server.errors import ApiError, describe
-from server.middleware import BODY_FILE, TENANT
+from server.middleware import BODY_FILE, TENANT, replayed
 from server.once import Once, once
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Idempotency:
             await _refuse(ApiError(400, message, "invalid_value", param="Idempotency-Key"), scope, receive, send)
             return
         messages = await _body(receive)
-        receive = _again(messages, receive)
+        receive = replayed(messages, receive)
         if messages[-1]["type"] == "http.disconnect":  # not all of it has come
             await self._app(scope, receive, send)
             return
@@ -211,16 +211,6 @@ async def _body(receive: Receive) -> list[Message]:
     while messages[-1].get("more_body", False):
         messages.append(await receive())
     return messages
-
-
-def _again(messages: list[Message], receive: Receive) -> Receive:
-    """Receives these messages, then what comes."""
-    replay = iter(messages)
-
-    async def receive_again() -> Message:
-        return next(replay, None) or await receive()
-
-    return receive_again
 
 
 async def _keyed(scope: Scope, messages: list[Message], key: str) -> _Keyed:
