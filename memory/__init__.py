@@ -2,17 +2,23 @@
 
 from memory.bundle import Attach, Attached, Loaded, Stored
 from memory.cubes import Grant, Group
+from memory.database import Ticket
 from memory.documents import Document, Imported
 from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder
 from memory.errors import (
     Conflict,
+    CutOff,
     EmbedderError,
     ExtractorError,
     Forbidden,
     InvalidMemory,
+    KeyReused,
     MemoryStoreError,
     NotFound,
+    ReplyGone,
     RerankError,
+    Stale,
+    StillRunning,
     StorageFull,
     StoreCorrupt,
     UnreadableDocument,
@@ -23,11 +29,12 @@ from memory.feedback import FeedbackAction, FeedbackOutcome
 from memory.finding import Surroundings
 from memory.intake import Said, new_message
 from memory.jobs import Job, JobQueue
-from memory.keeping import Page
+from memory.keeping import Changed, Overlay, Page
 from memory.keys import KeyInfo, KeyStore
 from memory.placing import Placed
 from memory.proof import Proof
 from memory.rerank import EndpointRerank
+from memory.retries import KeyedRequests, Reply
 from memory.store import MemoryStore
 from memory.types import KINDS, Access, Change, Cube, Hit, Memory, MemoryKind, MemoryStatus, Message
 
@@ -37,8 +44,10 @@ __all__ = [
     "Attach",
     "Attached",
     "Change",
+    "Changed",
     "Conflict",
     "Cube",
+    "CutOff",
     "Document",
     "Embedder",
     "EmbedderError",
@@ -60,7 +69,9 @@ __all__ = [
     "Job",
     "JobQueue",
     "KeyInfo",
+    "KeyReused",
     "KeyStore",
+    "KeyedRequests",
     "Loaded",
     "LocalExtractor",
     "Memory",
@@ -71,15 +82,21 @@ __all__ = [
     "Message",
     "ModelExtractor",
     "NotFound",
+    "Overlay",
     "Page",
     "Placed",
     "Proof",
+    "Reply",
+    "ReplyGone",
     "RerankError",
     "Said",
+    "Stale",
+    "StillRunning",
     "StorageFull",
     "StoreCorrupt",
     "Stored",
     "Surroundings",
+    "Ticket",
     "Unit",
     "UnreadableDocument",
     "new_message",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +105,19 @@ class StoreBase:
                     write_vector(writable, row["row"], name, vector)
 
     def _vector_in_place(self, db: sqlite3.Connection, memory: Memory) -> Vector:
-        """A memory's vector, with what was said before it."""
+        """A memory's vector, with what was said before it. In a transaction, everybody waits for it: let
+        ``_embed_ahead`` come first."""
+        return self._embeddings.in_context([memory.text], [self._texts_before(db, memory)])[0]
+
+    def _embed_ahead(self, memory: Memory) -> None:
+        """Embed what ``_vector_in_place`` will need, outside of a transaction: there it is then remembered, but for
+        texts that were changed in between. Raises ``EmbedderError``."""
+        with self._database.read() as db:
+            before = self._texts_before(db, memory)
+        self._embeddings.of([memory.text, *before])
+
+    @staticmethod
+    def _texts_before(db: sqlite3.Connection, memory: Memory) -> list[str]:
         before: list[str] = []
         follows = memory.follows
         while follows is not None and len(before) < 2:
@@ -113,7 +126,17 @@ class StoreBase:
                 break
             before.append(row["text"])
             follows = row["follows"]
-        return self._embeddings.in_context([memory.text], [before])[0]
+        return before
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[sqlite3.Connection, list[Findable]]]:
+        """A transaction, and a list for what it makes findable or not. The vectors in memory are brought up to that
+        before anybody else reads or writes: of two changes, the later one is what a search finds."""
+        changed: list[Findable] = []
+        with self._database.read():
+            with self._database.write() as db:
+                yield db, changed
+            self._settle(changed)
 
     def _make_findable(
         self, db: sqlite3.Connection, row: int, memory: Memory, vector: Vector, context: str | None = None

@@ -46,6 +46,7 @@ from memory.bundle_file import (
 )
 from memory.checks import checked_fidelity, checked_message, checked_metadata, checked_tags, checked_text
 from memory.cubes import checked_name
+from memory.database import note_cube
 from memory.documents import Document, checked_document_name, document_of, insert_document
 from memory.errors import Conflict
 from memory.rows import changes_of, context_of, insert_memory, insert_message, memory_of, message_of, write_search_rows
@@ -306,6 +307,7 @@ def _loaded(cube: Cube, contents: Contents, memories: Sequence[Memory]) -> Loade
 
 def _memory_line(memory: Memory, places: dict[str, int], rows: _Rows, computed: Collection[str]) -> MemoryLine:
     fields = _without(memory, "cube_id")
+    del fields["revision"]  # a loaded memory begins anew
     if memory.replaced_by not in places:
         fields["replaced_by"] = None
     if memory.follows is not None and places.get(memory.follows, len(places)) >= places[memory.id]:
@@ -422,3 +424,4 @@ def _insert_cube(db: sqlite3.Connection, cube: Cube) -> None:
         "INSERT INTO cubes (id, tenant, name, created_at, fidelity) VALUES (?, ?, ?, ?, ?)",
         (cube.id, cube.tenant, cube.name, cube.created_at, cube.fidelity),
     )
+    note_cube(cube.id)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from memory.base import StoreBase
 from memory.checks import checked_fidelity, unstorable
+from memory.database import note_cube, uncounted
 from memory.errors import Conflict, InvalidMemory, NotFound
-from memory.rows import VISIBLE, cube_of, memory_of
+from memory.rows import VISIBLE, check_revision, cube_of, memory_of
 from memory.types import Access, Cube, Memory
 from memory.wiping import wipe_cube
 
@@ -46,18 +48,24 @@ class CubeMethods(StoreBase):
         try:
             with self._database.write() as db:
                 values = (cube.id, tenant, cube.name, cube.created_at, cube.fidelity)
-                db.execute("INSERT INTO cubes VALUES (?, ?, ?, ?, ?)", values)
+                db.execute("INSERT INTO cubes (id, tenant, name, created_at, fidelity) VALUES (?, ?, ?, ?, ?)", values)
+                note_cube(cube.id)
         except sqlite3.IntegrityError as error:
             raise Conflict(f"There is a cube named '{cube.name}' already.") from error
         return cube
 
-    def set_fidelity(self, tenant: str, cube_id: str, fidelity: str | None) -> Cube:
-        """Say how exact the KV of the cube's memories must be; None: as the server says. Raises ``NotFound``,
-        ``Forbidden``, ``InvalidMemory``."""
-        cube = self.cube(tenant, cube_id, "write")
+    def set_fidelity(
+        self, tenant: str, cube_id: str, fidelity: str | None, expected: Collection[int] | None = None
+    ) -> Cube:
+        """Say how exact the KV of the cube's memories must be; None: as the server says. ``expected`` are the revisions
+        that may be changed (None: any). Raises ``Stale`` for another one, ``NotFound``, ``Forbidden``,
+        ``InvalidMemory``."""
         with self._database.write() as db:
-            db.execute("UPDATE cubes SET fidelity = ? WHERE id = ?", (checked_fidelity(fidelity), cube.id))
-        return self.cube(tenant, cube.id)
+            cube = self.cube(tenant, cube_id, "write")
+            check_revision(cube, expected)
+            values = (checked_fidelity(fidelity), cube.id)
+            db.execute("UPDATE cubes SET fidelity = ?, revision = revision + 1 WHERE id = ?", values)
+            return self.cube(tenant, cube.id)
 
     def cubes(self, tenant: str) -> list[Cube]:
         """The tenant's own cubes, then those that others share with it, each in order of creation."""
@@ -80,15 +88,17 @@ class CubeMethods(StoreBase):
         except NotFound:
             pass
         try:
-            return self.create_cube(tenant, name)
+            with uncounted():  # a retry finds it, and that is all
+                return self.create_cube(tenant, name)
         except Conflict:  # another thread was faster
             return self.cube(tenant, name)
 
-    def delete_cube(self, tenant: str, cube_id: str) -> list[Memory]:
+    def delete_cube(self, tenant: str, cube_id: str, expected: Collection[int] | None = None) -> list[Memory]:
         """Delete one's own cube with all its memories and messages, which are overwritten. The memories are returned
-        as they were. Raises ``NotFound``."""
-        cube = self._own(tenant, cube_id)
+        as they were. ``expected`` as for ``set_fidelity``. Raises ``NotFound``, ``Stale``."""
         with self._database.write() as db:
+            cube = self._own(tenant, cube_id)
+            check_revision(cube, expected)
             rows = db.execute("SELECT * FROM memories WHERE cube_id = ?", (cube.id,)).fetchall()
             wipe_cube(db, cube.id)
             self._forget_index(cube.id)
@@ -102,9 +112,9 @@ class CubeMethods(StoreBase):
         ``NotFound``, ``InvalidMemory``."""
         if access not in ("read", "write"):
             raise InvalidMemory("Access is read or write.", "access")
-        cube = self._own(tenant, cube_id)
-        grant = Grant(cube.id, self._principal(tenant, principal), access)
         with self._database.write() as db:
+            cube = self._own(tenant, cube_id)
+            grant = Grant(cube.id, self._principal(tenant, principal), access)
             db.execute(
                 "INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?)", (cube.id, grant.principal, access, time.time())
             )
@@ -112,8 +122,8 @@ class CubeMethods(StoreBase):
 
     def unshare(self, tenant: str, cube_id: str, principal: str) -> None:
         """Take a grant back. Raises ``NotFound``."""
-        cube = self._own(tenant, cube_id)
         with self._database.write() as db:
+            cube = self._own(tenant, cube_id)
             values = (cube.id, self._principal(tenant, principal))
             if db.execute("DELETE FROM grants WHERE cube_id = ? AND principal = ?", values).rowcount == 0:
                 raise NotFound("grant", principal)

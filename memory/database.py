@@ -7,6 +7,8 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from memory.errors import StorageFull, StoreCorrupt
@@ -24,10 +26,41 @@ _PRAGMAS = (
 )
 
 
+@dataclass
+class Ticket:
+    """A request with a key of its own, while it is worked on (``memory.retries``): the row that stands for it, and the
+    cubes that it has looked into."""
+
+    database: Database
+    seq: int
+    cubes: set[str] = field(default_factory=set)
+
+
+ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
+
+
+def note_cube(cube_id: str) -> None:
+    """Say that the request that is worked on, if it has a key, looks into a cube."""
+    now = ticket.get()
+    if now is not None:
+        now.cubes.add(cube_id)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Writes in here do no harm when they are done again: they are no reason to refuse a retry."""
+    token = ticket.set(None)
+    try:
+        yield
+    finally:
+        ticket.reset(token)
+
+
 class Database:
     """Reads and transactions over a SQLite file; safe to use from any thread, one at a time.
 
-    An acknowledged transaction is on disk (WAL, synchronous=FULL).
+    An acknowledged transaction is on disk (WAL, synchronous=FULL). One that a request with a key makes says so in that
+    request's row, so that both are kept, or neither.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,6 +95,7 @@ class Database:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
+                    self._note_writing()
                     self._db.execute("COMMIT")
                 except BaseException:
                     if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
@@ -69,6 +103,11 @@ class Database:
                     raise
             except sqlite3.DatabaseError as error:
                 raise self._named(error) from error
+
+    def _note_writing(self) -> None:
+        now = ticket.get()
+        if now is not None and now.database is self:
+            self._db.execute("UPDATE keyed_requests SET wrote = 1 WHERE seq = ?", (now.seq,))
 
     def _named(self, error: sqlite3.DatabaseError) -> Exception:
         code = getattr(error, "sqlite_errorcode", None)

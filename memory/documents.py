@@ -110,31 +110,32 @@ class DocumentMethods(KeepingMethods):
         """Delete a document with its chunks, as memories are deleted; they are returned. Raises ``NotFound``,
         ``Forbidden``."""
         cube = self.cube(tenant, cube_id, "write")
-        with self._database.write() as db:
+        with self._writing() as (db, changed):
             document = _find(db, cube.id, id=document_id)
             if document is None:
                 raise NotFound("document", document_id)
             rows, gone = self._remove_document(db, document)
-        self._after_removal(rows, gone)
+            changed += gone
+        self._after_removal(rows)
         return [memory_of(row) for row in rows]
 
     def _replace_document(
         self, tenant: str, document: Document, memories: Sequence[Memory], vectors: Sequence[Vector]
     ) -> Imported:
         rows: list[sqlite3.Row] = []
-        changed: list[Findable] = []
-        with self._database.write() as db:
+        with self._writing() as (db, changed):
             find_cube(db, tenant, document.cube_id, "write")  # reading a file takes a while: it may be gone by now
             known = _find(db, document.cube_id, name=document.name)
             if known is not None and known.digest == document.digest:  # another request was faster
                 return Imported("unchanged", known, [])
             if known is not None:
-                rows, changed = self._remove_document(db, known)
+                rows, gone = self._remove_document(db, known)
+                changed += gone
             insert_document(db, document)
             for memory, vector in zip(memories, vectors, strict=True):
                 row = insert_noted(db, memory, "added")
                 changed.append(self._make_findable(db, row, memory, vector, context=""))
-        self._after_removal(rows, changed)
+        self._after_removal(rows)
         return Imported("added" if known is None else "replaced", document, [memory_of(row) for row in rows])
 
     def _remove_document(self, db: sqlite3.Connection, document: Document) -> tuple[list[sqlite3.Row], list[Findable]]:
@@ -147,8 +148,7 @@ class DocumentMethods(KeepingMethods):
         db.execute("DELETE FROM documents WHERE id = ?", (document.id,))
         return rows, gone
 
-    def _after_removal(self, rows: Sequence[sqlite3.Row], changed: Sequence[Findable]) -> None:
-        self._settle(changed)
+    def _after_removal(self, rows: Sequence[sqlite3.Row]) -> None:
         if rows and self.undelete_s <= 0:
             self._forget_rows([row["row"] for row in rows])
 

@@ -8,13 +8,14 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from memory.base import Findable
 from memory.checks import checked_text
 from memory.dates import local_time, with_dates
-from memory.errors import Conflict, InvalidMemory, NotFound
+from memory.errors import InvalidMemory, NotFound, Stale
 from memory.extract import LocalExtractor, Unit
 from memory.finding import SearchMethods
 from memory.fulltext import telling_words
@@ -31,6 +32,8 @@ FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "delete
 
 MAX_MEMORIES = 100
 _LOOKED_AT = 10
+# What it is about may be changed while that is found out; the last time, nobody else changes anything.
+_TRIES = 3
 # Share of the telling words that a memory and a correction have in common, when nobody says that it is about it.
 _ALIKE = 0.5
 
@@ -115,8 +118,24 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         ``corrected`` is the text that they should have had. Without it, a confirmation reinforces, a denial archives,
         a wish to forget deletes, a correction updates, and anything else is a new statement that goes the ordinary
         way. All of it is on disk when this returns, or nothing. Raises ``NotFound`` (also for memories of another
-        cube), ``Forbidden``, ``InvalidMemory``, ``Conflict``, ``StorageFull``, ``EmbedderError``.
+        cube), ``Forbidden``, ``InvalidMemory``, ``StorageFull``, ``EmbedderError``.
         """
+        for _ in range(1, _TRIES):
+            with suppress(Stale):
+                return self._feedback(tenant, cube_id, text, memory_ids, corrected, at)
+        with self._database.read():
+            return self._feedback(tenant, cube_id, text, memory_ids, corrected, at)
+
+    def _feedback(
+        self,
+        tenant: str,
+        cube_id: str,
+        text: str,
+        memory_ids: Sequence[str],
+        corrected: str | None,
+        at: float | None,
+    ) -> FeedbackOutcome:
+        """Raises ``Stale`` when a memory that it is about was changed meanwhile."""
         cube = self.cube(tenant, cube_id, "write")
         text = checked_text(text)
         at = _checked_time(at)
@@ -132,14 +151,13 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         message = Message(f"msg_{token}", "user", text, at, author, metadata={"feedback": id})
         owner = given[0].owner if given else None
         outcome = FeedbackOutcome(id, cube.id, text, at, ())
-        changed: list[Findable] = []
 
-        def finish(db: sqlite3.Connection, placed: list[Placed]) -> None:
+        def finish(db: sqlite3.Connection, placed: list[Placed]) -> list[Findable]:
             nonlocal outcome
-            for step in steps:
-                changed.extend(self._take(db, tenant, step, id))
+            changed = [findable for step in steps for findable in self._take(db, tenant, step, id)]
             outcome = replace(outcome, actions=_actions(steps, placed), replaced=_replaced(steps, placed))
             _note(db, outcome, message.id, placed)
+            return changed
 
         # A conversation of its own, so that it is nobody's context.
         self.add_messages(
@@ -150,7 +168,6 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
             extractor=_Statements(plan.statements, as_given=corrected is not None),
             finish=finish,
         )
-        self._settle(changed)
         if self.undelete_s <= 0:
             gone = [step.before.id for step in steps if step.action == "deleted"]
             with self._database.read() as db:
@@ -266,17 +283,18 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
             return replace(step, vector=self._vector_in_place(db, step.after))
 
     def _take(self, db: sqlite3.Connection, tenant: str, step: _Step, feedback: str) -> list[Findable]:
-        """Write one change. Raises ``Conflict`` when the memory is not what it was when that was decided on."""
+        """Write one change. Raises ``Stale`` when the memory is not what it was when that was decided on."""
         row = find_row(db, tenant, step.before.id, need="write")
-        if replace(memory_of(row), uses=step.before.uses, updated_at=step.before.updated_at) != step.before:
-            raise Conflict("The memory was changed by another request meanwhile; read it again.")
-        after = step.after
-        if step.action == "reinforced":
-            after = replace(after, uses=row["uses"] + 1)
+        now = memory_of(row)
+        # What else the feedback says may just have reinforced it.
+        before = replace(step.before, uses=now.uses, updated_at=now.updated_at, revision=now.revision)
+        if now != before:
+            raise Stale(now.revision)
+        after = replace(step.after, uses=now.uses + (step.action == "reinforced"), revision=now.revision)
         if step.action == "deleted":
             mark_deleted(db, row["row"])
         else:
-            update_memory(db, after)
+            after = update_memory(db, after)
         text = step.before.text if step.action == "updated" else None
         note_change(db, after, step.action, text, {"feedback": feedback})
         if step.action == "reinforced":

@@ -6,19 +6,20 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
 from memory.extract import Extractor, LocalExtractor, Unit
 from memory.placing import LOOKED_AT, NEAR, Placed, place, slot_of
-from memory.rows import insert_message, insert_noted, messages_before, spoken
+from memory.rows import find_cube, insert_message, insert_noted, messages_before, spoken
 from memory.states import State, state_of
 from memory.types import Cube, Memory, Message
 from memory.vectors import Vector
 
-Finish = Callable[[sqlite3.Connection, list[Placed]], None]
+Finish = Callable[[sqlite3.Connection, list[Placed]], Sequence[Findable] | None]
+"""Writes what goes with an addition, in its transaction; returns what that made findable or not."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ class IntakeMethods(StoreBase):
         memory, state = _given(cube.id, text, kind, fields)
         (vector,) = self._embeddings.in_context([memory.text], [[]])
         self._index(cube.id)
-        with self._database.write() as db:
+        with self._writing() as (db, changed):
+            find_cube(db, tenant, cube.id, "write")  # embedding takes a while: it may be gone by now
             # What fills no slot stays as it was given.
             placed, row, gone = _as_given(db, memory) if state is None else place(db, memory, state)
             if row is not None:
-                gone = [*gone, self._make_findable(db, row, memory, vector, context="")]
-        self._settle(gone)
+                changed.append(self._make_findable(db, row, memory, vector, context=""))
+            changed += gone
         return placed
 
     def add_many(
@@ -89,12 +91,11 @@ class IntakeMethods(StoreBase):
         cube = self.cube(tenant, cube_id, "write")
         memories = [_given(cube.id, text, kind, dict(fields))[0] for text in texts]
         vectors = self._embeddings.in_context([memory.text for memory in memories], [[]] * len(memories))
-        added: list[Findable] = []
-        with self._database.write() as db:
+        with self._writing() as (db, changed):
+            find_cube(db, tenant, cube.id, "write")
             for memory, vector in zip(memories, vectors, strict=True):
                 row = insert_noted(db, memory, "added")
-                added.append(self._make_findable(db, row, memory, vector, context=""))
-        self._settle(added)
+                changed.append(self._make_findable(db, row, memory, vector, context=""))
         return memories
 
     def add_messages(
@@ -120,25 +121,29 @@ class IntakeMethods(StoreBase):
         units = (extractor or LocalExtractor()).extract(fresh, before)
         earlier = self._last_of(cube.id, said)
         memories = _drafts(units, cube.id, said, earlier)
-        vectors = self._embeddings.in_a_row([memory.text for memory in memories], [text for _, text in earlier[::-1]])
-        contexts = _contexts(fresh, before)
-        near = self._alike(cube.id, vectors)
+        texts = [memory.text for memory in memories]
+        vectors = self._embeddings.in_a_row(texts, _in_order(earlier))
         placed: list[Placed] = []
-        changed: list[Findable] = []
-        with self._database.write() as db:
-            for message in fresh:
-                insert_message(db, cube.id, said.session, message)
-            for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
-                said_now = [item.row for item in changed if _near(item.vector, vector)]
-                done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
-                _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
-                if row is not None:
-                    gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
-                changed += gone
-                placed.append(done)
-            if finish is not None:
-                finish(db, placed)
-        self._settle(changed)
+        with self._database.read() as db:  # from here on nobody adds, changes or forgets what is looked at
+            near = self._alike(cube.id, vectors)
+            contexts = _contexts(fresh, messages_before(db, cube.id, said.session, None))
+            if (now := self._last_of(cube.id, said)) != earlier:
+                memories = _following(memories, now)
+                vectors[:2] = self._embeddings.in_a_row(texts[:2], _in_order(now))
+            with self._writing() as (db, changed):
+                find_cube(db, tenant, cube.id, "write")  # finding and embedding take a while: it may be gone by now
+                for message in fresh:
+                    insert_message(db, cube.id, said.session, message)
+                for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
+                    said_now = [item.row for item in changed if _near(item.vector, vector)]
+                    done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
+                    _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
+                    if row is not None:
+                        gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
+                    changed += gone
+                    placed.append(done)
+                if finish is not None:
+                    changed += finish(db, placed) or ()
         return placed
 
     def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
@@ -240,6 +245,16 @@ def _drafts(units: Sequence[Unit], cube_id: str, said: Said, earlier: Sequence[t
         memories.append(memory)
         follows = memory.id
     return memories
+
+
+def _in_order(earlier: Sequence[tuple[str, str]]) -> list[str]:
+    """Texts of the memories before, the last one last."""
+    return [text for _, text in earlier[::-1]]
+
+
+def _following(memories: list[Memory], earlier: Sequence[tuple[str, str]]) -> list[Memory]:
+    """The memories behind these ones instead."""
+    return [replace(m, follows=earlier[0][0] if earlier else None) if i == 0 else m for i, m in enumerate(memories)]
 
 
 def _near(one: Vector | None, other: Vector) -> bool:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
-from memory.errors import Conflict, InvalidMemory
+from memory.errors import InvalidMemory
 from memory.filters import compile_filter
 from memory.placing import restated
 from memory.proof import Proof, Scan, scan
 from memory.rows import (
     changes_of,
+    check_revision,
     find_row,
     mark_deleted,
     memories_of,
@@ -38,6 +39,19 @@ class Page:
 
     items: list[Memory]
     next: str | None
+
+
+Overlay = Literal["replace", "set", "merge"]
+"""Metadata that are given stand for all (``replace``), are set key by key (``set``), or are a JSON Merge Patch
+(``merge``, RFC 7396): objects within are merged, null removes a key."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A memory as it was, and as it is: no other change came between the two."""
+
+    before: Memory
+    after: Memory
 
 
 class KeepingMethods(StoreBase):
@@ -105,51 +119,42 @@ class KeepingMethods(StoreBase):
             ).fetchall()
         return memories_of(rows)
 
-    def update(
+    def update(self, tenant: str, memory_id: str, **fields: Any) -> Memory:
+        """``change``, and the memory as it is then."""
+        return self.change(tenant, memory_id, **fields).after
+
+    def change(
         self,
         tenant: str,
         memory_id: str,
         *,
-        text: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        kind: str | None = None,
-        status: str | None = None,
+        overlay: Overlay = "replace",
+        expected: Collection[int] | None = None,
         **fields: Any,
-    ) -> Memory:
-        """Change what is given (None: as it is); a new text makes a new version and keeps the old one as history. More
-        ``fields``: pinned, event_at, event_until, tags, importance, expires_at. Raises ``NotFound``, ``Forbidden``,
-        ``InvalidMemory``, ``Conflict``, ``StorageFull``, ``EmbedderError``."""
-        old = self.get(tenant, memory_id)
-        given = {name: value for name, value in fields.items() if value is not None}
-        if "tags" in given:
-            given["tags"] = checked_tags(given["tags"])
-        new = replace(
-            old,
-            text=old.text if text is None else checked_text(text),
-            kind=old.kind if kind is None else checked_kind(kind),
-            metadata=old.metadata if metadata is None else metadata,
-            status=old.status if status is None else checked_status(status),
-            updated_at=time.time(),
-            **given,
-        )
-        changed = new.text != old.text
-        if changed or (new.status == "active" and old.status != "active"):
-            new = replace(new, version=old.version + 1)
-        new = restated(new) if changed else new
-        checked_metadata(new.metadata)
-        with self._database.read() as db:
-            vector = self._vector_in_place(db, new)
-        with self._database.write() as db:
+    ) -> Changed:
+        """Change the ``fields`` that are given (None: as they are), and nothing else, whatever others change at the
+        same time. They are text, kind, status, pinned, event_at, event_until, tags, importance, expires_at and
+        metadata, which ``overlay`` says how to take. A new text makes a new version and keeps the old one as history.
+
+        ``expected`` are the revisions that may be changed (None: any). Raises ``Stale`` for another one, ``NotFound``,
+        ``Forbidden``, ``InvalidMemory``, ``StorageFull``, ``EmbedderError``.
+        """
+        given = _checked({name: value for name, value in fields.items() if value is not None})
+        known = self.get(tenant, memory_id)
+        planned = _with(known, given, overlay)
+        if _is_found_otherwise(known, planned):
+            self._embed_ahead(planned)
+        with self._writing() as (db, changed):
             row = find_row(db, tenant, memory_id, need="write")
-            if row["version"] != old.version:
-                raise Conflict("The memory was changed by another request meanwhile; read it again.")
-            update_memory(db, new)
-            note_change(db, new, _action(old, new), old.text if changed else None)
-            findable = self._make_unfindable(db, row["row"], new.cube_id)
-            if new.status == "active":
-                findable = self._make_findable(db, row["row"], new, vector)
-        self._settle([findable])
-        return new
+            old = memory_of(row)
+            check_revision(old, expected)
+            new = update_memory(db, _with(old, given, overlay))
+            note_change(db, new, _action(old, new), None if new.text == old.text else old.text)
+            if _is_found_otherwise(old, new):
+                changed.append(self._make_unfindable(db, row["row"], new.cube_id))
+                if new.status == "active":
+                    changed[:] = [self._make_findable(db, row["row"], new, self._vector_in_place(db, new))]
+        return Changed(old, new)
 
     def history(self, tenant: str, memory_id: str) -> list[Change]:
         """What was done to a memory, oldest first. Raises ``NotFound``."""
@@ -176,59 +181,56 @@ class KeepingMethods(StoreBase):
 
     # -- the end of a memory ---------------------------------------------------------------------------------
 
-    def delete(self, tenant: str, memory_id: str) -> Memory:
+    def delete(self, tenant: str, memory_id: str, expected: Collection[int] | None = None) -> Memory:
         """Take a memory out of use at once; for ``undelete_s`` seconds it can be brought back, then it is forgotten
-        (0: forgotten now). The memory as it was is returned. Raises ``NotFound``, ``Forbidden``."""
+        (0: forgotten now). The memory as it was is returned. ``expected`` as for ``change``. Raises ``NotFound``,
+        ``Forbidden``, ``Stale``."""
         if self.undelete_s <= 0:
-            return self.forget(tenant, memory_id).memory
-        with self._database.write() as db:
+            return self.forget(tenant, memory_id, expected).memory
+        with self._writing() as (db, changed):
             row = find_row(db, tenant, memory_id, need="write")
             memory = memory_of(row)
-            gone = self._make_unfindable(db, row["row"], memory.cube_id)
+            check_revision(memory, expected)
+            changed.append(self._make_unfindable(db, row["row"], memory.cube_id))
             mark_deleted(db, row["row"])
             note_change(db, memory, "deleted")
-        self._settle([gone])
         return memory
 
     def undelete(self, tenant: str, memory_id: str) -> Memory:
         """Bring a deleted memory back as it was. Raises ``NotFound`` (also when it is too late), ``Forbidden``."""
         with self._database.read() as db:
             row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
+        if row["deleted_at"] is not None:
+            self._embed_ahead(memory_of(row))
+        with self._writing() as (db, changed):
+            row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
             if row["deleted_at"] is None or row["deleted_at"] + self.undelete_s < time.time():
                 find_row(db, tenant, memory_id)  # not deleted: it stays; too late: not found
                 return memory_of(row)
             # Another version: what was computed from the one that was deleted stays refused.
             memory = replace(memory_of(row), status=row["status_before"] or "active", version=row["version"] + 1)
-            vector = self._vector_in_place(db, memory)
-        changed: list[Findable] = []
-        with self._database.write() as db:
-            memory = _as_history_where_replaced(db, memory)
-            done = db.execute(
-                "UPDATE memories SET status = ?, replaced_by = ?, version = ?, status_before = NULL, deleted_at = NULL"
-                " WHERE rowid = ? AND deleted_at IS NOT NULL",
-                (memory.status, memory.replaced_by, memory.version, row["row"]),
-            )
-            if done.rowcount == 0:  # another request was faster
-                return memory_of(find_row(db, tenant, memory_id))
+            memory = update_memory(db, _as_history_where_replaced(db, memory))
+            db.execute("UPDATE memories SET status_before = NULL, deleted_at = NULL WHERE rowid = ?", (row["row"],))
             note_change(db, memory, "undeleted")
             if memory.status == "active":
-                changed.append(self._make_findable(db, row["row"], memory, vector))
-        self._settle(changed)
+                changed.append(self._make_findable(db, row["row"], memory, self._vector_in_place(db, memory)))
         return memory
 
-    def forget(self, tenant: str, memory_id: str) -> Proof:
+    def forget(self, tenant: str, memory_id: str, expected: Collection[int] | None = None) -> Proof:
         """Overwrite a memory, its history, what it is from and what was computed from it here; then look for what is
-        left. Also for one that is deleted but can still be brought back. Raises ``NotFound``, ``Forbidden``."""
-        with self._database.read() as db:
+        left. Also for one that is deleted but can still be brought back. ``expected`` as for ``change``. Raises
+        ``NotFound``, ``Forbidden``, ``Stale``."""
+        with self._database.read() as db:  # until it is done, so that nothing is merged into it meanwhile
             row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
             if row["status"] == "deleted" and row["deleted_at"] is None:
                 find_row(db, tenant, memory_id)  # forgotten already: not found
             memory = memory_of(row)
+            check_revision(memory, expected)
             merged = db.execute(
                 "SELECT rowid AS row FROM memories WHERE cube_id = ? AND replaced_by = ? AND status = 'merged'",
                 (memory.cube_id, memory.id),
             ).fetchall()
-        texts = self._forget_rows([row["row"], *(other["row"] for other in merged)])
+            texts = self._forget_rows([row["row"], *(other["row"] for other in merged)])
         return self.prove(memory, texts)
 
     def prove(self, memory: Memory, texts: Sequence[str] = ()) -> Proof:
@@ -248,28 +250,24 @@ class KeepingMethods(StoreBase):
             ).fetchall()
         if late:
             self._forget_rows([row["row"] for row in late])
-        gone: list[Findable] = []
-        with self._database.write() as db:
+        with self._writing() as (db, changed):
             rows = db.execute(
                 "SELECT rowid AS row, * FROM memories WHERE expires_at IS NOT NULL AND expires_at <= ?"
                 " AND status = 'active' LIMIT 1000",
                 (now,),
             ).fetchall()
             for row in rows:
-                expired = replace(memory_of(row), status="archived", updated_at=now)
-                update_memory(db, expired)
+                expired = update_memory(db, replace(memory_of(row), status="archived", updated_at=now))
                 note_change(db, expired, "expired")
-                gone.append(self._make_unfindable(db, row["row"], expired.cube_id))
-        self._settle(gone)
+                changed.append(self._make_unfindable(db, row["row"], expired.cube_id))
         return memories_of(rows)
 
     def _forget_rows(self, rows: Sequence[int]) -> list[str]:
         """Wipe memories; the texts that went, for a scan. What follows them in a conversation gets its vector anew,
         without them."""
         texts: list[str] = []
-        changed: list[Findable] = []
         behind: list[str] = []
-        with self._database.write() as db:
+        with self._writing() as (db, changed):
             for row in rows:
                 data = db.execute("SELECT id, cube_id FROM memories WHERE rowid = ?", (row,)).fetchone()
                 texts += [change.text for change in changes_of(db, data["id"]) if change.text]
@@ -284,7 +282,6 @@ class KeepingMethods(StoreBase):
                 behind = [id for id, _ in anew]
             for cube_id in {item.cube_id for item in changed}:
                 self._saved.drop(cube_id)
-        self._settle(changed)
         self._overwrite_deleted()
         return texts
 
@@ -310,6 +307,54 @@ def _as_history_where_replaced(db: sqlite3.Connection, memory: Memory) -> Memory
         (memory.cube_id, memory.slot, memory.owner),
     ).fetchone()
     return memory if row is None else replace(memory, status="archived", replaced_by=row["id"])
+
+
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a change as they are stored. Raises ``InvalidMemory``."""
+    checks: dict[str, Callable[[Any], Any]] = {
+        "text": checked_text,
+        "kind": checked_kind,
+        "status": checked_status,
+        "tags": checked_tags,
+    }
+    return {name: checks[name](value) if name in checks else value for name, value in given.items()}
+
+
+def _with(old: Memory, given: Mapping[str, Any], overlay: Overlay) -> Memory:
+    """The memory with these fields. Raises ``InvalidMemory``."""
+    new = replace(old, **{name: value for name, value in given.items() if name != "metadata"}, updated_at=time.time())
+    if "metadata" in given:
+        new = replace(new, metadata=_overlaid(old.metadata, given["metadata"], overlay))
+        checked_metadata(new.metadata)
+    if new.text != old.text or (new.status == "active" and old.status != "active"):
+        new = replace(new, version=old.version + 1)
+    return restated(new) if new.text != old.text else new
+
+
+def _is_found_otherwise(old: Memory, new: Memory) -> bool:
+    return new.label != old.label or new.status != old.status
+
+
+def _overlaid(old: dict[str, Any], given: dict[str, Any], overlay: Overlay) -> dict[str, Any]:
+    if overlay == "replace":
+        return given
+    if overlay == "set":
+        return {**old, **given}
+    merged: dict[str, Any] = _merged(old, given)
+    return merged
+
+
+def _merged(old: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(merged.get(key), value)
+    return merged
 
 
 def _action(old: Memory, new: Memory) -> str:

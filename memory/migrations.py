@@ -208,3 +208,44 @@ def _feedback(db: sqlite3.Connection) -> None:
         " digest TEXT NOT NULL, n_chunks INTEGER NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID"
     )
     db.execute("CREATE UNIQUE INDEX documents_by_name ON documents (cube_id, name)")
+
+
+@migration
+def _revisions(db: sqlite3.Connection) -> None:
+    """Counts every change, where a memory's version counts those of its text."""
+    for table in ("memories", "cubes"):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN revision INTEGER NOT NULL DEFAULT 1")
+
+
+@migration
+def _keyed_requests(db: sqlite3.Connection) -> None:
+    """Of a key and a request there are digests only. ``status`` is NULL until the request has been answered; ``body``
+    is NULL, too, when it must not be kept (``gone``, which may be known before it is there). ``quotes``: it may hold
+    text of memories or messages. Then it goes with the first text of any cube that the request looked into that goes,
+    whoever removes that and why: which is why triggers see to it."""
+    db.execute(
+        "CREATE TABLE keyed_requests (seq INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL,"
+        " key TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL, quotes INTEGER NOT NULL,"
+        " wrote INTEGER NOT NULL DEFAULT 0, gone INTEGER NOT NULL DEFAULT 0, status INTEGER, headers TEXT, body BLOB,"
+        " nbytes INTEGER NOT NULL DEFAULT 0, UNIQUE (tenant, key))"
+    )
+    db.execute("CREATE INDEX keyed_requests_by_age ON keyed_requests (at)")
+    db.execute("CREATE INDEX keyed_requests_sizes ON keyed_requests (tenant, seq, nbytes)")
+    db.execute("CREATE INDEX keyed_requests_open ON keyed_requests (seq) WHERE status IS NULL")
+    db.execute(
+        "CREATE TABLE keyed_request_cubes (cube_id TEXT NOT NULL, request INTEGER NOT NULL,"
+        " PRIMARY KEY (cube_id, request)) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX keyed_request_cubes_by_request ON keyed_request_cubes (request)")
+    for name, event, cube in (
+        ("memory_wiped", "UPDATE OF text ON memories WHEN NEW.text = '' AND OLD.text != ''", "cube_id"),
+        ("message_changed", "UPDATE OF text ON messages WHEN NEW.text != OLD.text", "cube_id"),
+        ("message_removed", "DELETE ON messages", "cube_id"),
+        ("cube_removed", "DELETE ON cubes", "id"),
+    ):
+        db.execute(
+            f"CREATE TRIGGER replies_when_{name} AFTER {event} BEGIN"
+            " UPDATE keyed_requests SET gone = 1, headers = NULL, body = NULL, nbytes = 0 WHERE quotes AND NOT gone"
+            f" AND seq IN (SELECT request FROM keyed_request_cubes WHERE cube_id = OLD.{cube}"
+            " UNION ALL SELECT seq FROM keyed_requests WHERE status IS NULL); END"
+        )

@@ -68,6 +68,7 @@ def place(
         late = replace(memory, status="archived", valid_until=_time(newer), replaced_by=newer.id)
         insert_noted(db, late, "outdated")
         return Placed("outdated", late), None, []
+    memory = replace(memory, uses=memory.uses + sum(old["uses"] for old in older if _same_value(old["value"], state)))
     row = insert_noted(db, memory, "added")
     gone = [_retire(db, old, memory, state) for old in older]
     action: Action = "added" if not gone else "superseded" if any(m.status == "archived" for m, _ in gone) else "merged"
@@ -85,10 +86,14 @@ def _ended_by(old: Memory, new: Memory, state: State) -> bool:
     return not state.ends or not state.value or old.value in (None, state.value)
 
 
+def _same_value(value: str | None, state: State) -> bool:
+    return not state.ends and value == state.value
+
+
 def _retire(db: sqlite3.Connection, row: sqlite3.Row, by: Memory, state: State) -> tuple[Memory, Findable]:
     """Take a state out of use: merged into one of the same value, or kept as history of another."""
     old = memory_of(row)
-    merged = not state.ends and old.value == state.value
+    merged = _same_value(old.value, state)
     retired = replace(
         old,
         status="merged" if merged else "archived",
@@ -97,10 +102,8 @@ def _retire(db: sqlite3.Connection, row: sqlite3.Row, by: Memory, state: State) 
         pinned=False,
         updated_at=by.created_at,
     )
-    update_memory(db, retired)
+    retired = update_memory(db, retired)
     note_change(db, retired, "merged" if merged else "superseded", detail={"by": by.id})
-    if merged:
-        db.execute("UPDATE memories SET uses = uses + ? WHERE id = ?", (old.uses, by.id))
     remove_search_rows(db, row["row"])
     return retired, Findable(old.cube_id, row["row"], None)
 
@@ -129,8 +132,7 @@ def _said_before(db: sqlite3.Connection, memory: Memory, near: Sequence[int]) ->
 
 def _reinforce(db: sqlite3.Connection, row: sqlite3.Row, again: Memory) -> Memory:
     """Said again: it counts for more, and where the wording differs, that is kept as a merged memory."""
-    kept = replace(memory_of(row), uses=row["uses"] + 1, updated_at=again.created_at)
-    update_memory(db, kept)
+    kept = update_memory(db, replace(memory_of(row), uses=row["uses"] + 1, updated_at=again.created_at))
     note_change(db, kept, "reinforced")
     if row["digest"] != digest_of(again.text):
         merged = replace(again, status="merged", replaced_by=kept.id)

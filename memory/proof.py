@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,11 @@ from typing import Any
 from memory.fulltext import cube_word
 from memory.rows import digest_of
 from memory.types import Memory
+
+_REPLIES = (
+    "SELECT count(*) FROM keyed_requests WHERE seq IN (SELECT request FROM keyed_request_cubes WHERE cube_id = ?)"
+    " AND instr(body, CAST(? AS BLOB)) > 0"
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Scan:
     graph: int
     messages: int
     feedback: int
+    replies: int
 
     @property
     def total(self) -> int:
@@ -72,4 +79,5 @@ def scan(db: sqlite3.Connection, memory: Memory, texts: Sequence[str]) -> Scan:
         messages=count("SELECT count(*) FROM provenance WHERE memory_id = ?", memory.id)
         + sum(count(f"SELECT count(*) FROM messages WHERE {cube} AND text = ?", text) for text in wanted),
         feedback=count("SELECT count(*) FROM feedback WHERE instr(actions, ?) > 0", memory.id),
+        replies=sum(count(_REPLIES, memory.cube_id, json.dumps(text, ensure_ascii=False)[1:-1]) for text in wanted),
     )

@@ -7,13 +7,15 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from memory.database import note_cube
 from memory.entities import link, names_in, unlink
-from memory.errors import Forbidden, NotFound
+from memory.errors import Forbidden, NotFound, Stale
 from memory.fulltext import cube_word
 from memory.types import Access, Change, Cube, Memory, Message
 from memory.vectors import Vector
@@ -33,6 +35,7 @@ _COLUMNS = (
     "status",
     "pinned",
     "version",
+    "revision",
     "created_at",
     "updated_at",
     "event_at",
@@ -61,6 +64,7 @@ def find_cube(db: sqlite3.Connection, tenant: str, cube: str, need: Access = "re
     ).fetchone()
     if row is None:
         raise NotFound("cube", cube)
+    note_cube(row["id"])
     if need == "write" and row["tenant"] != tenant:
         check_writable(db, tenant, row["id"])
     return cube_of(row)
@@ -87,9 +91,16 @@ def find_row(
     ).fetchone()
     if row is None or (row["status"] == "deleted" and not with_deleted):
         raise NotFound("memory", memory_id)
+    note_cube(row["cube_id"])
     if need == "write":
         check_writable(db, tenant, row["cube_id"])
     return row
+
+
+def check_revision(found: Memory | Cube, expected: Collection[int] | None) -> None:
+    """Raises ``Stale`` unless a memory or cube is of one of the ``expected`` revisions (None: any)."""
+    if expected is not None and found.revision not in expected:
+        raise Stale(found.revision)
 
 
 def digest_of(text: str) -> str:
@@ -110,13 +121,16 @@ def insert_memory(db: sqlite3.Connection, memory: Memory) -> int:
     return cursor.lastrowid
 
 
-def update_memory(db: sqlite3.Connection, memory: Memory) -> None:
-    """Write all of a memory's fields."""
+def update_memory(db: sqlite3.Connection, memory: Memory) -> Memory:
+    """Write all of a memory's fields, as its next revision, which is returned. ``memory`` is of the row as it is in
+    this transaction: what was read before it could undo what others have done since."""
+    memory = replace(memory, revision=memory.revision + 1)
     names = (*_COLUMNS[1:], "metadata", "tags", "digest")
     values = [getattr(memory, name) for name in _COLUMNS[1:]]
     values += [json.dumps(memory.metadata), json.dumps(memory.tags), digest_of(memory.text)]
     changes = ", ".join(f"{name} = ?" for name in names)
     db.execute(f"UPDATE memories SET {changes} WHERE id = ?", (*values, memory.id))
+    return memory
 
 
 def note_change(
@@ -139,7 +153,8 @@ def insert_noted(db: sqlite3.Connection, memory: Memory, action: str) -> int:
 def mark_deleted(db: sqlite3.Connection, row: int) -> None:
     """Say that a memory is deleted, so that it can be brought back."""
     db.execute(
-        "UPDATE memories SET status_before = status, status = 'deleted', deleted_at = ? WHERE rowid = ?",
+        "UPDATE memories SET status_before = status, status = 'deleted', deleted_at = ?, revision = revision + 1"
+        " WHERE rowid = ?",
         (time.time(), row),
     )
 
@@ -241,7 +256,7 @@ def insert_message(db: sqlite3.Connection, cube_id: str, conversation: str | Non
 
 def cube_of(row: sqlite3.Row) -> Cube:
     """The cube a row stands for."""
-    return Cube(row["id"], row["tenant"], row["name"], row["created_at"], row["fidelity"])
+    return Cube(row["id"], row["tenant"], row["name"], row["created_at"], row["fidelity"], row["revision"])
 
 
 def message_of(row: sqlite3.Row) -> Message:

@@ -14,6 +14,7 @@ from memory.intake import IntakeMethods
 from memory.jobs import JobQueue
 from memory.keeping import DAY_S, KeepingMethods
 from memory.keys import KeyStore
+from memory.retries import KeyedRequests
 
 
 class MemoryStore(
@@ -29,3 +30,4 @@ class MemoryStore(
         self.rerank = rerank
         self.keys = KeyStore(self._database)
         self.jobs = JobQueue(self._database)
+        self.keyed = KeyedRequests(self._database)

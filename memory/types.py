@@ -28,6 +28,8 @@ class Cube:
     created_at: float
     fidelity: str | None = None
     """How exact its memories' KV must be (``exact``, ``high``, ``fast``); None: as the server says."""
+    revision: int = 1
+    """Counts changes, from 1."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Message:
 @dataclass(frozen=True)
 class Memory:
     """One unit of plaintext. Times are Unix seconds (UTC); ``version`` counts changes of the text, and
-    returns to use, from 1.
+    returns to use, ``revision`` every change, both from 1.
 
     It was recorded at ``created_at`` and is about the time from ``event_at`` on (until ``event_until`` where the text
     says so). A *state* (``slot`` names of what, ``value`` how it stands) holds until
@@ -85,6 +87,7 @@ class Memory:
     replaced_by: str | None = None
     uses: int = 1
     follows: str | None = None
+    revision: int = 1
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from server import errors
 from server.draining import Draining
 from server.encodings import Decompress, read_as_json
+from server.idempotency import Idempotency
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.paths import Paths, decode_names
 from server.routes import (
@@ -69,7 +70,8 @@ def create_app(services: Services) -> FastAPI:
     config = services.config.server
     required = keys_required(services)
     # Added last runs first: paths, ids, then the end of serving, then the gate, then decompression, then the size limit
-    # of what came out.
+    # of what came out, then what is done once.
+    app.add_middleware(Idempotency, requests=services.memories.keyed)
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,
@@ -87,7 +89,11 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Draining, requests=services.requests, draining=lambda: services.draining)
     if config.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["ETag", "Idempotency-Replayed", "Retry-After", "X-Request-Id"],
         )
     app.add_middleware(RequestIds, count=lambda *labels: services.metrics.http.labels(*map(str, labels)).inc())
     app.add_middleware(Paths, routes=app.routes)

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Annotated, Any, BinaryIO, Literal
@@ -168,7 +169,8 @@ class Bundles:
         and values where the bundle comes from, and have none here then, get theirs in idle time. Raises
         ``InvalidMemory``, ``Conflict``, ``StorageFull``, ``EmbedderError``; nothing is kept then."""
         loop = asyncio.get_running_loop()
-        loaded, taken = await loop.run_in_executor(self._readers, self._load, tenant, name, source)
+        load = copy_context().run
+        loaded, taken = await loop.run_in_executor(self._readers, load, self._load, tenant, name, source)
         if taken.left:
             log.info("a bundle's pages: %d taken, left for these reasons: %s", taken.taken, dict(taken.left))
         self._upkeep.prepare(tenant, loaded.computed)

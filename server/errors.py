@@ -41,6 +41,10 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (memory_errors.Forbidden, 403, "invalid_request_error", "forbidden"),
     (memory_errors.InvalidMemory, 400, "invalid_request_error", "invalid_memory"),
     (memory_errors.UnreadableDocument, 400, "invalid_request_error", "unreadable_document"),
+    (memory_errors.KeyReused, 409, "invalid_request_error", "idempotency_key_reused"),
+    (memory_errors.StillRunning, 409, "invalid_request_error", "idempotency_key_in_use"),
+    (memory_errors.CutOff, 409, "invalid_request_error", "idempotency_cut_off"),
+    (memory_errors.ReplyGone, 410, "invalid_request_error", "idempotency_reply_gone"),
     (memory_errors.Conflict, 409, "invalid_request_error", "conflict"),
     (memory_errors.StorageFull, 507, "server_error", "storage_full"),
     (memory_errors.EmbedderError, 503, "server_error", "embedder_failed"),
@@ -88,7 +92,10 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
         return error.status, error_body(error.message, error.type, error.code, error.param)
     for kind, status, type_, code in TABLE:
         if isinstance(error, kind):
-            return status, error_body(str(error), type_, code, getattr(error, "param", None))
+            body = error_body(str(error), type_, code, getattr(error, "param", None))
+            if isinstance(error, memory_errors.Stale):
+                body["error"]["revision"] = error.revision
+            return status, body
     return 500, error_body(
         "An internal error happened; the log has it under this request's id.", "server_error", "internal"
     )

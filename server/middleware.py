@@ -175,7 +175,7 @@ class BodyLimit:
             messages.append(message)
 
         if await self._read(scope, receive, send, self._max_bytes, keep):
-            await self._app(scope, _replayed(messages, receive), send)
+            await self._app(scope, replayed(messages, receive), send)
 
     async def _in_file(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         size, last = 0, ""
@@ -201,7 +201,7 @@ class BodyLimit:
                 if whole and last != "http.disconnect":  # a part of a bundle could be one
                     scope[BODY_FILE] = file
                     end: Message = {"type": "http.request", "body": b"", "more_body": False}
-                    await self._app(scope, _replayed([end], receive), send)
+                    await self._app(scope, replayed([end], receive), send)
             finally:
                 self._in_files -= size
 
@@ -239,7 +239,7 @@ def _body(message: Message) -> bytes:
     return found
 
 
-def _replayed(messages: Iterable[Message], receive: Receive) -> Receive:
+def replayed(messages: Iterable[Message], receive: Receive) -> Receive:
     """Receives these messages, then what comes."""
     replay = iter(messages)
 

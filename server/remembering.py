@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from memory import (
 from memory.checks import checked_time
 from memory.errors import InvalidMemory
 from scheduler import JobRunner, Upkeep
+from server import once
 from server.metrics import MemoryStats
 from server.recalled import without_recalled
 
@@ -101,10 +103,11 @@ class Remembering:
         return job
 
     async def remember(self, tenant: str, cube: str, text: str, session: str | None) -> None:
-        """Keep what a user said in a chat, in a job."""
+        """Keep what a user said in a chat, in a job; that of a request with a key, once."""
         message = message_of(text)
         if message.text.strip():
-            await self.queue_messages(tenant, cube, [message], Said(session=session))
+            id = "job_" + once.token()[:24]
+            await self.queue_messages(tenant, cube, [message], Said(session=session), job_id=id)
 
     async def _messages_job(self, job: Job) -> None:
         given = job.payload
@@ -129,7 +132,7 @@ class Remembering:
         """Do work that waits for an extractor in a thread."""
         if extractor.name == "local":
             return await asyncio.to_thread(work)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, copy_context().run, work)
 
     def extractor(self, name: str | None) -> Extractor:
         """Raises ``InvalidMemory`` for an unknown one."""
@@ -164,25 +167,25 @@ class Remembering:
     # -- changing --------------------------------------------------------------------------------------------
 
     async def update(self, tenant: str, memory_id: str, **fields: Any) -> Memory:
-        """Change a memory. What was computed from its old text is removed before the reply."""
+        """Change a memory, as ``MemoryStore.change`` does. What was computed from its old text is removed before the
+        reply."""
+        changed = await asyncio.to_thread(lambda: self.store.change(tenant, memory_id, **fields))
+        if changed.before.label != changed.after.label or changed.after.status != "active":
+            await self.drop_segments(tenant, [changed.before])
+        return changed.after
 
-        def change() -> tuple[Memory, Memory]:
-            return self.store.get(tenant, memory_id), self.store.update(tenant, memory_id, **fields)
-
-        old, new = await asyncio.to_thread(change)
-        if old.label != new.label or new.status != "active":
-            await self.drop_segments(tenant, [old])
-        return new
-
-    async def delete(self, tenant: str, memory_id: str) -> tuple[Memory, int]:
-        """Take a memory out of use, and remove what was computed from it; how many segments that were."""
-        memory = await asyncio.to_thread(self.store.delete, tenant, memory_id)
+    async def delete(self, tenant: str, memory_id: str, expected: Collection[int] | None = None) -> tuple[Memory, int]:
+        """Take a memory out of use, and remove what was computed from it; how many segments that were. ``expected``:
+        revisions that may be deleted (None: any)."""
+        memory = await asyncio.to_thread(self.store.delete, tenant, memory_id, expected)
         return memory, await self.drop_segments(tenant, [memory])
 
-    async def forget(self, tenant: str, memory_id: str) -> tuple[Proof, int, int]:
+    async def forget(
+        self, tenant: str, memory_id: str, expected: Collection[int] | None = None
+    ) -> tuple[Proof, int, int]:
         """Overwrite a memory and everything computed from it; the proof, the segments removed, and those that a look
         afterwards still finds."""
-        proof = await asyncio.to_thread(self.store.forget, tenant, memory_id)
+        proof = await asyncio.to_thread(self.store.forget, tenant, memory_id, expected)
         removed = await self.drop_segments(tenant, [proof.memory])
         # What was said in a conversation stands in its turns, whose keys and values are kept too.
         removed += await self._engine.forget_conversations(tenant)
@@ -231,6 +234,7 @@ class Remembering:
         expired = await asyncio.to_thread(self.store.purge)
         await self.drop_segments("", expired)
         await asyncio.to_thread(self.store.jobs.sweep)
+        await asyncio.to_thread(self.store.keyed.sweep)
 
     async def close(self) -> None:
         await self.jobs.close()

@@ -452,6 +452,8 @@ class MemoryChange(MemoryFields):
     text: str | None = None
     kind: str | None = None
     status: str | None = None
+    replace_metadata: bool = False
+    """``metadata`` is all of it; else it is overlaid (RFC 7396)."""
 
 
 class MemorySearch(Strict):

@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 
 from memory import Cube, Grant, Group
+from server.conditions import Expected, is_known, not_modified, tagged
 from server.routes.openai import Provided, Tenant
 from server.schemas import CubeAdd, CubeChange, GrantAdd, GroupSet
 
@@ -23,6 +24,7 @@ def cube_json(cube: Cube, tenant: str) -> dict[str, Any]:
         "name": cube.name,
         "shared": cube.tenant != tenant,
         "fidelity": cube.fidelity,
+        "revision": cube.revision,
         "created_at": cube.created_at,
     }
 
@@ -36,9 +38,11 @@ def _group_json(group: Group) -> dict[str, Any]:
 
 
 @router.post("/cubes", status_code=201)
-async def add_cube(body: CubeAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def add_cube(body: CubeAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
     """Add a cube; ``fidelity`` says how exact the KV of its memories must be."""
-    return cube_json(await asyncio.to_thread(services.memories.create_cube, tenant, body.name, body.fidelity), tenant)
+    cube = await asyncio.to_thread(services.memories.create_cube, tenant, body.name, body.fidelity)
+    tagged(response, cube)
+    return cube_json(cube, tenant)
 
 
 @router.get("/cubes")
@@ -48,23 +52,32 @@ async def list_cubes(services: Provided, tenant: Tenant) -> dict[str, Any]:
     return {"object": "list", "data": [cube_json(cube, tenant) for cube in cubes]}
 
 
-@router.get("/cubes/{cube_id}")
-async def get_cube(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """A cube by id or name."""
-    return cube_json(await asyncio.to_thread(services.memories.cube, tenant, cube_id), tenant)
+@router.get("/cubes/{cube_id}", response_model=None)
+async def get_cube(
+    cube_id: str, services: Provided, tenant: Tenant, request: Request, response: Response
+) -> Response | dict[str, Any]:
+    """A cube by id or name; its ``ETag`` is its revision."""
+    cube = await asyncio.to_thread(services.memories.cube, tenant, cube_id)
+    if is_known(request, cube):
+        return not_modified(cube)
+    tagged(response, cube)
+    return cube_json(cube, tenant)
 
 
 @router.patch("/cubes/{cube_id}")
-async def change_cube(cube_id: str, body: CubeChange, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def change_cube(
+    cube_id: str, body: CubeChange, services: Provided, tenant: Tenant, expected: Expected, response: Response
+) -> dict[str, Any]:
     """Say how exact the KV of a cube's memories must be; null: as the server says."""
-    cube = await asyncio.to_thread(services.memories.set_fidelity, tenant, cube_id, body.fidelity)
+    cube = await asyncio.to_thread(services.memories.set_fidelity, tenant, cube_id, body.fidelity, expected)
+    tagged(response, cube)
     return cube_json(cube, tenant)
 
 
 @router.delete("/cubes/{cube_id}")
-async def delete_cube(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def delete_cube(cube_id: str, services: Provided, tenant: Tenant, expected: Expected) -> dict[str, Any]:
     """Delete a cube, its memories, and everything that was computed from them, at once and for good."""
-    memories = await asyncio.to_thread(services.memories.delete_cube, tenant, cube_id)
+    memories = await asyncio.to_thread(services.memories.delete_cube, tenant, cube_id, expected)
     removed = await services.remembering.drop_segments(tenant, memories)
     return {
         "object": "cube.deleted",

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict
 from typing import Annotated, Any, BinaryIO
 
@@ -47,7 +48,7 @@ async def add_document(
     data, media_type = await request.body(), request.headers.get("content-type")
     add = services.memories.add_document
     loop = asyncio.get_running_loop()
-    done = await loop.run_in_executor(_readers, lambda: add(tenant, id, name, data, media_type))
+    done = await loop.run_in_executor(_readers, copy_context().run, add, tenant, id, name, data, media_type)
     removed = await services.remembering.drop_segments(tenant, done.replaced)
     return {
         **document_json(done.document),

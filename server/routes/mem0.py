@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from memory import Change, Job, Memory, Message, Placed, Said
 from memory.errors import InvalidMemory, NotFound
 from server.bodies import Body
+from server.conditions import Expected, tagged
 from server.routes import peers
 from server.routes.openai import Provided, Tenant
 from server.routes.peers import PeerMessages, Where, Whose, iso
@@ -39,6 +40,8 @@ _REMARKS = {"POSITIVE": "That is right.", "NEGATIVE": "That is wrong.", "VERY_NE
 # The side store has no way to take a time of expiry back; this is as good as none, and shown as none.
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _MAX_FILTER_CHARS = 4_000
+# Whose a memory is, is not changed by its metadata.
+_IDENTITY = ("user_id", "agent_id", "run_id", "app_id")
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------
@@ -117,7 +120,9 @@ class Update(Body):
         """As the side store takes them."""
         fields: dict[str, Any] = {
             "text": self.data if self.text is None else self.text,
-            "metadata": self.metadata,
+            "metadata": None
+            if self.metadata is None
+            else {key: value for key, value in self.metadata.items() if key not in _IDENTITY},
             "event_at": peers.unix_time(self.timestamp, "timestamp"),
         }
         if "expiration_date" in self.model_fields_set:
@@ -395,9 +400,11 @@ async def list_memories(
 
 @router.get("/v1/memories/{memory_id}/")
 @router.get("/memories/{memory_id}")
-async def get(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def get(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
     """One memory."""
-    return _memory_json(await peers.own_memory(services, tenant, memory_id))
+    memory = await peers.own_memory(services, tenant, memory_id)
+    tagged(response, memory)
+    return _memory_json(memory)
 
 
 @router.get("/v1/memories/{memory_id}/history/")
@@ -420,17 +427,20 @@ async def history(memory_id: str, services: Provided, tenant: Tenant) -> list[di
 
 @router.put("/v1/memories/{memory_id}/")
 @router.put("/memories/{memory_id}")
-async def update(memory_id: str, body: Update, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Change a memory. What was computed from its old text is removed before the reply."""
-    memory = await services.remembering.update(tenant, memory_id, **body.fields())
+async def update(
+    memory_id: str, body: Update, services: Provided, tenant: Tenant, expected: Expected, response: Response
+) -> dict[str, Any]:
+    """Change a memory; metadata are set key by key. What was computed from its old text is removed before the reply."""
+    memory = await services.remembering.update(tenant, memory_id, overlay="set", expected=expected, **body.fields())
+    tagged(response, memory)
     return _memory_json(memory, text=memory.text, message="Memory updated successfully!")
 
 
 @router.delete("/v1/memories/{memory_id}/")
 @router.delete("/memories/{memory_id}")
-async def delete(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def delete(memory_id: str, services: Provided, tenant: Tenant, expected: Expected) -> dict[str, Any]:
     """Take a memory out of use, with everything that was computed from it."""
-    await services.remembering.delete(tenant, memory_id)
+    await services.remembering.delete(tenant, memory_id, expected)
     return {"message": "Memory deleted successfully!"}
 
 
@@ -481,7 +491,7 @@ async def update_many(body: UpdateMany, services: Provided, tenant: Tenant) -> d
     await _all_known(services, tenant, [item.memory_id for item in body.memories])
     changes = [(item.memory_id, item.fields()) for item in body.memories]
     for id, fields in changes:
-        await services.remembering.update(tenant, id, **fields)
+        await services.remembering.update(tenant, id, overlay="set", **fields)
     return {"message": f"Successfully updated {len(changes)} memories"}
 
 

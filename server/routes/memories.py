@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from memory import Change, Hit, Memory, Message, Said
 from memory.checks import checked_time
 from scheduler import result_of
+from server import once
+from server.conditions import Expected, is_known, not_modified, tagged
+from server.errors import ApiError
 from server.remembering import message_of, placed_json
 from server.routes.openai import Provided, Tenant
 from server.schemas import MemoryAdd, MemoryChange, MemoryList, MemorySearch, MessagesAdd
@@ -33,6 +35,7 @@ def memory_json(memory: Memory) -> dict[str, Any]:
         "status": memory.status,
         "pinned": memory.pinned,
         "version": memory.version,
+        "revision": memory.revision,
         "created_at": memory.created_at,
         "updated_at": memory.updated_at,
         "event_at": memory.event_at,
@@ -76,40 +79,38 @@ def _hit_json(hit: Hit, explain: bool) -> dict[str, Any]:
 
 
 @router.post("/memories", status_code=201)
-async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Add a memory; ``{"text": "..."}`` is enough. It is on disk when the reply comes."""
+async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
+    """Add a memory; ``{"text": "..."}`` is enough. It is on disk when the reply comes. What fills no slot stays as it
+    was given: the same text twice is two memories, unless both requests have the same ``Idempotency-Key``."""
     fields = body.model_dump(exclude={"cube", "text"}, exclude_none=True)
     placed = await services.remembering.add(tenant, body.cube, body.text, **fields)
+    tagged(response, placed.memory)
     return {**memory_json(placed.memory), "action": placed.action, "replaced": [m.id for m in placed.replaced]}
 
 
 @router.post("/memories/messages", status_code=201)
-async def add_messages(
-    body: MessagesAdd,
-    services: Provided,
-    tenant: Tenant,
-    response: Response,
-    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-) -> dict[str, Any]:
+async def add_messages(body: MessagesAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
     """Keep messages, and what is worth remembering of them: now, or (``"wait": false``) in a job."""
     messages = [
         message_of(m.said, "system" if m.role == "developer" else m.role, name=m.name, time=m.time, metadata=m.metadata)
         for m in body.messages
     ]
     said = Said(body.session, body.owner, body.agent, tuple(body.tags), body.metadata, body.expires_at)
-    if body.wait and idempotency_key is None:
+    own = once.once.get()
+    if body.wait and own is None:
         placed = await services.remembering.add_messages(tenant, body.cube, messages, said, body.extractor)
         return {"object": "list", "data": [placed_json(item) for item in placed]}
-    job_id = None if idempotency_key is None else _job_id(tenant, idempotency_key)
+    # A request with a key is a job all the same: one of that name is done once, even if this process ends now.
+    job_id = None if own is None else f"job_{own.next()[:24]}"
     job = await services.remembering.queue_messages(tenant, body.cube, messages, said, body.extractor, job_id)
     if body.wait:
         job = await services.remembering.jobs.wait(tenant, job.id, 60.0)
+        if job.status == "completed":
+            return {"object": "list", "data": job.result}
+        if job.status == "failed":
+            raise ApiError(500, f"The messages could not be added: {job.error}.", "add_failed", type="server_error")
     response.status_code = 201 if job.ended else 202
     return result_of(job)
-
-
-def _job_id(tenant: str, key: str) -> str:
-    return "job_" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:24]
 
 
 @router.get("/messages")
@@ -177,10 +178,16 @@ async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant
     return {"object": "list", "data": [_hit_json(hit, body.explain) for hit in hits]}
 
 
-@router.get("/memories/{memory_id}")
-async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """One memory."""
-    return memory_json(await asyncio.to_thread(services.memories.get, tenant, memory_id))
+@router.get("/memories/{memory_id}", response_model=None)
+async def get_memory(
+    memory_id: str, services: Provided, tenant: Tenant, request: Request, response: Response
+) -> Response | dict[str, Any]:
+    """One memory; its ``ETag`` is its revision."""
+    memory = await asyncio.to_thread(services.memories.get, tenant, memory_id)
+    if is_known(request, memory):
+        return not_modified(memory)
+    tagged(response, memory)
+    return memory_json(memory)
 
 
 @router.get("/memories/{memory_id}/history")
@@ -196,27 +203,37 @@ async def history(memory_id: str, services: Provided, tenant: Tenant) -> dict[st
 
 
 @router.patch("/memories/{memory_id}")
-async def change_memory(memory_id: str, body: MemoryChange, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Change fields of a memory. What was computed from its old text is removed before the reply."""
-    fields = body.model_dump(exclude_unset=True)
-    return memory_json(await services.remembering.update(tenant, memory_id, **fields))
+async def change_memory(
+    memory_id: str, body: MemoryChange, services: Provided, tenant: Tenant, expected: Expected, response: Response
+) -> dict[str, Any]:
+    """Change the fields that are given. Metadata are a JSON Merge Patch (null removes a key), or all there is
+    (``replace_metadata``). What was computed from its old text is removed before the reply."""
+    fields = body.model_dump(exclude_unset=True, exclude={"replace_metadata"})
+    overlay = "replace" if body.replace_metadata else "merge"
+    memory = await services.remembering.update(tenant, memory_id, overlay=overlay, expected=expected, **fields)
+    tagged(response, memory)
+    return memory_json(memory)
 
 
 @router.delete("/memories/{memory_id}")
-async def delete_memory(memory_id: str, services: Provided, tenant: Tenant, forget: bool = False) -> dict[str, Any]:
+async def delete_memory(
+    memory_id: str, services: Provided, tenant: Tenant, expected: Expected, forget: bool = False
+) -> dict[str, Any]:
     """Take a memory out of use, with everything that was computed from it; for a while it can be brought back.
     ``?forget=true``: overwrite it now, and return the proof."""
     reply = {"object": "memory.deleted", "id": memory_id, "deleted": True}
     if forget:
-        proof, removed, left = await services.remembering.forget(tenant, memory_id)
+        proof, removed, left = await services.remembering.forget(tenant, memory_id, expected)
         found = proof.as_json()
         found["found"]["segments"] = left
         return {**reply, "segments_removed": removed, "proof": {**found, "clean": found["clean"] and not left}}
-    _, removed = await services.remembering.delete(tenant, memory_id)
+    _, removed = await services.remembering.delete(tenant, memory_id, expected)
     return {**reply, "segments_removed": removed, "undelete_s": services.memories.undelete_s}
 
 
 @router.post("/memories/{memory_id}/undelete")
-async def undelete_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def undelete_memory(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
     """Bring a deleted memory back."""
-    return memory_json(await asyncio.to_thread(services.memories.undelete, tenant, memory_id))
+    memory = await asyncio.to_thread(services.memories.undelete, tenant, memory_id)
+    tagged(response, memory)
+    return memory_json(memory)

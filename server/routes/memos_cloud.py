@@ -300,13 +300,12 @@ async def delete_memory(body: DeleteMemory, services: Provided, tenant: Tenant) 
 @router.post("/update/memory")
 async def update_memory(body: UpdateMemory, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Change a memory's text, title or status."""
-    old = await peers.own_memory(services, tenant, body.memory_id)
     fields: dict[str, Any] = {"text": body.content}
     if body.title is not None:
-        fields["metadata"] = {**old.metadata, "title": body.title}
+        fields["metadata"] = {"title": body.title}
     if body.status is not None:
         fields["status"] = "active" if body.status == "activated" else "archived"
-    return _ok(_memory_json(await services.remembering.update(tenant, old.id, **fields)))
+    return _ok(_memory_json(await services.remembering.update(tenant, body.memory_id, overlay="set", **fields)))
 
 
 @router.post("/get/status")

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import math
-import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from memory import Cube, Hit, Job, Memory, Message, Said
 from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
 from memory.errors import InvalidMemory, NotFound
 from memory.filters import compile_filter
+from server import once
 from server.errors import ApiError
 from server.remembering import message_of
 from server.schemas import Name, Spoken, Text, Time
@@ -311,8 +311,9 @@ def _tag(name: str) -> str:
 
 def task_job_id(user: str, task: str | None = None) -> str:
     """An id for a job that can be found again by its user, and by the client's own name of the task: a job that has
-    ended holds nothing else of them."""
-    return f"job_{_tag(user)}{secrets.token_hex(4) if task is None else _tag(task)}{secrets.token_hex(8)}"
+    ended holds nothing else of them. In a request with a key, it is that request's."""
+    own = once.token()
+    return f"job_{_tag(user)}{own[:_TAG_CHARS] if task is None else _tag(task)}{own[-16:]}"
 
 
 async def jobs_of(services: Services, tenant: str, user: str | None = None, task: str | None = None) -> list[Job]:

@@ -125,6 +125,7 @@ def test_everything_is_kept_but_ids(store: MemoryStore, cube: str, dumped: bytes
             metadata=metadata,
             follows=None if old.follows is None else ids.get(old.follows),
             replaced_by=None if old.replaced_by is None else ids.get(old.replaced_by),
+            revision=1,
         )
         assert new == moved
         assert [(c.at, c.action, c.text) for c in other.history(T, new.id)] == [

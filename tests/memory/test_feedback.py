@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -254,8 +255,10 @@ def test_forgotten_at_once_where_nothing_can_be_brought_back(tmp_path: Path) -> 
 def test_nothing_is_kept_of_feedback_that_fails(store: MemoryStore, cube: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (memory,) = told(store, cube, "I live in Oslo.")
 
+    cities = iter(["Bergen", "Lima", "Bergen"])
+
     def changed_meanwhile(step: object) -> object:
-        store.update(T, memory.id, text="I live in Bergen.")
+        store.update(T, memory.id, text=f"I live in {next(cities)}.")
         return step
 
     monkeypatch.setattr(store, "_with_vector", changed_meanwhile)
@@ -265,6 +268,27 @@ def test_nothing_is_kept_of_feedback_that_fails(store: MemoryStore, cube: str, m
     assert store.get(T, memory.id).status == "active"
     assert {message.text for message in store.messages(T, cube)} == {"I live in Oslo."}
     assert [hit.memory.id for hit in store.search(T, "Bergen", cube_ids=[cube])] == [memory.id]
+
+
+def test_feedback_on_what_is_changed_meanwhile_is_done_on_what_it_is_then(
+    store: MemoryStore, cube: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (memory,) = told(store, cube, "I live in Oslo.")
+    with_vector = store._with_vector
+    changes: Iterator[dict[str, Any]] = iter([{"tags": ["a"]}, {"metadata": {"b": 1}}])
+
+    def changed_meanwhile(step: Any) -> Any:
+        for fields in changes:
+            store.update(T, memory.id, **fields)
+            break
+        return with_vector(step)
+
+    monkeypatch.setattr(store, "_with_vector", changed_meanwhile)
+    store.feedback(T, cube, "No, I live in Bergen.", memory_ids=[memory.id])
+    now = store.get(T, memory.id)
+    assert (now.text, now.tags, now.metadata) == ("User: I live in Bergen.", ("a",), {"b": 1})
+    assert [step.action for step in store.history(T, memory.id)] == ["added", "changed", "changed", "updated"]
+    assert len(store.feedback_list(T, cube)) == 1
 
 
 def test_others_memories_are_unknown(store: MemoryStore, cube: str) -> None:

@@ -149,7 +149,7 @@ def test_mem0_client_stores_as_given(server: Running, mem0: Any) -> None:
 def test_mem0_client_changes_and_history(server: Running, mem0: Any) -> None:
     id = mem0.add("The kettle is silver.", user_id="kettle", infer=False)["results"][0]["id"]
     mem0.update(id, text="The kettle is black.", metadata={"seen": True})
-    assert mem0.get(id)["metadata"] == {"seen": True}
+    assert mem0.get(id)["metadata"] == {"role": "user", "seen": True}  # keys that are not given stay
     steps = mem0.history(id)
     assert [(step["event"], step["old_memory"], step["new_memory"]) for step in steps] == [
         ("ADD", None, "The kettle is silver."),
@@ -164,7 +164,7 @@ def test_mem0_client_changes_and_history(server: Running, mem0: Any) -> None:
 def test_mem0_client_batches(mem0: Any) -> None:
     ids = [mem0.add(f"Batch {n}.", user_id="batch", infer=False)["results"][0]["id"] for n in range(3)]
     mem0.batch_update([{"memory_id": ids[0], "text": "Batch zero."}, {"memory_id": ids[1], "metadata": {"a": 1}}])
-    assert (mem0.get(ids[0])["memory"], mem0.get(ids[1])["metadata"]) == ("Batch zero.", {"a": 1})
+    assert (mem0.get(ids[0])["memory"], mem0.get(ids[1])["metadata"]) == ("Batch zero.", {"role": "user", "a": 1})
     with pytest.raises(Exception, match="mem_none"):
         mem0.batch_delete([{"memory_id": ids[0]}, {"memory_id": "mem_none"}])
     assert "2" in mem0.batch_delete([{"memory_id": id} for id in ids[:2]])["message"]
