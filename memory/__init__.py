@@ -4,12 +4,14 @@ from memory.bundle import Attach, Attached, Loaded, Stored
 from memory.cubes import Grant, Group
 from memory.documents import Document, Imported
 from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder
+from memory.erasing import Subject
 from memory.errors import (
     Conflict,
     EmbedderError,
     ExtractorError,
     Forbidden,
     InvalidMemory,
+    JobEnded,
     MemoryStoreError,
     NotFound,
     RerankError,
@@ -58,6 +60,7 @@ __all__ = [
     "Imported",
     "InvalidMemory",
     "Job",
+    "JobEnded",
     "JobQueue",
     "KeyInfo",
     "KeyStore",
@@ -79,6 +82,7 @@ __all__ = [
     "StorageFull",
     "StoreCorrupt",
     "Stored",
+    "Subject",
     "Surroundings",
     "Unit",
     "UnreadableDocument",

@@ -12,6 +12,7 @@ from memory.database import Database
 from memory.embed import Embedder
 from memory.embedding import Embeddings
 from memory.rows import (
+    LIVE,
     VISIBLE,
     context_of,
     find_cube,
@@ -51,6 +52,7 @@ class StoreBase:
         self._embeddings = Embeddings(embedder)
         self._indexes: dict[str, CubeIndex] = {}
         self._saved = SavedGraphs(path.with_suffix(".vectors"))
+        self._erasures = 0  # how often text was removed: what was read before is not to be written after
 
     def cube(self, tenant: str, cube_id: str, need: Access = "read") -> Cube:
         """A cube by id, or one's own by name. Raises ``NotFound``, ``Forbidden``."""
@@ -171,8 +173,7 @@ class StoreBase:
         """Number of active memories in the tenant's own cubes."""
         with self._database.read() as db:
             (n,) = db.execute(
-                "SELECT count(*) FROM memories m JOIN cubes c ON c.id = m.cube_id"
-                " WHERE c.tenant = ? AND m.status = 'active'",
+                f"SELECT count(*) FROM memories m JOIN cubes c ON c.id = m.cube_id WHERE c.tenant = ? AND {LIVE}",
                 (tenant,),
             ).fetchone()
         return int(n)
@@ -181,7 +182,7 @@ class StoreBase:
         """Labels of the active memories that the tenant may read."""
         with self._database.read() as db:
             rows = db.execute(
-                f"SELECT m.id, m.version FROM memories m WHERE m.status = 'active' AND m.cube_id IN {VISIBLE}",
+                f"SELECT m.id, m.version FROM memories m WHERE {LIVE} AND m.cube_id IN {VISIBLE}",
                 {"tenant": tenant},
             ).fetchall()
         return _labels(rows)
@@ -189,7 +190,7 @@ class StoreBase:
     def active_labels(self) -> set[str]:
         """Labels (``Memory.label``) of all active memories of all tenants: what segments may stand for."""
         with self._database.read() as db:
-            rows = db.execute("SELECT id, version FROM memories WHERE status = 'active'").fetchall()
+            rows = db.execute(f"SELECT id, version FROM memories WHERE {LIVE}").fetchall()
         return _labels(rows)
 
     def check(self) -> None:

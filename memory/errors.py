@@ -6,6 +6,7 @@ MemoryStoreError
 ├── InvalidMemory      text empty or too long, unknown kind, bad metadata
 ├── UnreadableDocument a file that is damaged, too large, locked, or of an unknown kind
 ├── Conflict           a cube of that name exists
+├── JobEnded           a job was ended while it was being done (never leaves its worker)
 ├── StorageFull        the disk is full; nothing was written
 ├── StoreCorrupt       the database file is damaged or of a newer version
 ├── EmbedderError      the embedder could not be loaded or reached
@@ -47,6 +48,10 @@ class UnreadableDocument(MemoryStoreError):
 
 class Conflict(MemoryStoreError):
     """Something of that name exists already."""
+
+
+class JobEnded(MemoryStoreError):
+    """A job was ended, because what it was to add was deleted, while it was being done."""
 
 
 class StorageFull(MemoryStoreError):

@@ -54,12 +54,12 @@ _NEGATED = {"ne": "eq", "nin": "in"}
 _ORDERED = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _MAX_DEPTH = 8
 _MAX_CONDITIONS = 100
-_NEVER = ("0", [])
 
 Sql = tuple[str, list[Any]]
 """A condition that is true or false, never null, and the values of its question marks."""
 Test = tuple[tuple[str, ...], str, list[Any]]
 """What one value is tested by: the types (as ``json_type`` names them) that can pass, and SQL with ``{v}`` for it."""
+_NEVER: Sql = ("0", [])
 
 
 def compile_filter(node: Mapping[str, Any]) -> Sql:
@@ -130,7 +130,8 @@ def _tests(op: str, wanted: Sequence[Any]) -> tuple[list[Test], list[Test]] | No
     (value,) = wanted if len(wanted) == 1 else (None,)
     if op in _ORDERED and isinstance(value, str | int | float) and not isinstance(value, bool):
         types = _TEXT if isinstance(value, str) else _NUMBER
-        return (test := [(types, f"{{v}} {_ORDERED[op]} ?", [value])]), test
+        ordered: list[Test] = [(types, f"{{v}} {_ORDERED[op]} ?", [value])]
+        return ordered, ordered
     if op == "contains" and value is not None:
         part: list[Test] = [(_TEXT, "instr({v}, ?) > 0", [value])] if isinstance(value, str) else []
         return _equal(wanted), part

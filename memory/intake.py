@@ -13,7 +13,7 @@ from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
 from memory.extract import Extractor, LocalExtractor, Unit
 from memory.placing import LOOKED_AT, NEAR, Placed, place, slot_of
-from memory.rows import insert_message, insert_noted, messages_before, spoken
+from memory.rows import find_cube, insert_message, insert_noted, messages_before, spoken
 from memory.states import State, state_of
 from memory.types import Cube, Memory, Message
 from memory.vectors import Vector
@@ -32,6 +32,12 @@ class Said:
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
     expires_at: float | None = None
+
+    @property
+    def app(self) -> str | None:
+        """The application, which the other servers' clients name; it stands in the metadata."""
+        app = (self.metadata or {}).get("app_id")
+        return app if isinstance(app, str) else None
 
 
 def new_message(
@@ -74,6 +80,7 @@ class IntakeMethods(StoreBase):
         (vector,) = self._embeddings.in_context([memory.text], [[]])
         self._index(cube.id)
         with self._database.write() as db:
+            find_cube(db, tenant, cube.id, "write")
             # What fills no slot stays as it was given.
             placed, row, gone = _as_given(db, memory) if state is None else place(db, memory, state)
             if row is not None:
@@ -91,6 +98,7 @@ class IntakeMethods(StoreBase):
         vectors = self._embeddings.in_context([memory.text for memory in memories], [[]] * len(memories))
         added: list[Findable] = []
         with self._database.write() as db:
+            find_cube(db, tenant, cube.id, "write")
             for memory, vector in zip(memories, vectors, strict=True):
                 row = insert_noted(db, memory, "added")
                 added.append(self._make_findable(db, row, memory, vector, context=""))
@@ -115,31 +123,36 @@ class IntakeMethods(StoreBase):
         said = said or Said()
         cube, checked = self.check_messages(tenant, cube_id, messages, said)
         fresh = self._unknown(checked)
-        with self._database.read() as db:
-            before = messages_before(db, cube.id, said.session, None)
-        units = (extractor or LocalExtractor()).extract(fresh, before)
-        earlier = self._last_of(cube.id, said)
-        memories = _drafts(units, cube.id, said, earlier)
-        vectors = self._embeddings.in_a_row([memory.text for memory in memories], [text for _, text in earlier[::-1]])
-        contexts = _contexts(fresh, before)
-        near = self._alike(cube.id, vectors)
-        placed: list[Placed] = []
-        changed: list[Findable] = []
-        with self._database.write() as db:
-            for message in fresh:
-                insert_message(db, cube.id, said.session, message)
-            for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
-                said_now = [item.row for item in changed if _near(item.vector, vector)]
-                done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
-                _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
-                if row is not None:
-                    gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
-                changed += gone
-                placed.append(done)
-            if finish is not None:
-                finish(db, placed)
-        self._settle(changed)
-        return placed
+        while True:
+            erasures = self._erasures
+            before, earlier = self._before(cube.id, said)
+            units = (extractor or LocalExtractor()).extract(fresh, before)
+            memories = _drafts(units, cube.id, said, earlier)
+            vectors = self._embeddings.in_a_row(
+                [memory.text for memory in memories], [text for _, text in earlier[::-1]]
+            )
+            contexts = _contexts(fresh, before)
+            near = self._alike(cube.id, vectors)
+            placed: list[Placed] = []
+            changed: list[Findable] = []
+            with self._database.write() as db:
+                if erasures != self._erasures and (before, earlier) != self._before(cube.id, said):
+                    continue  # what came before was deleted meanwhile
+                find_cube(db, tenant, cube.id, "write")
+                for message in fresh:
+                    insert_message(db, cube.id, said.session, message, owner=said.owner, agent=said.agent, app=said.app)
+                for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
+                    said_now = [item.row for item in changed if _near(item.vector, vector)]
+                    done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
+                    _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
+                    if row is not None:
+                        gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
+                    changed += gone
+                    placed.append(done)
+                if finish is not None:
+                    finish(db, placed)
+            self._settle(changed)
+            return placed
 
     def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
         """For each vector, rows of the cube that may say the same."""
@@ -162,17 +175,16 @@ class IntakeMethods(StoreBase):
                 m for m in messages if db.execute("SELECT 1 FROM messages WHERE id = ?", (m.id,)).fetchone() is None
             ]
 
-    def _last_of(self, cube_id: str, said: Said) -> list[tuple[str, str]]:
-        """Id and text of the last two memories of the conversation, the last first."""
-        if said.session is None:
-            return []
+    def _before(self, cube_id: str, said: Said) -> tuple[list[Message], list[tuple[str, str]]]:
+        """The last two messages of the conversation, and id and text of its last two memories, the last first."""
         with self._database.read() as db:
+            messages = messages_before(db, cube_id, said.session, None)
             rows = db.execute(
                 "SELECT id, text FROM memories WHERE cube_id = ? AND session = ? AND status != 'deleted'"
                 " ORDER BY rowid DESC LIMIT 2",
                 (cube_id, said.session),
             ).fetchall()
-        return [(row["id"], row["text"]) for row in rows]
+        return messages, [(row["id"], row["text"]) for row in rows]
 
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from memory.errors import StoreCorrupt
+from memory.rows import name_messages
 
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: list[Migration] = []
@@ -208,3 +209,11 @@ def _feedback(db: sqlite3.Connection) -> None:
         " digest TEXT NOT NULL, n_chunks INTEGER NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID"
     )
     db.execute("CREATE UNIQUE INDEX documents_by_name ON documents (cube_id, name)")
+
+
+@migration
+def _whose_messages(db: sqlite3.Connection) -> None:
+    """The ids that a message was added for, so that what is deleted for one of them is."""
+    for column in ("owner", "agent", "app"):
+        db.execute(f"ALTER TABLE messages ADD COLUMN {column} TEXT")
+    name_messages(db)

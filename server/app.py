@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from server import errors
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
+from server.paths import Slashes
 from server.routes import (
     cubes,
     documents,
@@ -62,6 +63,7 @@ def create_app(services: Services) -> FastAPI:
     config = services.config.server
     required = keys_required(services)
     # Added last runs first: ids, then the gate, then the size limit.
+    app.add_middleware(Slashes)
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,

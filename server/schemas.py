@@ -253,7 +253,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-Name = Annotated[Text, Field(min_length=1, max_length=200)]
+Name = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+"""An id or a name, without white space around it."""
 Time = str | float
 """ISO 8601, or Unix seconds."""
 

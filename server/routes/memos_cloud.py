@@ -18,6 +18,7 @@ from server.routes.memos_chat import Asked, ChatFields, MemosFormat
 from server.routes.memos_product import status_of, type_of
 from server.routes.openai import Provided, Tenant
 from server.routes.peers import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessages, Where, Whose
+from server.routes.peers_deleting import delete_everything
 from server.schemas import Name, Text, Time
 from server.services import Services
 
@@ -289,10 +290,10 @@ async def delete_memory(body: DeleteMemory, services: Provided, tenant: Tenant) 
         memories = await peers.those_of(services, tenant, body.memory_ids)
         if not memories:
             raise NotFound("memory", body.memory_ids[0])
+        await services.remembering.remove(tenant, memories)
     else:
         place = peers.where(Whose(body.user_id, body.agent_id), body.filter)
-        memories = await peers.listed(services, tenant, peers.limited(place))
-    await peers.remove(services, tenant, memories)
+        await delete_everything(services, tenant, peers.limited(place))
     return _ok({"success": True})
 
 

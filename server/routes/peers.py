@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import math
 import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from memory import Cube, Hit, Job, Memory, Message, Said
+from memory import Cube, Hit, Job, Memory, MemoryStatus, Message, Said
 from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
 from memory.errors import InvalidMemory, NotFound
 from memory.filters import compile_filter
@@ -162,7 +161,7 @@ def _split_user(filter: Mapping[str, Any], depth: int = 0) -> tuple[str | None, 
     rest: dict[str, Any] = {}
     for key, value in filter.items():
         if key == "user_id" and isinstance(value, str) and value != "*" and user in (None, value):
-            user = value
+            user = value.strip()
         elif key.lower() == "and" and isinstance(value, list) and depth < _MAX_DEPTH:
             parts: list[Any] = []
             for part in value:
@@ -208,7 +207,7 @@ async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None)
         found: dict[str, Cube] = {}
         for name in names:
             with contextlib.suppress(NotFound):
-                found[name] = services.memories.cube(tenant, name)
+                found[name] = services.memories.own_cube(tenant, name)
         return found
 
     return await asyncio.to_thread(find)
@@ -217,28 +216,33 @@ async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None)
 # -- finding ---------------------------------------------------------------------------------------------------
 
 
-async def listed(services: Services, tenant: str, place: Where) -> list[Memory]:
-    """All memories there that are in use and have not expired, in order of creation. Raises ``InvalidMemory`` for a
-    bad filter, of an unknown user's too."""
+async def listed(
+    services: Services, tenant: str, place: Where, statuses: Sequence[MemoryStatus] = ("active",)
+) -> list[Memory]:
+    """All memories there of these statuses, in order of creation. Raises ``InvalidMemory`` for a bad filter, of an
+    unknown user's too."""
     compile_filter(place.filter)
+    cubes = await cubes_at(services, tenant, place.cubes)
+    ids: Sequence[str | None] = (None,) if place.cubes is None else [cube.id for cube in cubes.values()]
 
     def read() -> list[Memory]:
         found: list[Memory] = []
-        names: Sequence[str | None] = (None,) if place.cubes is None else place.cubes
-        for name in names:
-            with contextlib.suppress(NotFound):  # a user of whom nothing is known
-                found += _whole_list(services, tenant, name, place.filter)
-        now = time.time()
-        return [memory for memory in found if memory.expires_at is None or memory.expires_at > now]
+        for id in ids:
+            with contextlib.suppress(NotFound):  # it was deleted meanwhile
+                for status in statuses:
+                    found += _whole_list(services, tenant, id, status, place.filter)
+        return found
 
     return await asyncio.to_thread(read)
 
 
-def _whole_list(services: Services, tenant: str, cube: str | None, filter: dict[str, Any]) -> list[Memory]:
+def _whole_list(services: Services, tenant: str, cube: str | None, status: str, filter: dict[str, Any]) -> list[Memory]:
     found: list[Memory] = []
     after: str | None = None
     while True:
-        page = services.memories.list_memories(tenant, cube, limit=_PAGE, after=after, filter=filter or None)
+        page = services.memories.list_memories(
+            tenant, cube, status=status, limit=_PAGE, after=after, filter=filter or None
+        )
         found += page.items
         after = page.next
         if after is None:
@@ -280,32 +284,6 @@ async def those_of(services: Services, tenant: str, ids: Iterable[str]) -> list[
         return memories
 
     return await asyncio.to_thread(read)
-
-
-# -- deleting --------------------------------------------------------------------------------------------------
-
-
-async def remove(services: Services, tenant: str, memories: Sequence[Memory]) -> int:
-    """Delete memories, and what was computed from them; how many there were."""
-    gone: list[Memory] = []
-
-    def delete() -> None:
-        for memory in memories:
-            with contextlib.suppress(NotFound):  # another request was faster
-                gone.append(services.memories.delete(tenant, memory.id))
-
-    try:
-        await asyncio.to_thread(delete)
-    finally:
-        await services.remembering.drop_segments(tenant, gone)
-    return len(gone)
-
-
-async def remove_cube(services: Services, tenant: str, cube: Cube) -> int:
-    """Delete one's own cube with its messages, for good; how many memories it had. Raises ``NotFound``."""
-    memories = await asyncio.to_thread(services.memories.delete_cube, tenant, cube.id)
-    await services.remembering.drop_segments(tenant, memories)
-    return len(memories)
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------
