@@ -170,6 +170,7 @@ class ErasingMethods(StoreBase):
             )
             texts += [message_of(row).text for row in said]
             changed = self._wipe(db, rows, messages)
+            _remove_remains(db, {item.cube_id for item in changed}, [])
         self._settle(changed)
         self._overwrite_deleted()
         return texts

@@ -218,7 +218,8 @@ def test_numbers_equal_themselves(store: MemoryStore, value: float, op: str) -> 
     if isinstance(value, int) and not math.isfinite(number(value)):
         return
     with store._database.read() as db:
-        (held,) = db.execute(f"SELECT {condition} FROM (SELECT ? AS metadata) m", (*values, json.dumps({"v": value})))
+        row = json.dumps({"v": value})
+        (held,) = db.execute(f"SELECT {condition} FROM (SELECT ? AS metadata) m", (*values, row))  # noqa: S608
     assert bool(held[0]) == (op in ("eq", "gte", "lte"))
 
 
@@ -244,7 +245,7 @@ def test_anything_is_a_filter_or_is_refused(store: MemoryStore, wanted: Any) -> 
     try:
         store.list_memories(T, filter={"x": wanted} if not isinstance(wanted, dict) else wanted)
     except InvalidMemory as error:
-        assert error.param == "filter"
+        assert error.param == "filter"  # noqa: PT017
 
 
 @pytest.mark.parametrize("wanted", [{"not": []}, {"or": []}, {"or": [{}]}, {"not": {}}, {"x": {}}, {"x": {"all": []}}])
