@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -132,7 +133,7 @@ class StoreBase:
 
     def _settle(self, changed: Iterable[Findable]) -> None:
         """Bring the vectors in memory up to what was just kept on disk."""
-        with self._database.read():
+        with self._database.read() as db:
             puts: dict[str, dict[int, Vector]] = {}
             for item in changed:
                 index = self._indexes.get(item.cube_id)
@@ -144,7 +145,11 @@ class StoreBase:
                 else:
                     puts.setdefault(item.cube_id, {})[item.row] = item.vector
             for cube_id, vectors in puts.items():
-                self._indexes[cube_id].put(vectors.items())
+                there = db.execute(
+                    "SELECT memory FROM vectors WHERE memory IN (SELECT value FROM json_each(?))",
+                    (json.dumps(list(vectors)),),
+                )  # what was deleted since it was kept stays out
+                self._indexes[cube_id].put([(row, vectors[row]) for (row,) in there])
 
     def _forget_index(self, cube_id: str) -> None:
         """Read a cube's vectors anew at next use."""

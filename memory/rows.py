@@ -56,6 +56,7 @@ LIVE = "(status = 'active' AND (expires_at IS NULL OR expires_at > unix_now()))"
 
 def find_cube(db: sqlite3.Connection, tenant: str, cube: str, need: Access = "read") -> Cube:
     """A cube by id, or one's own by name. Raises ``NotFound``, ``Forbidden`` (may be read, not written)."""
+    cube = cube.strip()  # as names are
     row = db.execute(
         f"SELECT * FROM cubes WHERE (id = :cube AND id IN {VISIBLE}) OR (tenant = :tenant AND name = :cube)"
         " ORDER BY id = :cube DESC",

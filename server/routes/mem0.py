@@ -232,20 +232,25 @@ def _addition(body: Add) -> _Addition:
 
 async def _queue(body: Add, services: Services, tenant: str) -> Job:
     given = _addition(body)
-    cube = await peers.cube_for(services, tenant, given.name)
     id = peers.task_job_id(given.name)
-    return await services.remembering.queue_messages(tenant, cube.id, given.messages, given.said, job_id=id)
+    queue = services.remembering.queue_messages
+    return await peers.added_to(
+        services, tenant, given.name, lambda cube: queue(tenant, cube, given.messages, given.said, job_id=id)
+    )
 
 
 async def _add(body: Add, services: Services, tenant: str) -> list[Placed]:
     """Add now: what is found in the messages, or (``infer`` false) the messages as they are."""
     given = _addition(body)
-    cube = await peers.cube_for(services, tenant, given.name)
-    if body.infer:
-        return await services.remembering.add_messages(tenant, cube.id, given.messages, given.said)
-    as_given = [message for message in given.messages if message.role != "system"]
-    timed = body.timestamp is not None
-    return [await _add_text(services, tenant, cube.id, message, given.said, timed) for message in as_given]
+
+    async def add_to(cube: str) -> list[Placed]:
+        if body.infer:
+            return await services.remembering.add_messages(tenant, cube, given.messages, given.said)
+        as_given = [message for message in given.messages if message.role != "system"]
+        timed = body.timestamp is not None
+        return [await _add_text(services, tenant, cube, message, given.said, timed) for message in as_given]
+
+    return await peers.added_to(services, tenant, given.name, add_to)
 
 
 async def _add_text(services: Services, tenant: str, cube_id: str, message: Message, said: Said, timed: bool) -> Placed:

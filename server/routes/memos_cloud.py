@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -204,10 +205,15 @@ async def add_message(body: AddMessage, services: Provided, tenant: Tenant) -> d
     # A message is kept in one cube: each owner gets messages of its own.
     additions = [(w.cube, w.said(body.info, body.tags or ()), peers.messages_of(body.messages)) for w in owners]
     for name, said, messages in additions:
-        cube = await peers.cube_for(services, tenant, name)
-        id = peers.task_job_id(name)
+        queue = partial(
+            services.remembering.queue_messages,
+            tenant,
+            messages=messages,
+            said=said,
+            job_id=peers.task_job_id(name),
+        )
         # Jobs are done one after the other: when the last one is done, all are.
-        job = await services.remembering.queue_messages(tenant, cube.id, messages, said, job_id=id)
+        job = await peers.added_to(services, tenant, name, queue)
     if not body.async_mode:
         job = await services.remembering.jobs.wait(tenant, job.id, _WAIT_S)
         if job.status == "failed":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -197,14 +198,16 @@ async def add(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
     if body.is_feedback and body.messages is not None:
         text = peers.messages_of(body.messages)[-1].text
         return _ok("Memory feedback successfully", await _give(services, tenant, names, text))
-    data = [item for name in names for item in await _add_to(name, body, services, tenant)]
+    data = []
+    for name in names:
+        add = partial(_add_to, name, body, services, tenant)
+        data += await peers.added_to(services, tenant, name, add)
     return _ok("Memory added successfully", data)
 
 
-async def _add_to(name: str, body: Add, services: Services, tenant: str) -> list[dict[str, Any]]:
+async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: str) -> list[dict[str, Any]]:
     said = body.said
     messages = [] if body.messages is None else peers.messages_of(body.messages)
-    cube = await peers.cube_for(services, tenant, name)
     done: list[dict[str, Any]] = []
     placed: list[Placed] = []
     if body.memory_content is not None:
@@ -214,12 +217,12 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str) -> list
             "tags": said.tags,
             "metadata": said.metadata,
         }
-        placed = [await services.remembering.add(tenant, cube.id, body.memory_content, kind="fact", **fields)]
+        placed = [await services.remembering.add(tenant, cube, body.memory_content, kind="fact", **fields)]
     if messages and body.async_mode == "sync":
-        placed += await services.remembering.add_messages(tenant, cube.id, messages, said)
+        placed += await services.remembering.add_messages(tenant, cube, messages, said)
     elif messages:
         id = peers.task_job_id(body.user_id, body.task_id)
-        job = await services.remembering.queue_messages(tenant, cube.id, messages, said, job_id=id)
+        job = await services.remembering.queue_messages(tenant, cube, messages, said, job_id=id)
         done.append({"cube_id": name, "task_id": body.task_id or job.id, "status": _task_status(job)})
     done += [
         {

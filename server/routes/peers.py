@@ -12,10 +12,10 @@ import contextlib
 import hashlib
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -28,11 +28,14 @@ from server.remembering import message_of
 from server.schemas import Name, Text, Time
 from server.services import Services
 
+T = TypeVar("T")
+
 _PAGE = 500
 # A filter may be nested deeper than the side store allows; it is the store's to say so, not the stack's.
 _MAX_DEPTH = 10
 _FIELDS = {"categories": "tags", "custom_tags": "tags", "app_id": "metadata.app_id"}
 _MAX_JOBS = 10_000
+_TRIES = 10
 _TAG_CHARS = 8
 
 PREFERENCES, TOOLS = ("preference",), ("tool",)
@@ -196,6 +199,19 @@ def translated(filter: Any, depth: int = 0) -> Any:
 async def cube_for(services: Services, tenant: str, name: str) -> Cube:
     """The cube to add to, made where there is none."""
     return await asyncio.to_thread(services.memories.named_cube, tenant, name)
+
+
+async def added_to(services: Services, tenant: str, name: str, add: Callable[[str], Awaitable[T]]) -> T:
+    """``add`` to the cube of that name, by its id; to a new one where it is deleted at the same time."""
+    tries = _TRIES
+    while True:
+        cube = await cube_for(services, tenant, name)
+        try:
+            return await add(cube.id)
+        except NotFound as error:
+            tries -= 1
+            if error.id != cube.id or not tries:
+                raise
 
 
 async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None) -> dict[str, Cube]:
