@@ -5,6 +5,7 @@ from memory.cubes import Grant, Group
 from memory.database import Ticket
 from memory.documents import Document, Imported
 from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder
+from memory.erasing import Subject
 from memory.errors import (
     Conflict,
     CutOff,
@@ -12,6 +13,7 @@ from memory.errors import (
     ExtractorError,
     Forbidden,
     InvalidMemory,
+    JobEnded,
     KeyReused,
     MemoryStoreError,
     NotFound,
@@ -67,6 +69,7 @@ __all__ = [
     "Imported",
     "InvalidMemory",
     "Job",
+    "JobEnded",
     "JobQueue",
     "KeyInfo",
     "KeyReused",
@@ -95,6 +98,7 @@ __all__ = [
     "StorageFull",
     "StoreCorrupt",
     "Stored",
+    "Subject",
     "Surroundings",
     "Ticket",
     "Unit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from memory.database import Database
 from memory.embed import Embedder
 from memory.embedding import Embeddings
 from memory.rows import (
+    LIVE,
     VISIBLE,
     context_of,
     find_cube,
@@ -52,6 +54,7 @@ class StoreBase:
         self._embeddings = Embeddings(embedder)
         self._indexes: dict[str, CubeIndex] = {}
         self._saved = SavedGraphs(path.with_suffix(".vectors"))
+        self._erasures = 0  # how often text was removed: what was read before is not to be written after
 
     def cube(self, tenant: str, cube_id: str, need: Access = "read") -> Cube:
         """A cube by id, or one's own by name. Raises ``NotFound``, ``Forbidden``."""
@@ -153,7 +156,7 @@ class StoreBase:
 
     def _settle(self, changed: Iterable[Findable]) -> None:
         """Bring the vectors in memory up to what was just kept on disk."""
-        with self._database.read():
+        with self._database.read() as db:
             puts: dict[str, dict[int, Vector]] = {}
             for item in changed:
                 index = self._indexes.get(item.cube_id)
@@ -165,7 +168,11 @@ class StoreBase:
                 else:
                     puts.setdefault(item.cube_id, {})[item.row] = item.vector
             for cube_id, vectors in puts.items():
-                self._indexes[cube_id].put(vectors.items())
+                there = db.execute(
+                    "SELECT memory FROM vectors WHERE memory IN (SELECT value FROM json_each(?))",
+                    (json.dumps(list(vectors)),),
+                )  # what was deleted since it was kept stays out
+                self._indexes[cube_id].put([(row, vectors[row]) for (row,) in there])
 
     def _forget_index(self, cube_id: str) -> None:
         """Read a cube's vectors anew at next use."""
@@ -194,8 +201,7 @@ class StoreBase:
         """Number of active memories in the tenant's own cubes."""
         with self._database.read() as db:
             (n,) = db.execute(
-                "SELECT count(*) FROM memories m JOIN cubes c ON c.id = m.cube_id"
-                " WHERE c.tenant = ? AND m.status = 'active'",
+                f"SELECT count(*) FROM memories m JOIN cubes c ON c.id = m.cube_id WHERE c.tenant = ? AND {LIVE}",
                 (tenant,),
             ).fetchone()
         return int(n)
@@ -204,7 +210,7 @@ class StoreBase:
         """Labels of the active memories that the tenant may read."""
         with self._database.read() as db:
             rows = db.execute(
-                f"SELECT m.id, m.version FROM memories m WHERE m.status = 'active' AND m.cube_id IN {VISIBLE}",
+                f"SELECT m.id, m.version FROM memories m WHERE {LIVE} AND m.cube_id IN {VISIBLE}",
                 {"tenant": tenant},
             ).fetchall()
         return _labels(rows)
@@ -212,7 +218,7 @@ class StoreBase:
     def active_labels(self) -> set[str]:
         """Labels (``Memory.label``) of all active memories of all tenants: what segments may stand for."""
         with self._database.read() as db:
-            rows = db.execute("SELECT id, version FROM memories WHERE status = 'active'").fetchall()
+            rows = db.execute(f"SELECT id, version FROM memories WHERE {LIVE}").fetchall()
         return _labels(rows)
 
     def check(self) -> None:

@@ -49,7 +49,16 @@ from memory.cubes import checked_name
 from memory.database import note_cube
 from memory.documents import Document, checked_document_name, document_of, insert_document
 from memory.errors import Conflict
-from memory.rows import changes_of, context_of, insert_memory, insert_message, memory_of, message_of, write_search_rows
+from memory.rows import (
+    changes_of,
+    context_of,
+    insert_memory,
+    insert_message,
+    memory_of,
+    message_of,
+    name_messages,
+    write_search_rows,
+)
 from memory.types import Cube, Memory, Message
 from memory.vectors import Vector
 
@@ -187,6 +196,7 @@ class BundleMethods(StoreBase):
                 insert_message(db, cube.id, conversation, message)
             rows = [insert_memory(db, memory) for memory in fresh.memories]
             db.executemany("INSERT INTO provenance VALUES (?, ?)", fresh.sources)
+            name_messages(db, cube.id)
             db.executemany(
                 "INSERT INTO memory_changes (memory_id, at, action, version, text, detail) VALUES (?, ?, ?, ?, ?, ?)",
                 fresh.changes,

@@ -12,6 +12,7 @@ from memory.base import StoreBase
 from memory.checks import checked_fidelity, unstorable
 from memory.database import note_cube, uncounted
 from memory.errors import Conflict, InvalidMemory, NotFound
+from memory.jobs import end_messages
 from memory.rows import VISIBLE, check_revision, cube_of, memory_of
 from memory.types import Access, Cube, Memory
 from memory.wiping import wipe_cube
@@ -80,18 +81,25 @@ class CubeMethods(StoreBase):
         """The cube that is meant when none is named; made at first use."""
         return self.named_cube(tenant, DEFAULT_CUBE)
 
+    def own_cube(self, tenant: str, name: str) -> Cube:
+        """One's own cube of that name; an id is no name. Raises ``NotFound``."""
+        with self._database.read() as db:
+            row = db.execute("SELECT * FROM cubes WHERE tenant = ? AND name = ?", (tenant, name.strip())).fetchone()
+        if row is None:
+            raise NotFound("cube", name)
+        return cube_of(row)
+
     def named_cube(self, tenant: str, name: str) -> Cube:
-        """One's own cube of that name (or any that may be read, by id), made where there is none. Raises
-        ``InvalidMemory``."""
+        """``own_cube``, made where there is none. Raises ``InvalidMemory``."""
         try:
-            return self.cube(tenant, name)
+            return self.own_cube(tenant, name)
         except NotFound:
             pass
         try:
             with uncounted():  # a retry finds it, and that is all
                 return self.create_cube(tenant, name)
         except Conflict:  # another thread was faster
-            return self.cube(tenant, name)
+            return self.own_cube(tenant, name)
 
     def delete_cube(self, tenant: str, cube_id: str, expected: Collection[int] | None = None) -> list[Memory]:
         """Delete one's own cube with all its memories and messages, which are overwritten. The memories are returned
@@ -100,8 +108,10 @@ class CubeMethods(StoreBase):
             cube = self._own(tenant, cube_id)
             check_revision(cube, expected)
             rows = db.execute("SELECT * FROM memories WHERE cube_id = ?", (cube.id,)).fetchall()
+            end_messages(db, tenant, lambda id, _: id == cube.id)
             wipe_cube(db, cube.id)
             self._forget_index(cube.id)
+            self._erasures += 1
         self._overwrite_deleted()
         return [memory_of(row) for row in rows if row["status"] != "deleted"]
 

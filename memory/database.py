@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -72,6 +73,8 @@ class Database:
             self._db.row_factory = sqlite3.Row
             for pragma in _PRAGMAS:
                 self._db.execute(f"PRAGMA {pragma}")
+            self._db.create_function("unix_now", 0, time.time)
+            self._db.create_function("casefold", 1, _folded, deterministic=True)
             os.chmod(path, 0o600)
             migrate(self._db)
         except (sqlite3.DatabaseError, StoreCorrupt) as error:
@@ -127,3 +130,7 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _folded(text: str | None) -> str | None:
+    return None if text is None else text.casefold()

@@ -12,6 +12,7 @@ MemoryStoreError
 │   ├── StillRunning   the same request is still being worked on
 │   ├── CutOff         a request had that was cut off after it had written something
 │   └── ReplyGone      the same request has used, whose reply is not kept any longer
+├── JobEnded           a job was ended while it was being done (never leaves its worker)
 ├── StorageFull        the disk is full; nothing was written
 ├── StoreCorrupt       the database file is damaged or of a newer version
 ├── EmbedderError      the embedder could not be loaded or reached
@@ -100,6 +101,10 @@ class ReplyGone(RequestRefused):
             f"The request with this Idempotency-Key was done, with status {status}. Its reply is not kept any longer:"
             " what it quotes may be forgotten, or it was too large."
         )
+
+
+class JobEnded(MemoryStoreError):
+    """A job was ended, because what it was to add was deleted, while it was being done."""
 
 
 class StorageFull(MemoryStoreError):

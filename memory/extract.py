@@ -68,7 +68,7 @@ class LocalExtractor:
             return [_tool_unit(index, message)] if message.text.strip() else []
         units: list[Unit] = []
         rest: list[str] = []
-        for sentence in _sentences(message.text):
+        for sentence in sentences_in(message.text):
             state = state_of(sentence) if message.role == "user" else None
             if state is not None:
                 units += _plain(index, message, rest)
@@ -82,7 +82,8 @@ class LocalExtractor:
         return units + _plain(index, message, rest)
 
 
-def _sentences(text: str) -> list[str]:
+def sentences_in(text: str) -> list[str]:
+    """The sentences of a text, without white space around them."""
     return [part.strip() for part in _SENTENCE.split(text) if part.strip()]
 
 

@@ -23,7 +23,7 @@ from memory.intake import IntakeMethods, Said
 from memory.keeping import KeepingMethods
 from memory.placing import Placed, restated, slot_of
 from memory.remarks import Remark, remarks_in
-from memory.rows import find_row, mark_deleted, memories_of, memory_of, note_change, update_memory
+from memory.rows import LIVE, find_row, mark_deleted, memories_of, memory_of, note_change, update_memory
 from memory.states import State, state_of
 from memory.types import Memory, Message
 from memory.vectors import Vector
@@ -264,7 +264,7 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         if state is not None:
             with self._database.read() as db:
                 rows = db.execute(
-                    "SELECT * FROM memories WHERE cube_id = ? AND slot = ? AND status = 'active' ORDER BY rowid DESC",
+                    f"SELECT * FROM memories WHERE cube_id = ? AND slot = ? AND {LIVE} ORDER BY rowid DESC",
                     (cube_id, slot_of(state, None)),
                 ).fetchall()
             found = memories_of(rows)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from memory.base import StoreBase
 from memory.checks import checked_kind
 from memory.entities import linked, mentioned_by
+from memory.rows import LIVE
 from memory.searching import Search, SearchQuery
 from memory.types import Hit
 from memory.vectors import Vector
@@ -84,7 +85,7 @@ class SearchMethods(StoreBase):
             cosines = dict(near)
             wanted = json.dumps([*cosines, *rows, *linked_rows])
             found = db.execute(
-                "SELECT rowid AS row, id, version FROM memories WHERE cube_id = ? AND status = 'active'"
+                f"SELECT rowid AS row, id, version FROM memories WHERE cube_id = ? AND {LIVE}"
                 " AND rowid IN (SELECT value FROM json_each(?))",
                 (cube.id, wanted),
             ).fetchall()

@@ -46,6 +46,11 @@ def cube_word(cube_id: str) -> str:
     return cube_id.removeprefix("cube_")
 
 
+def past_of(cube_id: str) -> str:
+    """A cube's shelf of what has expired: its rows hold this word, and are found by nobody who asks for today."""
+    return f"past{cube_word(cube_id)}"
+
+
 def text_scores(
     db: sqlite3.Connection, query: str, cubes: Sequence[str], depth: int, in_cubes: int | None = None
 ) -> dict[int, float]:

@@ -34,6 +34,12 @@ class Said:
     metadata: dict[str, Any] | None = None
     expires_at: float | None = None
 
+    @property
+    def app(self) -> str | None:
+        """The application, which the other servers' clients name; it stands in the metadata."""
+        app = (self.metadata or {}).get("app_id")
+        return app if isinstance(app, str) else None
+
 
 def new_message(
     text: str, role: Any = "user", sent_at: float | None = None, author: str | None = None, **fields: Any
@@ -116,35 +122,40 @@ class IntakeMethods(StoreBase):
         said = said or Said()
         cube, checked = self.check_messages(tenant, cube_id, messages, said)
         fresh = self._unknown(checked)
-        with self._database.read() as db:
-            before = messages_before(db, cube.id, said.session, None)
-        units = (extractor or LocalExtractor()).extract(fresh, before)
-        earlier = self._last_of(cube.id, said)
-        memories = _drafts(units, cube.id, said, earlier)
-        texts = [memory.text for memory in memories]
-        vectors = self._embeddings.in_a_row(texts, _in_order(earlier))
-        placed: list[Placed] = []
-        with self._database.read() as db:  # from here on nobody adds, changes or forgets what is looked at
-            near = self._alike(cube.id, vectors)
-            contexts = _contexts(fresh, messages_before(db, cube.id, said.session, None))
-            if (now := self._last_of(cube.id, said)) != earlier:
-                memories = _following(memories, now)
-                vectors[:2] = self._embeddings.in_a_row(texts[:2], _in_order(now))
-            with self._writing() as (db, changed):
-                find_cube(db, tenant, cube.id, "write")  # finding and embedding take a while: it may be gone by now
-                for message in fresh:
-                    insert_message(db, cube.id, said.session, message)
-                for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
-                    said_now = [item.row for item in changed if _near(item.vector, vector)]
-                    done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
-                    _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
-                    if row is not None:
-                        gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
-                    changed += gone
-                    placed.append(done)
-                if finish is not None:
-                    changed += finish(db, placed) or ()
-        return placed
+        while True:
+            erasures = self._erasures
+            before, earlier = self._before(cube.id, said)
+            units = (extractor or LocalExtractor()).extract(fresh, before)
+            memories = _drafts(units, cube.id, said, earlier)
+            texts = [memory.text for memory in memories]
+            vectors = self._embeddings.in_a_row(texts, _in_order(earlier))
+            placed: list[Placed] = []
+            with self._database.read() as db:  # from here on nobody adds, changes or forgets what is looked at
+                now_before, now = self._before(cube.id, said)
+                if erasures != self._erasures and (before, earlier) != (now_before, now):
+                    continue  # what came before was deleted meanwhile
+                near = self._alike(cube.id, vectors)
+                contexts = _contexts(fresh, now_before)
+                if now != earlier:
+                    memories = _following(memories, now)
+                    vectors[:2] = self._embeddings.in_a_row(texts[:2], _in_order(now))
+                with self._writing() as (db, changed):
+                    find_cube(db, tenant, cube.id, "write")  # finding and embedding take a while: it may be gone by now
+                    for message in fresh:
+                        insert_message(
+                            db, cube.id, said.session, message, owner=said.owner, agent=said.agent, app=said.app
+                        )
+                    for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
+                        said_now = [item.row for item in changed if _near(item.vector, vector)]
+                        done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
+                        _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
+                        if row is not None:
+                            gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
+                        changed += gone
+                        placed.append(done)
+                    if finish is not None:
+                        changed += finish(db, placed) or ()
+            return placed
 
     def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
         """For each vector, rows of the cube that may say the same."""
@@ -167,17 +178,16 @@ class IntakeMethods(StoreBase):
                 m for m in messages if db.execute("SELECT 1 FROM messages WHERE id = ?", (m.id,)).fetchone() is None
             ]
 
-    def _last_of(self, cube_id: str, said: Said) -> list[tuple[str, str]]:
-        """Id and text of the last two memories of the conversation, the last first."""
-        if said.session is None:
-            return []
+    def _before(self, cube_id: str, said: Said) -> tuple[list[Message], list[tuple[str, str]]]:
+        """The last two messages of the conversation, and id and text of its last two memories, the last first."""
         with self._database.read() as db:
+            messages = messages_before(db, cube_id, said.session, None)
             rows = db.execute(
                 "SELECT id, text FROM memories WHERE cube_id = ? AND session = ? AND status != 'deleted'"
                 " ORDER BY rowid DESC LIMIT 2",
                 (cube_id, said.session),
             ).fetchall()
-        return [(row["id"], row["text"]) for row in rows]
+        return messages, [(row["id"], row["text"]) for row in rows]
 
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memory.database import Database
-from memory.errors import NotFound
+from memory.errors import JobEnded, NotFound
 
 JobStatus = Literal["waiting", "running", "completed", "failed", "cancelled"]
 LEASE_S = 60.0
@@ -134,10 +134,12 @@ class JobQueue:
             )
 
     def finishing(self, id: str) -> Callable[[sqlite3.Connection, Any], None]:
-        """Completes a job within the transaction that does its work: both are kept, or neither."""
+        """Completes a job within the transaction that does its work: both are kept, or neither. Raises ``JobEnded``
+        when it has ended meanwhile."""
 
         def finish(db: sqlite3.Connection, result: Any) -> None:
-            self._end(db, id, "completed", result=result)
+            if not self._end(db, id, "completed", result=result):
+                raise JobEnded("the job was ended by something else")
 
         return finish
 
@@ -167,13 +169,30 @@ class JobQueue:
     @staticmethod
     def _end(
         db: sqlite3.Connection, id: str, status: JobStatus, *, result: Any = None, error: str | None = None
-    ) -> None:
+    ) -> bool:
+        """Whether it was open."""
         # The payload holds messages: they are kept as messages now, or not at all.
-        db.execute(
+        ended = db.execute(
             "UPDATE jobs SET status = ?, result = ?, error = ?, finished_at = ?, lease_until = NULL, payload = '{}'"
             " WHERE id = ? AND status NOT IN ('completed', 'failed', 'cancelled')",
             (status, json.dumps(result), error, time.time(), id),
         )
+        return ended.rowcount == 1
+
+
+def end_messages(db: sqlite3.Connection, tenant: str, concerned: Callable[[str, dict[str, str | None]], bool]) -> None:
+    """End a tenant's open jobs that add messages which are to be deleted: ``concerned`` says so of a cube's id and the
+    ids owner, agent, session and app. One that is being done comes to nothing (see ``JobQueue.finishing``)."""
+    rows = db.execute(
+        "SELECT id, payload FROM jobs WHERE tenant = ? AND kind = 'messages' AND status IN ('waiting', 'running')",
+        (tenant,),
+    ).fetchall()
+    for row in rows:
+        payload = json.loads(row["payload"])
+        said = payload["said"]
+        ids = {name: said[name] for name in ("owner", "agent", "session")}
+        if concerned(payload["cube"], {**ids, "app": (said["metadata"] or {}).get("app_id")}):
+            JobQueue._end(db, row["id"], "failed", error="its messages were deleted")
 
 
 def _job_of(row: sqlite3.Row) -> Job:

@@ -1,20 +1,20 @@
-"""Memories after they were added: read, listed, changed, deleted, brought back, forgotten."""
+"""Memories after they were added: read, listed, changed, deleted, brought back."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
+from memory.erasing import ErasingMethods
 from memory.errors import InvalidMemory
 from memory.filters import compile_filter
 from memory.placing import restated
-from memory.proof import Proof, Scan, scan
 from memory.rows import (
+    LIVE,
     changes_of,
     check_revision,
     find_row,
@@ -25,12 +25,14 @@ from memory.rows import (
     note_change,
     sources_of,
     update_memory,
-    write_vector,
 )
 from memory.types import STATUSES, Change, Memory, Message
-from memory.wiping import wipe_memory
 
-DAY_S = 86_400.0
+# What has expired counts as archived at once.
+_OF_STATUS = {
+    "active": LIVE,
+    "archived": f"(m.status = 'archived' OR (m.status = 'active' AND NOT {LIVE}))",
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,8 @@ class Changed:
     after: Memory
 
 
-class KeepingMethods(StoreBase):
+class KeepingMethods(ErasingMethods):
     """The life of memories that there are."""
-
-    undelete_s: float = DAY_S
-    """How long a deleted memory can be brought back, in seconds."""
 
     def get(self, tenant: str, memory_id: str) -> Memory:
         """Raises ``NotFound``, also for a deleted memory."""
@@ -80,7 +79,8 @@ class KeepingMethods(StoreBase):
         ``deleted`` ones are those that can be brought back. Raises ``NotFound``, ``InvalidMemory``."""
         if status not in STATUSES:
             raise InvalidMemory(f"'{status}' is not a status; there are {', '.join(STATUSES)}.", "status")
-        where, values = ["m.status = ?"], [status]
+        values: list[Any]
+        where, values = [_OF_STATUS.get(status, "m.status = ?")], [] if status in _OF_STATUS else [status]
         if cube_id is not None:
             where.append("m.cube_id = ?")
             values.append(self.cube(tenant, cube_id).id)
@@ -113,9 +113,8 @@ class KeepingMethods(StoreBase):
         cube = self.cube(tenant, cube_id)
         with self._database.read() as db:
             rows = db.execute(
-                "SELECT * FROM memories WHERE cube_id = ? AND status = 'active' AND (pinned OR kind = 'profile')"
-                " AND (expires_at IS NULL OR expires_at > ?) ORDER BY rowid",
-                (cube.id, time.time()),
+                f"SELECT * FROM memories WHERE cube_id = ? AND {LIVE} AND (pinned OR kind = 'profile') ORDER BY rowid",
+                (cube.id,),
             ).fetchall()
         return memories_of(rows)
 
@@ -216,94 +215,13 @@ class KeepingMethods(StoreBase):
                 changed.append(self._make_findable(db, row["row"], memory, self._vector_in_place(db, memory)))
         return memory
 
-    def forget(self, tenant: str, memory_id: str, expected: Collection[int] | None = None) -> Proof:
-        """Overwrite a memory, its history, what it is from and what was computed from it here; then look for what is
-        left. Also for one that is deleted but can still be brought back. ``expected`` as for ``change``. Raises
-        ``NotFound``, ``Forbidden``, ``Stale``."""
-        with self._database.read() as db:  # until it is done, so that nothing is merged into it meanwhile
-            row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
-            if row["status"] == "deleted" and row["deleted_at"] is None:
-                find_row(db, tenant, memory_id)  # forgotten already: not found
-            memory = memory_of(row)
-            check_revision(memory, expected)
-            merged = db.execute(
-                "SELECT rowid AS row FROM memories WHERE cube_id = ? AND replaced_by = ? AND status = 'merged'",
-                (memory.cube_id, memory.id),
-            ).fetchall()
-            texts = self._forget_rows([row["row"], *(other["row"] for other in merged)])
-        return self.prove(memory, texts)
-
-    def prove(self, memory: Memory, texts: Sequence[str] = ()) -> Proof:
-        """What a scan for a forgotten memory finds. ``texts`` are its earlier texts and its messages'."""
-        with self._database.read() as db:
-            found: Scan = scan(db, memory, texts)
-        return Proof(memory, found, time.time())
-
-    def purge(self, now: float | None = None) -> list[Memory]:
-        """Forget what was deleted longer ago than it can be brought back; archive what has expired. The memories that
-        went out of use by expiry are returned: what was computed from them is to be removed."""
-        now = time.time() if now is None else now
-        with self._database.read() as db:
-            late = db.execute(
-                "SELECT rowid AS row FROM memories WHERE deleted_at IS NOT NULL AND deleted_at < ? LIMIT 1000",
-                (now - self.undelete_s,),
-            ).fetchall()
-        if late:
-            self._forget_rows([row["row"] for row in late])
-        with self._writing() as (db, changed):
-            rows = db.execute(
-                "SELECT rowid AS row, * FROM memories WHERE expires_at IS NOT NULL AND expires_at <= ?"
-                " AND status = 'active' LIMIT 1000",
-                (now,),
-            ).fetchall()
-            for row in rows:
-                expired = update_memory(db, replace(memory_of(row), status="archived", updated_at=now))
-                note_change(db, expired, "expired")
-                changed.append(self._make_unfindable(db, row["row"], expired.cube_id))
-        return memories_of(rows)
-
-    def _forget_rows(self, rows: Sequence[int]) -> list[str]:
-        """Wipe memories; the texts that went, for a scan. What follows them in a conversation gets its vector anew,
-        without them."""
-        texts: list[str] = []
-        behind: list[str] = []
-        with self._writing() as (db, changed):
-            for row in rows:
-                data = db.execute("SELECT id, cube_id FROM memories WHERE rowid = ?", (row,)).fetchone()
-                texts += [change.text for change in changes_of(db, data["id"]) if change.text]
-                texts += [message.text for message in sources_of(db, data["id"])]
-                wipe_memory(db, row, data["id"])
-                changed.append(Findable(data["cube_id"], row, None))
-                behind.append(data["id"])
-            self._embeddings.forget()
-            for _ in range(2):  # as far as a memory's vector reaches back
-                anew = [item for id in behind for item in self._vectors_behind(db, id)]
-                changed += [findable for _, findable in anew]
-                behind = [id for id, _ in anew]
-            for cube_id in {item.cube_id for item in changed}:
-                self._saved.drop(cube_id)
-        self._overwrite_deleted()
-        return texts
-
-    def _vectors_behind(self, db: sqlite3.Connection, memory_id: str) -> list[tuple[str, Findable]]:
-        """Ids and new vectors of the memories right behind this one, without what was wiped."""
-        rows = db.execute(
-            "SELECT rowid AS row, * FROM memories WHERE follows = ? AND status = 'active'", (memory_id,)
-        ).fetchall()
-        found = []
-        for row in rows:
-            vector = self._vector_in_place(db, memory_of(row))
-            write_vector(db, row["row"], self._embeddings.name, vector)
-            found.append((str(row["id"]), Findable(row["cube_id"], row["row"], vector)))
-        return found
-
 
 def _as_history_where_replaced(db: sqlite3.Connection, memory: Memory) -> Memory:
     """A state that comes back when another holds its slot by now is history."""
     if memory.slot is None or memory.status != "active":
         return memory
     row = db.execute(
-        "SELECT id FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND status = 'active'",
+        f"SELECT id FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND {LIVE}",
         (memory.cube_id, memory.slot, memory.owner),
     ).fetchone()
     return memory if row is None else replace(memory, status="archived", replaced_by=row["id"])

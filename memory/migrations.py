@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from memory.errors import StoreCorrupt
+from memory.rows import name_messages
 
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: list[Migration] = []
@@ -249,3 +250,11 @@ def _keyed_requests(db: sqlite3.Connection) -> None:
             f" AND seq IN (SELECT request FROM keyed_request_cubes WHERE cube_id = OLD.{cube}"
             " UNION ALL SELECT seq FROM keyed_requests WHERE status IS NULL); END"
         )
+
+
+@migration
+def _whose_messages(db: sqlite3.Connection) -> None:
+    """The ids that a message was added for, so that what is deleted for one of them is."""
+    for column in ("owner", "agent", "app"):
+        db.execute(f"ALTER TABLE messages ADD COLUMN {column} TEXT")
+    name_messages(db)

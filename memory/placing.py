@@ -10,7 +10,7 @@ from typing import Literal
 
 from memory.base import Findable
 from memory.fulltext import words_of
-from memory.rows import digest_of, insert_noted, memory_of, note_change, remove_search_rows, update_memory
+from memory.rows import LIVE, digest_of, insert_noted, memory_of, note_change, remove_search_rows, update_memory
 from memory.searching import alike
 from memory.states import State, state_of
 from memory.types import Memory
@@ -58,8 +58,7 @@ def place(
     if state is None or memory.slot is None:
         return Placed("added", memory), insert_noted(db, memory, "added"), []
     rows = db.execute(
-        "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND status = 'active'"
-        " ORDER BY rowid",
+        f"SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND {LIVE} ORDER BY rowid",
         (memory.cube_id, memory.slot, memory.owner),
     ).fetchall()
     older = [row for row in rows if _ended_by(memory_of(row), memory, state)]
@@ -112,7 +111,7 @@ def _said_before(db: sqlite3.Connection, memory: Memory, near: Sequence[int]) ->
     """An active memory that says the same: the same words, or nearly, of the same kind, by the same author. (A dated
     event has its date in its words, so that the same thing on another day is another event.)"""
     found: sqlite3.Row | None = db.execute(
-        "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND digest = ? AND status = 'active' AND author IS ?"
+        f"SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND digest = ? AND {LIVE} AND author IS ?"
         " AND owner IS ?",
         (memory.cube_id, digest_of(memory.text), memory.author, memory.owner),
     ).fetchone()
@@ -121,9 +120,9 @@ def _said_before(db: sqlite3.Connection, memory: Memory, near: Sequence[int]) ->
     words = set(words_of(memory.text))
     for candidate in near:
         row: sqlite3.Row | None = db.execute(
-            "SELECT rowid AS row, * FROM memories WHERE rowid = ? AND status = 'active' AND kind = ? AND author IS ?"
-            " AND owner IS ?",
-            (candidate, memory.kind, memory.author, memory.owner),
+            f"SELECT rowid AS row, * FROM memories WHERE rowid = ? AND cube_id = ? AND {LIVE} AND kind = ?"
+            " AND author IS ? AND owner IS ?",
+            (candidate, memory.cube_id, memory.kind, memory.author, memory.owner),
         ).fetchone()
         if row is not None and alike(words, set(words_of(row["text"]))):
             return row

@@ -53,10 +53,13 @@ _COLUMNS = (
     "follows",
 )
 _VECTOR_DTYPE = np.float16
+# In use: what has expired no longer is from that second on, though it is only archived with the next round of chores.
+LIVE = "(status = 'active' AND (expires_at IS NULL OR expires_at > unix_now()))"
 
 
 def find_cube(db: sqlite3.Connection, tenant: str, cube: str, need: Access = "read") -> Cube:
     """A cube by id, or one's own by name. Raises ``NotFound``, ``Forbidden`` (may be read, not written)."""
+    cube = cube.strip()  # as names are
     row = db.execute(
         f"SELECT * FROM cubes WHERE (id = :cube AND id IN {VISIBLE}) OR (tenant = :tenant AND name = :cube)"
         " ORDER BY id = :cube DESC",
@@ -234,11 +237,20 @@ def spoken(message: Message) -> str:
     return f"{message.speaker}: {message.text}"
 
 
-def insert_message(db: sqlite3.Connection, cube_id: str, conversation: str | None, message: Message) -> bool:
-    """Keep a message; whether it was not there yet."""
+def insert_message(
+    db: sqlite3.Connection,
+    cube_id: str,
+    conversation: str | None,
+    message: Message,
+    *,
+    owner: str | None = None,
+    agent: str | None = None,
+    app: str | None = None,
+) -> bool:
+    """Keep a message, with the ids that it was added for; whether it was not there yet."""
     cursor = db.execute(
-        "INSERT OR IGNORE INTO messages (id, cube_id, conversation, role, author, text, sent_at, created_at, metadata)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO messages (id, cube_id, conversation, role, author, text, sent_at, created_at, metadata,"
+        " owner, agent, app) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             message.id,
             cube_id,
@@ -249,9 +261,34 @@ def insert_message(db: sqlite3.Connection, cube_id: str, conversation: str | Non
             message.sent_at,
             time.time(),
             json.dumps({**message.metadata, "utc_offset": message.utc_offset}),
+            owner,
+            agent,
+            app,
         ),
     )
     return cursor.rowcount == 1
+
+
+def name_messages(db: sqlite3.Connection, cube_id: str | None = None) -> None:
+    """Give messages without ids (of one cube, or of all) those of the memories that are from them, else those that all
+    the others of their conversation have."""
+    where = "WHERE owner IS NULL AND agent IS NULL AND app IS NULL AND (?1 IS NULL OR cube_id = ?1)"
+    of_memory = "(SELECT max({0}) FROM memories m JOIN provenance p ON p.memory_id = m.id WHERE p.message_id = s.id)"
+    app = "json_extract(m.metadata, '$.app_id')"
+    found = ", ".join(of_memory.format(column) for column in ("m.owner", "m.agent", app))
+    db.execute(
+        f"UPDATE messages AS s SET (owner, agent, app) = (SELECT {found}) {where}",
+        (cube_id,),
+    )
+    only = "CASE WHEN count(DISTINCT {0}) = 1 THEN min({0}) END AS {0}"
+    db.execute(
+        "UPDATE messages SET owner = c.owner, agent = c.agent, app = c.app FROM (SELECT cube_id AS cube,"
+        f" conversation AS said, {', '.join(only.format(name) for name in ('owner', 'agent', 'app'))}"
+        " FROM messages WHERE conversation IS NOT NULL GROUP BY cube_id, conversation) c"
+        " WHERE messages.owner IS NULL AND messages.agent IS NULL AND messages.app IS NULL"
+        " AND (?1 IS NULL OR messages.cube_id = ?1) AND c.cube = messages.cube_id AND c.said = messages.conversation",
+        (cube_id,),
+    )
 
 
 def cube_of(row: sqlite3.Row) -> Cube:
@@ -271,6 +308,8 @@ def memory_of(row: sqlite3.Row) -> Memory:
     named = dict(zip(row.keys(), row, strict=True))  # looking names up in the row itself takes several times as long
     values = {name: named[name] for name in _COLUMNS}
     values["pinned"] = bool(named["pinned"])
+    if values["status"] == "active" and (expires_at := named["expires_at"]) is not None and expires_at <= time.time():
+        values["status"] = "archived"
     return Memory(**values, metadata=json.loads(named["metadata"]), tags=tuple(json.loads(named["tags"])))
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from memory.dates import clue_of
 from memory.entities import linked, mentioned_by, named_in
 from memory.filters import compile_filter
-from memory.fulltext import text_scores, words_of
-from memory.rows import memory_of
+from memory.fulltext import past_of, text_scores, words_of
+from memory.rows import memory_of, vector_of
 from memory.types import Hit, Memory
 from memory.vectors import MIN_COSINE, CubeIndex, Vector
 
@@ -87,6 +87,10 @@ class Search:
         self._indexes = [index_of(cube) for cube in query.cube_ids]
         self._at = time.time() if query.at is None else query.at
         self._clue = clue_of(query.text, self._at, query.utc_offset)
+        # Asked for a time that has passed, what has expired since held then.
+        self._expired = {} if query.at is None else self._expired_vectors()
+        expired = " OR m.status = 'archived' AND m.expires_at IS NOT NULL" if self._expired else ""
+        self._in_use = f"(m.status = 'active'{expired})"
 
     def hits(self) -> list[Hit]:
         """The best ``top_k``, best first."""
@@ -129,23 +133,40 @@ class Search:
         if query.filter:
             condition, values = self._filter
             rows = self._db.execute(
-                "SELECT m.rowid AS row FROM memories m WHERE m.status = 'active' AND m.cube_id IN"
+                f"SELECT m.rowid AS row FROM memories m WHERE {self._in_use} AND m.cube_id IN"
                 f" (SELECT value FROM json_each(?)) AND {condition} LIMIT ?",
                 (json.dumps(query.cube_ids), *values, _SCAN + 1),
             ).fetchall()
             allowed = {int(row["row"]) for row in rows}
             if len(allowed) <= _SCAN:
-                text = text_scores(self._db, query.text, query.cube_ids, 10 * _SCAN, self._n_memories())
+                text = self._texts(10 * _SCAN)
                 near = {row: c for row, c in self._cosines(list(allowed)).items() if c >= MIN_COSINE}
                 return {row: score for row, score in text.items() if row in allowed}, near
             depth *= 10
-        text = text_scores(self._db, query.text, query.cube_ids, depth, self._n_memories())
+        text = self._texts(depth)
         pairs = [pair for index in self._indexes for pair in index.nearest(self._vector, depth)]
+        pairs += [(row, c) for row, c in self._cosines(list(self._expired)).items() if c >= MIN_COSINE]
         pairs.sort(key=lambda pair: -pair[1])
         return text, dict(pairs[:depth])
 
+    def _texts(self, depth: int) -> dict[int, float]:
+        cubes = [*self._query.cube_ids, *(past_of(cube) for cube in self._query.cube_ids if self._expired)]
+        return text_scores(self._db, self._query.text, cubes, depth, self._n_memories())
+
     def _cosines(self, rows: Sequence[int]) -> dict[int, float]:
-        return {row: cosine for index in self._indexes for row, cosine in index.cosines(self._vector, rows).items()}
+        found = {row: cosine for index in self._indexes for row, cosine in index.cosines(self._vector, rows).items()}
+        expired = {row: float(self._expired[row] @ self._vector) for row in rows if row in self._expired}
+        return {**found, **expired}
+
+    def _expired_vectors(self) -> dict[int, Vector]:
+        """Vectors of the memories that held at the time that is asked for and have expired since, the last first."""
+        rows = self._db.execute(
+            "SELECT v.memory, v.vector FROM memories m JOIN vectors v ON v.memory = m.rowid WHERE m.expires_at > ?"
+            " AND m.status = 'archived' AND m.cube_id IN (SELECT value FROM json_each(?)) AND length(v.vector) = ?"
+            " ORDER BY m.expires_at LIMIT ?",
+            (self._at, json.dumps(self._query.cube_ids), 2 * len(self._vector), _SCAN),
+        )
+        return {row["memory"]: vector_of(row["vector"]) for row in rows}
 
     def _n_memories(self) -> int:
         return sum(len(index) for index in self._indexes)
@@ -155,7 +176,7 @@ class Search:
         condition, values = self._filter
         found = self._db.execute(
             f"SELECT {_SCORED_BY} FROM memories m WHERE m.rowid IN (SELECT value FROM json_each(?))"
-            " AND m.status = 'active' AND m.cube_id IN (SELECT value FROM json_each(?))"
+            f" AND {self._in_use} AND m.cube_id IN (SELECT value FROM json_each(?))"
             f" AND (m.expires_at IS NULL OR m.expires_at > ?) AND {condition}",
             (json.dumps(list(rows)), json.dumps(self._query.cube_ids), self._at, *values),
         )

@@ -8,11 +8,12 @@ from memory.bundle import BundleMethods
 from memory.cubes import CubeMethods
 from memory.documents import DocumentMethods
 from memory.embed import Embedder
+from memory.erasing import DAY_S
 from memory.feedback import FeedbackMethods
 from memory.finding import Rerank, SearchMethods
 from memory.intake import IntakeMethods
 from memory.jobs import JobQueue
-from memory.keeping import DAY_S, KeepingMethods
+from memory.keeping import KeepingMethods
 from memory.keys import KeyStore
 from memory.retries import KeyedRequests
 

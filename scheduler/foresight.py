@@ -383,6 +383,13 @@ class Foresight:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._save()
 
+    def forget(self, tenant: str, cube_id: str) -> None:
+        """A cube is gone, and with it what was learned of it alone."""
+        key = (tenant, cube_id)
+        if self._cubes.pop(key, None) is not None:
+            self.preloader.offer(key, ())
+            self._saved = -1  # what is kept on disk is to be written anew
+
     # -- looking ---------------------------------------------------------------------------------------------
 
     def stats(self) -> tuple[ForesightStats, PreloaderStats]:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from memory import EmbedderError, Job, JobQueue, MemoryStoreError, StorageFull
+from memory import EmbedderError, Job, JobEnded, JobQueue, MemoryStoreError, StorageFull
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class JobRunner:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        chores_at = loop.time() + CHORES_EVERY_S
+        chores_at = loop.time()  # what fell due while no server ran is done first
         while True:
             if self._chores is not None and loop.time() >= chores_at:
                 await self._guarded(self._chores())
@@ -95,6 +95,8 @@ class JobRunner:
             if handler is None:
                 raise ValueError(f"there is no worker for jobs of kind '{job.kind}'")
             await handler(job)
+            return
+        except JobEnded:
             return
         except (EmbedderError, StorageFull) as error:  # may be over soon
             error_text, again = str(error), _RETRY_S * 2**job.attempts

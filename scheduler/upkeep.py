@@ -146,9 +146,17 @@ class Upkeep:
             self._put(lambda: self._fill(shelf))
 
     def changed(self, tenant: str, cube_id: str) -> None:
-        """Memories of the cube were changed or deleted, their pages with them: build what is missing again."""
+        """Memories of the cube were changed or deleted, their pages with them: build what is missing again, but no
+        prompt that was expected with their old texts."""
+        self._expected.pop((tenant, cube_id), None)
         for shelf in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
             self._queue_shelf(shelf)
+
+    def forget(self, tenant: str, cube_id: str) -> None:
+        """A cube is gone: nothing is built for it."""
+        for shelf in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
+            del self._wanted[shelf]
+        self._expected.pop((tenant, cube_id), None)
 
     def _note_composition(self, tenant: str, prompt: Prompt) -> None:
         key = (tenant, prompt)

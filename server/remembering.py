@@ -4,6 +4,7 @@ segments. Every way in goes through here, so that no dialect can forget to."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +26,12 @@ from memory import (
     Placed,
     Proof,
     Said,
+    Subject,
     new_message,
 )
 from memory.checks import checked_time
-from memory.errors import InvalidMemory
-from scheduler import JobRunner, Upkeep
+from memory.errors import InvalidMemory, NotFound
+from scheduler import Foresight, JobRunner, Upkeep
 from server import once
 from server.metrics import MemoryStats
 from server.recalled import without_recalled
@@ -42,11 +44,18 @@ class Remembering:
     """Async, for the event loop; the side store's blocking work runs in threads."""
 
     def __init__(
-        self, memories: MemoryStore, engine: Engine, upkeep: Upkeep, extractors: dict[str, Extractor], default: str
+        self,
+        memories: MemoryStore,
+        engine: Engine,
+        upkeep: Upkeep,
+        extractors: dict[str, Extractor],
+        default: str,
+        foresight: Foresight | None = None,
     ) -> None:
         self.store = memories
         self._engine = engine
         self._upkeep = upkeep
+        self._foresight = foresight
         self._extractors = extractors
         self._default = default
         # Apart from the threads that all requests need: a model takes its time.
@@ -186,11 +195,49 @@ class Remembering:
         """Overwrite a memory and everything computed from it; the proof, the segments removed, and those that a look
         afterwards still finds."""
         proof = await asyncio.to_thread(self.store.forget, tenant, memory_id, expected)
-        removed = await self.drop_segments(tenant, [proof.memory])
-        # What was said in a conversation stands in its turns, whose keys and values are kept too.
-        removed += await self._engine.forget_conversations(tenant)
+        removed = await self._gone(tenant, [proof.memory])
         left = await self._engine.forget([proof.memory.label])
         return proof, removed, left
+
+    async def remove(self, tenant: str, memories: Iterable[Memory]) -> list[Memory]:
+        """``delete`` several memories; those that were there."""
+        gone: list[Memory] = []
+
+        def delete() -> None:
+            for memory in memories:
+                with contextlib.suppress(NotFound):  # another request was faster
+                    gone.append(self.store.delete(tenant, memory.id))
+
+        try:
+            await asyncio.to_thread(delete)
+        finally:
+            await self.drop_segments(tenant, gone)
+        return gone
+
+    async def erase(self, tenant: str, subject: Subject, cubes: Sequence[str] | None = None) -> list[Memory]:
+        """Remove all that was ever said by and remembered of a subject (in the cubes of these names only), whatever its
+        status: at once and for good, with everything that was computed from it. The memories are returned."""
+        memories = await asyncio.to_thread(self.store.erase, tenant, subject, cubes)
+        await self._gone(tenant, memories)
+        return memories
+
+    async def delete_cube(
+        self, tenant: str, cube: str, expected: Collection[int] | None = None
+    ) -> tuple[list[Memory], int]:
+        """Delete one's own cube (by id or name) with all that is in it, at once and for good; its memories, and how
+        many segments were removed. ``expected``: revisions that may be deleted (None: any). Raises ``NotFound``,
+        ``Stale``."""
+        id = await self.cube_id(tenant, cube)
+        memories = await asyncio.to_thread(self.store.delete_cube, tenant, id, expected)
+        self._upkeep.forget(tenant, id)
+        if self._foresight is not None:
+            self._foresight.forget(tenant, id)
+        return memories, await self._gone(tenant, memories)
+
+    async def _gone(self, tenant: str, memories: Iterable[Memory]) -> int:
+        """Remove what was computed from texts that are gone for good, and from conversations: their words stand in the
+        turns, whose keys and values are kept too. How many segments that were."""
+        return await self.drop_segments(tenant, memories) + await self._engine.forget_conversations(tenant)
 
     async def feedback(
         self,
@@ -231,8 +278,9 @@ class Remembering:
         await self.drop_segments(tenant, [memory for item in placed for memory in item.replaced])
 
     async def _chores(self) -> None:
-        expired = await asyncio.to_thread(self.store.purge)
-        await self.drop_segments("", expired)
+        for tenant in await asyncio.to_thread(self.store.forget_late):
+            await self._engine.forget_conversations(tenant)
+        await self.drop_segments("", await asyncio.to_thread(self.store.archive_expired))
         await asyncio.to_thread(self.store.jobs.sweep)
         await asyncio.to_thread(self.store.keyed.sweep)
 

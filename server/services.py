@@ -114,7 +114,7 @@ def assemble(
     metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
     served = ServedCompleter(engine)
     extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
-    remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor)
+    remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor, foresight)
     bundles = Bundles(memories, engine, store, upkeep, _bundle_key(config), config.server.max_body_bytes)
     chat = ChatService(
         engine,

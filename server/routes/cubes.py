@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from memory import Cube, Grant, Group
 from server.conditions import Expected, is_known, not_modified, tagged
 from server.routes.openai import Provided, Tenant
-from server.schemas import CubeAdd, CubeChange, GrantAdd, GroupSet
+from server.schemas import CubeAdd, CubeChange, GrantAdd, GroupSet, Name
 
 router = APIRouter(prefix="/v1")
 
@@ -54,7 +54,7 @@ async def list_cubes(services: Provided, tenant: Tenant) -> dict[str, Any]:
 
 @router.get("/cubes/{cube_id}", response_model=None)
 async def get_cube(
-    cube_id: str, services: Provided, tenant: Tenant, request: Request, response: Response
+    cube_id: Name, services: Provided, tenant: Tenant, request: Request, response: Response
 ) -> Response | dict[str, Any]:
     """A cube by id or name; its ``ETag`` is its revision."""
     cube = await asyncio.to_thread(services.memories.cube, tenant, cube_id)
@@ -66,7 +66,7 @@ async def get_cube(
 
 @router.patch("/cubes/{cube_id}")
 async def change_cube(
-    cube_id: str, body: CubeChange, services: Provided, tenant: Tenant, expected: Expected, response: Response
+    cube_id: Name, body: CubeChange, services: Provided, tenant: Tenant, expected: Expected, response: Response
 ) -> dict[str, Any]:
     """Say how exact the KV of a cube's memories must be; null: as the server says."""
     cube = await asyncio.to_thread(services.memories.set_fidelity, tenant, cube_id, body.fidelity, expected)
@@ -75,10 +75,9 @@ async def change_cube(
 
 
 @router.delete("/cubes/{cube_id}")
-async def delete_cube(cube_id: str, services: Provided, tenant: Tenant, expected: Expected) -> dict[str, Any]:
+async def delete_cube(cube_id: Name, services: Provided, tenant: Tenant, expected: Expected) -> dict[str, Any]:
     """Delete a cube, its memories, and everything that was computed from them, at once and for good."""
-    memories = await asyncio.to_thread(services.memories.delete_cube, tenant, cube_id, expected)
-    removed = await services.remembering.drop_segments(tenant, memories)
+    memories, removed = await services.remembering.delete_cube(tenant, cube_id, expected)
     return {
         "object": "cube.deleted",
         "id": cube_id,
@@ -89,40 +88,40 @@ async def delete_cube(cube_id: str, services: Provided, tenant: Tenant, expected
 
 
 @router.post("/cubes/{cube_id}/reindex")
-async def reindex_cube(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def reindex_cube(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Make a cube's full text, vectors and names anew from its memories."""
     n = await asyncio.to_thread(services.memories.reindex, tenant, cube_id)
     return {"object": "cube.reindexed", "id": cube_id, "memories": n}
 
 
 @router.get("/cubes/{cube_id}/grants")
-async def list_grants(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def list_grants(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Who else may use a cube."""
     grants = await asyncio.to_thread(services.memories.grants, tenant, cube_id)
     return {"object": "list", "data": [_grant_json(grant) for grant in grants]}
 
 
 @router.post("/cubes/{cube_id}/grants", status_code=201)
-async def share_cube(cube_id: str, body: GrantAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def share_cube(cube_id: Name, body: GrantAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Let another tenant, or a group (``group:NAME``), read or change a cube."""
     grant = await asyncio.to_thread(services.memories.share, tenant, cube_id, body.principal, body.access)
     return _grant_json(grant)
 
 
 @router.delete("/cubes/{cube_id}/grants/{principal}")
-async def unshare_cube(cube_id: str, principal: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def unshare_cube(cube_id: Name, principal: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Take a grant back."""
     await asyncio.to_thread(services.memories.unshare, tenant, cube_id, principal)
     return {"object": "grant.deleted", "principal": principal, "deleted": True}
 
 
 @router.put("/groups/{name}")
-async def set_group(name: str, body: GroupSet, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def set_group(name: Name, body: GroupSet, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Make a group of tenants, or change who is in it."""
     return _group_json(await asyncio.to_thread(services.memories.set_group, tenant, name, body.members))
 
 
 @router.get("/groups/{name}")
-async def get_group(name: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def get_group(name: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """A group by name or id."""
     return _group_json(await asyncio.to_thread(services.memories.group, tenant, name))

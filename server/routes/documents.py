@@ -40,7 +40,7 @@ def document_json(document: Document) -> dict[str, Any]:
 
 @router.post("/cubes/{cube_id}/documents", status_code=201)
 async def add_document(
-    cube_id: str, name: Name, request: Request, services: Provided, tenant: Tenant
+    cube_id: Name, name: Name, request: Request, services: Provided, tenant: Tenant
 ) -> dict[str, Any]:
     """Keep a file (the body, as it is) as memories of kind document. Its content type, else its name, says what it
     is: txt, md, html, pdf, docx. A file of the same name is replaced."""
@@ -59,14 +59,14 @@ async def add_document(
 
 
 @router.get("/cubes/{cube_id}/documents")
-async def list_documents(cube_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def list_documents(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """A cube's documents, by name."""
     documents = await asyncio.to_thread(services.memories.documents, tenant, cube_id)
     return {"object": "list", "data": [document_json(document) for document in documents]}
 
 
 @router.delete("/cubes/{cube_id}/documents/{document_id}")
-async def delete_document(cube_id: str, document_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+async def delete_document(cube_id: Name, document_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Delete a document: its memories go out of use, with everything that was computed from them."""
     memories = await asyncio.to_thread(services.memories.delete_document, tenant, cube_id, document_id)
     removed = await services.remembering.drop_segments(tenant, memories)
@@ -80,7 +80,7 @@ async def delete_document(cube_id: str, document_id: str, services: Provided, te
 
 
 @router.get("/cubes/{cube_id}/dump")
-async def dump_cube(cube_id: str, services: Provided, tenant: Tenant, segments: bool = False) -> StreamingResponse:
+async def dump_cube(cube_id: Name, services: Provided, tenant: Tenant, segments: bool = False) -> StreamingResponse:
     """A cube as one file; for its owner, and whom it was shared with for writing. With ``segments`` the pages of its
     memories come along, which are large, for servers with the same bundle key."""
     file = tempfile.TemporaryFile(dir=services.config.data_dir)  # noqa: SIM115 - closed, and so removed, once it is sent

@@ -19,13 +19,15 @@ from memory import Change, Job, Memory, Message, Placed, Said
 from memory.errors import InvalidMemory, NotFound
 from server.bodies import Body
 from server.conditions import Expected, tagged
-from server.routes import peers
+from server.routes import mem0_entities, peers
 from server.routes.openai import Provided, Tenant
 from server.routes.peers import PeerMessages, Where, Whose, iso
+from server.routes.peers_deleting import delete_everything
 from server.schemas import Name, Text, Time
 from server.services import Services
 
 router = APIRouter()
+router.include_router(mem0_entities.router)
 
 _QUEUED = "Memory processing has been queued for background execution"
 _EVENTS = {"added": "ADD", "superseded": "ADD", "outdated": "ADD", "merged": "UPDATE", "reinforced": "NONE"}
@@ -240,20 +242,25 @@ def _addition(body: Add) -> _Addition:
 
 async def _queue(body: Add, services: Services, tenant: str) -> Job:
     given = _addition(body)
-    cube = await peers.cube_for(services, tenant, given.name)
     id = peers.task_job_id(given.name)
-    return await services.remembering.queue_messages(tenant, cube.id, given.messages, given.said, job_id=id)
+    queue = services.remembering.queue_messages
+    return await peers.added_to(
+        services, tenant, given.name, lambda cube: queue(tenant, cube, given.messages, given.said, job_id=id)
+    )
 
 
 async def _add(body: Add, services: Services, tenant: str) -> list[Placed]:
     """Add now: what is found in the messages, or (``infer`` false) the messages as they are."""
     given = _addition(body)
-    cube = await peers.cube_for(services, tenant, given.name)
-    if body.infer:
-        return await services.remembering.add_messages(tenant, cube.id, given.messages, given.said)
-    as_given = [message for message in given.messages if message.role != "system"]
-    timed = body.timestamp is not None
-    return [await _add_text(services, tenant, cube.id, message, given.said, timed) for message in as_given]
+
+    async def add_to(cube: str) -> list[Placed]:
+        if body.infer:
+            return await services.remembering.add_messages(tenant, cube, given.messages, given.said)
+        as_given = [message for message in given.messages if message.role != "system"]
+        timed = body.timestamp is not None
+        return [await _add_text(services, tenant, cube, message, given.said, timed) for message in as_given]
+
+    return await peers.added_to(services, tenant, given.name, add_to)
 
 
 async def _add_text(services: Services, tenant: str, cube_id: str, message: Message, said: Said, timed: bool) -> Placed:
@@ -456,9 +463,9 @@ async def delete_all(
     app_id: Name | None = None,
     filters: Annotated[str | None, Query(max_length=_MAX_FILTER_CHARS)] = None,
 ) -> dict[str, Any]:
-    """Delete all memories of a user (``*``: of everybody), an agent or a run."""
+    """Delete all memories and messages of a user (``*``: of everybody), an agent or a run, at once and for good."""
     ids = Ids(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id, filters=_filters_of(filters))
-    await peers.remove(services, tenant, await peers.listed(services, tenant, ids.where))
+    await delete_everything(services, tenant, ids.where)
     return {"message": "Memories deleted successfully!"}
 
 
@@ -499,8 +506,8 @@ async def update_many(body: UpdateMany, services: Provided, tenant: Tenant) -> d
 async def delete_many(body: DeleteMany, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Delete several memories."""
     memories = await _all_known(services, tenant, [item.memory_id for item in body.memories])
-    n = await peers.remove(services, tenant, memories)
-    return {"message": f"Successfully deleted {n} memories"}
+    gone = await services.remembering.remove(tenant, memories)
+    return {"message": f"Successfully deleted {len(gone)} memories"}
 
 
 @router.post("/v1/feedback/")
@@ -511,67 +518,6 @@ async def feedback(body: Feedback, services: Provided, tenant: Tenant) -> dict[s
         text = _REMARKS[body.feedback]
         await services.remembering.feedback(tenant, memory.cube_id, text, memory_ids=[memory.id])
     return {"id": memory.id, "feedback": body.feedback, "feedback_reason": body.feedback_reason}
-
-
-# -- entities --------------------------------------------------------------------------------------------------
-
-_Entity = Literal["user", "agent", "run", "app"]
-
-
-def _entities_of(memory: Memory, cube: str) -> list[tuple[str, str]]:
-    """Who a memory belongs to; without any id, the user that its cube stands for."""
-    ids = (
-        ("user", memory.owner),
-        ("agent", memory.agent),
-        ("run", memory.session),
-        ("app", memory.metadata.get("app_id")),
-    )
-    return [(kind, id) for kind, id in ids if isinstance(id, str)] or [("user", cube)]
-
-
-@router.get("/v1/entities/")
-async def entities(services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """All users, agents, runs and applications that have memories."""
-    cubes = {cube.id: name for name, cube in (await peers.cubes_at(services, tenant, None)).items()}
-    theirs: dict[tuple[str, str], list[Memory]] = {}
-    for memory in await peers.listed(services, tenant, Where(None, {})):
-        for entity in _entities_of(memory, cubes.get(memory.cube_id, memory.cube_id)):
-            theirs.setdefault(entity, []).append(memory)
-    results = [
-        {
-            "id": id,
-            "name": id,
-            "type": kind,
-            "total_memories": len(memories),
-            "created_at": iso(min(memory.created_at for memory in memories)),
-            "updated_at": iso(max(memory.updated_at for memory in memories)),
-        }
-        for (kind, id), memories in sorted(theirs.items(), key=lambda item: item[0])
-    ]
-    return {"count": len(results), "next": None, "previous": None, "results": results}
-
-
-@router.delete("/v2/entities/{kind}/{id}/")
-async def delete_entity(kind: _Entity, id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Delete a user with all that was said, for good; or all memories of an agent, a run or an application."""
-    name = id if kind == "user" else f"{kind}:{id}"
-    field = {"user": "owner", "agent": "agent", "run": "session", "app": "metadata.app_id"}[kind]
-    cubes = await peers.cubes_at(services, tenant, [name])
-    memories = await peers.listed(services, tenant, Where(None, {field: id}))
-    if not cubes and not memories:
-        raise NotFound(kind, id)
-    await peers.remove(services, tenant, memories)
-    for cube in cubes.values():
-        await peers.remove_cube(services, tenant, cube)
-    return {"message": "Entity deleted successfully!"}
-
-
-@router.post("/reset")
-async def reset(services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Delete all cubes of the key's tenant, for good."""
-    for cube in (await peers.cubes_at(services, tenant, None)).values():
-        await peers.remove_cube(services, tenant, cube)
-    return {"message": "All memories reset"}
 
 
 @router.get("/v1/ping/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -19,6 +20,7 @@ from server.routes.memos_chat import Asked, ChatFields, MemosFormat
 from server.routes.memos_product import status_of, type_of
 from server.routes.openai import Provided, Tenant
 from server.routes.peers import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessages, Where, Whose
+from server.routes.peers_deleting import delete_everything
 from server.schemas import Name, Text, Time
 from server.services import Services
 
@@ -204,10 +206,15 @@ async def add_message(body: AddMessage, services: Provided, tenant: Tenant) -> d
     # A message is kept in one cube: each owner gets messages of its own.
     additions = [(w.cube, w.said(body.info, body.tags or ()), peers.messages_of(body.messages)) for w in owners]
     for name, said, messages in additions:
-        cube = await peers.cube_for(services, tenant, name)
-        id = peers.task_job_id(name)
+        queue = partial(
+            services.remembering.queue_messages,
+            tenant,
+            messages=messages,
+            said=said,
+            job_id=peers.task_job_id(name),
+        )
         # Jobs are done one after the other: when the last one is done, all are.
-        job = await services.remembering.queue_messages(tenant, cube.id, messages, said, job_id=id)
+        job = await peers.added_to(services, tenant, name, queue)
     if not body.async_mode:
         job = await services.remembering.jobs.wait(tenant, job.id, _WAIT_S)
         if job.status == "failed":
@@ -290,10 +297,10 @@ async def delete_memory(body: DeleteMemory, services: Provided, tenant: Tenant) 
         memories = await peers.those_of(services, tenant, body.memory_ids)
         if not memories:
             raise NotFound("memory", body.memory_ids[0])
+        await services.remembering.remove(tenant, memories)
     else:
         place = peers.where(Whose(body.user_id, body.agent_id), body.filter)
-        memories = await peers.listed(services, tenant, peers.limited(place))
-    await peers.remove(services, tenant, memories)
+        await delete_everything(services, tenant, peers.limited(place))
     return _ok({"success": True})
 
 

@@ -1,4 +1,4 @@
-"""The dialect of MemOS's own server, under ``/product``: cubes by name or id, an envelope of code, message and data.
+"""The dialect of MemOS's own server, under ``/product``: cubes by name, an envelope of code, message and data.
 
 A cube that is not named is the user's. What MemOS keeps apart (preferences, tool memories) are kinds here; activation
 memory is not listed, since every memory is one.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -23,6 +24,7 @@ from server.routes import memos_chat, peers
 from server.routes.memos_chat import Asked, ChatFields, MemosFormat
 from server.routes.openai import Provided, Tenant
 from server.routes.peers import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessage, PeerMessages, Where, Whose, iso
+from server.routes.peers_deleting import delete_everything
 from server.schemas import Name, Text, Time
 from server.services import Services
 
@@ -197,14 +199,16 @@ async def add(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
     if body.is_feedback and body.messages is not None:
         text = peers.messages_of(body.messages)[-1].text
         return _ok("Memory feedback successfully", await _give(services, tenant, names, text))
-    data = [item for name in names for item in await _add_to(name, body, services, tenant)]
+    data = []
+    for name in names:
+        add = partial(_add_to, name, body, services, tenant)
+        data += await peers.added_to(services, tenant, name, add)
     return _ok("Memory added successfully", data)
 
 
-async def _add_to(name: str, body: Add, services: Services, tenant: str) -> list[dict[str, Any]]:
+async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: str) -> list[dict[str, Any]]:
     said = body.said
     messages = [] if body.messages is None else peers.messages_of(body.messages)
-    cube = await peers.cube_for(services, tenant, name)
     done: list[dict[str, Any]] = []
     placed: list[Placed] = []
     if body.memory_content is not None:
@@ -214,12 +218,12 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str) -> list
             "tags": said.tags,
             "metadata": said.metadata,
         }
-        placed = [await services.remembering.add(tenant, cube.id, body.memory_content, kind="fact", **fields)]
+        placed = [await services.remembering.add(tenant, cube, body.memory_content, kind="fact", **fields)]
     if messages and body.async_mode == "sync":
-        placed += await services.remembering.add_messages(tenant, cube.id, messages, said)
+        placed += await services.remembering.add_messages(tenant, cube, messages, said)
     elif messages:
         id = peers.task_job_id(body.user_id, body.task_id)
-        job = await services.remembering.queue_messages(tenant, cube.id, messages, said, job_id=id)
+        job = await services.remembering.queue_messages(tenant, cube, messages, said, job_id=id)
         done.append({"cube_id": name, "task_id": body.task_id or job.id, "status": _task_status(job)})
     done += [
         {
@@ -392,24 +396,23 @@ async def delete_memory(body: Delete, services: Provided, tenant: Tenant) -> dic
         memories = await peers.those_of(services, tenant, body.memory_ids)
         if body.memory_ids and not memories:
             raise NotFound("memory", body.memory_ids[0])
+        memories = await services.remembering.remove(tenant, memories)
     else:
-        memories = await _deletable(body, session, services, tenant)
-    await peers.remove(services, tenant, memories)
+        memories = await _delete(body, session, services, tenant)
     data = {"status": "success", "record_ids": [memory.id for memory in memories]}
     return _ok("Memories deleted successfully", data)
 
 
-async def _deletable(body: Delete, session: str | None, services: Services, tenant: str) -> list[Memory]:
-    """What is to be deleted: in the cubes that are named, or in the user's, or everywhere."""
+async def _delete(body: Delete, session: str | None, services: Services, tenant: str) -> list[Memory]:
+    """Delete in the cubes that are named, or what is the user's, or everywhere."""
+    if not body.writable_cube_ids:
+        place = peers.where(Whose(body.user_id, run=session), body.filter)
+        return await delete_everything(services, tenant, peers.limited(place))
+    cubes = tuple(body.writable_cube_ids)
     place = peers.where(Whose(run=session), body.filter)
-    cubes = tuple(body.writable_cube_ids) if body.writable_cube_ids else None
-    if cubes is None:
-        user = body.user_id or (place.cubes or (None,))[0]
-        everywhere = Where(None if user is None else (user,), place.filter)
-        return await peers.listed(services, tenant, peers.limited(everywhere))
     owners = [user for user in (body.user_id, *(place.cubes or ())) if user is not None and user not in cubes]
     place = Where(cubes, peers.both(place.filter, *({"owner": user} for user in owners)))
-    return await peers.listed(services, tenant, place)
+    return await delete_everything(services, tenant, place, within=cubes)
 
 
 @router.post("/recover_memory_by_record_id")
@@ -418,7 +421,7 @@ async def recover_memory(body: Recover, services: Provided, tenant: Tenant) -> d
 
     def recover() -> Memory:
         wanted = {"id": body.delete_record_id}
-        cube = services.memories.cube(tenant, body.mem_cube_id)
+        cube = services.memories.own_cube(tenant, body.mem_cube_id)
         if not services.memories.list_memories(tenant, cube.id, status="deleted", filter=wanted, limit=1).items:
             raise NotFound("deleted memory", body.delete_record_id)
         return services.memories.undelete(tenant, body.delete_record_id)
@@ -432,15 +435,15 @@ async def recover_memory(body: Recover, services: Provided, tenant: Tenant) -> d
 
 @router.post("/create_cube")
 async def create_cube(body: NewCube, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Add a cube. An id that the client chooses is the cube's name here."""
+    """Add a cube. Its id in this dialect is its name here: the one that the client chooses, else the cube's."""
     cube = await asyncio.to_thread(services.memories.create_cube, tenant, body.cube_id or body.cube_name)
-    data = {"cube_id": body.cube_id or cube.id, "cube_name": body.cube_name, "owner_id": body.owner_id}
+    data = {"cube_id": cube.name, "cube_name": body.cube_name, "owner_id": body.owner_id}
     return _ok("Cube created successfully", data)
 
 
 @router.post("/exist_mem_cube_id")
 async def exist_mem_cube_id(body: CubeId, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Whether there is a cube of that name or id."""
+    """Whether there is a cube of that name."""
     found = await peers.cubes_at(services, tenant, [body.mem_cube_id])
     return _ok("Successfully", {body.mem_cube_id: bool(found)})
 

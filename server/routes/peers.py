@@ -11,15 +11,14 @@ import asyncio
 import contextlib
 import hashlib
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from memory import Cube, Hit, Job, Memory, Message, Said
+from memory import Cube, Hit, Job, Memory, MemoryStatus, Message, Said
 from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
 from memory.errors import InvalidMemory, NotFound
 from memory.filters import compile_filter
@@ -29,11 +28,14 @@ from server.remembering import message_of
 from server.schemas import Name, Spoken, Text, Time
 from server.services import Services
 
+T = TypeVar("T")
+
 _PAGE = 500
 # A filter may be nested deeper than the side store allows; it is the store's to say so, not the stack's.
 _MAX_DEPTH = 10
 _FIELDS = {"categories": "tags", "custom_tags": "tags", "app_id": "metadata.app_id"}
 _MAX_JOBS = 10_000
+_TRIES = 10
 _TAG_CHARS = 8
 
 PREFERENCES, TOOLS = ("preference",), ("tool",)
@@ -156,7 +158,7 @@ def _split_user(filter: Mapping[str, Any], depth: int = 0) -> tuple[str | None, 
     rest: dict[str, Any] = {}
     for key, value in filter.items():
         if key == "user_id" and isinstance(value, str) and value != "*" and user in (None, value):
-            user = value
+            user = value.strip()
         elif key.lower() == "and" and isinstance(value, list) and depth < _MAX_DEPTH:
             parts: list[Any] = []
             for part in value:
@@ -193,6 +195,19 @@ async def cube_for(services: Services, tenant: str, name: str) -> Cube:
     return await asyncio.to_thread(services.memories.named_cube, tenant, name)
 
 
+async def added_to(services: Services, tenant: str, name: str, add: Callable[[str], Awaitable[T]]) -> T:
+    """``add`` to the cube of that name, by its id; to a new one where it is deleted at the same time."""
+    tries = _TRIES
+    while True:
+        cube = await cube_for(services, tenant, name)
+        try:
+            return await add(cube.id)
+        except NotFound as error:
+            tries -= 1
+            if error.id != cube.id or not tries:
+                raise
+
+
 async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None) -> dict[str, Cube]:
     """The cubes of these names that there are (None: all of one's own), by the name that was asked for."""
 
@@ -202,7 +217,7 @@ async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None)
         found: dict[str, Cube] = {}
         for name in names:
             with contextlib.suppress(NotFound):
-                found[name] = services.memories.cube(tenant, name)
+                found[name] = services.memories.own_cube(tenant, name)
         return found
 
     return await asyncio.to_thread(find)
@@ -211,28 +226,33 @@ async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None)
 # -- finding ---------------------------------------------------------------------------------------------------
 
 
-async def listed(services: Services, tenant: str, place: Where) -> list[Memory]:
-    """All memories there that are in use and have not expired, in order of creation. Raises ``InvalidMemory`` for a
-    bad filter, of an unknown user's too."""
+async def listed(
+    services: Services, tenant: str, place: Where, statuses: Sequence[MemoryStatus] = ("active",)
+) -> list[Memory]:
+    """All memories there of these statuses, in order of creation. Raises ``InvalidMemory`` for a bad filter, of an
+    unknown user's too."""
     compile_filter(place.filter)
+    cubes = await cubes_at(services, tenant, place.cubes)
+    ids: Sequence[str | None] = (None,) if place.cubes is None else [cube.id for cube in cubes.values()]
 
     def read() -> list[Memory]:
         found: list[Memory] = []
-        names: Sequence[str | None] = (None,) if place.cubes is None else place.cubes
-        for name in names:
-            with contextlib.suppress(NotFound):  # a user of whom nothing is known
-                found += _whole_list(services, tenant, name, place.filter)
-        now = time.time()
-        return [memory for memory in found if memory.expires_at is None or memory.expires_at > now]
+        for id in ids:
+            with contextlib.suppress(NotFound):  # it was deleted meanwhile
+                for status in statuses:
+                    found += _whole_list(services, tenant, id, status, place.filter)
+        return found
 
     return await asyncio.to_thread(read)
 
 
-def _whole_list(services: Services, tenant: str, cube: str | None, filter: dict[str, Any]) -> list[Memory]:
+def _whole_list(services: Services, tenant: str, cube: str | None, status: str, filter: dict[str, Any]) -> list[Memory]:
     found: list[Memory] = []
     after: str | None = None
     while True:
-        page = services.memories.list_memories(tenant, cube, limit=_PAGE, after=after, filter=filter or None)
+        page = services.memories.list_memories(
+            tenant, cube, status=status, limit=_PAGE, after=after, filter=filter or None
+        )
         found += page.items
         after = page.next
         if after is None:
@@ -274,32 +294,6 @@ async def those_of(services: Services, tenant: str, ids: Iterable[str]) -> list[
         return memories
 
     return await asyncio.to_thread(read)
-
-
-# -- deleting --------------------------------------------------------------------------------------------------
-
-
-async def remove(services: Services, tenant: str, memories: Sequence[Memory]) -> int:
-    """Delete memories, and what was computed from them; how many there were."""
-    gone: list[Memory] = []
-
-    def delete() -> None:
-        for memory in memories:
-            with contextlib.suppress(NotFound):  # another request was faster
-                gone.append(services.memories.delete(tenant, memory.id))
-
-    try:
-        await asyncio.to_thread(delete)
-    finally:
-        await services.remembering.drop_segments(tenant, gone)
-    return len(gone)
-
-
-async def remove_cube(services: Services, tenant: str, cube: Cube) -> int:
-    """Delete one's own cube with its messages, for good; how many memories it had. Raises ``NotFound``."""
-    memories = await asyncio.to_thread(services.memories.delete_cube, tenant, cube.id)
-    await services.remembering.drop_segments(tenant, memories)
-    return len(memories)
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from engine.base import ChatMessage
 from scheduler import Foresight, advice_summary
 from server.errors import ApiError
 from server.routes.openai import Provided, Tenant, chat_messages
-from server.schemas import MemoryOptions, Prefetch, SceneHint
+from server.schemas import MemoryOptions, Name, Prefetch, SceneHint
 from server.services import Services
 
 router = APIRouter(prefix="/v1")
@@ -89,7 +89,7 @@ def _shown(event: dict[str, Any]) -> dict[str, Any]:
 
 @router.get("/cubes/{cube_id}/plan")
 async def plan(
-    cube_id: str, services: Provided, tenant: Tenant, limit: Annotated[int, Query(ge=1, le=500)] = 100
+    cube_id: Name, services: Provided, tenant: Tenant, limit: Annotated[int, Query(ge=1, le=500)] = 100
 ) -> dict[str, Any]:
     """Whether it pays to keep the keys and values of a cube's memories on this machine: seconds to build, bytes, uses
     expected, and from how many uses on."""
