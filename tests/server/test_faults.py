@@ -196,7 +196,8 @@ def test_broken_bodies_are_told_in_a_users_words(server: Running, data: st.DataO
     if reply.status_code < 400:
         return
     error = reply.json()["error"]
-    assert not _INSIDE.search(_without_quotes(error["message"])), error
+    # A field that was sent may have any name.
+    assert not _INSIDE.search(_without_quotes(error["message"]).replace(error["param"] or "body", "")), error
     known = error["param"] is None or f"{{{error['param']}}}" in route[1] or "NEW" in json.dumps(body)
     assert known or _is_place(error["param"], body, json_routes(server)[route]), f"{body}: {error}"
 
