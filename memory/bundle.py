@@ -56,11 +56,11 @@ from memory.rows import (
     insert_message,
     memory_of,
     message_of,
-    name_messages,
     write_search_rows,
 )
 from memory.types import Cube, Memory, Message
 from memory.vectors import Vector
+from memory.whose import name_messages
 
 _BATCH = 256
 _SAMPLE = 8

@@ -20,6 +20,7 @@ from server.errors import ApiError
 from server.middleware import BODY_FILE
 from server.routes.cubes import cube_json
 from server.routes.openai import Provided, Tenant
+from server.schemas import Name
 from server.signing import BundleKeyError
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1")
 LOAD_PATH = "/v1/cubes/load"
 
-Name = Annotated[str, Query(min_length=1, max_length=500)]
+FileName = Annotated[str, Query(min_length=1, max_length=500)]
 # Reading a file may take a minute: so many at once, in threads that nothing else waits for.
 _readers = ThreadPoolExecutor(2, thread_name_prefix="document-reader")
 
@@ -40,7 +41,7 @@ def document_json(document: Document) -> dict[str, Any]:
 
 @router.post("/cubes/{cube_id}/documents", status_code=201)
 async def add_document(
-    cube_id: Name, name: Name, request: Request, services: Provided, tenant: Tenant
+    cube_id: Name, name: FileName, request: Request, services: Provided, tenant: Tenant
 ) -> dict[str, Any]:
     """Keep a file (the body, as it is) as memories of kind document. Its content type, else its name, says what it
     is: txt, md, html, pdf, docx. A file of the same name is replaced."""
