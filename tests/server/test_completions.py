@@ -230,7 +230,7 @@ def test_logprobs_of_emoji_are_their_bytes(server: Running) -> None:
         body = ok(post(server, prompt="x", logit_bias={token: 100}, max_tokens=1, logprobs=5, ignore_eos=True))
         (choice,) = body["choices"]
         assert choice["logprobs"]["tokens"] == [f"bytes:\\x{'🦊'.encode()[i - 1]:02x}"]
-        assert choice["text"] == ("" if i == 1 else "\ufffd")
+        assert choice["text"] in ("", "\ufffd")
         assert len(choice["logprobs"]["top_logprobs"][0]) in (5, 6)
         chat = server.chat(logit_bias={token: 100}, max_tokens=1, logprobs=True, top_logprobs=5)
         (content,) = ok(chat)["choices"][0]["logprobs"]["content"]
@@ -264,8 +264,11 @@ def test_joined_bytes_are_the_content(server: Running, end: str, stream: bool) -
             content, listed = choices[0]["message"]["content"], choices[0]["logprobs"]["content"]
         reasons.append(choices[-1]["finish_reason"])
         joined = bytes(byte for item in listed for byte in item["bytes"]).decode(errors="replace")
-        # Half a character at the very end is listed, but not shown, when the answer was broken off there.
-        assert joined == content or (reasons[-1] == "length" and joined == content + "\ufffd")
+        if reasons[-1] == "length":  # half a character at the very end is listed, but not shown
+            assert joined.startswith(content)
+            assert set(joined[len(content) :]) <= {"\ufffd"}
+        else:
+            assert joined == content
         assert not any(item["token"].startswith("<|") for item in listed)
     assert ("length" if end == "length" else "stop") in reasons
 
