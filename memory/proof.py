@@ -12,6 +12,10 @@ from memory.rows import digest_of
 from memory.types import Memory
 
 
+COVERS = "the memory, its history, what was merged into it, and the messages that it is from"
+"""What a proof speaks of. A word that somebody used in another message as well is that message's."""
+
+
 @dataclass(frozen=True)
 class Scan:
     """Rows found, by place. ``text`` counts any table of text that still holds a sentence of the memory's."""
@@ -44,6 +48,7 @@ class Proof:
             "digest": digest_of(self.memory.text),
             "found": asdict(self.scan),
             "clean": self.scan.total == 0,
+            "covers": COVERS,
             "at": self.at,
         }
 
