@@ -11,7 +11,6 @@ from memory.fulltext import cube_word
 from memory.rows import digest_of
 from memory.types import Memory
 
-
 COVERS = "the memory, its history, what was merged into it, and the messages that it is from"
 """What a proof speaks of. A word that somebody used in another message as well is that message's."""
 
