@@ -16,6 +16,8 @@ _REPLIES = (
     "SELECT count(*) FROM keyed_requests WHERE seq IN (SELECT request FROM keyed_request_cubes WHERE cube_id = ?)"
     " AND instr(body, CAST(? AS BLOB)) > 0"
 )
+COVERS = "the memory, its history, what was merged into it, and the messages that it is from"
+"""What a proof speaks of. A word that somebody used in another message as well is that message's."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Proof:
             "digest": digest_of(self.memory.text),
             "found": asdict(self.scan),
             "clean": self.scan.total == 0,
+            "covers": COVERS,
             "at": self.at,
         }
 

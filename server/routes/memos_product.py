@@ -24,7 +24,7 @@ from server.routes import memos_chat, peers
 from server.routes.memos_chat import Asked, ChatFields, MemosFormat
 from server.routes.openai import Provided, Tenant
 from server.routes.peers import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessage, PeerMessages, Where, Whose, iso
-from server.routes.peers_deleting import delete_everything
+from server.routes.peers_deleting import delete_in
 from server.schemas import Name, Text, Time
 from server.services import Services
 
@@ -398,21 +398,10 @@ async def delete_memory(body: Delete, services: Provided, tenant: Tenant) -> dic
             raise NotFound("memory", body.memory_ids[0])
         memories = await services.remembering.remove(tenant, memories)
     else:
-        memories = await _delete(body, session, services, tenant)
+        whose = Whose(body.user_id, run=session)
+        memories = await delete_in(services, tenant, body.writable_cube_ids or (), whose, body.filter)
     data = {"status": "success", "record_ids": [memory.id for memory in memories]}
     return _ok("Memories deleted successfully", data)
-
-
-async def _delete(body: Delete, session: str | None, services: Services, tenant: str) -> list[Memory]:
-    """Delete in the cubes that are named, or what is the user's, or everywhere."""
-    if not body.writable_cube_ids:
-        place = peers.where(Whose(body.user_id, run=session), body.filter)
-        return await delete_everything(services, tenant, peers.limited(place))
-    cubes = tuple(body.writable_cube_ids)
-    place = peers.where(Whose(run=session), body.filter)
-    owners = [user for user in (body.user_id, *(place.cubes or ())) if user is not None and user not in cubes]
-    place = Where(cubes, peers.both(place.filter, *({"owner": user} for user in owners)))
-    return await delete_everything(services, tenant, place, within=cubes)
 
 
 @router.post("/recover_memory_by_record_id")

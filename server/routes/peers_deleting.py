@@ -3,13 +3,14 @@ it can be brought back for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from memory import Memory, Subject
 from memory.filters import compile_filter
 from server.routes import peers
-from server.routes.peers import Where
+from server.routes.peers import Where, Whose
 from server.services import Services
 
 # What a filter may ask for that names somebody, in the side store's words and in the clients'.
@@ -43,6 +44,19 @@ async def delete_everything(
         else:
             (ids["owner"],) = place.cubes
     return await services.remembering.erase(tenant, Subject(**ids), within)
+
+
+async def delete_in(
+    services: Services, tenant: str, cubes: Sequence[str], whose: Whose, filter: Mapping[str, Any] | None
+) -> list[Memory]:
+    """``delete_everything`` of ``whose`` that a filter lets through, in the cubes of these names; without names in all.
+    Who is asked for by the name of one of the cubes has all that is in it."""
+    if not cubes:
+        return await delete_everything(services, tenant, peers.limited(peers.where(whose, filter)))
+    place = peers.where(replace(whose, user=None), filter)
+    owners = [user for user in (whose.user, *(place.cubes or ())) if user is not None and user not in cubes]
+    place = Where(tuple(cubes), peers.both(place.filter, *({"owner": user} for user in owners)))
+    return await delete_everything(services, tenant, place, within=tuple(cubes))
 
 
 def _ids_of(filter: Mapping[str, Any]) -> dict[str, str] | None:
