@@ -12,7 +12,6 @@ from fastapi.middleware.cors import CORSMiddleware
 from server import errors
 from server.draining import Draining
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
-from server.paths import Paths, decode_names
 from server.routes import (
     cubes,
     documents,
@@ -27,6 +26,7 @@ from server.routes import (
     scheduler,
 )
 from server.services import Services
+from server.slashes import Paths, decode_names
 
 
 def keys_required(services: Services) -> bool:

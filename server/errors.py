@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 
 from engine import errors as engine_errors
 from memory import errors as memory_errors
-from server.paths import ALLOWED
 from server.schemas import MemoryOptions
+from server.slashes import ALLOWED
 
 log = logging.getLogger(__name__)
 
