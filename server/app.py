@@ -14,7 +14,6 @@ from server.draining import Draining
 from server.encodings import Decompress, read_as_json
 from server.idempotency import Idempotency
 from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
-from server.paths import Paths, decode_names
 from server.routes import (
     completions,
     cubes,
@@ -30,6 +29,7 @@ from server.routes import (
     scheduler,
 )
 from server.services import Services
+from server.slashes import Paths, decode_names
 
 
 def keys_required(services: Services) -> bool:

@@ -16,7 +16,7 @@ from engine import errors as engine_errors
 from memory import errors as memory_errors
 from server.bodies import encodable
 from server.faults import fault_of
-from server.paths import ALLOWED
+from server.slashes import ALLOWED
 
 log = logging.getLogger(__name__)
 
