@@ -7,6 +7,7 @@ from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import (
     FingerprintMismatch,
     KVCacheError,
+    NoRoom,
     ReadInterrupted,
     SegmentCorrupt,
     SegmentMissing,
@@ -19,10 +20,12 @@ from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
+from kvcache.ranking import Worth
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
 from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts, page_root, root_key, standalone_root
-from kvcache.store import Loaded, SegmentStore, StoreStats
+from kvcache.stats import ModelShare, StoreStats
+from kvcache.store import Loaded, SegmentStore
 from kvcache.tiers import TIERS, Rank, TierName
 from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
 
@@ -41,6 +44,8 @@ __all__ = [
     "KVCacheError",
     "Layout",
     "Loaded",
+    "ModelShare",
+    "NoRoom",
     "Part",
     "PreloadStats",
     "Rank",
@@ -58,6 +63,7 @@ __all__ = [
     "UnsupportedCache",
     "UnsupportedRotation",
     "VerifyReport",
+    "Worth",
     "cache_from_segments",
     "chain_key",
     "cut_parts",

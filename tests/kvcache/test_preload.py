@@ -130,8 +130,8 @@ def test_what_holds_a_memory_behind_a_header(store: SegmentStore) -> None:
     chained = make_segment([5, 6], labels=["m@1"])
     store.put(chained)
     assert here.root is not None
-    assert {entry.key for entry in store.holding(["m@1", "other@1"], here.root)} == {here.key, chained.key}
-    assert store.holding(["other@1"], here.root) == []
+    assert {entry.key for entry in store.holding(["m@1", "other@1"], here.root, FINGERPRINT)} == {here.key, chained.key}
+    assert store.holding(["other@1"], here.root, FINGERPRINT) == []
 
 
 worths = st.dictionaries(st.integers(0, 9), st.floats(0, 1), max_size=10)
