@@ -20,11 +20,12 @@ from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
+from kvcache.quarantine import list_quarantine
 from kvcache.ranking import Worth
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
 from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts, page_root, root_key, standalone_root
-from kvcache.stats import ModelShare, StoreStats
+from kvcache.stats import ModelShare, StoreStats, shares
 from kvcache.store import Loaded, SegmentStore
 from kvcache.tiers import TIERS, Rank, TierName
 from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
@@ -69,11 +70,13 @@ __all__ = [
     "cut_parts",
     "layout_of",
     "list_folder",
+    "list_quarantine",
     "page_root",
     "read_segment",
     "root_key",
     "rotation_of",
     "segment_from_cache",
+    "shares",
     "standalone_root",
     "verify_folder",
     "write_segment",

@@ -3,7 +3,7 @@
 from memory.bundle import Attach, Attached, Loaded, Stored
 from memory.cubes import Grant, Group
 from memory.documents import Document, Imported
-from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder
+from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
 from memory.errors import (
     Conflict,
     EmbedderError,
@@ -82,5 +82,6 @@ __all__ = [
     "Surroundings",
     "Unit",
     "UnreadableDocument",
+    "WholeEmbedder",
     "new_message",
 ]

@@ -14,6 +14,7 @@ from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
 from server.routes import (
     cubes,
     documents,
+    embeddings,
     feedback,
     jobs,
     mem0,
@@ -47,6 +48,7 @@ def create_app(services: Services) -> FastAPI:
     errors.install(app)
     for module in (
         openai,
+        embeddings,
         memories,
         feedback,
         cubes,

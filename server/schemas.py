@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from engine.base import Fidelity, Sampling, Structured, Tools
 
@@ -223,10 +233,35 @@ class CompletionRequest(SamplingFields):
     echo: Literal[False] = False
 
 
+MAX_EMBEDDED = 2048
+
+
+def _embedded_texts(given: Any) -> Any:
+    """One text or several, as a list."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list):
+        raise PydanticCustomError("texts", "it must be a text or a list of texts")
+    if not 1 <= len(texts) <= MAX_EMBEDDED:
+        raise PydanticCustomError(
+            "texts", "{n} texts were given; from 1 to {most} are taken at once", {"n": len(texts), "most": MAX_EMBEDDED}
+        )
+    if all(isinstance(item, int | list) for item in texts):
+        raise PydanticCustomError("token_arrays", "token arrays are not supported: send text")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise PydanticCustomError("texts", "text {i} is no text", {"i": i})
+        if not text:
+            raise PydanticCustomError("texts", "text {i} is empty", {"i": i})
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise PydanticCustomError("texts", "text {i} holds a lone surrogate", {"i": i})
+    return texts
+
+
 class EmbeddingRequest(BaseModel):
     model: str | None = None
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
-    encoding_format: Literal["float", "base64"] = "float"
+    input: Annotated[list[str], BeforeValidator(_embedded_texts, json_schema_input_type=str | list[str])]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
 
 
 class TokenizeRequest(BaseModel):

@@ -47,7 +47,7 @@ from engine.base import (
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
-from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, NotScored, QueueFull
+from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, NotScored, QueueFull, first_line
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.loading import choose_dtype
@@ -506,7 +506,7 @@ def load_vllm_engine(
         llm = AsyncLLM.from_vllm_config(config, stat_loggers=[reports.logger()])
     except Exception as error:
         store.close()
-        raise ModelNotLoaded(f"vLLM does not start with '{model}': {str(error).splitlines()[0]}") from error
+        raise ModelNotLoaded(f"vLLM does not start with '{model}': {first_line(error)}") from error
     return VllmEngine(
         llm,
         store,
