@@ -220,7 +220,7 @@ class Index:
         for key in [key for key in self._entries if key not in there]:
             self._forget(db, key)
         for key, entry in self._entries.items():
-            entry.disk_bytes = bytes_of_files(files[key])
+            entry.disk_bytes = bytes_of_files(files[key]) or entry.disk_bytes  # an empty file is there, and bad
         for key in files.keys() - self._entries.keys():
             if not (rebuild and key in there and self._adopted(db, key, all_there(files[key]))):
                 remove_files(self._folder, key)
