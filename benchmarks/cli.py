@@ -29,6 +29,7 @@ from benchmarks.composing import ALWAYS
 from benchmarks.locomo import load_questions
 from benchmarks.machine import manifest
 from benchmarks.plot import plot_fidelity, plot_preload, plot_ttft
+from benchmarks.retrieval import TOP_K
 from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine
 from kvcache import SegmentStore
 from server.assets import demo_model_folder
@@ -390,10 +391,11 @@ def locomo(
     data: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="LoCoMo's JSON file.")],
     embedder: Embedder = "bundled",
     tokenizer: Annotated[str, typer.Option(help="Counts the context's tokens: demo, or a folder or id.")] = "demo",
+    top_k: Annotated[int, typer.Option(min=1, help="Memories that each question asks for.")] = TOP_K,
     json_file: JsonFile = None,
 ) -> None:
     """Retrieval on LoCoMo's conversations: which turns are found for a question, without a judge."""
-    _write(memory_cli.locomo(data, embedder, tokenizer), json_file)
+    _write(memory_cli.locomo(data, embedder, tokenizer, top_k), json_file)
 
 
 @app.command()

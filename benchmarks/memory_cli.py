@@ -27,7 +27,7 @@ def open_embedder(name: str) -> Embedder:
     return embedder
 
 
-def locomo(data: Path, embedder: str, tokenizer: str) -> dict[str, Any]:
+def locomo(data: Path, embedder: str, tokenizer: str, top_k: int) -> dict[str, Any]:
     """Measure retrieval on a LoCoMo file and print it."""
     from transformers import AutoTokenizer
 
@@ -35,7 +35,7 @@ def locomo(data: Path, embedder: str, tokenizer: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         store = MemoryStore(Path(folder) / "memories.sqlite", open_embedder(embedder))
         try:
-            result = retrieval.measure(store, data, lambda text: len(tokens.encode(text)))
+            result = retrieval.measure(store, data, lambda text: len(tokens.encode(text)), top_k)
         finally:
             store.close()
     _print_retrieval(result)
@@ -43,8 +43,8 @@ def locomo(data: Path, embedder: str, tokenizer: str) -> dict[str, Any]:
 
 
 def _print_retrieval(result: dict[str, Any]) -> None:
-    table = Table(title=f"LoCoMo, {result['questions']} questions with evidence")
-    names = ["questions", "recall@5", "recall@10", "recall@20", "ndcg@10", "all@10"]
+    table = Table(title=f"LoCoMo, {result['questions']} questions with evidence, top_k {result['top_k']}")
+    names = [name for name in result["overall"] if not name.startswith("all@") or name == "all@10"]
     for column in ("", *names):
         table.add_column(column, justify="right" if column else "left")
     for level, found in (("turns", result), ("memories", result["memories"])):

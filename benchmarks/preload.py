@@ -34,7 +34,7 @@ from kvcache import (
     page_root,
 )
 from kvcache.ledger import PreloadLedger
-from kvcache.store import Worth
+from kvcache.ranking import Worth
 from kvcache.tiers import CLEARLY_LESS
 from memory import MemoryStore
 from scheduler.foresight import Foresight, ForesightConfig, Scene

@@ -141,13 +141,13 @@ def _memory_lines() -> list[str]:
     """Retrieval and the side store's speed."""
     found, scale = _load("locomo-cpu.json"), _load("search-cpu.json")
     lines = [
-        f"**Retrieval** (LoCoMo, {found['questions']:,} questions with evidence, no language model, turns found, "
-        f"commit {found['machine']['commit']}):",
+        f"**Retrieval** (LoCoMo, {found['questions']:,} questions with evidence, no language model, turns found when "
+        f"{found['top_k']} memories are asked for, commit {found['machine']['commit']}):",
         "",
-        "| | questions | recall@5 | recall@10 | recall@20 | nDCG@10 | all@10 |",
-        "|---|---|---|---|---|---|---|",
+        "| | questions | recall@5 | recall@10 | nDCG@10 | all@10 |",
+        "|---|---|---|---|---|---|",
     ]
-    names = ("recall@5", "recall@10", "recall@20", "ndcg@10", "all@10")
+    names = ("recall@5", "recall@10", "ndcg@10", "all@10")
     for name, row in {"all": found["overall"], **found["by_category"]}.items():
         lines.append(f"| {name} | {row['questions']:,} | {' | '.join(f'{row[key]:.3f}' for key in names)} |")
     adding = scale["adding"]

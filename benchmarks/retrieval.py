@@ -24,7 +24,8 @@ from memory import MemoryStore, Message, Said, new_message
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 KS = (5, 10, 20)
 _TENANT = "bench"
-_DEPTH = 40
+TOP_K = 10
+"""As many memories as a question asks for, where its user says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,13 @@ def ndcg_at(ranked: Sequence[str], relevant: frozenset[str], k: int) -> float:
 
 @dataclass
 class _Scores:
+    """``ks``: the ranks that are scored."""
+
+    ks: tuple[int, ...]
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, ranked: Sequence[str], relevant: frozenset[str]) -> None:
-        for k in KS:
+        for k in self.ks:
             recall = recall_at(ranked, relevant, k)
             self.values.setdefault(f"recall@{k}", []).append(recall)
             self.values.setdefault(f"all@{k}", []).append(float(recall == 1.0))
@@ -115,12 +119,15 @@ class _Scores:
 class _Table:
     """Scores over all questions and by category."""
 
-    overall: _Scores = field(default_factory=_Scores)
+    ks: tuple[int, ...]
     by_category: dict[str, _Scores] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.overall = _Scores(self.ks)
 
     def add(self, category: str, ranked: Sequence[str], relevant: frozenset[str]) -> None:
         self.overall.add(ranked, relevant)
-        self.by_category.setdefault(category, _Scores()).add(ranked, relevant)
+        self.by_category.setdefault(category, _Scores(self.ks)).add(ranked, relevant)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -131,8 +138,9 @@ class _Table:
 
 @dataclass
 class _Run:
-    turns: _Table = field(default_factory=_Table)
-    memories: _Table = field(default_factory=_Table)
+    top_k: int
+    turns: _Table
+    memories: _Table
     shares: list[float] = field(default_factory=list)
     search_s: list[float] = field(default_factory=list)
     embed_s: list[float] = field(default_factory=list)
@@ -141,10 +149,12 @@ class _Run:
     found: int = 0
 
 
-def measure(store: MemoryStore, path: Path, count_tokens: Callable[[str], int]) -> dict[str, Any]:
-    """Add every conversation to a cube of its own, and ask its questions."""
+def measure(store: MemoryStore, path: Path, count_tokens: Callable[[str], int], top_k: int = TOP_K) -> dict[str, Any]:
+    """Add every conversation to a cube of its own, and ask its questions for ``top_k`` memories each: ranks beyond
+    that are not scored."""
     conversations = load(path)
-    run = _Run()
+    ks = tuple(k for k in KS if k <= top_k) or (top_k,)
+    run = _Run(top_k, _Table(ks), _Table(ks))
     for number, conversation in enumerate(conversations):
         cube = store.create_cube(_TENANT, f"conversation-{number}").id
         begin = time.perf_counter()
@@ -155,6 +165,7 @@ def measure(store: MemoryStore, path: Path, count_tokens: Callable[[str], int]) 
     times = np.array(run.search_s) * 1e3
     return {
         "data": path.name,
+        "top_k": top_k,
         "questions": sum(len(c.asked) for c in conversations),
         "questions_without_evidence": sum(c.dropped for c in conversations),
         **run.turns.as_json(),
@@ -180,7 +191,7 @@ def _ask(
         begin = time.perf_counter()
         store.embed([question.text])
         embedded = time.perf_counter()
-        hits = store.search(_TENANT, question.text, cube_ids=[cube], top_k=_DEPTH)
+        hits = store.search(_TENANT, question.text, cube_ids=[cube], top_k=run.top_k)
         run.search_s.append(time.perf_counter() - embedded)
         run.embed_s.append(embedded - begin)
         ids = [hit.memory.id for hit in hits]

@@ -13,6 +13,11 @@ EngineError
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something; the name of its class where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class EngineError(Exception):
     """Base of everything an engine raises on purpose."""
 

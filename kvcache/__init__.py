@@ -7,6 +7,7 @@ from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import (
     FingerprintMismatch,
     KVCacheError,
+    NoRoom,
     ReadInterrupted,
     SegmentCorrupt,
     SegmentMissing,
@@ -19,10 +20,13 @@ from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
+from kvcache.quarantine import list_quarantine
+from kvcache.ranking import Worth
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
 from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts, page_root, root_key, standalone_root
-from kvcache.store import Loaded, SegmentStore, StoreStats
+from kvcache.stats import ModelShare, StoreStats, shares
+from kvcache.store import Loaded, SegmentStore
 from kvcache.tiers import TIERS, Rank, TierName
 from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
 
@@ -41,6 +45,8 @@ __all__ = [
     "KVCacheError",
     "Layout",
     "Loaded",
+    "ModelShare",
+    "NoRoom",
     "Part",
     "PreloadStats",
     "Rank",
@@ -58,16 +64,19 @@ __all__ = [
     "UnsupportedCache",
     "UnsupportedRotation",
     "VerifyReport",
+    "Worth",
     "cache_from_segments",
     "chain_key",
     "cut_parts",
     "layout_of",
     "list_folder",
+    "list_quarantine",
     "page_root",
     "read_segment",
     "root_key",
     "rotation_of",
     "segment_from_cache",
+    "shares",
     "standalone_root",
     "verify_folder",
     "write_segment",

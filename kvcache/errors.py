@@ -4,6 +4,7 @@ KVCacheError
 ├── SegmentCorrupt       a file is truncated, altered or absurd; it goes to quarantine
 ├── FingerprintMismatch  a segment of another model, tokenizer, template or dtype
 ├── SegmentMissing       nothing is stored under that key (evicted, deleted or never built)
+├── NoRoom               the disk's budget has no room for a file
 ├── ReadInterrupted      whoever wanted a segment read has more urgent things to do
 ├── UnsupportedCache     a cache whose layers are not plain attention over all tokens
 ├── UnsupportedRotation  a model whose keys cannot be moved to other positions
@@ -27,6 +28,10 @@ class FingerprintMismatch(KVCacheError):
 
 class SegmentMissing(KVCacheError):
     """Nothing is stored under that key."""
+
+
+class NoRoom(KVCacheError):
+    """The disk's budget has no room for a file, or for nothing that is worth less."""
 
 
 class ReadInterrupted(KVCacheError):

@@ -105,11 +105,6 @@ class Header:
     def n_tokens(self) -> int:
         return self.shape[2]
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of keys and values as they are on disk."""
-        return sum(t.end - t.begin for name, t in self.tensors.items() if name != "token_ids")
-
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A tensor's bytes, without a copy where it lies in one piece."""
@@ -134,19 +129,30 @@ def _checksum(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> 
     return str(hasher.hexdigest())
 
 
-def write_segment(path: Path, segment: Segment, *, codec: CodecName = "none", fsync: bool = True) -> int:
+Room = Callable[[int], None]
+"""Makes room for a file of so many bytes before it is written. Where there is none, raises for the writer."""
+
+
+def any_room(nbytes: int) -> None:
+    """Take it that there is room."""
+
+
+def write_segment(
+    path: Path, segment: Segment, *, codec: CodecName = "none", fsync: bool = True, room: Room = any_room
+) -> int:
     """Write ``segment`` to ``path`` in one step; returns the bytes that its keys and values take there. Raises
-    ``OSError`` (disk full, ...) and leaves nothing then."""
+    ``OSError`` (disk full, ...), or as ``room`` does, and leaves nothing then."""
     tensors = CODECS[codec].encode(segment.keys.to("cpu"), segment.values.to("cpu"))
     stored_bytes = sum(tensor.nbytes for tensor in tensors.values())
     tensors["token_ids"] = torch.tensor(segment.token_ids, dtype=torch.int32)
-    _write(path, tensors, _metadata(segment, codec), fsync=fsync)
+    _write(path, tensors, _metadata(segment, codec), fsync=fsync, room=room)
     return stored_bytes
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], *, fsync: bool) -> None:
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], *, fsync: bool, room: Room) -> None:
     """Write a segment's file in one step, with the checksum over its metadata and tensors."""
     metadata = _padded(metadata, tensors)
+    room(_header_bytes(metadata, tensors) + sum(tensor.nbytes for tensor in tensors.values()))
     metadata = {**metadata, hashing.NAME: _checksum(metadata, tensors)}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -171,10 +177,11 @@ def rewrite_labels(
     certificate: Certificate,
     *,
     fsync: bool = True,
+    room: Room = any_room,
 ) -> None:
     """Write the page in ``source`` to ``path``, each label replaced by what ``labels`` has for it, and with this
     certificate. Its tensors are written as they were encoded: what a codec has lost is not lost again. Raises as
-    :func:`read_segment`, and ``OSError``."""
+    :func:`read_segment` and as ``room``, and ``OSError``."""
     with SegmentReader(source, fingerprint) as reader:
         reader.fill(fresh_memory(reader.buffer_bytes))
         reader.finish()
@@ -187,20 +194,25 @@ def rewrite_labels(
         "parts": json.dumps(parts),
         "certificate": json.dumps(asdict(certificate), sort_keys=True),
     }
-    _write(path, tensors, metadata, fsync=fsync)
+    _write(path, tensors, metadata, fsync=fsync, room=room)
 
 
 def _padded(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """With as many spaces as it takes for the data to begin at a multiple of ``ALIGNMENT``. (Where the header comes out
     otherwise than it is counted here, the file is as good, and read a little slower.)"""
-    header: dict[str, Any] = {"__metadata__": {**metadata, "padding": "", hashing.NAME: "0" * 64}}
+    length = _header_bytes({**metadata, "padding": ""}, tensors)
+    return {**metadata, "padding": " " * (-length % ALIGNMENT)}
+
+
+def _header_bytes(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> int:
+    """How many bytes come before the data, the checksum in them included."""
+    header: dict[str, Any] = {"__metadata__": {**metadata, hashing.NAME: "0" * 64}}
     at = 0
     for name in _hash_order({name: tensor.dtype for name, tensor in tensors.items()}):
         dtype, end = _NAMES[tensors[name].dtype], at + tensors[name].nbytes
         header[name] = {"dtype": dtype, "shape": list(tensors[name].shape), "data_offsets": [at, end]}
         at = end
-    length = len(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode())
-    return {**metadata, "padding": " " * (-(8 + length) % ALIGNMENT)}
+    return 8 + len(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _metadata(segment: Segment, codec: CodecName) -> dict[str, str]:

@@ -20,8 +20,8 @@ from typing import Literal
 
 from kvcache.errors import SegmentCorrupt
 from kvcache.file import SUFFIX, read_header, read_parts
+from kvcache.paths import all_there, bytes_of_files, key_of_file, remove_files, segment_files
 from kvcache.segment import Certificate, Part, Segment, chain_key
-from kvcache.shard import Shard, complete
 from kvcache.tiers import TierName
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,9 @@ PRAGMA user_version = {_VERSION};
 
 @dataclass
 class Entry:
-    """One known segment. ``nbytes`` counts keys and values in memory, ``disk_bytes`` as they are in the file (0:
-    there is none); ``pinned`` ones are never evicted from disk; times are Unix seconds."""
+    """One known segment. ``nbytes`` counts keys and values in memory, ``disk_bytes`` its files (0: there are none);
+    ``pinned`` ones are never evicted from disk; times are Unix seconds. ``labels``: see ``kvcache.Segment``; also of
+    what stood before it and has no file (any more)."""
 
     key: str
     parent: str
@@ -117,60 +118,11 @@ class Entry:
             labels=header.labels,
             created_at=now,
             last_used_at=now,
-            disk_bytes=sum(each.stored_bytes for each in headers),
+            disk_bytes=bytes_of_files(paths),
             root=header.root,
             parts=read_parts(paths[0], header),
             certificate=header.certificate,
         )
-
-
-def segment_path(folder: Path, key: str, shard: Shard | None = None) -> Path:
-    """Where the segment ``key`` (or a shard of it) lies below ``folder``: 256 sub-folders keep each one small."""
-    return folder / key[:2] / (f"{key}{SUFFIX}" if shard is None else f"{key}.{shard.name}{SUFFIX}")
-
-
-def key_of_file(path: Path) -> str:
-    """The key that a segment file's name says."""
-    return path.name.partition(".")[0]
-
-
-def shard_of_file(path: Path) -> Shard | None:
-    """The shard that a segment file's name says; None for a whole segment. Raises ``ValueError``."""
-    name = path.name.removesuffix(SUFFIX).partition(".")[2]
-    return Shard.parse(name) if name else None
-
-
-def files_of(folder: Path, key: str) -> list[Path]:
-    """The files of one segment: one, or its shards; empty where they are not all there."""
-    whole = segment_path(folder, key)
-    if whole.exists():
-        return [whole]
-    return all_there(sorted(whole.parent.glob(f"{key}.*{SUFFIX}")))
-
-
-def all_there(paths: list[Path]) -> list[Path]:
-    """``paths`` of one segment when they are all that a segment needs, by their names; else none."""
-    try:
-        shards = [shard_of_file(path) for path in paths]
-    except ValueError:
-        return []
-    for path, shard in zip(paths, shards, strict=True):
-        if shard is None:
-            return [path]
-    return paths if complete([shard for shard in shards if shard is not None]) else []
-
-
-def remove_files(folder: Path, key: str) -> None:
-    """Remove a segment's files, all shards included."""
-    whole = segment_path(folder, key)
-    for path in (whole, *whole.parent.glob(f"{key}.*{SUFFIX}")):
-        path.unlink(missing_ok=True)
-
-
-def segment_files(folder: Path) -> Iterator[Path]:
-    """All segment files below ``folder`` (not those in quarantine)."""
-    for sub in sorted(folder.glob("[0-9a-f][0-9a-f]")):
-        yield from sorted(sub.glob(f"*{SUFFIX}"))
 
 
 class Index:
@@ -267,9 +219,14 @@ class Index:
         there = {key for key, paths in files.items() if all_there(paths)}
         for key in [key for key in self._entries if key not in there]:
             self._forget(db, key)
+        for key, entry in self._entries.items():
+            entry.disk_bytes = bytes_of_files(files[key]) or entry.disk_bytes  # an empty file is there, and bad
         for key in files.keys() - self._entries.keys():
             if not (rebuild and key in there and self._adopted(db, key, all_there(files[key]))):
                 remove_files(self._folder, key)
+        for key in self.unreachable() if rebuild else ():  # of which memories, nobody could say any more
+            remove_files(self._folder, key)
+            self._forget(db, key)
 
     def _adopted(self, db: sqlite3.Connection, key: str, paths: list[Path]) -> bool:
         try:
@@ -326,6 +283,15 @@ class Index:
     def with_label(self, label: str) -> set[str]:
         return set(self._by_label.get(label, ()))
 
+    def labels_behind(self, key: str) -> frozenset[str]:
+        """The memories that a segment's numbers depend on: its own, and those of the chain before it."""
+        found: frozenset[str] = frozenset()
+        entry = self._entries.get(key)
+        while entry is not None:
+            found |= entry.labels
+            entry = self._entries.get(entry.parent)
+        return found
+
     def labels(self) -> set[str]:
         return {label for label, keys in self._by_label.items() if keys}
 
@@ -350,17 +316,32 @@ class Index:
         if known is None:
             self._insert(entry)
             return
-        added = entry.labels - known.labels
-        known.labels |= added
-        for label in added:
-            self._by_label[label].add(known.key)
-        if added and known.on_disk:
+        if self._label(known, entry.labels) and known.on_disk:
             self._write_row(self._db, known)
+
+    def _label(self, entry: Entry, labels: frozenset[str]) -> bool:
+        """Add labels to an entry. False when it has them already."""
+        added = labels - entry.labels
+        entry.labels |= added
+        for label in added:
+            self._by_label[label].add(entry.key)
+        return bool(added)
+
+    def _pass_on(self, db: sqlite3.Connection, entry: Entry) -> None:
+        """Let the segments behind one whose file is gone go with its memories: nothing else would tell of them."""
+        for key in [key for group in self._children.get(entry.key, {}).values() for key in group]:
+            child = self._entries[key]
+            if self._label(child, entry.labels) and child.on_disk:
+                db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", [(key, label) for label in child.labels])
 
     def stored(self, key: str, disk_bytes: int) -> None:
         """The segment's file is on disk: make the row durable with it."""
         entry = self._entries[key]
         entry.disk_bytes = disk_bytes
+        before = self._entries.get(entry.parent)
+        while before is not None and not before.on_disk:
+            self._label(entry, before.labels)
+            before = self._entries.get(before.parent)
         self._write_row(self._db, entry)
 
     def touch(self, key: str) -> None:
@@ -384,7 +365,9 @@ class Index:
 
     def lost_file(self, key: str) -> None:
         """The segment's file is gone; it may live on in memory."""
-        self._entries[key].disk_bytes = 0
+        entry = self._entries[key]
+        entry.disk_bytes = 0
+        self._pass_on(self._db, entry)
         self._db.execute("DELETE FROM segments WHERE key = ?", (key,))
 
     def forget(self, key: str) -> None:
@@ -416,6 +399,7 @@ class Index:
 
     def _forget(self, db: sqlite3.Connection, key: str) -> None:
         entry = self._entries.pop(key)
+        self._pass_on(db, entry)
         siblings = self._children[entry.parent]
         siblings[entry.n_tokens].discard(key)
         if not siblings[entry.n_tokens]:

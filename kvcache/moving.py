@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvcache import hashing
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import SegmentReader, bytes_of, fresh_memory
+from kvcache.file import Room, SegmentReader, bytes_of, fresh_memory
 from kvcache.fingerprint import Fingerprint
 
 
@@ -41,9 +41,9 @@ def read_file(path: Path, fingerprint: Fingerprint) -> SegmentFile:
 
 
 @contextmanager
-def received(path: Path, content: Iterable[bytes], digest: str) -> Iterator[Path]:
+def received(path: Path, content: Iterable[bytes], digest: str, room: Room) -> Iterator[Path]:
     """A file beside ``path`` with this content, while the block runs. Opening a store removes what a crash has left of
-    it. Raises ``SegmentCorrupt`` when ``digest`` is not its hash, and ``OSError``."""
+    it. Raises ``SegmentCorrupt`` when ``digest`` is not its hash, ``OSError``, and as ``room`` does."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     incoming = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}-received.tmp")
     hasher = hashing.hasher()
@@ -52,6 +52,7 @@ def received(path: Path, content: Iterable[bytes], digest: str) -> Iterator[Path
             os.fchmod(stream.fileno(), 0o600)
             for part in content:
                 hasher.update(part)
+                room(stream.tell() + len(part))
                 stream.write(part)
         if hasher.hexdigest() != digest:
             raise SegmentCorrupt(f"{path.name}: not the file that was announced")

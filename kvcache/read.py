@@ -8,7 +8,7 @@ from pathlib import Path
 from kvcache.errors import SegmentCorrupt
 from kvcache.file import SUFFIX, Allocate, fresh_memory, read_segment
 from kvcache.fingerprint import Fingerprint
-from kvcache.index import segment_path, shard_of_file
+from kvcache.paths import segment_path, shard_of_file
 from kvcache.segment import Segment, joined
 from kvcache.shard import Shard
 
@@ -62,13 +62,3 @@ def _checked(segment: Segment, key: str, shard: Shard | None) -> Segment:
     if segment.key != key or segment.shard != shard:
         raise SegmentCorrupt(f"the file of {key[:12]} holds another segment")
     return segment
-
-
-def move_files(folder: Path, key: str, to: Path) -> int:
-    """Move a segment's files, shards included; returns 1 (also when nothing was there any more)."""
-    to.mkdir(exist_ok=True, mode=0o700)
-    whole = segment_path(folder, key)
-    for path in (whole, *whole.parent.glob(f"{key}.*{SUFFIX}")):
-        if path.exists():
-            path.rename(to / path.name)
-    return 1

@@ -19,7 +19,12 @@ assert sys.byteorder == "little", "segment keys and files are defined over littl
 def root_key(fingerprint: Fingerprint, salt: str = "") -> str:
     """The parent of a chain's first segment: one per model and ``salt`` (a tenant), so that nothing is shared
     across either."""
-    return hashing.digest(f"root|{fingerprint.digest}|{salt}".encode())
+    return root_of(fingerprint.digest, salt)
+
+
+def root_of(digest: str, salt: str) -> str:
+    """:func:`root_key` of the model whose fingerprint has this digest."""
+    return hashing.digest(f"root|{digest}|{salt}".encode())
 
 
 def chain_key(parent: str, token_ids: Sequence[int] | np.ndarray) -> str:

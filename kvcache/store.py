@@ -2,11 +2,14 @@
 
     device   tensors the model can attend to at once       budget, least recently used leaves to host
     host     tensors in host memory                        budget, least recently used is dropped
-    disk     one checked file a segment, index beside it   budget, least valuable chain end is deleted
+    disk     one checked file a segment, index beside it   budget, least valuable chain end is deleted (kvcache.disk)
 
 A segment is in at most one of the two memory tiers and, once its background write has ended, on disk as well. What is
 put with ``durable=False`` is *held back*: written only when it would leave the last memory tier, or on closing.
 On a CPU the device *is* the host, and a move between the two is a matter of accounting, not of copying.
+
+A folder may hold segments of several models, of which one is at work at a time. Those of the others are never read, and
+wait for their model until they are the least recently used ones; what is removed with a memory is removed of all.
 """
 
 from __future__ import annotations
@@ -18,39 +21,43 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
 
 from kvcache.codecs import CODECS, CodecName, codec_for
-from kvcache.errors import FingerprintMismatch, SegmentCorrupt, SegmentMissing, StoreClosed
-from kvcache.eviction import value
-from kvcache.file import pinned_memory, read_segment, rewrite_labels, write_segment
+from kvcache.disk import DiskTier
+from kvcache.errors import FingerprintMismatch, NoRoom, SegmentCorrupt, SegmentMissing, StoreClosed
+from kvcache.file import Room, pinned_memory, read_segment, rewrite_labels, write_segment
 from kvcache.fingerprint import Fingerprint
-from kvcache.index import Entry, Index, remove_files, segment_path
-from kvcache.ledger import PreloadLedger, PreloadStats
+from kvcache.index import Entry, Index
+from kvcache.ledger import PreloadLedger
 from kvcache.moving import SegmentFile, read_file, received
-from kvcache.read import move_files, read_shard
+from kvcache.paths import remove_files, segment_path
+from kvcache.ranking import Ranking, Worth
+from kvcache.read import read_shard
 from kvcache.recycling import Recycler
-from kvcache.segment import Certificate, Part, Segment
+from kvcache.segment import Certificate, Part, Segment, root_of
 from kvcache.shard import Shard
-from kvcache.tiers import TIERS, MemoryTier, Rank, TierName
+from kvcache.stats import Garbage, StoreStats, shares
+from kvcache.tiers import TIERS, MemoryTier, TierName
 from kvcache.writing import WriteQueue
 
 log = logging.getLogger(__name__)
 
 MemoryTierName = Literal["device", "host"]
 T = TypeVar("T")
-Worth = Callable[[Sequence[Entry]], Sequence[float]]
-"""What segments are worth to a memory tier, 0 or more: the least leave first. Called with the store's lock held, by any
-thread."""
 
 # Labels of deleted memories are remembered this long (in count), so that work in flight cannot bring one back.
 _MAX_DEAD_LABELS = 100_000
 # Memory that is kept for the next segment to be read.
 _SPARE_BYTES = 256 << 20
+# What another process was to write, and has not by then, it has failed to.
+_EXPECTED_S = 120.0
+# Headers of a few shards.
+_FILES_OVERHEAD = 32 << 10
 # Enough to keep a drive's queue filled while others are checked and decoded.
 _READERS = 4
 
@@ -62,30 +69,6 @@ class Loaded:
     segment: Segment
     tier: TierName
     load_ms: float
-
-
-@dataclass(frozen=True)
-class StoreStats:
-    """Counters since the store was opened, and what each tier holds now."""
-
-    hits: dict[TierName, int]
-    misses: int
-    quarantined: int
-    write_errors: int
-    dropped_writes: int
-    evictions: dict[TierName, int]
-    bytes: dict[TierName, int]
-    budgets: dict[TierName, int]
-    segments: dict[TierName, int]
-    preloads: PreloadStats = field(default_factory=PreloadStats)
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """What was removed: segments that nothing could reach, and files that had been refused."""
-
-    unreachable: int
-    quarantined: int
 
 
 class SegmentStore:
@@ -115,20 +98,18 @@ class SegmentStore:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._device = device or torch.device("cpu")
-        self._disk_bytes = disk_bytes
         self._fsync = fsync
         self._codec: CodecName = codec
         self._lock = threading.RLock()
         self._taking = threading.Lock()
         self._index = Index(folder)
-        self._disk_used = sum(entry.disk_bytes for entry in self._index)
         self._on_device = MemoryTier(device_bytes)
         self._on_host = MemoryTier(host_bytes)
         self._pins: Counter[str] = Counter()
+        self._ranking = Ranking(self._index.get)
         self._dead_labels: OrderedDict[str, None] = OrderedDict()
         self._hits: Counter[TierName] = Counter()
         self._evictions: Counter[TierName] = Counter()
-        self._worth: Worth | None = None
         self._ledger = PreloadLedger()
         self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
         self._closed = False
@@ -136,6 +117,8 @@ class SegmentStore:
         self._allocate = pinned_memory if self._device.type == "cuda" else Recycler(_SPARE_BYTES).allocate
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader")
         self._writes = WriteQueue(self._write_queued)
+        self.disk = DiskTier(folder, self._index, disk_bytes, self._is_pinned, self._remove)
+        self.disk.make_room()  # the budget may be smaller than it was
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -166,9 +149,11 @@ class SegmentStore:
         codec.decode(codec.encode(segment.keys.cpu(), segment.values.cpu()), keys, values)
         return replace(segment, keys=keys, values=values).to(segment.keys.device)
 
-    def tier_of(self, key: str) -> TierName | None:
-        """The fastest tier that holds the segment now."""
+    def tier_of(self, key: str, fingerprint: Fingerprint | None = None) -> TierName | None:
+        """The fastest tier that holds the segment now; with a fingerprint, None where it is another model's."""
         with self._lock:
+            if fingerprint is not None and self._is_of_another(key, fingerprint):
+                return None
             if key in self._on_device:
                 return "device"
             if key in self._on_host or key in self._writes:
@@ -180,17 +165,18 @@ class SegmentStore:
         """The segment on the device, kept there for the next use.
 
         Raises ``SegmentMissing`` when it is nowhere (any more), also when its file turned out to be bad: the
-        file is then in quarantine and counted, and the caller computes the tokens instead.
+        file is then in quarantine and counted, and the caller computes the tokens instead. Raises
+        ``FingerprintMismatch`` for another model's, which is left alone.
         """
         begin = time.perf_counter()
         with self._lock:
             tier = self.tier_of(key)
             if tier is None:
                 raise SegmentMissing(key)
+            if self._is_of_another(key, fingerprint):
+                raise FingerprintMismatch(f"segment {key[:12]} was computed by another model")
             in_memory = self._on_device.get(key) or self._on_host.get(key) or self._writes.get(key)
         segment = in_memory if in_memory is not None else self._read(key, fingerprint)
-        if segment.fingerprint != fingerprint.digest:
-            raise FingerprintMismatch(f"segment {key[:12]} was computed by another model")
         segment = segment.to(self._device)
         with self._lock:
             if self._index.get(key) is None:  # deleted while it was being read
@@ -230,7 +216,7 @@ class SegmentStore:
         ``ReadInterrupted`` once ``stop`` says so."""
         begin = time.perf_counter()
         with self._lock:
-            found = self.tier_of(key)
+            found = self.tier_of(key, fingerprint)
             entry = self._index.get(key)
             if found is None or entry is None or TIERS.index(found) <= TIERS.index(tier):
                 return 0
@@ -241,8 +227,6 @@ class SegmentStore:
         try:
             segment = in_memory if in_memory is not None else self._read(key, fingerprint, stop)
         except SegmentMissing:
-            return 0
-        if segment.fingerprint != fingerprint.digest:
             return 0
         if tier == "device":
             segment = segment.to(self._device)
@@ -262,15 +246,19 @@ class SegmentStore:
     def set_worth(self, worth: Worth | None) -> None:
         """Say what segments are worth to the memory tiers from now on; None: the least recently used leave first."""
         with self._lock:
-            self._worth = worth
+            self._ranking.use(worth)
 
-    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
-        """Segments that hold any of these memories: chained ones, and the pages below ``root`` (see
+    def _is_of_another(self, key: str, fingerprint: Fingerprint) -> bool:
+        entry = self._index.get(key)
+        return entry is not None and entry.fingerprint != fingerprint.digest
+
+    def holding(self, labels: Iterable[str], root: str, fingerprint: Fingerprint) -> list[Entry]:
+        """Segments of this model that hold any of these memories: chained ones, and the pages below ``root`` (see
         ``kvcache.standalone_root``)."""
         with self._lock:
             keys = {key for label in labels for key in self._index.with_label(label)}
             found = [entry for key in sorted(keys) if (entry := self._index.get(key)) is not None]
-        return [entry for entry in found if entry.root in (None, root)]
+        return [entry for entry in found if entry.root in (None, root) and entry.fingerprint == fingerprint.digest]
 
     def count_miss(self, n: int = 1) -> None:
         """Count pieces that were looked for and had to be computed."""
@@ -324,7 +312,7 @@ class SegmentStore:
             return True
 
     def record(self, entry: Entry) -> bool:
-        """Enter a segment whose files another process has written; ``entry.disk_bytes`` says how large they are.
+        """Enter a segment whose files another process has written.
 
         False when it is refused, as by :meth:`put`: its files are then removed.
         """
@@ -337,22 +325,28 @@ class SegmentStore:
                 return False
             known = self._index.get(entry.key)
             fresh = known is None or not known.on_disk
-            self._index.add(entry)
+            self._index.add(replace(entry, disk_bytes=0))
             if fresh:
-                self._enter_file(entry.key, entry.disk_bytes, 0)
+                self.disk.enter(entry.key)
             return True
 
-    def _enter_file(self, key: str, disk_bytes: int, before: int) -> None:
-        """A segment of the index has its file now, in the place of one with ``before`` bytes."""
-        self._disk_used += disk_bytes - before
-        self._index.stored(key, disk_bytes)
-        self._evict_from_disk()
+    def expect(self, key: str, nbytes: int) -> bool:
+        """Make room for a segment with so many bytes of keys and values that another process is about to write, until
+        it is recorded (or was not, for long). False where there is none."""
+        with self._lock:
+            known = self._index.get(key)
+            try:
+                if known is None or not known.on_disk:
+                    self.disk.promise(key, nbytes + _FILES_OVERHEAD, seconds=_EXPECTED_S)
+            except NoRoom:
+                return False
+            return True
 
     def read_file(self, key: str, fingerprint: Fingerprint) -> SegmentFile:
         """A segment's file as it is on disk, checked. Raises ``SegmentMissing``: there is none, it is in shards, or it
         was bad and is now in quarantine."""
         path = segment_path(self._folder, key)
-        if self.tier_of(key) is None or not path.exists():
+        if self.tier_of(key, fingerprint) is None or not path.exists():
             raise SegmentMissing(key)
         return self._or_missing(key, lambda: read_file(path, fingerprint))
 
@@ -369,20 +363,36 @@ class SegmentStore:
         this certificate. It is on disk then, and counts against the disk's budget as what is built here does.
 
         False when it is refused, as by :meth:`put`. Nothing is made of ``content`` unless ``digest`` is its hash:
-        whoever calls answers for that. Raises ``SegmentCorrupt``, ``FingerprintMismatch``, ``OSError``.
+        whoever calls answers for that. Raises ``SegmentCorrupt``, ``FingerprintMismatch``, ``NoRoom``, ``OSError``.
         """
         path = segment_path(self._folder, key)
-        with received(path, content, digest) as incoming:
+        name = f"{key} {threading.get_ident()}"
+        with self._room_for(f"{name} received") as space, received(path, content, digest, space) as incoming:
             entry = Entry.of_files([incoming])
             there = entry.labels | {part.label for part in entry.parts if part.label is not None}
             if entry.key != key or entry.root is None or not there <= labels.keys():
                 raise SegmentCorrupt(f"{path.name}: not this page, or not of these memories")
             with self._taking:  # else the file would have the labels of one bundle, and the index another's
                 if self.tier_of(key) is None:
-                    rewrite_labels(incoming, path, fingerprint, labels, certificate, fsync=self._fsync)
-                    return self.record(Entry.of_files([path]))
+                    with self._room_for(name) as room:
+                        rewrite_labels(incoming, path, fingerprint, labels, certificate, fsync=self._fsync, room=room)
+                        return self.record(Entry.of_files([path]))
             read_segment(incoming, fingerprint)  # its digest was checked as it came
         return self._label(replace(entry, labels=frozenset(labels[label] for label in entry.labels)))
+
+    @contextmanager
+    def _room_for(self, name: str, entering: Entry | None = None) -> Iterator[Room]:
+        """Makes room on disk for a file, which is promised to it while the block runs."""
+
+        def room(nbytes: int) -> None:
+            with self._lock:
+                self.disk.promise(name, nbytes, entering=entering)
+
+        try:
+            yield room
+        finally:
+            with self._lock:
+                self.disk.settle(name)
 
     def _label(self, entry: Entry) -> bool:
         """Have the same segment, known already, go with these memories as well."""
@@ -496,7 +506,8 @@ class SegmentStore:
     # -- removing --------------------------------------------------------------------------------------------
 
     def remove_label(self, label: str) -> list[str]:
-        """Remove every segment that holds this memory's text, and all computed behind one, from every tier.
+        """Remove every segment that holds this memory's text, and all computed behind one, from every tier, whichever
+        model it is of; also what is in quarantine.
 
         Segments with that label are refused from now on. Returns the keys of what was removed.
         """
@@ -504,23 +515,29 @@ class SegmentStore:
             self._dead_labels[label] = None
             while len(self._dead_labels) > _MAX_DEAD_LABELS:
                 self._dead_labels.popitem(last=False)
+            self.disk.quarantine.remove_label(label)
             keys = self._index.with_descendants(self._index.with_label(label))
             for key in keys:
                 self._remove(key)
             return keys
 
-    def remove_chains(self, root: str) -> int:
-        """Remove all chained segments below ``root`` (see ``kvcache.root_key``) from every tier; how many they were."""
+    def remove_chains(self, salt: str) -> list[str]:
+        """Remove all chained segments of a tenant (see ``kvcache.root_key``), of every model, from every tier; also
+        those behind a gap and in quarantine, of which nobody could say whose they are. Returns their keys."""
         with self._lock:
-            keys = self._index.below(root)
+            models = {entry.fingerprint for entry in self._index}
+            keys = [key for model in models for key in self._index.below(root_of(model, salt))]
+            keys += self._index.unreachable()
             for key in keys:
                 self._remove(key)
-            return len(keys)
+            self.disk.quarantine.remove_chained()
+            return keys
 
     def sweep(self, keep_labels: set[str]) -> int:
         """Remove the segments of memories that are gone (a crash may have come between the two deletions)."""
         with self._lock:
-            return sum(len(self.remove_label(label)) for label in self._index.labels() - keep_labels)
+            labels = self._index.labels() | self.disk.quarantine.labels()
+            return sum(len(self.remove_label(label)) for label in labels - keep_labels)
 
     def collect_garbage(self) -> Garbage:
         """Remove what cannot be used: segments behind a gap in their chain, and the files in quarantine."""
@@ -528,17 +545,15 @@ class SegmentStore:
             unreachable = self._index.unreachable()
             for key in unreachable:
                 self._remove(key)
-        jail = list((self._folder / "quarantine").glob("*"))
-        for path in jail:
-            path.unlink(missing_ok=True)
-        return Garbage(len(unreachable), len(jail))
+            return Garbage(len(unreachable), self.disk.quarantine.clear())
 
     def clear(self) -> int:
-        """Remove all segments from every tier."""
+        """Remove all segments from every tier, and what is in quarantine."""
         with self._lock:
             keys = [entry.key for entry in self._index]
             for key in keys:
                 self._remove(key)
+            self.disk.quarantine.clear()
             return len(keys)
 
     # -- looking ---------------------------------------------------------------------------------------------
@@ -556,19 +571,23 @@ class SegmentStore:
                 quarantined=self._quarantined,
                 write_errors=self._write_errors,
                 dropped_writes=self._dropped_writes,
-                evictions={tier: self._evictions[tier] for tier in TIERS},
+                evictions={**{tier: self._evictions[tier] for tier in TIERS}, "disk": self.disk.evictions},
                 bytes={
                     "device": self._on_device.nbytes,
                     "host": self._on_host.nbytes,
-                    "disk": self._disk_used,
+                    "disk": self.disk.segment_bytes,
                 },
                 budgets={
                     "device": self._on_device.budget,
                     "host": self._on_host.budget,
-                    "disk": self._disk_bytes,
+                    "disk": self.disk.budget,
                 },
                 segments={"device": len(self._on_device), "host": len(self._on_host), "disk": on_disk},
                 preloads=self._ledger.stats,
+                models=shares(self._index),
+                in_quarantine=len(self.disk.quarantine),
+                quarantine_bytes=self.disk.quarantine.nbytes,
+                failed_ranks=self._ranking.failures,
             )
 
     def close(self) -> None:
@@ -612,16 +631,14 @@ class SegmentStore:
     def quarantine(self, key: str) -> None:
         """Put a segment's files out of the way, to be looked at: they were found to be bad (or are missing)."""
         with self._lock:
-            self._quarantined += move_files(self._folder, key, self._folder / "quarantine")
-        self._lose_file(key)
+            self._quarantined += 1
+            self.disk.refuse(key)
+            self._drop_if_nowhere(key)
 
     def _lose_file(self, key: str) -> None:
         with self._lock:
-            entry = self._index.get(key)
-            if entry is not None and entry.on_disk:
-                self._disk_used -= entry.disk_bytes
-                self._index.lost_file(key)
-                self._drop_if_nowhere(key)
+            self.disk.lost(key)
+            self._drop_if_nowhere(key)
 
     def _admit(self, segment: Segment) -> None:
         evicted = self._on_device.put(segment, self._is_pinned, self._rank)
@@ -645,12 +662,8 @@ class SegmentStore:
             self._drop_if_nowhere(segment.key)
 
     @property
-    def _rank(self) -> Rank | None:
-        worth = self._worth
-        if worth is None:
-            return None
-        # A tier holds nothing that the index does not know.
-        return lambda keys: worth([entry for key in keys if (entry := self._index.get(key)) is not None])
+    def _rank(self) -> Ranking | None:
+        return self._ranking if self._ranking.is_asked else None
 
     def _is_pinned(self, key: str) -> bool:
         return self._pins[key] > 0
@@ -670,9 +683,7 @@ class SegmentStore:
         self._ledger.left(key)
         self._held.discard(key)
         self._writes.discard(key)
-        if entry.on_disk:
-            remove_files(self._folder, key)
-            self._disk_used -= entry.disk_bytes
+        self.disk.delete(entry)
         self._index.forget(key)
 
     def _write_queued(self, segment: Segment) -> None:
@@ -694,36 +705,21 @@ class SegmentStore:
             if entry is None or entry.on_disk:
                 return
         path = segment_path(self._folder, segment.key)
-        try:
-            disk_bytes = write_segment(path, segment, codec=self.codec_of(segment), fsync=self._fsync)
-        except OSError as error:
-            log.warning("segment %s is kept in memory only: %s", segment.key[:12], error.strerror or error)
+        with self._room_for(segment.key, entry) as room:
+            try:
+                write_segment(path, segment, codec=self.codec_of(segment), fsync=self._fsync, room=room)
+            except NoRoom:
+                log.debug("segment %s is kept in memory only: what is on disk is worth more", segment.key[:12])
+                with self._lock:
+                    self._dropped_writes += 1
+                return
+            except OSError as error:
+                log.warning("segment %s is kept in memory only: %s", segment.key[:12], error.strerror or error)
+                with self._lock:
+                    self._write_errors += 1
+                return
             with self._lock:
-                self._write_errors += 1
-            return
-        with self._lock:
-            known = self._index.get(segment.key)
-            if known is None:  # deleted while it was being written
-                path.unlink(missing_ok=True)
-                return
-            # Pages also come from bundles, and this one may have come meanwhile.
-            self._enter_file(segment.key, disk_bytes, known.disk_bytes if known.on_disk else 0)
-
-    def _evict_from_disk(self) -> None:
-        """Delete the least valuable chain ends until the disk budget holds."""
-        if self._disk_used <= self._disk_bytes:
-            return
-        now = time.time()
-        ranked = sorted((entry for entry in self._index if entry.on_disk), key=lambda e: value(e, now))
-        while self._disk_used > self._disk_bytes:
-            # A parent without its children is still a prefix; a child without its parent cannot be reached.
-            leaf = next((e for e in ranked if self._may_leave_disk(e)), None)
-            if leaf is None:
-                return
-            self._evictions["disk"] += 1
-            self._remove(leaf.key)
-
-    def _may_leave_disk(self, entry: Entry) -> bool:
-        alive = self._index.get(entry.key) is entry
-        held = entry.pinned or self._is_pinned(entry.key)
-        return alive and not held and not self._index.has_children(entry.key)
+                if self._index.get(segment.key) is None:  # deleted while it was being written
+                    path.unlink(missing_ok=True)
+                else:  # pages also come from bundles, and this one may have come meanwhile
+                    self.disk.enter(segment.key)

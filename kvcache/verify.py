@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kvcache.errors import KVCacheError, SegmentCorrupt
 from kvcache.file import read_segment
-from kvcache.index import Entry, Index, key_of_file, segment_files
+from kvcache.index import Entry, Index
+from kvcache.paths import key_of_file, segment_files
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from memory.bundle import Attach, Attached, Loaded, Stored
 from memory.cubes import Grant, Group
 from memory.database import Ticket
 from memory.documents import Document, Imported
-from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder
+from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
 from memory.erasing import Subject
 from memory.errors import (
     Conflict,
@@ -103,5 +103,6 @@ __all__ = [
     "Ticket",
     "Unit",
     "UnreadableDocument",
+    "WholeEmbedder",
     "new_message",
 ]

@@ -16,6 +16,7 @@ MemoryStoreError
 ├── StorageFull        the disk is full; nothing was written
 ├── StoreCorrupt       the database file is damaged or of a newer version
 ├── EmbedderError      the embedder could not be loaded or reached
+├── EmbedderRefused    the embedder cannot do what it is asked: too much text, another number of dimensions
 ├── RerankError        the reranker could not be reached
 └── ExtractorError     the extraction model could not be reached (never leaves the store: there is another way)
 """
@@ -117,6 +118,14 @@ class StoreCorrupt(MemoryStoreError):
 
 class EmbedderError(MemoryStoreError):
     """The embedder could not be loaded or reached."""
+
+
+class EmbedderRefused(MemoryStoreError):
+    """The embedder cannot do what it is asked; ``param`` names the field at fault."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
 
 
 class RerankError(MemoryStoreError):

@@ -67,7 +67,8 @@ class Scene:
 
 @dataclass(eq=False)
 class _Cube:
-    """What is known of a cube. ``header``: what its pages stand behind in the prompts that were seen last."""
+    """What is known of a cube. ``header``: what its pages stand behind in the prompts that were seen last. ``likely``,
+    ``density`` and ``sizes`` are never changed, only replaced: other threads read them."""
 
     history: CubeHistory = field(default_factory=CubeHistory)
     rhythm: Rhythm = field(default_factory=Rhythm)
@@ -316,7 +317,8 @@ class Foresight:
         """For the memory tiers: uses a second of being kept, by which a use that comes soon is worth more than one that
         comes late: uses a turn (``scheduler.reuse.density``) x turns a second of the cube. (Bringing a segment back
         costs as many seconds a byte as the next, so that bytes and seconds cancel out.) While the predictor is not
-        trusted, what was used last is worth most. May be called by any thread."""
+        trusted, what was used last is worth most. May be called by any thread: of what the event loop changes meanwhile
+        it looks up single keys, and reads values that are replaced as a whole."""
         if not self._outcomes.trusted:
             return [entry.last_used_at for entry in entries]
         now = self._clock()

@@ -18,6 +18,7 @@ from server.routes import (
     completions,
     cubes,
     documents,
+    embeddings,
     feedback,
     jobs,
     mem0,
@@ -53,6 +54,7 @@ def create_app(services: Services) -> FastAPI:
     for module in (
         openai,
         completions,
+        embeddings,
         memories,
         feedback,
         cubes,

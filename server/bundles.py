@@ -33,6 +33,7 @@ from kvcache import (
     Entry,
     Fingerprint,
     KVCacheError,
+    NoRoom,
     SegmentMissing,
     SegmentStore,
     page_root,
@@ -208,6 +209,8 @@ class Bundles:
         content, fingerprint = files.content(attached.name), self._engine.fingerprint
         try:
             kept = self._store.take_in(attached.name, content, note.file, fingerprint, labels, note.certificate)
+        except NoRoom as error:
+            raise _Left("room") from error
         except (OSError, sqlite3.Error) as error:
             log.warning("a page of a bundle cannot be written: %s", error)
             raise _Left("storage") from error

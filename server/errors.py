@@ -47,6 +47,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (memory_errors.ReplyGone, 410, "invalid_request_error", "idempotency_reply_gone"),
     (memory_errors.Conflict, 409, "invalid_request_error", "conflict"),
     (memory_errors.StorageFull, 507, "server_error", "storage_full"),
+    (memory_errors.EmbedderRefused, 400, "invalid_request_error", "invalid_value"),
     (memory_errors.EmbedderError, 503, "server_error", "embedder_failed"),
     (memory_errors.RerankError, 503, "server_error", "reranker_failed"),
     (memory_errors.MemoryStoreError, 500, "server_error", "memory_store_failed"),

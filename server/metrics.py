@@ -175,7 +175,12 @@ class _Snapshots(Collector):
             ("recallkv_segments_computed", "Pieces that no tier had.", stats.misses),
             ("recallkv_segments_quarantined", "Segment files that were refused.", stats.quarantined),
             ("recallkv_segment_write_errors", "Segments that could not be written.", stats.write_errors),
-            ("recallkv_segment_dropped_writes", "Segments not written: the disk was too slow.", stats.dropped_writes),
+            (
+                "recallkv_segment_dropped_writes",
+                "Segments not written: the disk was too slow or full.",
+                stats.dropped_writes,
+            ),
+            ("recallkv_failed_rankings", "Evictions by last use: worth could not be told.", stats.failed_ranks),
             ("recallkv_preloaded_bytes", "Bytes of segments brought up.", stats.preloads.bytes),
             ("recallkv_preloaded_bytes_used", "Of those, used afterwards.", stats.preloads.used_bytes),
             ("recallkv_preloaded_bytes_wasted", "Of those, never used.", stats.preloads.wasted_bytes),
@@ -186,6 +191,23 @@ class _Snapshots(Collector):
             ("recallkv_upkeep_failures", "Failed work in idle time.", upkeep.failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily(
+            "recallkv_quarantine_bytes",
+            "Bytes of refused files, part of the budget.",
+            value=stats.quarantine_bytes,
+        )
+        yield GaugeMetricFamily("recallkv_quarantine_segments", "Segments in quarantine.", value=stats.in_quarantine)
+        yield GaugeMetricFamily(
+            "recallkv_disk_budget_bytes", "What segments and refused files may take.", value=stats.budgets["disk"]
+        )
+        of_models = GaugeMetricFamily(
+            "recallkv_model_disk_bytes",
+            "Bytes of segments on disk, by model.",
+            labels=["fingerprint"],
+        )
+        for share in stats.models:
+            of_models.add_metric([share.fingerprint[:12]], share.bytes)
+        yield of_models
         yield GaugeMetricFamily("recallkv_upkeep_waiting", "Work waiting for idle time.", value=upkeep.waiting)
         for name, value in (
             ("recallkv_num_requests_running", capacity.running),

@@ -349,10 +349,31 @@ class CompletionRequest(SamplingFields):
         return [(f"prompt.{i}", one) for i, one in enumerate(prompt)]
 
 
+MAX_EMBEDDED = 2048
+
+
+def _embedded_texts(given: Any) -> Any:
+    """One text or several, as a list."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list):
+        raise fault("", "it must be a text or a list of texts")
+    if not 1 <= len(texts) <= MAX_EMBEDDED:
+        raise fault("", f"{len(texts)} texts were given; from 1 to {MAX_EMBEDDED} are taken at once")
+    if all(isinstance(item, int | list) for item in texts):
+        raise fault("", "token arrays are not supported: send text")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise fault("", f"text {i} is no text")
+        if not text:
+            raise fault("", f"text {i} is empty")
+    return texts
+
+
 class EmbeddingRequest(Body):
     model: str | None = None
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
-    encoding_format: Literal["float", "base64"] = "float"
+    input: Annotated[list[str], BeforeValidator(_embedded_texts, json_schema_input_type=str | list[str])]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
 
 
 class TokenizeRequest(Body):

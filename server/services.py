@@ -16,7 +16,6 @@ from engine.errors import ModelNotLoaded
 from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine, usable_threads
 from kvcache import Repair, SegmentStore
 from memory import (
-    Embedder,
     EndpointCompleter,
     EndpointEmbedder,
     EndpointRerank,
@@ -26,9 +25,10 @@ from memory import (
     LocalExtractor,
     MemoryStore,
     ModelExtractor,
+    WholeEmbedder,
 )
 from scheduler import Foresight, ForesightConfig, Planner, PreloadConfig, Upkeep
-from server.assets import bundled_embedder_folder, demo_model_folder
+from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
 from server.bundles import Bundles
 from server.chat import ChatService
 from server.completing import Completions
@@ -63,7 +63,7 @@ class Services:
     engine: Engine
     store: SegmentStore
     memories: MemoryStore
-    embedder: Embedder
+    embedder: WholeEmbedder
     chat: ChatService
     completions: Completions
     upkeep: Upkeep
@@ -105,7 +105,7 @@ def assemble(
     engine: Engine,
     store: SegmentStore,
     memories: MemoryStore,
-    embedder: Embedder,
+    embedder: WholeEmbedder,
     lock: DataDirLock | None = None,
 ) -> Services:
     """Put finished parts together."""
@@ -203,13 +203,14 @@ def open_services(config: Config) -> Services:
     return assemble(config, engine, engine.store, memories, embedder, lock)
 
 
-def _embedder(config: MemoryConfig) -> Embedder:
+def _embedder(config: MemoryConfig) -> WholeEmbedder:
     name = config.embedder
     if name == "hash":
         return HashEmbedder()
     if name.startswith(("http://", "https://")):
         return EndpointEmbedder(name, config.embedder_model or "default", config.embedder_api_key)
-    embedder = FolderEmbedder(bundled_embedder_folder() if name == "bundled" else name)
+    bundled = name == "bundled"
+    embedder = FolderEmbedder(bundled_embedder_folder(), BUNDLED_EMBEDDER) if bundled else FolderEmbedder(name)
     embedder.load()
     return embedder
 

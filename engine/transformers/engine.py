@@ -191,10 +191,10 @@ class TransformersEngine:
         return self.store.place_of(part_key)
 
     def tier_of(self, key: str) -> TierName | None:
-        return self.store.tier_of(key)
+        return self.store.tier_of(key, self.fingerprint)
 
     def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
-        return self.store.holding(labels, root)
+        return self.store.holding(labels, root, self.fingerprint)
 
     async def preload(self, key: str) -> int:
         # A CPU's device is the host: there the device tier, which requests fill, is left to them.
@@ -218,7 +218,7 @@ class TransformersEngine:
         return await asyncio.to_thread(lambda: sum(len(self.store.remove_label(label)) for label in labels))
 
     async def forget_conversations(self, salt: str) -> int:
-        return await asyncio.to_thread(self.store.remove_chains, root_key(self.fingerprint, salt))
+        return len(await asyncio.to_thread(self.store.remove_chains, salt))
 
     def prefill_s(self, n_tokens: int, behind: int) -> float | None:
         return None if self._cost is None else self._cost.compute_s(n_tokens, behind)

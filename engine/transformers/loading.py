@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.errors import ModelNotLoaded, UnsupportedModel
+from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
 from engine.transformers.attention import NAME, SequenceKV, plain_attention, quick_native, register, use_native
 from engine.transformers.fused import fuse_layers
 from engine.transformers.packing import can_pack, pack_linears
@@ -82,7 +82,7 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(model)
         network = AutoModelForCausalLM.from_pretrained(model, dtype=chosen_dtype, attn_implementation=NAME)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelNotLoaded(f"the model '{model}' cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ModelNotLoaded(f"the model '{model}' cannot be loaded: {first_line(error)}") from error
     network = network.to(chosen_device).eval()
     return prepare(network, tokenizer, folder=_folder_of(network), context=context, native=native)
 

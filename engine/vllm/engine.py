@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from engine.base import (
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
-from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, NotScored, QueueFull
+from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, NotScored, QueueFull, first_line
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.loading import choose_dtype
@@ -155,14 +156,14 @@ class VllmEngine:
         return self.store.place_of(part_key)
 
     def tier_of(self, key: str) -> TierName | None:
-        return self.store.tier_of(key)
+        return self.store.tier_of(key, self._fingerprint)
 
     def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
-        return self.store.holding(labels, root)
+        return self.store.holding(labels, root, self._fingerprint)
 
     async def preload(self, key: str) -> int:
         """Have the workers read the segment into their host tier; they do not wait for it, nor does this."""
-        if self.store.tier_of(key) is None:
+        if self.tier_of(key) is None:
             return 0
         await self._get_ready()
         return sum(await self.llm.collective_rpc("recallkv_preload", args=(key,)))
@@ -176,7 +177,7 @@ class VllmEngine:
         if request.score_last:
             # vLLM scores the tokens that it computes, and leaves the rows of those before them as they were in memory.
             request = replace(request, use_segments=False)
-        planned = self._plans.plan(request, name)
+        planned = self._with_room(self._plans.plan(request, name))
         sampling = request.sampling if request.tools is None else forced(request.sampling, request.tools)
         params = sampling_params(sampling, request.n, planned.plan)
         params.skip_reading_prefix_cache = not request.use_segments
@@ -194,6 +195,17 @@ class VllmEngine:
                 for choice in output.outputs:
                     delta = answers.delta(choice)
                     yield delta if readers is None else readers.read(delta)
+
+    def _with_room(self, planned: Planned) -> Planned:
+        """Keep what there is room for on disk: of a chain nothing behind what there is none for."""
+        tokens, bytes_per_token = planned.request.prompt.token_ids, self._fingerprint.layout.bytes_per_token
+        keeps = tuple(
+            takewhile(
+                lambda keep: self.store.expect(keep.key(tokens), (keep.end - keep.start) * bytes_per_token),
+                planned.plan.keeps,
+            )
+        )
+        return replace(planned, plan=replace(planned.plan, keeps=keeps))
 
     def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
         loads = self.reports.loads(planned.plan.id)
@@ -258,7 +270,7 @@ class VllmEngine:
         request = GenerateRequest("build", kept, Sampling(max_tokens=1), salt=salt)
         self._check(request)
         await self._get_ready()
-        planned = self._plans.plan(request, uuid.uuid4().hex)
+        planned = self._with_room(self._plans.plan(request, uuid.uuid4().hex))
         await self._run(planned)
         await self._until_stored([keep.key(kept.token_ids) for keep in planned.plan.keeps])
         return kept.n_tokens
@@ -284,7 +296,10 @@ class VllmEngine:
         asked = GenerateRequest("page", prompt, Sampling(max_tokens=1), salt=salt)
         self._check(asked)
         planned = self._plans.plan(asked, uuid.uuid4().hex)
-        await self._run(replace(planned, plan=replace(planned.plan, keeps=(keep,))))
+        planned = self._with_room(replace(planned, plan=replace(planned.plan, keeps=(keep,))))
+        if not planned.plan.keeps:
+            return None
+        await self._run(planned)
         key = keep.key(prompt.token_ids)
         await self._until_stored([key])
         return None if self.store.tier_of(key) is None else key
@@ -361,7 +376,11 @@ class VllmEngine:
     async def forget(self, labels: Sequence[str]) -> int:
         """Also from the workers' memory; and from vLLM's own cache, all of whose blocks are let go of: it does not
         know which hold what."""
-        removed = [key for label in labels for key in await asyncio.to_thread(self.store.remove_label, label)]
+        return await self._forget(
+            [k for label in labels for k in await asyncio.to_thread(self.store.remove_label, label)]
+        )
+
+    async def _forget(self, removed: list[str]) -> int:
         if not self._closed:
             if removed:
                 await self.llm.collective_rpc("recallkv_forget", args=(removed,))
@@ -369,8 +388,8 @@ class VllmEngine:
         return len(removed)
 
     async def forget_conversations(self, salt: str) -> int:
-        """vLLM's own cache has them, which :meth:`forget` empties."""
-        return 0
+        """vLLM's own cache has them; the folder those of the other engine, and of other models."""
+        return await self._forget(await asyncio.to_thread(self.store.remove_chains, salt))
 
     def prefill_s(self, n_tokens: int, behind: int) -> float | None:
         return None
@@ -454,7 +473,7 @@ def load_vllm_engine(
         llm = AsyncLLM.from_vllm_config(config, stat_loggers=[reports.logger()])
     except Exception as error:
         store.close()
-        raise ModelNotLoaded(f"vLLM does not start with '{model}': {str(error).splitlines()[0]}") from error
+        raise ModelNotLoaded(f"vLLM does not start with '{model}': {first_line(error)}") from error
     return VllmEngine(
         llm,
         store,

@@ -156,7 +156,8 @@ class SchedulerSide:
         entry = entry_of(keep, progress.token_ids, self._fingerprint)
         if entry.key in self._writing:
             return
-        if self._store is not None and self._store.tier_of(entry.key) is not None:
+        store = self._store
+        if store is not None and (store.tier_of(entry.key) is not None or not store.expect(entry.key, entry.nbytes)):
             return
         self._writing[entry.key] = entry
         tokens = tuple(progress.token_ids[keep.start : keep.end])

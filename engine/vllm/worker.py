@@ -31,7 +31,7 @@ from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotatio
 from kvcache.arena import HostTier
 from kvcache.codecs import codec_for
 from kvcache.file import SegmentReader, write_segment
-from kvcache.index import segment_path
+from kvcache.paths import segment_path
 from kvcache.read import file_of_shard, read_shard
 from kvcache.shard import Shard
 

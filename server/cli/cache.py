@@ -36,26 +36,39 @@ def _folder(data_dir: Path | None) -> Path:
 @app.command("ls")
 def list_(data_dir: DataDir = None, format: Output = Format.terminal) -> None:
     """List stored segments, oldest first."""
-    from kvcache import list_folder
+    from kvcache import list_folder, shares
 
     entries = list_folder(_folder(data_dir))
     if format is Format.json:
         print(json.dumps([_entry_json(entry) for entry in entries]))
         return
-    table = Table("segment", "kind", "tokens", "MiB", "uses", "last used", "memory")
+    table = Table("segment", "model", "kind", "tokens", "MiB", "uses", "last used", "memory")
     for entry in entries:
         used = datetime.fromtimestamp(entry.last_used_at, UTC).isoformat(timespec="seconds")
         span = f"{entry.start}-{entry.start + entry.n_tokens}"
         labels = ", ".join(sorted(entry.labels)) or "-"
         kind = entry.kind + (" (pinned)" if entry.pinned else "")
         size = f"{entry.disk_bytes / 2**20:.1f}"
-        table.add_row(entry.key[:12], kind, span, size, str(entry.uses), used, plain(labels))
+        table.add_row(entry.key[:12], entry.fingerprint[:8], kind, span, size, str(entry.uses), used, plain(labels))
     console.print(table)
-    console.print(f"{len(entries)} segments, {sum(entry.disk_bytes for entry in entries) / 2**20:.1f} MiB")
+    for share in shares(entries):
+        console.print(f"model {share.fingerprint[:8]}: {share.segments} segments, {_mib(share.bytes)}")
+    console.print(f"{len(entries)} segments, {_mib(sum(entry.disk_bytes for entry in entries))}{_quarantine(data_dir)}")
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.1f} MiB"
+
+
+def _quarantine(data_dir: Path | None) -> str:
+    from kvcache import list_quarantine
+
+    refused = list_quarantine(_folder(data_dir))
+    return f"; in quarantine {len(refused)}, {_mib(sum(each.nbytes for each in refused))}" if refused else ""
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
-    fields = ("key", "kind", "parent", "start", "n_tokens", "nbytes", "disk_bytes", "pinned")
+    fields = ("key", "fingerprint", "kind", "parent", "start", "n_tokens", "nbytes", "disk_bytes", "pinned")
     times = ("created_at", "last_used_at", "uses")
     shown = {name: getattr(entry, name) for name in (*fields, *times)}
     parts = [{"tokens": part.n_tokens, "memory": part.label} for part in entry.parts]
@@ -94,13 +107,13 @@ def pin(
 
 @app.command()
 def gc(data_dir: DataDir = None) -> None:
-    """Remove what cannot be used: files without an entry, segments behind a gap, refused files. The server must not
-    be running."""
+    """Remove what cannot be used: files without an entry, segments behind a gap, what is in quarantine. Segments of
+    other models stay. The server must not be running."""
     with _own_store(data_dir) as store:
         garbage = store.collect_garbage()
         left = len(store.entries())
     console.print(
-        f"removed {garbage.unreachable} unreachable segments and {garbage.quarantined} refused files; {left} left"
+        f"removed {garbage.unreachable} unreachable segments and {garbage.quarantined} in quarantine; {left} left"
     )
 
 
@@ -123,14 +136,15 @@ def _own_store(data_dir: Path | None) -> Iterator[SegmentStore]:
 @app.command()
 def verify(data_dir: DataDir = None, format: Output = Format.terminal) -> None:
     """Read every segment file and check it. Exits with 1 when one is bad; changes nothing."""
-    from kvcache import verify_folder
+    from kvcache import list_quarantine, verify_folder
 
     report = verify_folder(_folder(data_dir))
     if format is Format.json:
         bad = [{"path": str(item.path), "reason": item.reason} for item in report.bad]
-        print(json.dumps({"checked": report.checked, "bytes": report.bytes, "bad": bad}))
+        refused = [asdict(each) for each in list_quarantine(_folder(data_dir))]
+        print(json.dumps({"checked": report.checked, "bytes": report.bytes, "bad": bad, "quarantine": refused}))
     else:
         for item in report.bad:
             console.print(f"bad: {item.path.name}: {item.reason}", markup=False)
-        console.print(f"{report.checked} files, {report.bytes / 2**20:.1f} MiB, {len(report.bad)} bad")
+        console.print(f"{report.checked} files, {_mib(report.bytes)}, {len(report.bad)} bad{_quarantine(data_dir)}")
     raise typer.Exit(1 if report.bad else 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -16,7 +14,6 @@ from server.replies import ChatFormat
 from server.schemas import (
     ChatRequest,
     DetokenizeRequest,
-    EmbeddingRequest,
     Message,
     TokenizeRequest,
 )
@@ -80,49 +77,6 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         ping_s=services.config.server.sse_ping_s,
     )
-
-
-@router.post("/v1/embeddings")
-async def embeddings(body: EmbeddingRequest, services: Provided) -> dict[str, Any]:
-    """Vectors of the embedder that search uses."""
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    vectors = await asyncio.to_thread(services.embedder.embed, texts)
-    counts = [len(services.engine.tokenize(text, add_special_tokens=False)) for text in texts]
-
-    def encode(i: int) -> Any:
-        if body.encoding_format == "base64":
-            return base64.b64encode(vectors[i].tobytes()).decode()
-        return vectors[i].tolist()
-
-    return {
-        "object": "list",
-        "model": services.embedder.name,
-        "data": [{"object": "embedding", "index": i, "embedding": encode(i)} for i in range(len(texts))],
-        "usage": {"prompt_tokens": sum(counts), "total_tokens": sum(counts)},
-    }
-
-
-def _model(services: Services) -> dict[str, Any]:
-    return {
-        "id": services.chat.served_name,
-        "object": "model",
-        "created": int(services.started_at),
-        "owned_by": "recallkv",
-        "max_model_len": services.engine.capacity().context,
-    }
-
-
-@router.get("/v1/models")
-async def models(services: Provided) -> dict[str, Any]:
-    """The one model that is served."""
-    return {"object": "list", "data": [_model(services)]}
-
-
-@router.get("/v1/models/{name:path}")
-async def model(name: str, services: Provided) -> dict[str, Any]:
-    """The model by its name."""
-    services.chat.check_model(name)
-    return _model(services)
 
 
 @router.post("/tokenize")

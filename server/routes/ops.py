@@ -63,6 +63,11 @@ async def cache(
             for tier in TIERS
         },
         "quarantined": stats.quarantined,
+        "quarantine": {"segments": stats.in_quarantine, "bytes": stats.quarantine_bytes},
+        "models": [
+            {**asdict(share), "served": share.fingerprint == services.engine.fingerprint.digest}
+            for share in stats.models
+        ],
         "upkeep": asdict(upkeep),
         "total": len(entries),
         "data": [_segment_json(entry, services.store.tier_of(entry.key)) for entry in entries[:limit]],
@@ -74,6 +79,7 @@ def _segment_json(entry: Entry, tier: str | None) -> dict[str, Any]:
         "object": "segment",
         "key": entry.key,
         "kind": entry.kind,
+        "fingerprint": entry.fingerprint,
         "tier": tier,
         "start": entry.start,
         "tokens": entry.n_tokens,

@@ -22,8 +22,8 @@ from kvcache import (
     verify_folder,
 )
 from kvcache.file import read_header, write_segment
-from kvcache.index import segment_path
 from kvcache.moving import SegmentFile
+from kvcache.paths import segment_path
 from kvcache.shard import Shard
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 from tests.kvcache.test_codecs import make_page

@@ -130,8 +130,8 @@ def test_what_holds_a_memory_behind_a_header(store: SegmentStore) -> None:
     chained = make_segment([5, 6], labels=["m@1"])
     store.put(chained)
     assert here.root is not None
-    assert {entry.key for entry in store.holding(["m@1", "other@1"], here.root)} == {here.key, chained.key}
-    assert store.holding(["other@1"], here.root) == []
+    assert {entry.key for entry in store.holding(["m@1", "other@1"], here.root, FINGERPRINT)} == {here.key, chained.key}
+    assert store.holding(["other@1"], here.root, FINGERPRINT) == []
 
 
 worths = st.dictionaries(st.integers(0, 9), st.floats(0, 1), max_size=10)
@@ -159,3 +159,30 @@ def test_a_tier_keeps_the_best_of_what_it_was_given(order: list[int], worth: dic
     assert len(kept) == min(room, len(seen))
     lowest = min((worth.get(i, 0.0) for i in kept), default=0.0)
     assert all(worth.get(i, 0.0) <= lowest for i in seen - kept)
+
+
+@pytest.mark.parametrize("values", [None, [], [1.0], [float("nan")] * 9, ["many"] * 9])
+def test_a_ranking_that_fails_costs_no_request(
+    tmp_path: Path, values: list[float] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was used last stays, as without one; it is counted, and logged once."""
+
+    def worth(entries: Sequence[Entry]) -> list[float]:
+        if values is None:
+            raise KeyError(11)
+        return values[: len(entries) - 1] if len(values) < 2 else values[: len(entries)]
+
+    store = SegmentStore(tmp_path, device_bytes=2 * A.nbytes, host_bytes=A.nbytes, fsync=False)
+    store.set_worth(worth)
+    for segment in (A, B):
+        assert store.put(segment)
+    store.load(A.key, FINGERPRINT)
+    assert store.put(C)
+    assert [store.tier_of(segment.key) for segment in (A, B, C)] == ["device", "host", "device"]
+    store.demote("disk")
+    for segment in (A, B, C):
+        assert store.load(segment.key, FINGERPRINT).segment.n_tokens == 2
+        store.preload(segment.key, FINGERPRINT)
+    assert store.stats().failed_ranks > 1
+    assert sum("could not be ranked" in record.message for record in caplog.records) == 1
+    store.close()

@@ -11,9 +11,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import KVCacheError, SegmentMissing, SegmentStore, StoreClosed, list_folder, root_key, verify_folder
-from kvcache.index import segment_files, segment_path
+from kvcache import (
+    KVCacheError,
+    Segment,
+    SegmentMissing,
+    SegmentStore,
+    StoreClosed,
+    list_folder,
+    root_key,
+    verify_folder,
+    write_segment,
+)
+from kvcache.paths import segment_files, segment_path
 from tests.kvcache.conftest import FINGERPRINT, ROOT, make_segment
+
+
+def file_bytes(folder: Path, segment: Segment) -> int:
+    """How large its file is."""
+    write_segment(folder / "file", segment)
+    return (folder / "file").stat().st_size
 
 
 def reopen(folder: Path, **settings: int) -> SegmentStore:
@@ -79,7 +95,9 @@ def test_tiers_and_budgets(tmp_path: Path) -> None:
     store.flush()
     assert [store.tier_of(segment.key) for segment in segments] == ["disk", "host", "device", "device"]
     stats = store.stats()
-    assert stats.bytes == {"device": 2 * one.nbytes, "host": one.nbytes, "disk": 4 * one.nbytes}
+    files = [path.stat().st_size for path in segment_files(tmp_path)]
+    assert len(files) == 4
+    assert stats.bytes == {"device": 2 * one.nbytes, "host": one.nbytes, "disk": sum(files)}
     assert stats.evictions == {"device": 2, "host": 1, "disk": 0}
     assert store.load(segments[1].key, FINGERPRINT).tier == "host"
     assert store.tier_of(segments[1].key) == "device"
@@ -101,11 +119,20 @@ def test_the_disk_budget_drops_chain_ends_first(tmp_path: Path) -> None:
     a = make_segment([1] * 4)
     b = make_segment([2] * 4, after=a)
     c = make_segment([3] * 4, after=b)
-    store = reopen(tmp_path, disk_bytes=2 * a.nbytes)
+    store = reopen(tmp_path, disk_bytes=2 * file_bytes(tmp_path / "one", a))
     for segment in (a, b, c):
         store.put(segment)
     store.flush()
-    assert [entry.key for entry in store.entries()] == [a.key, b.key]
+    assert [store.tier_of(segment.key) for segment in (a, b, c)] == ["device"] * 3
+    store.demote("disk")
+    assert [entry.key for entry in store.entries()] == [a.key, b.key]  # the third would cost what is worth more
+    assert store.stats().dropped_writes == 1
+    assert len(list(segment_files(tmp_path))) == 2
+    for entry in store.entries():
+        entry.last_used_at -= 3600.0
+    store.put(make_segment([4] * 4))
+    store.flush()
+    assert store.tier_of(b.key) is None  # the end of its chain, and not used for an hour
     assert store.stats().evictions["disk"] == 1
     assert len(list(segment_files(tmp_path))) == 2
     store.close()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from memory import EmbedderError, EndpointEmbedder, FolderEmbedder, HashEmbedder
+from memory.embed import _dimensions, _shortened
+from memory.errors import EmbedderRefused
+from server.assets import bundled_embedder_folder
 
 
 def test_minilm_knows_what_is_alike(minilm: FolderEmbedder) -> None:
@@ -49,11 +53,20 @@ class _Endpoint(http.server.BaseHTTPRequestHandler):
             self.send_response(401)
             self.end_headers()
             return
-        rows = [{"index": i, "embedding": [float(len(text)), 1.0]} for i, text in enumerate(body["input"])]
+        if any(len(text) > 1000 for text in body["input"]):
+            self._answer(400, {"error": {"message": "at most 1000 characters"}})
+            return
+        size = 2 if body.get("dimensions") is None or body["model"] == "deaf" else body["dimensions"]
+        rows = [
+            {"index": i, "embedding": [float(len(text)), *[1.0] * (size - 1)]} for i, text in enumerate(body["input"])
+        ]
         if body["model"] == "short":
             rows.pop()
-        reply = json.dumps({"data": rows[::-1]}).encode()
-        self.send_response(200)
+        self._answer(200, {"data": rows[::-1], "usage": {"prompt_tokens": 7 * len(rows)}})
+
+    def _answer(self, status: int, told: object) -> None:
+        reply = json.dumps(told).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(reply)))
         self.end_headers()
         self.wfile.write(reply)
@@ -86,3 +99,45 @@ def test_an_endpoints_failures_are_named(endpoint: str) -> None:
     ):
         with pytest.raises(EmbedderError):
             embedder.embed(["a", "b"])
+
+
+def test_an_endpoint_knows_its_dimensions_limits_and_usage(endpoint: str) -> None:
+    embedder = EndpointEmbedder(endpoint, "m", "secret")
+    assert embedder.title == "m"
+    found = embedder.embed_whole(["a", "bbb"])
+    assert (found.vectors.shape, found.tokens) == ((2, 2), 14)
+    assert embedder.embed_whole(["a"], 5).vectors.shape == (1, 5)
+    with pytest.raises(EmbedderRefused, match="gives 2 dimensions, not 5") as refused:
+        EndpointEmbedder(endpoint, "deaf", "secret").embed_whole(["a"], 5)
+    assert refused.value.param == "dimensions"
+    with pytest.raises(EmbedderRefused, match="at most 1000 characters"):
+        embedder.embed_whole(["a" * 1001])
+    with pytest.raises(EmbedderError, match="HTTPStatusError"):
+        EndpointEmbedder(endpoint, "m", "wrong").embed_whole(["a"])
+
+
+def test_whole_texts_have_the_vectors_that_search_has_while_they_fit(minilm: FolderEmbedder) -> None:
+    texts = ["A short one.", "Another one, a little longer, about cats and dogs."]
+    np.testing.assert_allclose(minilm.embed_whole(texts).vectors, minilm.embed(texts), atol=5e-3)
+    assert minilm.name == minilm.title == bundled_embedder_folder().name  # stored beside vectors: it never changes
+    assert FolderEmbedder(bundled_embedder_folder(), "shown").name == minilm.name
+
+
+@pytest.mark.parametrize(("says", "given", "fits"), [
+    ({}, 64, False),
+    ({"is_matryoshka": True}, 64, True),
+    ({"is_matryoshka": True}, 385, False),
+    ({"is_matryoshka": True}, 0, False),
+    ({"matryoshka_dimensions": [64, 128]}, 64, True),
+    ({"matryoshka_dimensions": [64, 128]}, 100, False),
+])  # fmt: skip
+def test_vectors_are_cut_where_the_model_says_that_they_can_be(says: dict[str, object], given: int, fits: bool) -> None:
+    vectors = np.eye(384, dtype=np.float32)[:2] + 0.1
+    allowed = _dimensions(types.SimpleNamespace(**says))
+    if not fits:
+        with pytest.raises(EmbedderRefused, match="384"):
+            _shortened(vectors, given, "m", allowed)
+        return
+    cut = _shortened(vectors, given, "m", allowed)
+    assert cut.shape == (2, given)
+    np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1.0, rtol=1e-5)

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -52,3 +58,88 @@ def test_once_is_no_habit() -> None:
     rhythm = Rhythm()
     rhythm.observe(8 * 3600.0)
     assert rhythm.likely(DAY + 8 * 3600) < 0.5
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads take turns after every few bytecodes."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def ask_while(change: Callable[[int], None], *asks: Callable[[int], object], rounds: int = 4000) -> None:
+    """Ask in threads while another one changes things; whatever they raise is raised here."""
+    over = threading.Event()
+
+    def asking(ask: Callable[[int], object]) -> None:
+        i = 0
+        while not over.is_set():
+            ask(i)
+            i += 1
+
+    with ThreadPoolExecutor(len(asks)) as pool:
+        running = [pool.submit(asking, ask) for ask in asks]
+        try:
+            for i in range(rounds):
+                change(i)
+        finally:
+            over.set()
+        for future in running:
+            future.result()
+
+
+def test_memory_tiers_may_ask_from_any_thread(quick_switches: None) -> None:
+    """The engine's thread asks at every eviction, while the event loop learns."""
+    gaps, rhythm = Gaps(), Rhythm()
+
+    def change(i: int) -> None:
+        gaps.observe(2.0 ** (i % 20))
+        rhythm.observe(i * 3600.0)
+
+    def rate(i: int) -> None:
+        assert gaps.rate(2.0 ** (i % 24)) >= 0
+
+    def likely(i: int) -> None:
+        assert 0 <= rhythm.likely(i * 900.0) <= 1
+        assert 0 <= gaps.returns_within(600, float(i)) <= 1
+
+    ask_while(change, rate, rate, likely)
+    alone = Gaps()
+    for i in range(4000):
+        alone.observe(2.0 ** (i % 20))
+    for first in range(24):  # what is told belongs to what was learned last
+        assert gaps.rate(2.0**first) == alone.rate(2.0**first)
+
+
+def interrupted(ask: Callable[[], float], by: Callable[[], None]) -> float:
+    """Ask, with something else happening between any two lines: wherever threads may take turns, they will."""
+
+    def tracing(frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        if event == "line":
+            sys.settrace(None)
+            by()
+            sys.settrace(tracing)
+        return tracing if frame.f_globals["__name__"].startswith("scheduler.") else None
+
+    before = sys.gettrace()
+    sys.settrace(tracing)
+    try:
+        return ask()
+    finally:
+        sys.settrace(before)
+
+
+def test_learning_between_any_two_lines_of_an_answer_does_not_spoil_it() -> None:
+    gaps, rhythm = Gaps(), Rhythm()
+    hours = itertools.count()
+
+    def learn() -> None:
+        gaps.observe(30.0)
+        rhythm.observe(next(hours) * 3600.0)
+
+    for idle in range(24):
+        assert interrupted(lambda idle=idle: gaps.rate(2.0**idle), learn) >= 0  # type: ignore[misc]
+        assert 0 <= interrupted(lambda idle=idle: gaps.returns_within(600, 2.0**idle), learn) <= 1  # type: ignore[misc]
+        assert 0 <= interrupted(lambda idle=idle: rhythm.likely(idle * 1800.0), learn) <= 1  # type: ignore[misc]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -277,5 +280,38 @@ def test_only_what_has_changed_is_written_out_anew(model: LoadedModel, tmp_path:
         assert again["cubes"][0] is first["cubes"][0]
         await room.turn(*ids)
         assert room.foresight.state()["cubes"][0]["history"]["turn"] == 2
+
+    foresee(model, tmp_path, test)
+
+
+def test_segments_are_ranked_from_any_thread_while_turns_are_taken_in(model: LoadedModel, tmp_path: Path) -> None:
+    async def test(room: Foreseen) -> None:
+        ids = [room.memories.add(T, room.cube, text).id for text in PETS]
+        await room.turn(*ids[:3])
+        entries = room.engine.store.entries()
+        assert entries
+        over = threading.Event()
+
+        def asking() -> None:
+            while not over.is_set():
+                values = room.foresight.worth(entries)
+                assert len(values) == len(entries)
+                assert min(values) >= 0
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(2) as pool:
+            running = [pool.submit(asking) for _ in range(2)]
+            try:
+                for i in range(20):
+                    await room.turn(*ids[i % 9 : i % 9 + 3])
+                    room.foresight.tick()
+                    room.foresight.state()
+            finally:
+                over.set()
+                sys.setswitchinterval(before)
+            for future in running:
+                future.result()
+        assert room.engine.store.stats().failed_ranks == 0
 
     foresee(model, tmp_path, test)

@@ -462,7 +462,7 @@ def test_a_bad_key_stops_the_start(tmp_path: Path) -> None:
 def test_more_than_the_disk_may_hold_is_left(model: LoadedModel, dumped: bytes, tmp_path: Path) -> None:
     (tmp_path / "bundle.key").write_bytes(KEY)
     with running(model, tmp_path) as server:
-        server.services.store._disk_bytes = 1000
+        server.services.store.disk.budget = 1000
         n = len(attached(dumped))
         assert taken(server, dumped) == {"taken": 0, "left": n, "reasons": {"room": n}}
 

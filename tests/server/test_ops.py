@@ -25,10 +25,12 @@ def test_health_and_version(server: Running) -> None:
 
 
 def test_models(server: Running) -> None:
-    (listed,) = server.client.get("/v1/models").json()["data"]
-    assert listed["id"] == "tiny"
+    listed, embedder = server.client.get("/v1/models").json()["data"]  # many clients take the first
+    assert (listed["id"], listed["type"]) == ("tiny", "chat")
     assert listed["max_model_len"] == 2048
     assert server.client.get("/v1/models/tiny").json() == listed
+    assert (embedder["id"], embedder["type"]) == ("hash-256", "embedding")
+    assert server.client.get("/v1/models/hash-256").json() == embedder
 
 
 def test_tokenize_and_back(server: Running) -> None:
@@ -43,7 +45,7 @@ def test_embeddings(server: Running) -> None:
     coded = server.client.post("/v1/embeddings", json={"input": "a b", "encoding_format": "base64"}).json()
     vector = np.frombuffer(base64.b64decode(coded["data"][0]["embedding"]), np.float32)
     np.testing.assert_allclose(vector, plain["data"][0]["embedding"], rtol=1e-6)
-    assert plain["usage"]["prompt_tokens"] == 4
+    assert plain["usage"]["prompt_tokens"] == 3  # words: this embedder's tokens
 
 
 @pytest.mark.transformers

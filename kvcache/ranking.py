@@ -1,0 +1,49 @@
+"""What segments are worth to the memory tiers, as somebody outside says."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from kvcache.index import Entry
+
+log = logging.getLogger(__name__)
+
+Worth = Callable[[Sequence[Entry]], Sequence[float]]
+"""What segments are worth to a memory tier, 0 or more: the least leave first. Called with the store's lock held, by any
+thread."""
+
+
+class Ranking:
+    """Asks a ``Worth``, and goes by the order of use where that fails: a ranking costs speed, never a request.
+    Not thread-safe: the store holds a lock around it."""
+
+    def __init__(self, entry: Callable[[str], Entry | None]) -> None:
+        self._entry = entry
+        self._worth: Worth | None = None
+        self.failures = 0
+
+    def use(self, worth: Worth | None) -> None:
+        """Ask ``worth`` from now on; None: nobody."""
+        self._worth = worth
+
+    @property
+    def is_asked(self) -> bool:
+        return self._worth is not None
+
+    def __call__(self, keys: Sequence[str]) -> Sequence[float]:
+        """What these segments are worth; they come in the order of use, the least recent first."""
+        entries = [entry for key in keys if (entry := self._entry(key)) is not None]
+        try:
+            assert self._worth is not None, "nobody is asked"
+            values = [float(value) for value in self._worth(entries)]
+            if len(values) != len(keys) or any(math.isnan(value) for value in values):
+                raise ValueError(f"{len(values)} values, or no numbers, for {len(keys)} segments")
+        except Exception:
+            # The worker's edge: whoever ranks is not ours, and the engine's thread must go on.
+            self.failures += 1
+            if self.failures == 1 or self.failures % 1000 == 0:  # it is asked at every eviction
+                log.exception("segments could not be ranked, %d times so far; the last used are kept", self.failures)
+            return [float(i) for i in range(len(keys))]
+        return values

@@ -1,0 +1,62 @@
+"""What a segment store tells of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kvcache.index import Entry
+from kvcache.ledger import PreloadStats
+from kvcache.tiers import TierName
+
+
+@dataclass(frozen=True)
+class ModelShare:
+    """What the disk holds of one model (by the fingerprint's digest)."""
+
+    fingerprint: str
+    segments: int
+    bytes: int
+    last_used_at: float
+
+
+def shares(entries: Iterable[Entry]) -> list[ModelShare]:
+    """What each model has on disk, the last used model first."""
+    found: dict[str, ModelShare] = {}
+    for entry in entries:
+        if entry.on_disk:
+            old = found.get(entry.fingerprint, ModelShare(entry.fingerprint, 0, 0, 0.0))
+            used_at = max(old.last_used_at, entry.last_used_at)
+            found[entry.fingerprint] = ModelShare(
+                entry.fingerprint, old.segments + 1, old.bytes + entry.disk_bytes, used_at
+            )
+    return sorted(found.values(), key=lambda share: -share.last_used_at)
+
+
+@dataclass(frozen=True)
+class StoreStats:
+    """Counters since the store was opened, and what each tier holds now. ``failed_ranks``: times that segments were
+    ranked by their use because what they are worth could not be told."""
+
+    hits: dict[TierName, int]
+    misses: int
+    quarantined: int
+    write_errors: int
+    dropped_writes: int
+    evictions: dict[TierName, int]
+    bytes: dict[TierName, int]
+    budgets: dict[TierName, int]
+    segments: dict[TierName, int]
+    preloads: PreloadStats = field(default_factory=PreloadStats)
+    models: list[ModelShare] = field(default_factory=list)
+    in_quarantine: int = 0
+    quarantine_bytes: int = 0
+    failed_ranks: int = 0
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What was removed: segments that nothing could reach, and segments whose files had been refused."""
+
+    unreachable: int
+    quarantined: int
