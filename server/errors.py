@@ -55,7 +55,8 @@ _STATUS_CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405
 
 
 def error_body(message: str, type: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """OpenAI's error object. A message may quote half a surrogate pair, which no reply can hold."""
+    message = message.encode("utf-8", "backslashreplace").decode()
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
