@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ import httpx
 import openai
 import pytest
 
-from tests.server.running import free_port
+from tests.process import ServerProcess, free_port
 
 FACTS = [
     "My dog is called Biscuit.",
@@ -55,28 +54,12 @@ QUESTIONS = [
 ]
 
 
-class Process:
+class Process(ServerProcess):
     """A server process and clients of it."""
 
-    def __init__(self, data_dir: Path, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.data_dir = data_dir
-        self.log = data_dir.parent / f"{data_dir.name}.log"
-        environment = {**os.environ, "RECALLKV_DATA_DIR": str(data_dir)}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", "demo", "--port", str(port)], env=environment, stderr=log
-            )
-        while self._health() != 200:
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.1)
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
         self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def _health(self) -> int:
-        try:
-            return httpx.get(f"{self.url}/health").status_code
-        except httpx.TransportError:
-            return 0
 
     def add(self, text: str) -> str:
         return str(httpx.post(f"{self.url}/v1/memories", json={"text": text}).raise_for_status().json()["id"])
@@ -90,14 +73,10 @@ class Process:
             extra_body={"memory": memory},
         )
 
-    def stop(self, kind: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(kind)
-        return self.process.wait(timeout=60)
-
 
 @contextmanager
 def serving(data_dir: Path) -> Iterator[Process]:
-    server = Process(data_dir, free_port())
+    server = Process(data_dir)
     try:
         yield server
     finally:

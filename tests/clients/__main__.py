@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,39 +12,44 @@ from tests.process import ServerProcess
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-ENVIRONMENTS = ROOT / ".venv-clients"
+LLAMA_INDEX = str(HERE / "test_llama_index.py")
 
 
-def runs() -> list[list[str]]:
-    """The commands: pytest in both Python environments, and Node's own test runner."""
-    llama_index = str(HERE / "test_llama_index.py")
-    pytest = [str(ENVIRONMENTS / name / "bin" / "pytest") for name in ("openai-3", "openai-2")]
-    node = shutil.which("node") or "node"
-    return [
-        [pytest[0], str(HERE), f"--ignore={llama_index}"],
-        [pytest[1], llama_index],
-        [node, "--test", str(HERE / "node" / "clients.test.js")],
-    ]
+def _pytest(environment: str) -> str:
+    return str(ROOT / ".venv-clients" / environment / "bin" / "pytest")
+
+
+COMMANDS = (
+    [_pytest("openai-3"), str(HERE), f"--ignore={LLAMA_INDEX}"],
+    [_pytest("openai-2"), LLAMA_INDEX],
+    ["node", "--test", str(HERE / "node" / "clients.test.js")],
+)
+
+
+def passes(command: list[str], environment: dict[str, str]) -> bool:
+    """Run one command, and tell what is missing when it is not there."""
+    print("+", *command, flush=True)
+    try:
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+    except FileNotFoundError:
+        print(f"{command[0]} is not there: make env-clients installs it, Node 20 and npm excepted", file=sys.stderr)
+        return False
 
 
 def main() -> int:
-    """Run all of them, whatever comes of each; 1 when one failed."""
-    failed = 0
+    """Run all of them, whatever becomes of each; 1 when one failed."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("RECALLKV_")}
+    os.environ.clear()
+    os.environ.update(outside)
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(Path(folder) / "data")
         try:
-            environment = {**os.environ, "RECALLKV_CLIENTS_URL": server.url}
-            for command in runs():
-                print("+", *command, flush=True)
-                failed |= subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-        except FileNotFoundError as error:
-            print(f"{error.filename} is not there: make env-clients needs Node 20 and npm", file=sys.stderr)
-            failed = 1
+            passed = [passes(command, {**outside, "RECALLKV_CLIENTS_URL": server.url}) for command in COMMANDS]
         finally:
             server.stop()
-        if failed:
+        if not all(passed):
             print(server.log.read_text()[-5000:], file=sys.stderr)
-    return 1 if failed else 0
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":

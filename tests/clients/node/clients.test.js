@@ -1,5 +1,6 @@
 // openai and the AI SDK against a server process.
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { before, test } from "node:test";
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -15,7 +16,7 @@ const TOO_LONG = "word ".repeat(9000);
 const DOG = { type: "object", properties: { name: { type: "string" } }, required: ["name"], additionalProperties: false };
 
 assert.ok(URL, "make test-clients starts a server, and tells the tests where it is");
-const memory = { cube: `pets-${crypto.randomUUID()}`, mode: "kv" };
+const memory = { cube: `pets-${randomUUID()}`, mode: "kv" };
 
 async function post(path, body) {
   const headers = { "content-type": "application/json" };
