@@ -54,6 +54,8 @@ class _Compiler:
             return f" {word.upper()} ".join(f"({self.any_of(part, depth + 1)})" for part in value)
         if word == "not":
             nodes = value if isinstance(value, list) else [value]
+            if not nodes:
+                raise InvalidMemory("'not' takes a filter, or a list of them.", "filter")
             return " AND ".join(f"NOT ({self.any_of(part, depth + 1)})" for part in nodes)
         operators = value if isinstance(value, Mapping) else {"in" if isinstance(value, list) else "eq": value}
         return " AND ".join(self._condition(key, str(op), operand) for op, operand in operators.items()) or "1"

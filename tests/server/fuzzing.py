@@ -165,7 +165,8 @@ def send(server: Running, case: Any, known: dict[str, list[Any]], **more: Any) -
     query = {**with_known(case.query, known), **{name: 0.05 for name in WAITS if name in case.query}}
     pairs = [(name, item) for name, value in query.items() for item in (value if isinstance(value, list) else [value])]
     url = path + "?" * bool(pairs) + "&".join(f"{_quoted(name)}={_quoted(item)}" for name, item in pairs)
-    headers = {name: str(value) for name, value in case.headers.items()} | more.pop("headers", {})
+    # Making an example may take longer than an idle connection is kept.
+    headers = {**{name: str(value) for name, value in case.headers.items()}, "connection": "close"}
     if not isinstance(case.body, schemathesis.core.NotSet):
         body = with_known(case.body, known)
         if isinstance(body, dict) and "model" in body:
@@ -181,7 +182,7 @@ def check_shape(reply: httpx.Response) -> str:
     told = f"{request.method} {request.url} {request.content[:2000]!r} -> {reply.status_code} {reply.text[:500]!r}"
     assert reply.status_code < 500, told
     assert '"type":"server_error"' not in reply.text, told  # in a stream
-    if reply.headers["content-type"].startswith("application/json"):
+    if reply.headers.get("content-type", "").startswith("application/json"):
         body = json.loads(reply.text, parse_constant=_not_json)
     if reply.status_code >= 400:
         assert set(body["error"]) == {"message", "type", "param", "code"}, told
@@ -192,7 +193,7 @@ def check_shape(reply: httpx.Response) -> str:
 def check(reply: httpx.Response, case: Any) -> None:
     """The shape, and that a success is one that the description tells of."""
     told = check_shape(reply)
-    if reply.status_code < 400:
+    if reply.is_success:  # an empty part of a path is redirected to the path without
         kind = reply.headers["content-type"]
         assert kind.startswith((OTHER_TYPES.get(case.path, "application/json"), "text/event-stream")), told
         documented = case.operation.definition.raw["responses"]

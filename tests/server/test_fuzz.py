@@ -7,6 +7,7 @@ schemathesis sends each route its edge cases).
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -208,3 +209,46 @@ def test_four_clients_at_once(server: Running, known: dict[str, list[Any]]) -> N
         statuses = [status for seen in pool.map(work, range(4)) for status in seen]
     assert set(statuses) <= {200, 201, 409}
     assert len(statuses) == 4 * 2 * EXAMPLES * 8
+
+
+# -- what was found ------------------------------------------------------------------------------------------------
+
+HALF = "\ud800"
+
+
+def post(server: Running, path: str, body: dict[str, Any]) -> httpx.Response:
+    headers = {"content-type": "application/json"}
+    return server.client.post(path, content=json.dumps(body), headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/chat/completions", {"model": HALF, "messages": [{"role": "user", "content": "x"}]}, 404),
+        ("/v1/completions", {"model": HALF, "prompt": "x"}, 404),
+        ("/v1/memories", {"text": "x", "kind": HALF}, 400),
+        ("/v1/memories", {"text": "x", "cube": HALF}, 400),
+        ("/v1/memories", {"text": "x", "metadata": {"a": [HALF]}}, 400),
+        ("/v1/memories", {"text": "x", "metadata": {HALF: 1}}, 400),
+        ("/v1/memories/messages", {"messages": [{"content": "x"}], "extractor": HALF}, 400),
+        ("/v1/memories/search", {"query": "x", "filter": {"owner": HALF}}, 400),
+        ("/v1/memories/search", {"query": "x", "filter": {"importance": {"gt": 2**64}}}, 400),
+        ("/v1/memories/list", {"filter": {"tags": [HALF]}}, 400),
+        ("/v1/memories/list", {"filter": {f"metadata.{HALF}": 1}}, 400),
+        ("/v1/memories/list", {"filter": {"pinned": -(2**63) - 1}}, 400),
+        ("/v1/memories/list", {"filter": {"not": []}}, 400),
+        ("/api/openmem/v1/update/memory", {"memory_id": HALF}, 400),
+        ("/product/get_memory", {"mem_cube_id": "default", "filter": {"info": {"n": 2**70}}}, 400),
+    ],
+)
+def test_what_can_neither_be_stored_nor_be_told(server: Running, path: str, body: dict[str, Any], status: int) -> None:
+    reply = post(server, path, body)
+    assert reply.status_code == status, reply.text
+    fuzzing.check_shape(reply)
+
+
+@pytest.mark.transformers
+@pytest.mark.parametrize("ends", [{"repetition_penalty": 1e-320}, {"repetition_penalty": 1e-38, "top_p": 0.5}])
+def test_a_penalty_that_makes_infinities(server: Running, ends: dict[str, float]) -> None:
+    reply = server.chat("hello", temperature=1, **ends)
+    assert reply.status_code == 200, reply.text
