@@ -76,6 +76,7 @@ class OpenAI:
     """openai, with its async client for several questions at once."""
 
     TOO_LONG = REFUSED = openai.BadRequestError
+    SHOWS_RECEIPT = (True, True)
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/v1"
@@ -123,6 +124,7 @@ class LangChain:
 
     TOO_LONG = OpenAIContextOverflowError
     REFUSED = openai.BadRequestError
+    SHOWS_RECEIPT = (False, False)
 
     def __init__(self, url: str) -> None:
         self._fields: dict[str, Any] = {
@@ -157,6 +159,7 @@ class PydanticAI:
     """An agent; it shows no fields of a reply that it does not know."""
 
     TOO_LONG = REFUSED = ModelHTTPError
+    SHOWS_RECEIPT = (False, False)
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/v1"
@@ -197,6 +200,7 @@ class OpenAIAgents:
     """An agent on the chat completions model; it shows no fields of a reply that it does not know."""
 
     TOO_LONG = REFUSED = openai.BadRequestError
+    SHOWS_RECEIPT = (False, False)
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/v1"
@@ -239,6 +243,7 @@ class Instructor:
 
     TOO_LONG = openai.BadRequestError
     REFUSED = InstructorRetryException
+    SHOWS_RECEIPT = (True, True)
 
     def __init__(self, url: str) -> None:
         self._openai = OpenAI(url)
@@ -277,6 +282,7 @@ class LiteLLM:
     PROVIDER = "openai"
     TOO_LONG = litellm.ContextWindowExceededError
     REFUSED = litellm.BadRequestError
+    SHOWS_RECEIPT = (True, True)
 
     def __init__(self, url: str) -> None:
         self._where = {"model": f"{self.PROVIDER}/{MODEL}", "api_base": f"{url}/v1", "api_key": KEY}
@@ -315,6 +321,7 @@ class LiteLLMAsVLLM(LiteLLM):
     """litellm with its provider for vLLM's servers."""
 
     PROVIDER = "hosted_vllm"
+    SHOWS_RECEIPT = (True, False)
 
 
 CLIENTS = (OpenAI, LangChain, PydanticAI, OpenAIAgents, Instructor, LiteLLM, LiteLLMAsVLLM)

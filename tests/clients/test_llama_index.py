@@ -37,6 +37,7 @@ class LlamaIndex:
     """OpenAILike as a chat model; the reply as it came is its ``raw``."""
 
     TOO_LONG = REFUSED = openai.BadRequestError
+    SHOWS_RECEIPT = (True, True)
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/v1"
@@ -95,7 +96,7 @@ def test_streaming(client: LlamaIndex) -> None:
 
 
 def test_memory(client: LlamaIndex, cube: str) -> None:
-    asking.check_memory(client, cube, shows_receipt=True)
+    asking.check_memory(client, cube)
 
 
 def test_batch(client: LlamaIndex) -> None:

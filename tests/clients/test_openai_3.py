@@ -11,9 +11,7 @@ from langchain_openai import OpenAI as LangChainLLM
 
 from tests.clients import asking
 from tests.clients.asking import MODEL, PROMPTS, TOKENS, TOO_LONG
-from tests.clients.openai_3 import CLIENTS, KEY, Instructor, LiteLLM, LiteLLMAsVLLM, OpenAI
-
-SHOWS_RECEIPT = (OpenAI, Instructor, LiteLLM, LiteLLMAsVLLM)
+from tests.clients.openai_3 import CLIENTS, KEY, LiteLLM, OpenAI
 
 
 @pytest.fixture(params=CLIENTS, ids=lambda kind: kind.__name__)
@@ -30,7 +28,7 @@ def test_streaming(client: Any) -> None:
 
 
 def test_memory(client: Any, cube: str) -> None:
-    asking.check_memory(client, cube, shows_receipt=isinstance(client, SHOWS_RECEIPT))
+    asking.check_memory(client, cube)
 
 
 def test_batch(client: Any) -> None:

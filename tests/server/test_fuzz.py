@@ -22,6 +22,7 @@ from server.middleware import OPEN_PATHS
 from tests.server import fuzzing
 from tests.server.running import Running
 
+pytestmark = pytest.mark.transformers  # about routes, which are the same under both engines
 EXAMPLES = int(os.environ.get("RECALLKV_FUZZ_EXAMPLES", "8"))
 # The same examples each time, unless more are asked for. No shrinking in CI: it could take minutes.
 bounded = settings(
@@ -247,7 +248,6 @@ def test_what_can_neither_be_stored_nor_be_told(server: Running, path: str, body
     fuzzing.check_shape(reply)
 
 
-@pytest.mark.transformers
 @pytest.mark.parametrize("ends", [{"repetition_penalty": 1e-320}, {"repetition_penalty": 1e-38, "top_p": 0.5}])
 def test_a_penalty_that_makes_infinities(server: Running, ends: dict[str, float]) -> None:
     reply = server.chat("hello", temperature=1, **ends)
