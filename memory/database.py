@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from memory.errors import StorageFull, StoreCorrupt
+from memory.errors import InvalidMemory, StorageFull, StoreCorrupt
 from memory.migrations import migrate
 
 _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
@@ -57,6 +58,31 @@ def uncounted() -> Iterator[None]:
         ticket.reset(token)
 
 
+class _Connection(sqlite3.Connection):
+    """Names what SQLite cannot take, half a surrogate pair or an integer of more than 64 bits: wherever such a value
+    comes from, somebody asked for it. Both methods raise ``InvalidMemory``."""
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """Run a statement."""
+        try:
+            return super().execute(sql, parameters)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise _refused(error) from error
+
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+        """Run a statement for each of several rows of values."""
+        try:
+            return super().executemany(sql, parameters)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise _refused(error) from error
+
+
+def _refused(error: UnicodeEncodeError | OverflowError) -> InvalidMemory:
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidMemory("A text holds a lone surrogate, which can neither be stored nor be found.")
+    return InvalidMemory("A number has more than 64 bits, and can neither be stored nor be found.")
+
+
 class Database:
     """Reads and transactions over a SQLite file; safe to use from any thread, one at a time.
 
@@ -68,7 +94,9 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
+        self._db = sqlite3.connect(
+            path, check_same_thread=False, isolation_level=None, timeout=10.0, factory=_Connection
+        )
         try:
             self._db.row_factory = sqlite3.Row
             for pragma in _PRAGMAS:

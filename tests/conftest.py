@@ -26,8 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    is_vllm = collection_path.name == "vllm" and collection_path.parent.name == "tests"
-    return True if is_vllm and config.getoption("--engine") != "vllm" else None
+    if collection_path.parent.name != "tests":
+        return None
+    # The clients have environments of their own (make test-clients).
+    is_vllm, is_clients = collection_path.name == "vllm", collection_path.name == "clients"
+    return True if is_clients or (is_vllm and config.getoption("--engine") != "vllm") else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -45,7 +45,9 @@ class Sampler:
         logits = self._penalised(logits.clone())
         if self._sampling.temperature == 0.0:
             return int(logits.argmax())
-        return self._draw(logits / max(self._sampling.temperature, 1e-5))
+        logits = logits / max(self._sampling.temperature, 1e-5)
+        # A tiny repetition penalty or temperature makes infinities, of which softmax makes not-a-number.
+        return self._draw(logits.clamp_(max=torch.finfo(logits.dtype).max))
 
     def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
         s = self._sampling

@@ -103,3 +103,26 @@ def test_the_logits_are_left_as_they_were() -> None:
 @pytest.mark.parametrize("change", [{"presence_penalty": 0.1}, {"logit_bias": {1: 1.0}}, {"min_tokens": 1}])
 def test_changed_logits_are_not_the_greedy_fast_path(change: dict[str, object]) -> None:
     assert not sampler(temperature=0.0, **change).greedy
+
+
+TINY = st.sampled_from([5e-324, 1e-310, 1e-38, 1e-20, 1e-5, 0.5, 1.0])
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    temperature=TINY | st.floats(1e-6, 2),
+    repetition_penalty=TINY | st.just(10.0),
+    min_p=TINY | st.just(0.0),
+    top_p=TINY,
+    top_k=st.integers(0, 6),
+    penalty=st.sampled_from([-2.0, 0.0, 2.0]),
+    bias=st.dictionaries(st.integers(0, 5), st.sampled_from([-100.0, 100.0]), max_size=6),
+)
+def test_settings_at_their_ends_still_choose_a_token(
+    penalty: float, bias: dict[int, float], **settings: float | int
+) -> None:
+    one = sampler((0, 1, 4), presence_penalty=penalty, frequency_penalty=penalty, logit_bias=bias, **settings)
+    for _ in range(3):
+        token = one.choose(LOGITS)
+        assert 0 <= token < len(LOGITS)
+        one.observe(token)

@@ -46,14 +46,6 @@ class Running:
         return added
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class _Borrowed:
     """An engine that outlasts the server: closing it is not the server's to do."""
 

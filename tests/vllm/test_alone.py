@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.server.running import free_port
+from tests.process import free_port
 from tests.vllm.asking import tokens
 from tests.vllm.shared import tiny_checkpoint
 
