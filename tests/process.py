@@ -1,4 +1,4 @@
-"""A server as a process of its own: ``recallkv serve demo`` on a free port."""
+"""A server as a process of its own: ``recallkv serve`` on a free port."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ def free_port() -> int:
 class ServerProcess:
     """A server process with its data in ``data_dir``, and its log beside that."""
 
-    def __init__(self, data_dir: Path) -> None:
-        port = free_port()
+    def __init__(self, data_dir: Path, *flags: str, model: str = "demo", port: int | None = None) -> None:
+        port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.data_dir = data_dir
         self.log = data_dir.parent / f"{data_dir.name}.log"
         environment = {**os.environ, "RECALLKV_DATA_DIR": str(data_dir)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", "demo", "--port", str(port)], env=environment, stderr=log
+                [sys.executable, "-m", "server", "serve", model, "--port", str(port), *flags],
+                env=environment,
+                stderr=log,
             )
         while self._health() != 200:
             assert self.process.poll() is None, self.log.read_text()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +11,7 @@ from typing import Any
 import httpx
 import openai
 
-from tests.server.running import free_port
+from tests.process import ServerProcess
 from tests.tiny import tiny_network, tiny_tokenizer
 
 # What makes a tiny model start in a few seconds.
@@ -29,30 +25,12 @@ def saved_tiny_model(folder: Path) -> str:
     return str(folder)
 
 
-class Process:
+class Process(ServerProcess):
     """A server process and clients of it."""
 
-    def __init__(self, data_dir: Path, port: int, model: str, *flags: str) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.data_dir = data_dir
-        self.log = data_dir.parent / f"{data_dir.name}.log"
-        environment = {**os.environ, "RECALLKV_DATA_DIR": str(data_dir)}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", model, "--port", str(port), *flags],
-                env=environment,
-                stderr=log,
-            )
-        while self._health() != 200:
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.1)
+    def __init__(self, data_dir: Path, *flags: str, model: str = "demo", port: int | None = None) -> None:
+        super().__init__(data_dir, *flags, model=model, port=port)
         self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def _health(self) -> int:
-        try:
-            return httpx.get(f"{self.url}/health").status_code
-        except httpx.TransportError:
-            return 0
 
     def add(self, text: str) -> str:
         return str(httpx.post(f"{self.url}/v1/memories", json={"text": text}).raise_for_status().json()["id"])
@@ -66,15 +44,11 @@ class Process:
             extra_body={"memory": memory},
         )
 
-    def stop(self, kind: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(kind)
-        return self.process.wait(timeout=60)
-
 
 @contextmanager
 def serving(data_dir: Path, *flags: str, model: str = "demo") -> Iterator[Process]:
     """A server process with these flags, which is killed if it is still there at the end."""
-    server = Process(data_dir, free_port(), model, *flags)
+    server = Process(data_dir, *flags, model=model)
     try:
         yield server
     finally:
