@@ -87,6 +87,7 @@ class CubeMethods(StoreBase):
             row = db.execute("SELECT * FROM cubes WHERE tenant = ? AND name = ?", (tenant, name.strip())).fetchone()
         if row is None:
             raise NotFound("cube", name)
+        note_cube(row["id"])
         return cube_of(row)
 
     def named_cube(self, tenant: str, name: str) -> Cube:
