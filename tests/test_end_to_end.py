@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.process import free_port
 from tests.server.processes import serving
-from tests.server.running import free_port
 
 FACTS = [
     "My dog is called Biscuit.",
