@@ -35,7 +35,8 @@ WAITS = ("wait_s", "timeout_seconds")
 def described() -> BaseSchema:
     """The description of the application; no parts are needed to make it."""
     keys = SimpleNamespace(tenant_of=None)
-    parts: Any = SimpleNamespace(config=Config(), memories=SimpleNamespace(keys=keys))
+    memories = SimpleNamespace(keys=keys, keyed=None)
+    parts: Any = SimpleNamespace(config=Config(), memories=memories, requests=None)
     config = schemathesis.Config()
     config.output.sanitization.update(enabled=False)
     return schemathesis.openapi.from_dict(create_app(parts).openapi(), config=config).exclude(path=ENDLESS)
