@@ -28,7 +28,7 @@ async def measure(engine: TransformersEngine, n_tokens: int, repeat: int) -> dic
     await _answer(engine, prompt, n_tokens)  # the first pass through a model is slower than those after it
     for _ in range(repeat):
         seconds["alone"].append(await _answer(engine, prompt, n_tokens))
-        with _another_process():
+        with another_process():
             seconds["beside"].append(await _answer(engine, prompt, n_tokens))
     found = {kind: asdict(summary(times)) for kind, times in seconds.items()}
     return {
@@ -43,7 +43,8 @@ async def measure(engine: TransformersEngine, n_tokens: int, repeat: int) -> dic
 
 
 @contextmanager
-def _another_process() -> Iterator[None]:
+def another_process() -> Iterator[None]:
+    """Have a process compute on all cores meanwhile."""
     with subprocess.Popen([sys.executable, "-c", _OTHER], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()  # it computes from now on

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -8,8 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.crowded import another_process
+from engine.transformers import LoadedModel, SequenceKV, usable_threads
 from engine.transformers.governor import Kind, ThreadGovernor
 from engine.transformers.runner import ModelRunner, Work
+from engine.transformers.threads import compute_with
 from tests.tiny import tiny_model
 
 DECODE = Kind(1, 1, 7)
@@ -156,8 +160,6 @@ def test_a_runner_computes_with_what_its_governor_says() -> None:
             assert threads == torch.get_num_threads()
             used.append(threads)
 
-    from engine.transformers.attention import SequenceKV
-
     before = torch.get_num_threads()
     try:
         runner = ModelRunner(model.model, Fixed(2))
@@ -178,3 +180,20 @@ def test_the_number_is_always_possible(most: int) -> None:
             chosen.randint(1, 5), chosen.choice([alone, beside_another]), chosen.choice([DECODE, SHORT_PROMPT, None])
         )
     assert all(1 <= threads <= most for threads in machine.used)
+
+
+@pytest.mark.skipif(usable_threads() == 1, reason="there is nothing to step down from")
+def test_beside_a_real_process_that_computes_the_demo_model_steps_down(demo_model: LoadedModel) -> None:
+    governor = ThreadGovernor(usable_threads())
+    runner = ModelRunner(demo_model.model, governor)
+    kv = SequenceKV(demo_model.fingerprint.layout, demo_model.device, 400)
+    before = torch.get_num_threads()
+    compute_with(governor.most)
+    try:
+        with another_process():
+            begin = time.monotonic()
+            while governor.steps_down == 0 and time.monotonic() - begin < 120 and kv.n_tokens < 400:
+                runner.forward([Work(kv, [kv.n_tokens + 100])])
+    finally:
+        torch.set_num_threads(before)
+    assert governor.steps_down >= 1
