@@ -287,7 +287,8 @@ class Engine(Protocol):
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What the token adds to a text, behind others: a part of a character, maybe; nothing for special tokens."""
+        """Give what the token adds to a text, behind others: a part of a character, maybe; nothing for special
+        tokens."""
         ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:

@@ -58,7 +58,8 @@ class Listing:
         return tuple(token for token, _, _ in given)
 
     def end(self, reason: FinishReason) -> tuple[TokenLogprob, ...]:
-        """When no more text comes: all others where the answer was broken off, else what of them is in the text."""
+        """Give, when no more text comes, all others where the answer was broken off, else what of them is in the
+        text."""
         return self._cut() if reason == "stop" else self._give(len(self._held))
 
     def _cut(self) -> tuple[TokenLogprob, ...]:

@@ -31,7 +31,7 @@ class Vocabulary:
         return text
 
     def is_special(self, token_id: int) -> bool:
-        """Whether the token is left out of text."""
+        """Tell if the token is left out of text."""
         return token_id in self._special
 
     def text_of(self, token_id: int) -> str:
@@ -41,7 +41,7 @@ class Vocabulary:
         return self.bytes_of(token_id).decode(errors="replace")
 
     def _bytes_of(self, token_id: int, first: bool = False) -> bytes:
-        """What the token adds to a text; ``first``: at its beginning, where some decoders drop a space."""
+        """Give what the token adds to a text; ``first``: at its beginning, where some decoders drop a space."""
         piece: str | None = self._piece_of(token_id)
         if piece is None or token_id in self._special:
             return b""

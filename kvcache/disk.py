@@ -66,7 +66,7 @@ class DiskTier:
         self._promised[name] = (nbytes, time.monotonic() + seconds)
 
     def settle(self, name: str) -> None:
-        """What was promised is there, or will not come."""
+        """Note that what was promised is there, or will not come."""
         self._promised.pop(name, None)
 
     def make_room(self, nbytes: int = 0, entering: Entry | None = None) -> bool:

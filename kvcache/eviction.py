@@ -32,7 +32,7 @@ def ranked(entries: Iterable[Entry], now: float) -> list[list[Entry]]:
 
 
 def first_out(of_models: Iterable[list[Entry]], may_leave: Callable[[Entry], bool]) -> Entry | None:
-    """Of each model's entries (see :func:`ranked`) the first that may leave, and of these the one that was not used for
-    the longest time. None where none may leave."""
+    """Choose, of each model's entries (see :func:`ranked`), the first that may leave, and of these the one that was not
+    used for the longest time. None where none may leave."""
     firsts = (next((entry for entry in of_model if may_leave(entry)), None) for of_model in of_models)
     return min((entry for entry in firsts if entry is not None), key=lambda e: e.last_used_at, default=None)

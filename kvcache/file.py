@@ -205,7 +205,7 @@ def _padded(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> di
 
 
 def _header_bytes(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> int:
-    """How many bytes come before the data, the checksum in them included."""
+    """Count the bytes before the data, the checksum in them included."""
     header: dict[str, Any] = {"__metadata__": {**metadata, hashing.NAME: "0" * 64}}
     at = 0
     for name in _hash_order({name: tensor.dtype for name, tensor in tensors.items()}):

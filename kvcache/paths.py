@@ -11,7 +11,8 @@ from kvcache.shard import Shard, complete
 
 
 def segment_path(folder: Path, key: str, shard: Shard | None = None) -> Path:
-    """Where the segment ``key`` (or a shard of it) lies below ``folder``: 256 sub-folders keep each one small."""
+    """Give the place of the segment ``key`` (or a shard of it) below ``folder``: 256 sub-folders keep each one
+    small."""
     return folder / key[:2] / (f"{key}{SUFFIX}" if shard is None else f"{key}.{shard.name}{SUFFIX}")
 
 
@@ -52,7 +53,7 @@ def paths_of(folder: Path, key: str) -> list[Path]:
 
 
 def bytes_of_files(paths: Iterable[Path]) -> int:
-    """What they take on disk. One that has vanished takes nothing."""
+    """Count what they take on disk. One that has vanished takes nothing."""
     total = 0
     for path in paths:
         with suppress(FileNotFoundError):

@@ -111,7 +111,7 @@ class Quarantine:
 
 
 def list_quarantine(folder: Path) -> list[Refused]:
-    """What is in quarantine below ``folder``, the oldest first. Nothing is changed."""
+    """List what is in quarantine below ``folder``, the oldest first. Nothing is changed."""
     found = [note for path in (folder / FOLDER).glob("*.json") if (note := _read(path)) is not None]
     return sorted(found, key=lambda refused: refused.at)
 
@@ -121,7 +121,7 @@ def _key_of(path: Path) -> str:
 
 
 def _read(path: Path) -> Refused | None:
-    """What a note says, and how large it and its files are; None where it is none, or they are gone."""
+    """Read what a note says, and how large it and its files are; None where it is none, or they are gone."""
     files = list(path.parent.glob(f"{path.stem}*{SUFFIX}"))
     try:
         told = json.loads(path.read_text())

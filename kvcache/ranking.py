@@ -33,7 +33,7 @@ class Ranking:
         return self._worth is not None
 
     def __call__(self, keys: Sequence[str]) -> Sequence[float]:
-        """What these segments are worth; they come in the order of use, the least recent first."""
+        """Give what these segments are worth; they come in the order of use, the least recent first."""
         entries = [entry for key in keys if (entry := self._entry(key)) is not None]
         try:
             assert self._worth is not None, "nobody is asked"

@@ -21,7 +21,7 @@ class ModelShare:
 
 
 def shares(entries: Iterable[Entry]) -> list[ModelShare]:
-    """What each model has on disk, the last used model first."""
+    """Sum up what each model has on disk, the last used model first."""
     found: dict[str, ModelShare] = {}
     for entry in entries:
         if entry.on_disk:

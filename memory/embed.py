@@ -301,7 +301,7 @@ class EndpointEmbedder:
         return self._asked({"model": self._model, "input": list(texts)}).vectors
 
     def embed_whole(self, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
-        """What is too long, and which dimensions there are, the endpoint knows."""
+        """Embed texts; what is too long, and which dimensions there are, the endpoint knows."""
         body: dict[str, Any] = {"model": self._model, "input": list(texts)}
         try:
             found = self._asked(body if dimensions is None else {**body, "dimensions": dimensions})
@@ -328,7 +328,7 @@ class EndpointEmbedder:
 
 
 def _reason(reply: httpx.Response) -> str:
-    """What an endpoint says of a request that it refuses, in OpenAI's shape; else its status."""
+    """Give what an endpoint says of a request that it refuses, in OpenAI's shape; else its status."""
     try:
         return str(reply.json()["error"]["message"])[:500]
     except (ValueError, KeyError, TypeError):

@@ -75,7 +75,7 @@ class ErasingMethods(StoreBase):
         return self.prove(memory, texts)
 
     def prove(self, memory: Memory, texts: Sequence[str] = ()) -> Proof:
-        """What a scan for a forgotten memory finds. ``texts`` are its earlier texts and its messages'."""
+        """Scan for a forgotten memory. ``texts`` are its earlier texts and its messages'."""
         with self._database.read() as db:
             found: Scan = scan(db, memory, texts)
         return Proof(memory, found, time.time())
@@ -237,7 +237,7 @@ def _remove_remains(db: sqlite3.Connection, cubes: Collection[str], messages: Se
 def _is_of(
     db: sqlite3.Connection, subject: Subject, cubes: Sequence[str] | None, cube_id: str, said: dict[str, str | None]
 ) -> bool:
-    """Whether messages that are to be added to a cube are a subject's."""
+    """Tell if messages that are to be added to a cube are a subject's."""
     row = db.execute("SELECT name FROM cubes WHERE id = ?", (cube_id,)).fetchone()
     if row is None:
         return True  # nobody's any more

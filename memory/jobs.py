@@ -170,7 +170,7 @@ class JobQueue:
     def _end(
         db: sqlite3.Connection, id: str, status: JobStatus, *, result: Any = None, error: str | None = None
     ) -> bool:
-        """Whether it was open."""
+        """End it; tells if it was open."""
         # The payload holds messages: they are kept as messages now, or not at all.
         ended = db.execute(
             "UPDATE jobs SET status = ?, result = ?, error = ?, finished_at = ?, lease_until = NULL, payload = '{}'"

@@ -220,10 +220,10 @@ def _revisions(db: sqlite3.Connection) -> None:
 
 @migration
 def _keyed_requests(db: sqlite3.Connection) -> None:
-    """Of a key and a request there are digests only. ``status`` is NULL until the request has been answered; ``body``
-    is NULL, too, when it must not be kept (``gone``, which may be known before it is there). ``quotes``: it may hold
-    text of memories or messages. Then it goes with the first text of any cube that the request looked into that goes,
-    whoever removes that and why: which is why triggers see to it."""
+    """Keep requests with a key: of both there are digests only. ``status`` is NULL until the request has been answered;
+    ``body`` is NULL, too, when it must not be kept (``gone``, which may be known before it is there). ``quotes``: it
+    may hold text of memories or messages. Then it goes with the first text of any cube that the request looked into
+    that goes, whoever removes that and why: which is why triggers see to it."""
     db.execute(
         "CREATE TABLE keyed_requests (seq INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL,"
         " key TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL, quotes INTEGER NOT NULL,"

@@ -73,7 +73,7 @@ class KeyedRequests:
         return self._answered(row, request)
 
     def _is_free(self, row: sqlite3.Row, request: str, repeatable: bool) -> bool:
-        """Whether the request has failed or was cut off, and the key may be used again."""
+        """Tell if the request has failed or was cut off, and the key may be used again."""
         if row["status"] is not None or row["seq"] in self._open:
             return False
         return not row["wrote"] or (repeatable and row["request"] == request)

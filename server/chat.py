@@ -76,7 +76,7 @@ class Answering(Protocol):
     def events(self) -> AsyncGenerator[Event, None]: ...
 
     def prompt_of(self, index: int) -> int:
-        """Which prompt, counted from 0, choice ``index`` answers."""
+        """Give the prompt, counted from 0, that choice ``index`` answers."""
         ...
 
     def receipt(self, prompt: int | None = None) -> Any:
@@ -233,14 +233,14 @@ class ChatService:
         return Prompt(plan.prompt.pieces[:-1])
 
     async def plan(self, ask: Ask) -> Plan:
-        """Which memories go into the prompt; see ``Planner.plan``."""
+        """Choose which memories go into the prompt; see ``Planner.plan``."""
         return await self._planner.plan(ask)
 
     async def ask(
         self, tenant: str, messages: tuple[ChatMessage, ...], options: MemoryOptions, reserve_tokens: int | None
     ) -> Ask:
-        """What a request with these options wants of memory; ``reserve_tokens`` None is the default answer's length.
-        Raises ``memory.errors.NotFound`` for cubes that are nobody's or another tenant's."""
+        """Say what a request with these options wants of memory; ``reserve_tokens`` None is the default answer's
+        length. Raises ``memory.errors.NotFound`` for cubes that are nobody's or another tenant's."""
         mode: Any = options.mode or self._default_mode
         names = [options.cube] if isinstance(options.cube, str) else options.cube
 

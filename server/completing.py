@@ -145,7 +145,7 @@ class Batch:
     # -- what a reply needs ----------------------------------------------------------------------------------
 
     def prompt_of(self, index: int) -> int:
-        """Which prompt choice ``index`` answers."""
+        """Give the prompt that choice ``index`` answers."""
         return index // self._body.n
 
     def receipt(self, prompt: int | None = None) -> Any:

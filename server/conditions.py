@@ -47,7 +47,7 @@ Expected = Annotated[frozenset[int] | None, Depends(_if_match)]
 
 
 def is_known(request: Request, found: Memory | Cube) -> bool:
-    """Whether ``If-None-Match`` says that the client has this revision, so that a 304 will do. Raises a 400."""
+    """Tell if ``If-None-Match`` says that the client has this revision, so that a 304 will do. Raises a 400."""
     if "If-None-Match" not in request.headers:
         return False
     tags = _tags(request, "If-None-Match")

@@ -98,7 +98,7 @@ class _Body:
 
     @property
     def unread(self) -> Receive | None:
-        """Where the rest of the body comes from, if there is any."""
+        """Give the source of the rest of the body, if there is any."""
         return self._receive if self._more else None
 
     async def send(self, message: Message) -> None:

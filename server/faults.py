@@ -104,7 +104,7 @@ def _path(error: Mapping[str, Any], body: Any) -> tuple[Path, int | None]:
 
 
 def _fits(error: Mapping[str, Any], depth: int) -> tuple[int, int]:
-    """How much an error says: ours most, one of a value of another kind least; then the deepest."""
+    """Weigh how much an error says: ours most, one of a value of another kind least; then the deepest."""
     if error["type"] in (FAULT, UNSUPPORTED, REFUSED, UNKNOWN):
         return 2, depth
     literal_of_another_kind = error["type"] == "literal_error" and not isinstance(error.get("input"), str)

@@ -24,8 +24,8 @@ _FRAMES = re.compile(
 
 
 def without_recalled(text: str, role: str = "user") -> str:
-    """What a message says beside memories that were recalled for it: blocks as prompts have them, whole or cut, frames
-    of plugins, and (``role`` tool) replies of this project's own tools."""
+    """Give what a message says beside memories that were recalled for it: blocks as prompts have them, whole or cut,
+    frames of plugins, and (``role`` tool) replies of this project's own tools."""
     if role == "tool" and _is_reply(text):
         return ""
     if "emories" not in text:

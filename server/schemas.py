@@ -98,7 +98,7 @@ class ResponseFormat(Body):
 
     @property
     def structured(self) -> Structured | None:
-        """What the engine is asked for."""
+        """Give what the engine is asked for."""
         if self.type == "text":
             return None
         return Structured(self.beside if self.json_schema is None else self.json_schema.schema_)

@@ -79,7 +79,7 @@ class TransformersEngine:
 
     @property
     def governor(self) -> ThreadGovernor:
-        """Who says with how many CPU threads the model computes."""
+        """Give the chooser of the number of CPU threads."""
         return self._worker.governor
 
     @property

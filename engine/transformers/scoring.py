@@ -61,7 +61,7 @@ def take_scores(
 
 
 def _scores(group: Group, begin: int, rows: torch.Tensor, vocabulary: Vocabulary) -> list[TokenLogprob]:
-    """Those of the prompt's tokens behind positions ``begin`` and following, a row of logits each."""
+    """Give those of the prompt's tokens behind positions ``begin`` and following, a row of logits each."""
     first = group.token_ids[0]
     alone = [_named(first, None, vocabulary)] if begin == 0 and group.request.score_last == len(group.token_ids) else []
     token_ids = group.token_ids[begin + 1 : begin + 1 + len(rows)]

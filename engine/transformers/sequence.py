@@ -139,7 +139,7 @@ class Group:
             self.choices.append(Choice(index, own, sampler, text, listing))
 
     def started(self) -> Started:
-        """What to say when the first token is known."""
+        """Say what there is to say when the first token is known."""
         return Started(
             pieces=self.reports(),
             prompt_tokens=len(self.token_ids),

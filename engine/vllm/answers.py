@@ -46,8 +46,8 @@ class Answers:
 
 
 def token_logprob(token_id: int, found: dict[int, Any] | None, wanted: int, vocabulary: Vocabulary) -> TokenLogprob:
-    """What vLLM says of a token; None: that nothing stands before it. It names the token also where it is not among the
-    ``wanted`` likeliest."""
+    """Give what vLLM says of a token; None: that nothing stands before it. It names the token also where it is not
+    among the ``wanted`` likeliest."""
     ranked = sorted((item.rank, i, item.logprob) for i, item in (found or {}).items() if item.rank <= wanted)
     top = tuple(TokenLogprob(i, vocabulary.text_of(i), logprob, vocabulary.bytes_of(i)) for _, i, logprob in ranked)
     logprob = None if found is None else found[token_id].logprob

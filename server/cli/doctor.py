@@ -106,7 +106,7 @@ def _threads(port: int) -> Finding:
 
 
 def _threads_of_server(port: int) -> str:
-    """What a server that runs here has found out."""
+    """Ask a server that runs here what it has found out."""
     page = BytesIO()
     try:
         Client(f"http://127.0.0.1:{port}", os.environ.get("RECALLKV_API_KEY"), timeout_s=5.0).save("/metrics", page)

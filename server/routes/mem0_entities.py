@@ -19,7 +19,7 @@ _Entity = Literal["user", "agent", "run", "app"]
 
 
 def _entities_of(memory: Memory, cube: str) -> list[tuple[str, str]]:
-    """Who a memory belongs to; without any id, the user that its cube stands for."""
+    """List who a memory belongs to; without any id, the user that its cube stands for."""
     ids = (
         ("user", memory.owner),
         ("agent", memory.agent),

@@ -432,7 +432,7 @@ async def create_cube(body: NewCube, services: Provided, tenant: Tenant) -> dict
 
 @router.post("/exist_mem_cube_id")
 async def exist_mem_cube_id(body: CubeId, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Whether there is a cube of that name."""
+    """Tell if there is a cube of that name."""
     found = await peers.cubes_at(services, tenant, [body.mem_cube_id])
     return _ok("Successfully", {body.mem_cube_id: bool(found)})
 
