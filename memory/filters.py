@@ -52,6 +52,7 @@ _ALIASES = {
 }
 _NEGATED = {"ne": "eq", "nin": "in"}
 _ORDERED = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_FEW = 16  # operands that are quicker compared one by one
 _MAX_DEPTH = 8
 _MAX_CONDITIONS = 100
 _PAST_INTEGERS = 1 << 63
@@ -150,6 +151,8 @@ def _equal(wanted: Sequence[Any]) -> list[Test]:
     for types, items in ((_TEXT, texts), (_NUMBER, numbers)):
         if len(items) == 1:
             tests.append((types, "{v} = ?", items))
+        elif 0 < len(items) <= _FEW:
+            tests.append((types, f"{{v}} IN ({', '.join('?' * len(items))})", items))
         elif items:
             tests.append((types, "{v} IN (SELECT value FROM json_each(?))", [json.dumps(items)]))
     tests += [(types, "1", []) for types, truth in ((_TRUE, True), (_FALSE, False)) if any(i is truth for i in wanted)]

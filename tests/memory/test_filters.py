@@ -127,7 +127,7 @@ def conditions_on(field: str) -> st.SearchStrategy[Any]:
         scalars = TEXTS
     one = st.sampled_from(scalars)
     comparable = st.sampled_from([value for value in scalars if type_of(value) != "boolean"])
-    several = st.lists(one, max_size=3)
+    several = st.lists(one, max_size=3) | st.lists(one, min_size=17, max_size=20)
     operators = st.one_of(
         *(st.fixed_dictionaries({op: one}) for op in ("eq", "ne", "in", "nin")),
         *(st.fixed_dictionaries({op: comparable}) for op in ("gt", "gte", "lt", "lte")),
