@@ -394,7 +394,9 @@ class DetokenizeRequest(Body):
     tokens: list[Annotated[int, Field(ge=0)]]
 
 
-Name = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_encodable)
+]
 """An id or a name, without white space around it."""
 Time = str | float
 """ISO 8601, or Unix seconds."""

@@ -146,7 +146,8 @@ def test_changing_or_deleting_a_memory_removes_its_segments(model: LoadedModel, 
         server.add("The printer is on floor two.", cube=cube)
         server.chat("printer", memory={"cube": cube, "fidelity": "exact"})  # no page is built
         removed = server.client.delete(f"/v1/cubes/{cube}").json()
-        assert (removed["memories_removed"], removed["segments_removed"]) == (1, 3)
+        # Its own three, and the tenant's other conversation: anything may have been said in that.
+        assert (removed["memories_removed"], removed["segments_removed"]) == (1, 6)
 
 
 @pytest.mark.transformers
@@ -254,7 +255,9 @@ def test_completions_of_text_and_of_tokens(server: Running, client: openai.OpenA
     assert text.choices[0].text == same.choices[0].text
     chunks = client.completions.create(model="tiny", prompt="once upon", max_tokens=5, temperature=0, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == text.choices[0].text
-    with_logprobs = client.completions.create(model="tiny", prompt="x", max_tokens=2, logprobs=3)
+    with_logprobs = client.completions.create(
+        model="tiny", prompt="x", max_tokens=2, logprobs=3, temperature=0, extra_body={"ignore_eos": True}
+    )
     assert with_logprobs.choices[0].logprobs is not None
     assert len(with_logprobs.choices[0].logprobs.tokens or []) == 2
 
