@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def test_what_clients_see_while_the_server_drains(
 ) -> None:
     """Streams and whole requests of several dialects, running or in their prefill; new requests; health."""
     caplog.set_level(logging.INFO)
-    with running(model, tmp_path, drain_s=8.0) as server:
+    endless = replace(model, eos_token_ids=frozenset())  # the dialects cannot say ignore_eos
+    with running(endless, tmp_path, drain_s=8.0) as server:
         monkeypatch.setattr(server.services.engine, "_max_waiting", 100)
 
         def post(path: str, body: dict[str, Any]) -> httpx.Response:
