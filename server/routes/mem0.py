@@ -17,7 +17,7 @@ from pydantic import Field
 
 from memory import Change, Job, Memory, Message, Placed, Said
 from memory.errors import InvalidMemory, NotFound
-from server.bodies import Body
+from server.bodies import Body, lone_surrogate
 from server.conditions import Expected, tagged
 from server.routes import mem0_entities, peers
 from server.routes.openai import Provided, Tenant
@@ -475,10 +475,13 @@ def _filters_of(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(text) if text.lstrip().startswith('{"') else ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        found = json.loads(json.dumps(found))  # a dict of Python's may hold what no JSON object can
+        unreadable = not isinstance(found, dict) or lone_surrogate(found) is not None
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise InvalidMemory("Filters are an object.", "filters") from error
-    if not isinstance(found, dict):
-        raise InvalidMemory("Filters are an object.", "filters")
+    if unreadable:
+        raise InvalidMemory("Filters are an object, and hold no lone surrogates.", "filters")
+    assert isinstance(found, dict)
     return found
 
 
