@@ -7,8 +7,8 @@ per token costs more on an idle machine than it saves on a busy one (measured in
 
 So the time of each pass is compared with what such passes took before. Where it is much longer, half as many threads
 are tried in turn with the number in use, and the quicker number is kept; where the kernel says that the thread itself
-waited for a core, there is no need to try. While fewer threads are used, more are tried again every 2 to 10 seconds,
-but not while even these wait. A trial is at most six passes, mostly two.
+waited for a core, there is no need to try. After 2 to 10 seconds more are used again, sooner when the thread no longer
+waits, later while it does. A trial is at most six passes, mostly two.
 """
 
 from __future__ import annotations
@@ -117,9 +117,13 @@ class ThreadGovernor:
         self._settled = False
         self._wait_s = _SHORTEST_WAIT_S
         self._not_before = 0.0
+        self._up_at = -_LONGEST_WAIT_S
+        self._told = False
+        """Whether the kernel tells how long the thread waited for a core."""
 
     def threads_for(self, kind: Kind | None) -> int:
         """Give the number of threads for the next pass. Passes of kind None are not compared."""
+        self._step_up()
         if kind is None or not self._adaptive:
             return self.threads
         if kind != self._recent_kind:
@@ -133,21 +137,24 @@ class ThreadGovernor:
     def observe(self, kind: Kind | None, threads: int, cost: float, waited: float | None = None) -> None:
         """Take in what a pass with so many threads took, in seconds per new token, and the share of it that the
         calling thread waited for a core (None: unknown)."""
+        if waited is not None and threads == self.threads:
+            self._told = True
+            self._note_waiting(waited)
         if kind is None or kind != self._recent_kind:
             return
-        usual = self._usual.get((threads, kind), cost)
-        self._usual[threads, kind] = min(cost, usual + _DRIFT * (cost - usual))
-        if threads == self.threads:
-            self._note_waiting(waited or 0.0)
-        if threads > 1 and waited is not None and waited > _CONTENDED and cost > _SUDDEN * usual:
+        known = self._usual.get((threads, kind))
+        if threads > 1 and waited is not None and waited > _CONTENDED and (known is None or cost > _SUDDEN * known):
             self._step_down(threads // 2)
-        elif self._trial is None:
+            return
+        usual = cost if known is None else known
+        self._usual[threads, kind] = min(cost, usual + _DRIFT * (cost - usual))
+        if self._trial is None:
             self._recent.append(cost)
-        else:
-            self._trial.take(threads, cost)
-            better = self._trial.better()
-            if better is not None:
-                self._end(self._trial, better)
+            return
+        self._trial.take(threads, cost)
+        better = self._trial.better()
+        if better is not None:
+            self._end(self._trial, better)
 
     def _note_waiting(self, waited: float) -> None:
         if waited > _QUIET:
@@ -155,20 +162,32 @@ class ThreadGovernor:
             return
         self._quiet_passes += 1
         if self._quiet_passes == _QUIET_PASSES:  # whoever computed beside this may have ended
-            self._wait_s = _SHORTEST_WAIT_S
             self._not_before = min(self._not_before, self._clock() + _CALM_S / 2)
 
     def _step_down(self, threads: int) -> None:
         """Use fewer threads without a trial; a trial of more that is under way has failed."""
+        now = self._clock()
+        self._wait_s = (
+            min(2 * self._wait_s, _LONGEST_WAIT_S) if now < self._up_at + _LONGEST_WAIT_S else _SHORTEST_WAIT_S
+        )
         self._trial = None
         self._recent.clear()
         if threads < self.threads:
             self.threads = threads
             self.steps_down += 1
-            self._settled = True
-        else:
-            self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-        self._not_before = self._clock() + self._wait_s
+        self._settled = True
+        self._not_before = now + self._wait_s
+
+    def _step_up(self) -> None:
+        """Use more threads again without a trial, whatever kinds of passes there are: a contended one steps down."""
+        if self.threads == self.most or self._trial is not None or not self._told:
+            return
+        now = self._clock()
+        quiet = self._quiet_passes >= _QUIET_PASSES
+        if now >= self._not_before + (0.0 if quiet else _LONGEST_WAIT_S):
+            self.threads = min(2 * self.threads, self.most)
+            self._recent.clear()
+            self._up_at = now
 
     def _to_try(self, kind: Kind) -> int | None:
         """Give the number of threads to compare with the one in use, if it is time for that."""
@@ -179,7 +198,7 @@ class ThreadGovernor:
             return fewer if len(self._recent) == _SAMPLES else None
         if self.threads > 1 and self._suspect(kind):
             return fewer
-        return more if more > self.threads and self._quiet_passes >= _QUIET_PASSES else None
+        return more if more > self.threads and not self._told else None
 
     def _suspect(self, kind: Kind) -> bool:
         usual = self._usual[self.threads, kind]
