@@ -145,13 +145,13 @@ class IntakeMethods(StoreBase):
                         insert_message(
                             db, cube.id, said.session, message, owner=said.owner, agent=said.agent, app=said.app
                         )
-                    for i, (unit, memory, vector) in enumerate(zip(units, memories, vectors, strict=True)):
+                    for unit, memory, vector, alike in zip(units, memories, vectors, near, strict=True):
                         said_now = [item.row for item in changed if _near(item.vector, vector)]
-                        done, row, gone = place(db, memory, unit.state, [*near[i], *said_now])
+                        done, row, gone = place(db, memory, unit.state, [*alike, *said_now])
                         _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
-                        if row is not None:
-                            gone = [*gone, self._make_findable(db, row, memory, vector, contexts[unit.sources[0]])]
                         changed += gone
+                        if row is not None:
+                            changed.append(self._make_findable(db, row, memory, vector, contexts[unit.sources[0]]))
                         placed.append(done)
                     if finish is not None:
                         changed += finish(db, placed) or ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 
@@ -46,13 +46,19 @@ Expected = Annotated[frozenset[int] | None, Depends(_if_match)]
 """The revisions that ``If-Match`` lets through; None: any. Weak tags match nothing."""
 
 
-def is_known(request: Request, found: Memory | Cube) -> bool:
+def shown(
+    request: Request, response: Response, found: Memory | Cube, body: dict[str, Any]
+) -> Response | dict[str, Any]:
+    """Give the reply to a GET: the body with its tag, or a 304 where ``If-None-Match`` has that. Raises a 400."""
+    if _is_known(request, found):
+        return Response(status_code=304, headers={"ETag": etag(found)})
+    tagged(response, found)
+    return body
+
+
+def _is_known(request: Request, found: Memory | Cube) -> bool:
     """Tell if ``If-None-Match`` says that the client has this revision, so that a 304 will do. Raises a 400."""
     if "If-None-Match" not in request.headers:
         return False
     tags = _tags(request, "If-None-Match")
     return tags is None or any(tag == str(found.revision) for _, tag in tags)
-
-
-def not_modified(found: Memory | Cube) -> Response:
-    return Response(status_code=304, headers={"ETag": etag(found)})

@@ -17,6 +17,7 @@ from server.chat import Answering, headers
 from server.draining import waiting_for_tokens
 from server.errors import ApiError, describe
 from server.replies import Format
+from server.schemas import SamplingFields
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,6 +44,24 @@ async def until_gone(request: Request, work: Awaitable[T]) -> T:
 async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def reply(
+    request: Request,
+    opened: AbstractAsyncContextManager[Answering],
+    format: Format,
+    fields: SamplingFields,
+    ping_s: float,
+    *,
+    with_memory: bool,
+) -> Response:
+    """Answer whole or as a stream, with usage or without, as the request's ``fields`` say."""
+    if not fields.stream:
+        return await whole_reply(request, opened, format, with_memory=with_memory)
+    include_usage = bool(fields.stream_options and fields.stream_options.include_usage)
+    return await streamed_reply(
+        request, opened, format, with_memory=with_memory, include_usage=include_usage, ping_s=ping_s
+    )
 
 
 async def whole_reply(

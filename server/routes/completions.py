@@ -9,7 +9,7 @@ from server.middleware import REQUEST_ID
 from server.replies import CompletionFormat
 from server.routes.openai import Provided, Tenant
 from server.schemas import CompletionRequest
-from server.stream import streamed_reply, whole_reply
+from server.stream import reply
 
 router = APIRouter()
 
@@ -20,14 +20,5 @@ async def completions(body: CompletionRequest, request: Request, services: Provi
     id = request.scope[REQUEST_ID]
     opened = services.completions.complete(tenant, body, id)
     format = CompletionFormat(f"cmpl-{id}", services.chat.served_name, logprobs=body.logprobs is not None)
-    with_memory = body.memory is not None
-    if not body.stream:
-        return await whole_reply(request, opened, format, with_memory=with_memory)
-    return await streamed_reply(
-        request,
-        opened,
-        format,
-        with_memory=with_memory,
-        include_usage=bool(body.stream_options and body.stream_options.include_usage),
-        ping_s=services.config.server.sse_ping_s,
-    )
+    ping_s = services.config.server.sse_ping_s
+    return await reply(request, opened, format, body, ping_s, with_memory=body.memory is not None)

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from memory import Cube, Grant, Group
-from server.conditions import Expected, is_known, not_modified, tagged
+from server.conditions import Expected, shown, tagged
 from server.routes.openai import Provided, Tenant
 from server.schemas import CubeAdd, CubeChange, GrantAdd, GroupSet, Name
 
@@ -58,10 +58,7 @@ async def get_cube(
 ) -> Response | dict[str, Any]:
     """A cube by id or name; its ``ETag`` is its revision."""
     cube = await asyncio.to_thread(services.memories.cube, tenant, cube_id)
-    if is_known(request, cube):
-        return not_modified(cube)
-    tagged(response, cube)
-    return cube_json(cube, tenant)
+    return shown(request, response, cube, cube_json(cube, tenant))
 
 
 @router.patch("/cubes/{cube_id}")

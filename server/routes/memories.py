@@ -11,7 +11,7 @@ from memory import Change, Hit, Memory, Message, Said
 from memory.checks import checked_time
 from scheduler import result_of
 from server import once
-from server.conditions import Expected, is_known, not_modified, tagged
+from server.conditions import Expected, shown, tagged
 from server.errors import ApiError
 from server.remembering import message_of, placed_json
 from server.routes.openai import Provided, Tenant
@@ -184,10 +184,7 @@ async def get_memory(
 ) -> Response | dict[str, Any]:
     """One memory; its ``ETag`` is its revision."""
     memory = await asyncio.to_thread(services.memories.get, tenant, memory_id)
-    if is_known(request, memory):
-        return not_modified(memory)
-    tagged(response, memory)
-    return memory_json(memory)
+    return shown(request, response, memory, memory_json(memory))
 
 
 @router.get("/memories/{memory_id}/history")

@@ -18,7 +18,7 @@ from server.schemas import (
     TokenizeRequest,
 )
 from server.services import Services
-from server.stream import streamed_reply, whole_reply
+from server.stream import reply
 
 router = APIRouter()
 
@@ -67,16 +67,7 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
         body.wanted_tools,
     )
     format = ChatFormat(f"chatcmpl-{id}", services.chat.served_name, logprobs=bool(body.logprobs))
-    if not body.stream:
-        return await whole_reply(request, opened, format, with_memory=True)
-    return await streamed_reply(
-        request,
-        opened,
-        format,
-        with_memory=True,
-        include_usage=bool(body.stream_options and body.stream_options.include_usage),
-        ping_s=services.config.server.sse_ping_s,
-    )
+    return await reply(request, opened, format, body, services.config.server.sse_ping_s, with_memory=True)
 
 
 @router.post("/tokenize")
