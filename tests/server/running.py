@@ -46,23 +46,16 @@ class Running:
         return added
 
 
-class _Borrowed:
-    """An engine that outlasts the server: closing it is not the server's to do."""
+def _borrowed(engine: Any) -> Any:
+    """Return an engine with the state of ``engine`` that outlasts the server: closing it is not the server's to do."""
 
-    def __init__(self, engine: Any) -> None:
-        self.__dict__["_engine"] = engine
+    class Borrowed(type(engine)):  # type: ignore[misc]
+        async def close(self, drain_s: float = 0.0) -> None:
+            """Leave it running."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._engine, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(self._engine, name)
-
-    async def close(self, drain_s: float = 0.0) -> None:
-        """Leave it running."""
+    borrowed = Borrowed.__new__(Borrowed)
+    borrowed.__dict__ = engine.__dict__
+    return borrowed
 
 
 ENGINE = "transformers"
@@ -83,7 +76,7 @@ def _transformers(model: LoadedModel, folder: Path) -> Any:
 def _vllm() -> Any:
     from tests.vllm.shared import tiny_engine
 
-    return _Borrowed(tiny_engine())
+    return _borrowed(tiny_engine())
 
 
 def _served(app: uvicorn.Server, listening: socket.socket) -> Callable[[], object]:
