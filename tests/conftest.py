@@ -56,8 +56,8 @@ def demo_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_model(demo_folder: Path) -> LoadedModel:
-    """The real demo model, loaded once for all tests."""
-    return load_model(demo_folder)
+    """The real demo model, loaded once for all tests; in float32 whatever the machine would choose."""
+    return load_model(demo_folder, dtype="float32")
 
 
 @pytest.fixture(scope="session")

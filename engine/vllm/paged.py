@@ -1,11 +1,14 @@
 """Between the canonical layout and vLLM's paged cache.
 
 Canonical keys and values are [layers, kv_heads, tokens, head_dim]. A layer of the paged cache is, logically, [blocks,
-kv_heads, block_size, 2 * head_dim], in one of two packings:
+kv_heads, block_size, 2 * head_dim], in one of three packings:
 
 - *joined* (FlashAttention, FlashInfer, Triton): the content of a token is its key followed by its value;
 - *transposed* (the CPU back end): a block's head is one flat run, keys transposed [head_dim, block_size] first, then
-  values [block_size, head_dim].
+  values [block_size, head_dim];
+- *tiled* (the CPU back end in bfloat16 on CPUs with matrix tiles, AMX): also one flat run, in the tiles that these
+  instructions read, keys [block_size / 16, head_dim / 2, 16 tokens, 2 dimensions] first, then values [head_dim / 16,
+  block_size / 2, 16 dimensions, 2 tokens].
 
 Which one it is, is not assumed but found out, by writing through the back end and looking (see ``packing_of``).
 """
@@ -20,7 +23,9 @@ import torch
 
 from kvcache import UnsupportedCache
 
-Packing = Literal["joined", "transposed"]
+Packing = Literal["joined", "transposed", "tiled"]
+_TILE = 16
+"""Rows of a matrix tile of AMX; two 16-bit numbers lie beside one another in each of its columns."""
 WriteTokens = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 """Keys and values [tokens, kv_heads, head_dim] into slots [tokens]: the back end's own way."""
 
@@ -73,7 +78,9 @@ class PagedCache:
             return
         for ids, inside, tokens in _runs(block_ids, position, run.shape[1], self.block_size):
             source = _by_block(run[:, tokens], ids.stop - ids.start)
-            if transposed:
+            if self.packing == "tiled":
+                _write_tiles(view, ids, inside, source)
+            elif transposed:
                 view[ids, :, :, inside].copy_(source.transpose(2, 3))
             else:
                 view[ids, :, inside].copy_(source)
@@ -106,6 +113,9 @@ class PagedCache:
             return
         for ids, inside, tokens in _runs(block_ids, position, run.shape[1], self.block_size):
             into = _by_block(run[:, tokens], ids.stop - ids.start)
+            if self.packing == "tiled":
+                _read_tiles(view, ids, inside, into)
+                continue
             into.copy_(view[ids, :, :, inside].transpose(2, 3) if transposed else view[ids, :, inside])
 
     def slots(self, block_ids: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
@@ -120,14 +130,47 @@ class PagedCache:
 
 def _views(layer: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of a layer: [blocks, kv_heads, block_size, head_dim], keys with the last two dimensions swapped
-    where they are transposed."""
+    where they are transposed, both with the last two split in two (tile, inside a tile) where they are tiled."""
     blocks, heads, size, content = layer.shape
     dim = content // 2
     if packing == "joined":
         return layer[..., :dim], layer[..., dim:]
     flat = layer.view(blocks, heads, size * content)
+    if packing == "tiled":
+        keys = flat[..., : size * dim].view(blocks, heads, size // _TILE, dim // 2, _TILE, 2)
+        values = flat[..., size * dim :].view(blocks, heads, dim // _TILE, size // 2, _TILE, 2)
+        return keys.permute(0, 1, 2, 4, 3, 5), values.permute(0, 1, 3, 5, 2, 4)
     keys = flat[..., : size * dim].view(blocks, heads, dim, size)
     return keys, flat[..., size * dim :].view(blocks, heads, size, dim)
+
+
+def _write_tiles(view: torch.Tensor, ids: slice, inside: slice, source: torch.Tensor) -> None:
+    """Put ``source`` [n blocks, heads, tokens, dim] into slots ``inside`` the blocks ``ids``.
+
+    ``view``: [blocks, heads, tiles of tokens, tokens, tiles of dimensions, dimensions].
+    """
+    if inside.stop - inside.start == view.shape[2] * view.shape[3]:
+        view[ids].copy_(source.view(view[ids].shape))
+        return
+    tile, row = _in_tiles(view, inside)
+    n, heads, tokens, _ = source.shape
+    view[ids.start][:, tile, row] = source.view(n, heads, tokens, *view.shape[4:])[0].to(view.device)
+
+
+def _read_tiles(view: torch.Tensor, ids: slice, inside: slice, into: torch.Tensor) -> None:
+    """Copy slots ``inside`` the blocks ``ids`` of a view of tiles to ``into``, the reverse of :func:`_write_tiles`."""
+    if inside.stop - inside.start == view.shape[2] * view.shape[3]:
+        into.view(view[ids].shape).copy_(view[ids])
+        return
+    tile, row = _in_tiles(view, inside)
+    n, heads, tokens, _ = into.shape
+    into.view(n, heads, tokens, *view.shape[4:])[0].copy_(view[ids.start][:, tile, row])
+
+
+def _in_tiles(view: torch.Tensor, inside: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tile of each slot, and the row in it. Slots of one block, since pieces of several are whole blocks."""
+    slots = torch.arange(inside.start, inside.stop, device=view.device)
+    return slots // view.shape[3], slots % view.shape[3]
 
 
 def _by_block(run: torch.Tensor, n: int) -> torch.Tensor:
@@ -158,6 +201,16 @@ def _runs(block_ids: Sequence[int], position: int, n: int, block_size: int) -> I
         done += take
 
 
+def _possible(layer: torch.Tensor) -> list[Packing]:
+    """The packings that a layer's shape and strides allow."""
+    possible: list[Packing] = ["joined"]
+    if layer.is_contiguous():
+        possible.append("transposed")
+        if layer.shape[2] % _TILE == 0 and layer.shape[3] % (2 * _TILE) == 0:
+            possible.append("tiled")
+    return possible
+
+
 def packing_of(layer: torch.Tensor, write: WriteTokens) -> Packing:
     """How the back end packs a layer's cache, found by letting it ``write`` to block 0, which vLLM keeps unused.
 
@@ -172,9 +225,7 @@ def packing_of(layer: torch.Tensor, write: WriteTokens) -> Packing:
     before = layer[0].clone()
     write(keys, values, torch.arange(first, first + tokens, device=layer.device))
     try:
-        for packing in ("joined", "transposed"):
-            if packing == "transposed" and not layer.is_contiguous():
-                continue
+        for packing in _possible(layer):
             cache = PagedCache([layer], packing)
             found_keys, found_values = cache.read([0], first, first + tokens)
             same = torch.equal(found_keys[0].transpose(0, 1), keys)

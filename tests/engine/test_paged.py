@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from engine.vllm.paged import Packing, PagedCache, packing_of
 from kvcache import UnsupportedCache
 
-BLOCKS, HEADS, SIZE, DIM = 9, 3, 8, 4
-PACKINGS: tuple[Packing, ...] = ("joined", "transposed")
+BLOCKS, HEADS, SIZE, DIM = 9, 3, 32, 16
+PACKINGS: tuple[Packing, ...] = ("joined", "transposed", "tiled")
 
 
 def write_token(layer: torch.Tensor, packing: Packing, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -21,6 +21,12 @@ def write_token(layer: torch.Tensor, packing: Packing, slot: int, key: torch.Ten
         layer[block, :, offset, :DIM], layer[block, :, offset, DIM:] = key, value
         return
     flat = layer[block].view(HEADS, 2 * SIZE * DIM)
+    if packing == "tiled":
+        tiles = flat[:, : SIZE * DIM].view(HEADS, SIZE // 16, DIM // 2, 16, 2)
+        tiles[:, offset // 16, :, offset % 16] = key.view(HEADS, DIM // 2, 2)
+        tiles = flat[:, SIZE * DIM :].view(HEADS, DIM // 16, SIZE // 2, 16, 2)
+        tiles[:, :, offset // 2, :, offset % 2] = value.view(HEADS, DIM // 16, 16)
+        return
     flat[:, : SIZE * DIM].view(HEADS, DIM, SIZE)[:, :, offset] = key
     flat[:, SIZE * DIM :].view(HEADS, SIZE, DIM)[:, offset] = value
 
@@ -78,6 +84,6 @@ def test_layers_may_lie_in_memory_in_any_order(order: tuple[int, ...]) -> None:
     assert tuple(layer.shape) == shape
     keys, values = torch.rand(1, HEADS, 11, DIM), torch.rand(1, HEADS, 11, DIM)
     cache = PagedCache([layer], "joined")
-    cache.write([5, 2], 3, keys, values)
-    assert torch.equal(cache.read([5, 2], 3, 14)[0], keys)
-    assert torch.equal(layer[5, :, 3, :DIM], keys[0, :, 0])
+    cache.write([5, 2], SIZE - 5, keys, values)
+    assert torch.equal(cache.read([5, 2], SIZE - 5, SIZE + 6)[0], keys)
+    assert torch.equal(layer[5, :, SIZE - 5, :DIM], keys[0, :, 0])

@@ -53,13 +53,14 @@ def engine_thread() -> EngineThread:
 
 
 def start(model: Path, folder: Path, *flags: str, model_id: str = "tiny", **settings: Any) -> VllmEngine:
-    """A running engine with its segments in ``folder``."""
+    """A running engine with its segments in ``folder``; in float32 unless told otherwise, as on most CPUs."""
 
     async def load() -> VllmEngine:
         return load_vllm_engine(
             model,
             model_id=model_id,
             folder=folder,
+            dtype=settings.pop("dtype", "float32"),
             host_gb=0.5,
             device_bytes=1 << 30,
             composing=CompositionConfig(max_kl=float("inf"), min_saved_tokens=0),
