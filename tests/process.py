@@ -1,4 +1,4 @@
-"""A server as a process of its own: ``recallkv serve`` on a free port."""
+"""A server as a process of its own: ``recallkv serve`` on a free port, in float32 whatever the machine would choose."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import httpx
+
+# Bfloat16 is the default on CPUs with matrix units for it, and answers differ in its last bits by how a prompt is cut.
+FLOAT32 = ("--engine.dtype", "float32")
 
 
 def free_port() -> int:
@@ -32,7 +35,7 @@ class ServerProcess:
         environment = {**os.environ, "RECALLKV_DATA_DIR": str(data_dir)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", model, "--port", str(port), *flags],
+                [sys.executable, "-m", "server", "serve", model, "--port", str(port), *FLOAT32, *flags],
                 env=environment,
                 stderr=log,
             )

@@ -310,7 +310,7 @@ class CellBench:
             build_s=None if built is None or kind == "direct" else round(statistics.median(built), 6),
             store_s=round(statistics.median(samples.store), 6) if is_chain and samples.store else None,
             speedup_percent=round(100 * (1 - paired(times, direct)), 2),
-            floor_s=round(floor_s, 6),
+            floor_s=round(floor_s, 9),
             ratio_to_floor=round(ttft_s.p50 / floor_s, 4),
             ratio_to_resident=None if not resident else round(paired(times, resident), 4),
             outputs_equal=all(samples.equal[mode]),
@@ -342,7 +342,7 @@ class CellBench:
             ratio_to_prefill=round(paired(built[:: self._requests], samples.prefill), 4),
             store_s=round(statistics.median(samples.store), 6),
             nbytes=self._cell.context_tokens * self._floors.bytes_per_token,
-            floor_s=round(floor_s, 6),
+            floor_s=round(floor_s, 9),
             ratio_to_floor=round(build_s.p50 / floor_s, 4),
         )
 

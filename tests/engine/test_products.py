@@ -13,6 +13,7 @@ from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, prod
 from engine.transformers.attention import _flash_cpu
 
 SCALE = 0.2
+HAS_TILES = torch.cpu._is_amx_tile_supported()
 
 
 def written_out(
@@ -107,11 +108,12 @@ def test_products_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatc
             else exact(left, right)
         )
 
-    assert products._is_exact()
+    assert products._is_exact() is not HAS_TILES
     monkeypatch.setattr(torch, "bmm", rounded)
     assert not products._is_exact()
 
 
+@pytest.mark.skipif(HAS_TILES, reason="float32 products under the other setting are bfloat16 ones here")
 def test_the_model_says_the_same_by_both_paths(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_NEW", 8)
     monkeypatch.setattr(products, "_KEYS", 8)
@@ -126,6 +128,7 @@ def test_the_model_says_the_same_by_both_paths(model: LoadedModel, monkeypatch: 
     torch.testing.assert_close(logits(True), logits(False), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.skipif(HAS_TILES, reason="float32 products under the other setting are bfloat16 ones here")
 def test_the_other_path_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = drawn(6, 2, 40, 270)
     found = []
