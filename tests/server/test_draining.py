@@ -262,6 +262,7 @@ def test_a_full_queue_is_503(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.transformers
 def test_pings_are_comments_without_a_blank_line(model: LoadedModel, tmp_path: Path) -> None:
     """Some decoders take the blank line for the end of an event without data."""
     hook = model.model.model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.2))
