@@ -7,12 +7,15 @@ per token costs more on an idle machine than it saves on a busy one (measured in
 
 So the time of each pass is compared with what such passes took before. Where it is much longer, half as many threads
 are tried in turn with the number in use, and the quicker number is kept; where the kernel says that the thread itself
-waited for a core, there is no need to try. After 2 to 10 seconds more are used again, sooner when the thread no longer
-waits, later while it does. A trial is at most six passes, mostly two.
+waited for a core, there is no need to try. A single such pass can take seconds, so the kernel is asked before each pass
+how many threads of others want a core: where there is none left, fewer are used from the first pass on. After 2 to 10
+seconds more are used again, sooner when the thread no longer waits and nobody else wants the cores, later while it
+does. A trial is at most six passes, mostly two.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +24,8 @@ from statistics import median
 from typing import TypeVar
 
 import torch
+
+from engine.transformers.threads import others_running
 
 T = TypeVar("T")
 
@@ -40,6 +45,10 @@ _CALM_S = 1.0
 # Shares of a pass that the thread waited for a core: more is a contended pass, less a quiet one.
 _CONTENDED, _QUIET = 0.25, 0.05
 _QUIET_PASSES = 5
+# So many looks, so far apart, all find no core left: one alone may have met a client that has just sent its request.
+_LOOKS, _BETWEEN_LOOKS_S = 3, 0.001
+# More threads than there are cores for are tried all the same after so long: others may be of low priority.
+_CROWDED_WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -103,8 +112,24 @@ class ThreadGovernor:
     then added up in the same order each time, and the same passes agree to the last bit.
     """
 
-    def __init__(self, most: int, *, adaptive: bool = True, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        most: int,
+        *,
+        adaptive: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        others: Callable[[], int | None] = others_running,
+        cores: int | None = None,
+    ) -> None:
         self.most = most
+        self._others = others
+        self._cores = cores or os.cpu_count() or most
+        self._sees_others = False
+        """Whether the kernel tells how many threads of others want a core."""
+        self._free = True
+        """Whether there were cores for more threads when the last pass began."""
+        self._harmless = False
+        """Whether passes are as quick as ever although others want all cores."""
         self._adaptive = adaptive and most > 1
         self.threads = most
         self.steps_down = 0
@@ -123,7 +148,9 @@ class ThreadGovernor:
 
     def threads_for(self, kind: Kind | None) -> int:
         """Give the number of threads for the next pass. Passes of kind None are not compared."""
-        self._step_up()
+        if self._adaptive:
+            self._look_around()
+            self._step_up()
         if kind is None or not self._adaptive:
             return self.threads
         if kind != self._recent_kind:
@@ -144,8 +171,10 @@ class ThreadGovernor:
             return
         known = self._usual.get((threads, kind))
         if threads > 1 and waited is not None and waited > _CONTENDED and (known is None or cost > _SUDDEN * known):
+            self._harmless = False
             self._step_down(threads // 2)
             return
+        self._harmless = self._harmless or (threads > 1 and not self._free and waited is not None and waited < _QUIET)
         usual = cost if known is None else known
         self._usual[threads, kind] = min(cost, usual + _DRIFT * (cost - usual))
         if self._trial is None:
@@ -156,13 +185,33 @@ class ThreadGovernor:
         if better is not None:
             self._end(self._trial, better)
 
+    def _look_around(self) -> None:
+        """Ask whether others leave cores for the threads that this pass should have, and use fewer where not."""
+        others = self._others()
+        if others is None:
+            return
+        self._sees_others = True
+        wanted = self.threads if self.threads == self.most else min(2 * self.threads, self.most)
+        self._free = others + wanted <= self._cores
+        if self.threads == self.most > 1 and others >= self._cores and not self._harmless and self._stay_crowded():
+            self._step_down(self.threads // 2)
+
+    def _stay_crowded(self) -> bool:
+        for _ in range(_LOOKS - 1):
+            time.sleep(_BETWEEN_LOOKS_S)
+            others = self._others()
+            if others is None or others < self._cores:
+                return False
+        return True
+
     def _note_waiting(self, waited: float) -> None:
-        if waited > _QUIET:
+        if waited > _QUIET or not (self._free or self._harmless):
             self._quiet_passes = 0
             return
         self._quiet_passes += 1
         if self._quiet_passes == _QUIET_PASSES:  # whoever computed beside this may have ended
-            self._not_before = min(self._not_before, self._clock() + _CALM_S / 2)
+            calm_s = 0.0 if self._sees_others else _CALM_S / 2
+            self._not_before = min(self._not_before, self._clock() + calm_s)
 
     def _step_down(self, threads: int) -> None:
         """Use fewer threads without a trial; a trial of more that is under way has failed."""
@@ -184,7 +233,8 @@ class ThreadGovernor:
             return
         now = self._clock()
         quiet = self._quiet_passes >= _QUIET_PASSES
-        if now >= self._not_before + (0.0 if quiet else _LONGEST_WAIT_S):
+        more_s = 0.0 if quiet else _LONGEST_WAIT_S if self._free or self._harmless else _CROWDED_WAIT_S
+        if now >= self._not_before + more_s:
             self.threads = min(2 * self.threads, self.most)
             self._recent.clear()
             self._up_at = now

@@ -69,6 +69,26 @@ def times_as_quick(threads: int) -> float:
     return in_passing(measure, threads)
 
 
+def others_running(root: Path = Path("/")) -> int | None:
+    """Count the threads of other processes that run or wait for a core just now, on all cores; None where the kernel
+    does not tell. Threads of this process do not count: after a parallel region they spin for some milliseconds."""
+    match _text(root / "proc/loadavg").split():
+        case [_, _, _, counts, *_] if counts.partition("/")[0].isdigit():
+            running = int(counts.partition("/")[0])
+            return max(0, running - _own_running(root)) if running > 1 else 0
+    return None
+
+
+def _own_running(root: Path) -> int:
+    """Count this process's threads that run or wait for a core; the calling one is among them."""
+    try:
+        tasks = list((root / "proc/self/task").iterdir())
+    except OSError:
+        return 1
+    # The state follows the name, which is in parentheses and may hold anything. A thread that has ended has no file.
+    return max(1, sum(_text(task / "stat").rpartition(")")[2].split()[:1] == ["R"] for task in tasks))
+
+
 def usable_threads(root: Path = Path("/")) -> int:
     """Give the number of threads to compute with: PyTorch's own choice (``OMP_NUM_THREADS``, else all cores), at most
     one per core that this process may run on, and at most its control groups' CPU quota, rounded down.

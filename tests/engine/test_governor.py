@@ -25,7 +25,10 @@ class Machine:
 
     def __init__(self, most: int = 2, seed: int = 0, *, adaptive: bool = True) -> None:
         self.now = 0.0
-        self.governor = ThreadGovernor(most, adaptive=adaptive, clock=lambda: self.now)
+        self.others: int | None = None
+        self.governor = ThreadGovernor(
+            most, adaptive=adaptive, clock=lambda: self.now, others=lambda: self.others, cores=most
+        )
         self._random = random.Random(seed)
         self.used: list[int] = []
 
@@ -122,6 +125,41 @@ def test_a_process_that_takes_one_core_of_two_is_not_tried_against_all_the_time(
     )
     assert machine.governor.threads == 1
     assert machine.used.count(2) < 20 + 2000 * 0.05
+
+
+def test_where_others_want_all_cores_not_even_one_pass_is_slow() -> None:
+    machine = Machine()
+    machine.run(20, alone, waited=lambda threads: 0.0)
+    before = len(machine.used)
+    machine.others = 2
+    kernel = random.Random(1)
+    for kind in (None, SHORT_PROMPT, DECODE):
+        machine.run(100, beside_another, kind, waited=lambda threads: kernel.choice([0.0, 0.0, 0.0, 0.4]))
+    assert set(machine.used[before:]) == {1}
+    machine.others = 0
+    took = machine.run(100, alone, waited=lambda threads: 0.0)
+    assert machine.governor.threads == 2
+    assert took < 1.5 * 100 * alone(2) * 1.1
+
+
+def test_a_client_that_has_just_sent_its_request_takes_no_core() -> None:
+    machine = Machine()
+    seen = iter([2, 0] * 50)  # gone at the second look
+    governor = ThreadGovernor(2, others=lambda: next(seen), cores=2, clock=lambda: machine.now)
+    assert [governor.threads_for(None) for _ in range(50)] == [2] * 50
+
+
+def test_others_of_low_priority_are_no_reason_for_long() -> None:
+    machine = Machine()
+    machine.run(20, alone, waited=lambda threads: 0.0)
+    machine.others = 2
+    machine.run(3000, alone, waited=lambda threads: 0.0)
+    assert machine.used[20:].count(1) * alone(1) < 60
+    assert machine.governor.threads == 2
+    machine.run(2, beside_another, waited=lambda threads: 0.5)  # now they are not
+    before = len(machine.used)
+    machine.run(200, beside_another, waited=lambda threads: 0.1)
+    assert set(machine.used[before:]) == {1}
 
 
 def test_a_single_slow_pass_changes_nothing() -> None:

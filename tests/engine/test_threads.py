@@ -4,13 +4,23 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
 
-from engine.transformers.threads import compute_with, in_passing, leave_to_engine, times_as_quick, usable_threads
+from benchmarks.crowded import another_process
+from engine.transformers.threads import (
+    compute_with,
+    in_passing,
+    leave_to_engine,
+    others_running,
+    times_as_quick,
+    usable_threads,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +106,24 @@ def test_threads_are_at_most_the_cores_of_the_affinity(tmp_path: Path) -> None:
 def test_what_several_threads_bring_is_measured() -> None:
     assert times_as_quick(2) > 0
     assert torch.get_num_threads() >= 1
+
+
+def test_the_kernel_is_asked_how_many_threads_of_others_run(tmp_path: Path) -> None:
+    states = {"1": "1 (python) R 0", "2": "2 (a) S) R 0", "3": "3 (python) S 0"}  # a name may hold anything
+    for task, stat in states.items():
+        folder = tmp_path / "proc/self/task" / task
+        folder.mkdir(parents=True)
+        (folder / "stat").write_text(stat)
+    assert others_running(tmp_path) is None
+    for counts, others in {"1/300": 0, "2/300": 0, "5/300": 3, "0/0": 0}.items():
+        (tmp_path / "proc/loadavg").write_text(f"0.50 0.40 0.30 {counts} 4711\n")
+        assert others_running(tmp_path) == others
+    (tmp_path / "proc/loadavg").write_text("what is this\n")
+    assert others_running(tmp_path) is None
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="this kernel does not tell")
+def test_a_process_that_computes_is_seen() -> None:
+    with another_process():
+        seen = [others_running() for _ in range(40) if time.sleep(0.01) is None]
+    assert median(count for count in seen if count is not None) >= usable_threads()
