@@ -47,6 +47,8 @@ _CONTENDED, _QUIET = 0.25, 0.05
 _QUIET_PASSES = 5
 # So many looks, so far apart, all find no core left: one alone may have met a client that has just sent its request.
 _LOOKS, _BETWEEN_LOOKS_S = 3, 0.001
+# During a pass there is a look after so long: others may have begun meanwhile.
+_LOOK_AGAIN_S = 0.1
 # More threads than there are cores for are tried all the same after so long: others may be of low priority.
 _CROWDED_WAIT_S = 30.0
 
@@ -128,6 +130,8 @@ class ThreadGovernor:
         """Whether the kernel tells how many threads of others want a core."""
         self._free = True
         """Whether there were cores for more threads when the last pass began."""
+        self._broken = False
+        """Whether the number was changed during the pass that is under way."""
         self._harmless = False
         """Whether passes are as quick as ever although others want all cores."""
         self._adaptive = adaptive and most > 1
@@ -161,9 +165,33 @@ class ThreadGovernor:
             self._trial = _Trial(kind, self.threads, other, median(self._recent), known)
         return self.threads if self._trial is None else self._trial.threads
 
+    def watching(self, interrupt: Callable[[], bool] | None) -> Callable[[], bool] | None:
+        """Give ``interrupt`` with a look around now and then, for a pass to call between its layers: if others have
+        begun to want all cores, the rest of the pass is computed with fewer threads."""
+        if not self._adaptive:
+            return interrupt
+        look_at = self._clock() + _LOOK_AGAIN_S
+
+        def between_layers() -> bool:
+            nonlocal look_at
+            now = self._clock()
+            if now >= look_at:
+                look_at = now + _LOOK_AGAIN_S
+                before = self.threads
+                self._look_around()
+                if self.threads < before:
+                    torch.set_num_threads(self.threads)
+                    self._broken = True
+            return interrupt is not None and interrupt()
+
+        return between_layers
+
     def observe(self, kind: Kind | None, threads: int, cost: float, waited: float | None = None) -> None:
         """Take in what a pass with so many threads took, in seconds per new token, and the share of it that the
         calling thread waited for a core (None: unknown)."""
+        if self._broken:
+            self._broken = False
+            return
         if waited is not None and threads == self.threads:
             self._told = True
             self._note_waiting(waited)

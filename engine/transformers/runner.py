@@ -57,6 +57,8 @@ class ModelRunner:
             positions.extend(work.all_positions())
             wanted.extend(range(len(tokens) - work.n_logits, len(tokens)))
         rows = torch.tensor(wanted, dtype=torch.long, device=self.device)
+        if self._governor is not None:
+            interrupt = self._governor.watching(interrupt)
         call = functools.partial(self._call, tokens, positions, RaggedBatch(chunks, interrupt, rows))
         plain = all(work.positions is None for work in batch)  # others stop half way, or see less
         kind = Kind.of(len(batch), len(tokens), sum(work.kv.n_tokens for work in batch)) if plain else None

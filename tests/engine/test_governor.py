@@ -219,6 +219,31 @@ def test_a_runner_computes_with_what_its_governor_says() -> None:
     assert used == [1, 2]
 
 
+def test_others_who_begin_during_a_pass_are_seen_between_its_layers() -> None:
+    machine = Machine()
+    machine.run(20, alone, waited=lambda threads: 0.0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(machine.governor.threads_for(DECODE))
+        between_layers = machine.governor.watching(lambda: False)
+        assert between_layers is not None
+        machine.others = 2
+        assert not between_layers()
+        assert torch.get_num_threads() == 2  # too soon for another look
+        machine.now += 0.2
+        assert not between_layers()
+        assert torch.get_num_threads() == 1
+        assert machine.governor.steps_down == 1
+        machine.governor.observe(DECODE, 2, 5.0, 0.5)  # of two numbers, hence of none
+        assert machine.governor.steps_down == 1
+        between_layers = machine.governor.watching(lambda: True)
+        assert between_layers is not None
+        assert between_layers()
+    finally:
+        torch.set_num_threads(before)
+    assert ThreadGovernor(2, adaptive=False).watching(None) is None
+
+
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_the_number_is_always_possible(most: int) -> None:
     machine = Machine(most, 3)
