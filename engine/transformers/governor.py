@@ -120,7 +120,7 @@ class ThreadGovernor:
         *,
         adaptive: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        others: Callable[[], int | None] = others_running,
+        others: Callable[[int], int | None] = others_running,
         cores: int | None = None,
     ) -> None:
         self.most = most
@@ -129,7 +129,9 @@ class ThreadGovernor:
         self._sees_others = False
         """Whether the kernel tells how many threads of others want a core."""
         self._free = True
-        """Whether there were cores for more threads when the last pass began."""
+        """Whether others left cores for more threads at the last look."""
+        self._crowded = False
+        """Whether others wanted all cores when all threads were used last."""
         self._broken = False
         """Whether the number was changed during the pass that is under way."""
         self._harmless = False
@@ -202,7 +204,9 @@ class ThreadGovernor:
             self._harmless = False
             self._step_down(threads // 2)
             return
-        self._harmless = self._harmless or (threads > 1 and not self._free and waited is not None and waited < _QUIET)
+        self._harmless = self._harmless or (
+            threads == self.most and self._crowded and waited is not None and waited < _QUIET
+        )
         usual = cost if known is None else known
         self._usual[threads, kind] = min(cost, usual + _DRIFT * (cost - usual))
         if self._trial is None:
@@ -215,19 +219,21 @@ class ThreadGovernor:
 
     def _look_around(self) -> None:
         """Ask whether others leave cores for the threads that this pass should have, and use fewer where not."""
-        others = self._others()
-        if others is None:
-            return
-        self._sees_others = True
-        wanted = self.threads if self.threads == self.most else min(2 * self.threads, self.most)
-        self._free = others + wanted <= self._cores
-        if self.threads == self.most > 1 and others >= self._cores and not self._harmless and self._stay_crowded():
-            self._step_down(self.threads // 2)
+        wanted = min(2 * self.threads, self.most)
+        if self.threads < self.most:
+            others = self._others(self._cores - wanted + 1)
+            self._free = others is None or others + wanted <= self._cores
+        else:
+            others = self._others(self._cores)
+            self._crowded = others is not None and others >= self._cores
+            if self._crowded and not self._harmless and self._stays_crowded():
+                self._step_down(self.threads // 2)
+        self._sees_others = others is not None
 
-    def _stay_crowded(self) -> bool:
+    def _stays_crowded(self) -> bool:
         for _ in range(_LOOKS - 1):
             time.sleep(_BETWEEN_LOOKS_S)
-            others = self._others()
+            others = self._others(self._cores)
             if others is None or others < self._cores:
                 return False
         return True

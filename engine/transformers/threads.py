@@ -69,13 +69,17 @@ def times_as_quick(threads: int) -> float:
     return in_passing(measure, threads)
 
 
-def others_running(root: Path = Path("/")) -> int | None:
+def others_running(least: int = 1, root: Path = Path("/")) -> int | None:
     """Count the threads of other processes that run or wait for a core just now, on all cores; None where the kernel
-    does not tell. Threads of this process do not count: after a parallel region they spin for some milliseconds."""
+    does not tell.
+
+    Threads of this process do not count: after a parallel region they spin for some milliseconds. To tell them apart
+    takes a file per thread, so that is done from ``least`` on only: smaller results are upper bounds.
+    """
     match _text(root / "proc/loadavg").split():
         case [_, _, _, counts, *_] if counts.partition("/")[0].isdigit():
-            running = int(counts.partition("/")[0])
-            return max(0, running - _own_running(root)) if running > 1 else 0
+            running = max(1, int(counts.partition("/")[0]))
+            return running - 1 if running - 1 < least else max(0, running - _own_running(root))
     return None
 
 

@@ -27,7 +27,7 @@ class Machine:
         self.now = 0.0
         self.others: int | None = None
         self.governor = ThreadGovernor(
-            most, adaptive=adaptive, clock=lambda: self.now, others=lambda: self.others, cores=most
+            most, adaptive=adaptive, clock=lambda: self.now, others=lambda least: self.others, cores=most
         )
         self._random = random.Random(seed)
         self.used: list[int] = []
@@ -145,7 +145,7 @@ def test_where_others_want_all_cores_not_even_one_pass_is_slow() -> None:
 def test_a_client_that_has_just_sent_its_request_takes_no_core() -> None:
     machine = Machine()
     seen = iter([2, 0] * 50)  # gone at the second look
-    governor = ThreadGovernor(2, others=lambda: next(seen), cores=2, clock=lambda: machine.now)
+    governor = ThreadGovernor(2, others=lambda least: next(seen), cores=2, clock=lambda: machine.now)
     assert [governor.threads_for(None) for _ in range(50)] == [2] * 50
 
 

@@ -114,12 +114,13 @@ def test_the_kernel_is_asked_how_many_threads_of_others_run(tmp_path: Path) -> N
         folder = tmp_path / "proc/self/task" / task
         folder.mkdir(parents=True)
         (folder / "stat").write_text(stat)
-    assert others_running(tmp_path) is None
+    assert others_running(root=tmp_path) is None
     for counts, others in {"1/300": 0, "2/300": 0, "5/300": 3, "0/0": 0}.items():
         (tmp_path / "proc/loadavg").write_text(f"0.50 0.40 0.30 {counts} 4711\n")
-        assert others_running(tmp_path) == others
+        assert others_running(root=tmp_path) == others
+        assert others_running(9, tmp_path) == max(0, int(counts[0]) - 1)  # an upper bound is enough
     (tmp_path / "proc/loadavg").write_text("what is this\n")
-    assert others_running(tmp_path) is None
+    assert others_running(root=tmp_path) is None
 
 
 @pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="this kernel does not tell")
