@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 
@@ -34,7 +34,7 @@ class _Happened:
 
 
 class Streams:
-    """Order on a CPU, where all has happened when a call returns; :class:`CudaStreams` has another."""
+    """Order on a CPU, where all has happened when a call returns; :class:`LateStreams` has another."""
 
     is_late = False
     """Whether copies happen after the call that asks for them."""
@@ -62,27 +62,28 @@ class Streams:
         """Wait, in the calling thread, until the current stream has done all that it was given."""
 
 
-class CudaStreams(Streams):
-    """Order on one CUDA device."""
+class LateStreams(Streams):
+    """Order on a device that does things later. What such a device has is left to be filled in: ``new`` (a stream),
+    ``on`` (a block on a stream), ``mark``, ``hold`` and ``finish``."""
 
     is_late = True
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._local = threading.local()
-        self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._aside = self.new()
 
-    def mark(self) -> Event:
-        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return event
+    def new(self) -> Any:
+        raise NotImplementedError
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        raise NotImplementedError
 
     @contextmanager
     def own(self, behind: Event) -> Iterator[None]:
         stream = getattr(self._local, "stream", None)
         if stream is None:
-            stream = self._local.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
+            stream = self._local.stream = self.new()
+        with self.on(stream):
             self.hold(behind)
             try:
                 yield
@@ -92,13 +93,32 @@ class CudaStreams(Streams):
     @contextmanager
     def aside(self) -> Iterator[None]:
         behind = self.mark()
-        with torch.cuda.stream(self._aside):
+        with self.on(self._aside):
             self.hold(behind)
             try:
                 yield
             except BaseException:
                 self.mark().synchronize()
                 raise
+
+
+class CudaStreams(LateStreams):
+    """Order on one CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        super().__init__()
+
+    def new(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(stream)  # makes the stream's device the thread's, too
+
+    def mark(self) -> Event:
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
     def hold(self, event: Event) -> None:
         torch.cuda.current_stream(self._device).wait_event(event)  # type: ignore[arg-type]
