@@ -27,11 +27,11 @@ from engine.vllm.streams import Streams, sent
 from kvcache import Composed, Repair, Rotation, UnsupportedRotation
 from kvcache.divergence import divergence
 
-# What a pass and a run of it cost, in tokens (see ``passes.Limits``). On a GPU estimates by arithmetic, not measured:
-# reading the weights takes as long as computing some 250 tokens, and reading the keys and values of some thousands of
-# tokens as long as computing some ten. On a CPU a run is as cheap as its tokens.
+# What a pass and a run of it cost, in tokens (see ``passes.Limits``): estimates by arithmetic. On a GPU reading the
+# weights takes as long as computing some 250 tokens, on a CPU as some ten; reading the keys and values of some thousands
+# of tokens, for one more run, takes a GPU as long as computing some ten, and costs a CPU little.
 _GPU_COSTS = (256, 8)
-_CPU_COSTS = (32, 0)
+_CPU_COSTS = (12, 0)
 
 _STOCK_TORCH_COMPILE = 1  # vllm.config.CompilationMode
 _RUNNERS = ("vllm.v1.worker.gpu_model_runner.GPUModelRunner", "vllm.v1.worker.gpu.model_runner.GPUModelRunner")
