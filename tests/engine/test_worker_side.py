@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +16,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import _disable_current_modes
 
 from engine.vllm.paged import PagedCache
-from engine.vllm.streams import Staging
+from engine.vllm.streams import Staging, Streams
 from kvcache import Fingerprint, Layout, Rotation, root_key
 from kvcache.arena import Arena
 from kvcache.paths import files_of
 from kvcache.read import read_shard
 from kvcache.shard import Shard
-from tests.engine.late import POISON, LateDevice
+from tests.engine.late import LateDevice, LateEvent
 from tests.engine.vllm_stubs import vllm_or_stubs
 
 with vllm_or_stubs():
     from engine.vllm import worker as worker_module
-    from engine.vllm.plan import Keep, LoadOrder, Orders, SaveOrder, Source
+    from engine.vllm.plan import Composition, Keep, LoadOrder, Orders, RepairOrder, SaveOrder, Source
     from engine.vllm.worker import WorkerSide
 
 LAYERS, HEADS, DIM, BLOCK, BLOCKS = 3, 2, 8, 4, 24
@@ -46,6 +49,8 @@ class Machine:
     folder: Path
     counter: int = 0
     saved: dict[str, int] = field(default_factory=dict)
+    writing: threading.Event = field(default_factory=threading.Event)
+    """The writer waits for it before it waits for bytes: else it would have the device do all at once."""
 
     def forward(self, blocks: tuple[int, ...], n_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """vLLM's step writes keys and values that were never there before; returns what they will be."""
@@ -76,6 +81,7 @@ class Machine:
         return self.worker.invalid_blocks()
 
     def until_saved(self, order: SaveOrder) -> int:
+        self.writing.set()
         deadline = time.monotonic() + 20
         while order.key not in self.saved:
             report = self.worker.report()
@@ -100,13 +106,16 @@ def machine(folder: Path, *, host_bytes: int = 1 << 20, staged: int = 1 << 20) -
     patch.setattr(worker_module, "_LOADED_AT_ONCE", 512)
     patch.setattr(Staging, "_fresh", lambda self, shape, dtype: device.staging(self, shape, dtype))
     patch.setattr(Arena, "give_back", _poisoning(Arena.give_back))
+    writing, wait_for = threading.Event(), WorkerSide._wait_for
+    patch.setattr(WorkerSide, "_wait_for", lambda *args: writing.wait(20) and wait_for(*args))
     shard = Shard.whole(LAYERS, HEADS)
     worker = WorkerSide(folder, FINGERPRINT, cache, shard, host_bytes=host_bytes, fsync=False, streams=device)
     device.owns(worker._host._arena._memory)
     worker._rotation = Rotation(torch.tensor([[0.5, 0.25]], dtype=torch.float64))
     try:
-        yield Machine(worker, cache, device, folder)
+        yield Machine(worker, cache, device, folder, writing=writing)
     finally:
+        writing.set()
         worker.close()
         patch.undo()
 
@@ -119,7 +128,8 @@ def _layers() -> list[torch.Tensor]:
 
 def _poisoning(give_back: Any) -> Any:
     def poisoned(arena: Arena, taken: torch.Tensor) -> None:
-        taken.fill_(171)
+        with _disable_current_modes():  # the host does this, and at once
+            taken.fill_(171)
         give_back(arena, taken)
 
     return poisoned
@@ -136,15 +146,9 @@ def ids_of(name: int, n_tokens: int = TOKENS) -> tuple[int, ...]:
     return tuple(range(name * 1000, name * 1000 + n_tokens))
 
 
-class Step:
-    """Names of what hypothesis strings together."""
-
-    SAVE, OVERWRITE, LOAD, SPOILED, WORK = "save", "overwrite", "load", "spoiled", "work"
-
-
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from([Step.SAVE, Step.SAVE, Step.OVERWRITE, Step.LOAD, Step.SPOILED, Step.WORK]),
+        st.sampled_from(["save", "save", "overwrite", "load", "load", "spoiled", "hold", "work"]),
         st.integers(0, 5),
         st.integers(0, 7),
     ),
@@ -165,18 +169,20 @@ def test_no_order_of_events_lets_bytes_be_read_too_early_or_land_too_late(
         expected: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, (kind, where, some) in enumerate(steps):
             blocks = (where, where + 6, where + 12)  # six requests at a time
-            if kind == Step.SAVE:
+            if kind == "save":
                 expected[where] = m.forward(blocks, TOKENS)
                 saved[name] = (m.save(keep_of(), ids_of(name), blocks), *expected[where])
-            elif kind == Step.OVERWRITE:
+            elif kind == "overwrite":
                 expected[where] = m.forward(blocks, TOKENS)
-            elif kind == Step.WORK:
+            elif kind == "hold":
+                m.writing.clear()
+            elif kind == "work":
                 for _ in range(some):
                     m.device.do_next(m.device.streams[where % len(m.device.streams)])
             elif saved:
                 chosen = sorted(saved)[some % len(saved)]
                 order, keys, values = saved[chosen]
-                if kind == Step.SPOILED:
+                if kind == "spoiled":
                     m.until_saved(order)
                     spoil(m, order)
                     del saved[chosen]
@@ -184,9 +190,10 @@ def test_no_order_of_events_lets_bytes_be_read_too_early_or_land_too_late(
                     m.until_saved(order)
                 m.load(f"r{name}", blocks, Source(order.key, 0, TOKENS))
                 invalid = m.until_received(f"r{name}")
-                assert (kind == Step.SPOILED) == bool(invalid)
+                assert (kind == "spoiled") == bool(invalid)
                 # A load that failed is computed; one that did not may be gone on with, and overwritten.
                 expected[where] = m.forward(blocks, TOKENS) if invalid else (keys, values)
+        m.writing.set()
         m.worker.drop_host_tier()
         m.device.do_all()
         for order, keys, values in saved.values():
@@ -197,6 +204,194 @@ def test_no_order_of_events_lets_bytes_be_read_too_early_or_land_too_late(
             found = m.held((where, where + 6, where + 12), TOKENS)
             assert torch.equal(found[0], keys)
             assert torch.equal(found[1], values)
+
+
+def test_a_load_waits_for_what_may_still_write_to_its_blocks(tmp_path: Path) -> None:
+    """Blocks are handed out again while the last step that wrote to them is under way."""
+    with machine(tmp_path) as m:
+        keys, values = m.forward((0, 1, 2), TOKENS)
+        order = m.save(keep_of(), ids_of(1), (0, 1, 2))
+        m.until_saved(order)
+        m.forward((6, 7, 8), TOKENS)
+        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        assert m.until_received("r") == set()
+        m.device.do_all()
+        assert torch.equal(m.held((6, 7, 8), TOKENS)[0], keys)
+        assert torch.equal(m.held((6, 7, 8), TOKENS)[1], values)
+
+
+def test_a_segment_in_the_host_tier_is_placed_when_its_bytes_are_there(tmp_path: Path) -> None:
+    with machine(tmp_path) as m:
+        keys, values = m.forward((0, 1, 2), TOKENS)
+        order = m.save(keep_of(), ids_of(1), (0, 1, 2))
+        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        assert m.until_received("r") == set()
+        assert torch.equal(m.held((6, 7, 8), TOKENS)[0], keys)
+        assert torch.equal(m.held((6, 7, 8), TOKENS)[1], values)
+        assert order.key not in m.saved
+
+
+def test_staging_is_used_again_behind_the_copies_from_it(tmp_path: Path) -> None:
+    """Two layers of a segment have room, and there are three."""
+    with machine(tmp_path, staged=1) as m:
+        saves = []
+        for name in range(4):
+            expected = m.forward((0, 1, 2), TOKENS)
+            saves.append((m.save(keep_of(), ids_of(name), (0, 1, 2)), *expected))
+        for order, keys, values in saves:
+            assert m.until_saved(order) > 0
+            segment = read_shard(m.folder, order.key, FINGERPRINT, m.worker._shard)
+            assert torch.equal(segment.keys, keys)
+            assert torch.equal(segment.values, values)
+
+
+def test_nothing_lands_in_blocks_and_memory_that_a_failed_load_gave_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error between two copies: the first one is waited for before anybody else gets the blocks."""
+    with machine(tmp_path) as m:
+        m.forward((0, 1, 2), TOKENS)
+        order = m.save(keep_of(), ids_of(1), (0, 1, 2))
+        m.until_saved(order)
+        m.worker.drop_host_tier()
+        write_layers = m.cache.write_layers
+
+        def failing(run: Any, half: str, first: int, data: torch.Tensor) -> None:
+            if half == "values" and first:
+                raise RuntimeError("out of memory")
+            write_layers(run, half, first, data)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(m.cache, "write_layers", failing)
+        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        assert m.until_received("r") == {6, 7, 8}
+        monkeypatch.undo()
+        keys, values = m.cache.shape(TOKENS), 5.0
+        m.cache.write((6, 7, 8), 0, torch.full(keys, values), torch.full(keys, values))  # at once: vLLM computes them
+        m.device.do_all()
+        assert all(torch.equal(half, torch.full(keys, values)) for half in m.held((6, 7, 8), TOKENS))
+
+
+def test_a_save_that_fails_is_reported_and_its_memory_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machine(tmp_path, staged=1) as m:
+        m.forward((0, 1, 2), TOKENS)
+        read_layers = m.cache.read_layers
+
+        def failing(run: Any, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+            if first == 2:
+                raise RuntimeError("out of memory")
+            read_layers(run, first, keys, values)
+
+        monkeypatch.setattr(m.cache, "read_layers", failing)
+        order = m.save(keep_of(), ids_of(1), (0, 1, 2))
+        assert m.until_saved(order) == 0
+        monkeypatch.undo()
+        whole = m.worker._host.allocate(1 << 20)
+        whole.fill_(3)  # somebody else has all of it now
+        m.device.do_all()
+        assert whole.eq(3).all()
+
+
+def test_moved_parts_of_a_segment_lie_where_they_should(tmp_path: Path) -> None:
+    """Keys turned, values not, from the host tier and from a file, as many layers at once as there is room for."""
+    with machine(tmp_path) as m:
+        keys, values = m.forward((0, 1, 2), TOKENS)
+        order = m.save(keep_of(), ids_of(1), (0, 1, 2))
+        m.until_saved(order)
+        assert m.worker._rotation is not None
+        for drop in (False, True):
+            if drop:
+                m.worker.drop_host_tier()
+            m.load("r", (6, 7, 8), Source(order.key, 3, 5, begin=2, shift=1))
+            assert m.until_received("r") == set()
+            found = m.cache.read((6, 7, 8), 3, 8)
+            assert torch.equal(found[0], m.worker._rotation.turned(keys[:, :, 2:7], 1))
+            assert torch.equal(found[1], values[:, :, 2:7])
+
+
+# -- the model's thread --------------------------------------------------------------------------------------------
+
+
+def test_nothing_in_a_save_waits_in_the_models_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step before is still under way when its segments are copied out; waiting would undo vLLM's scheduling ahead
+    of the device."""
+    waited: list[str] = []
+    with machine(tmp_path) as m:
+        synchronize = LateEvent.synchronize
+
+        def noted(event: LateEvent) -> None:
+            waited.append(threading.current_thread().name)
+            synchronize(event)
+
+        monkeypatch.setattr(LateEvent, "synchronize", noted)
+        m.forward((0, 1, 2), TOKENS)
+        order = m.save(keep_of(), ids_of(1), (0, 1, 2))
+        m.load("r", (6, 7, 8))
+        assert waited == []
+        m.until_saved(order)
+        assert set(waited) == {"segment-writer"}
+
+
+class SlowRepairer:
+    """Passes that fail in their second turn."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+
+    def steps(self, order: RepairOrder) -> Iterator[None]:
+        yield
+        raise RuntimeError("more sequences than the back end has room for")
+
+    def forget_score(self, name: str) -> None:
+        self.forgotten.append(name)
+
+
+def test_a_pass_that_fails_leaves_the_request_to_be_computed_and_the_engine_alive(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with machine(tmp_path) as m:
+        repairer = SlowRepairer()
+        m.worker.can_compose(m.worker._rotation, repairer)  # type: ignore[arg-type]
+        composition = Composition(((6, 9, True), (9, 10, False)), "first", 0.5)
+        order = RepairOrder("r", "plan", (3, 4, 5), tuple(range(10)), composition, after=((10, 11),))
+        m.worker.repair(Orders(repairs=[order]))
+        assert m.worker.received(idle=True) == set()
+        m.worker.repair(Orders())
+        assert m.worker.received(idle=True) == {"r"}
+        assert m.worker.invalid_blocks() == {4, 5}, "position 6 lies in the second block"
+        report = m.worker.report()
+        assert report is not None
+        assert report.unrepaired == [("r", "plan", 6)]
+        assert report.repaired == []
+        assert repairer.forgotten == ["plan"], "half a score is none"
+        assert "could not be repaired" in caplog.text
+        m.worker.repair(Orders(repairs=[RepairOrder("next")]))  # one with nothing to do
+        assert m.worker.received(idle=True) == {"next"}
+
+
+@pytest.mark.parametrize(("late", "idle", "quick"), [(True, False, False), (True, True, True), (False, False, True)])
+def test_the_thread_that_launches_kernels_is_not_asked_for_the_interpreter_more_often(
+    tmp_path: Path, late: bool, idle: bool, quick: bool
+) -> None:
+    before = sys.getswitchinterval()
+    streams = LateDevice() if late else Streams()
+    cache = PagedCache(_layers(), "joined")
+    worker = WorkerSide(
+        tmp_path, FINGERPRINT, cache, Shard.whole(LAYERS, HEADS), host_bytes=1 << 16, fsync=False, streams=streams
+    )
+    gate = threading.Event()
+    worker._bring = lambda *args: gate.wait(20) and 1 / 0  # type: ignore[method-assign, assignment]
+    try:
+        worker.start(Orders(loads=[LoadOrder("r", (1,), (Source("k" * 64, 0, 2),))], idle=idle))
+        assert (sys.getswitchinterval() < before) == quick
+        begin = time.monotonic()
+        worker.received(idle=True)
+        assert (time.monotonic() - begin >= 0.005) != late, "on a GPU nothing waits for loads in the model's thread"
+    finally:
+        gate.set()
+        worker.close()
+    assert sys.getswitchinterval() == before
 
 
 def spoil(m: Machine, order: SaveOrder) -> None:
