@@ -53,7 +53,7 @@ _NAMES: dict[str, dict[str, Any]] = {
 @contextmanager
 def vllm_or_stubs() -> Iterator[None]:
     """Import modules of ours in a block of this; nothing of it is left behind that could pass for vLLM."""
-    if find_spec("vllm") is not None:
+    if "vllm" in sys.modules or find_spec("vllm") is not None:
         yield
         return
     for name, names in _NAMES.items():
