@@ -27,9 +27,9 @@ from engine.vllm.streams import Streams, sent
 from kvcache import Composed, Repair, Rotation, UnsupportedRotation
 from kvcache.divergence import divergence
 
-# What a pass and a run of it cost, in tokens (see ``passes.Limits``): estimates by arithmetic. On a GPU reading the
-# weights takes as long as computing some 250 tokens, on a CPU as some ten; reading the keys and values of some thousands
-# of tokens, for one more run, takes a GPU as long as computing some ten, and costs a CPU little.
+# What a pass and a run of it cost, in tokens (see ``passes.Limits``): estimates by arithmetic, not measured. On a GPU
+# reading the weights takes as long as computing some 250 tokens, on a CPU as some ten; reading the keys and values of
+# some thousands of tokens, for one more run, takes a GPU as long as computing some ten, and costs a CPU little.
 _GPU_COSTS = (256, 8)
 _CPU_COSTS = (12, 0)
 
