@@ -20,20 +20,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NoReturn
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
-from engine.transformers import products
+from engine.transformers import kernels, products
 from engine.transformers.native import NativeAttention, example, native_attention
+from engine.transformers.upload import upload
 from kvcache import Layout, Rotation, Segment
 
 NAME = "recallkv"
 _TAIL_ROUND = 64
+New = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+"""New keys and values, [kv_heads, new, head_dim] each, or side by side as [2, kv_heads, new, head_dim]."""
 # Attention runs on the thread that owns the model.
 _SCRATCH = products.Scratch()
 _native: NativeAttention | None = None
@@ -86,10 +88,12 @@ def _native_for(query: torch.Tensor, value: torch.Tensor) -> NativeAttention | N
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """Immutable keys and values, [layers, kv_heads, tokens, head_dim] each, all visible to later tokens."""
+    """Immutable keys and values, [layers, kv_heads, tokens, head_dim] each, all visible to later tokens. ``of``: the
+    key of the segment whose first tokens they are, if any: spans of the same tokens of it are the same span."""
 
     keys: torch.Tensor
     values: torch.Tensor
+    of: str | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -105,10 +109,12 @@ class SequenceKV:
         self._expected = expected_tokens
         self.spans: list[Span] = []
         self.tail_tokens = 0
-        self._keys = self._values = self._allocate(0)
+        self._both = self._allocate(0)
+        self._keys, self._values = self._both
 
     def _allocate(self, n_tokens: int) -> torch.Tensor:
-        shape = self._layout.shape(n_tokens)
+        """Keys and values side by side, so that one copy can write both: [2, layers, kv_heads, tokens, head_dim]."""
+        shape = (2, *self._layout.shape(n_tokens))
         return torch.empty(shape, dtype=self._layout.torch_dtype, device=self._device)
 
     @property
@@ -123,7 +129,7 @@ class SequenceKV:
         n = segment.n_tokens if limit is None else limit
         keys, values = segment.keys[:, :, :n], segment.values[:, :, :n]
         if n >= min_span and self.tail_tokens == 0:
-            self.spans.append(Span(keys, values))
+            self.spans.append(Span(keys, values, segment.key))
             return
         self.reserve(n)
         end = self.tail_tokens + n
@@ -169,15 +175,16 @@ class SequenceKV:
             return
         grown = max(needed, min(self._expected, needed * 4), capacity + capacity // 2)
         grown = -(-grown // _TAIL_ROUND) * _TAIL_ROUND
-        for name in ("_keys", "_values"):
-            fresh = self._allocate(grown)
-            fresh[:, :, : self.tail_tokens] = getattr(self, name)[:, :, : self.tail_tokens]
-            setattr(self, name, fresh)
+        fresh = self._allocate(grown)
+        fresh[:, :, :, : self.tail_tokens] = self._both[:, :, :, : self.tail_tokens]
+        self._both = fresh
+        self._keys, self._values = fresh
 
     def copy_range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the tail."""
         keys, values = self._range(start - self.tail_begin, end - self.tail_begin)
-        return keys.contiguous(), values.contiguous()
+        # Not contiguous(): a range that is the whole buffer would be the buffer itself.
+        return tuple(part.clone(memory_format=torch.contiguous_format) for part in (keys, values))  # type: ignore[return-value]
 
     def _range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert 0 <= start < end <= self.tail_tokens, "only computed tokens can be taken out"
@@ -187,14 +194,40 @@ class SequenceKV:
         """Whole tail buffers of one layer, [kv_heads, capacity, head_dim]."""
         return self._keys[index], self._values[index]
 
+    def write(self, layer: int, where: slice | torch.Tensor, new: New) -> None:
+        """Write one layer's new keys and values to tail slots."""
+        if isinstance(new, torch.Tensor):
+            self._both[:, layer, :, where] = new
+            return
+        self._keys[layer, :, where], self._values[layer, :, where] = new
+
 
 @dataclass(frozen=True, eq=False)
 class Slots:
-    """New tokens that do not follow the tail's end: the tail slot of each, int64 [new], and what it sees of the
-    tail's first slots, additive [new, seen] (0 or -inf)."""
+    """New tokens that do not follow the tail's end: the tail slot of each, int64 [new], ascending. Each sees the
+    tail's slots up to its own, of which there are ``seen`` in all, but not the ``hidden`` ones, bool [seen]."""
 
     index: torch.Tensor
-    mask: torch.Tensor
+    seen: int
+    hidden: torch.Tensor | None = None
+    is_run: bool = False
+    """Whether the slots are neighbours and nothing is hidden: each token sees one slot more than the one before it."""
+
+    @functools.cached_property
+    def visible(self) -> torch.Tensor:
+        """What each token sees, bool [new, seen]."""
+        visible = torch.arange(self.seen, device=self.index.device)[None] <= self.index[:, None]
+        return visible if self.hidden is None else visible.logical_and_(~self.hidden[None])
+
+    @functools.cached_property
+    def mask(self) -> torch.Tensor:
+        """The same, additive: 0 or -inf, float32."""
+        return torch.zeros(self.visible.shape, device=self.index.device).masked_fill_(~self.visible, float("-inf"))
+
+    @functools.cached_property
+    def aligned_mask(self) -> torch.Tensor:
+        """The same for kernels other than the CPU's, in bfloat16, which holds both numbers; cast where it must be."""
+        return kernels.aligned_mask(self.visible, torch.bfloat16)
 
 
 class Interrupted(Exception):
@@ -244,6 +277,19 @@ class RaggedBatch:
     wanted: torch.Tensor | None = None
     """Rows whose logits are wanted, int64: of the others the last layer need give keys and values only."""
 
+    @functools.cached_property
+    def shared(self) -> list[tuple[Span, slice | torch.Tensor]]:
+        """Every span once, with the rows that see it: a slice, or int64 [rows] where they are not neighbours. Choices
+        of one request, and requests with the same beginning, read it from memory once."""
+        spans: dict[tuple[object, int], Span] = {}
+        rows: dict[tuple[object, int], list[range]] = {}
+        for chunk in self.chunks:
+            for span in chunk.kv.spans:
+                key = (span.of or id(span), span.n_tokens)
+                spans[key] = span
+                rows.setdefault(key, []).append(range(chunk.begin, chunk.end))
+        return [(span, _rows_of(rows[key], span.keys.device)) for key, span in spans.items()]
+
 
 def ragged_attention(
     module: Any,
@@ -254,10 +300,12 @@ def ragged_attention(
     *,
     scaling: float | None = None,
     ragged: RaggedBatch | None = None,
+    both: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface. query [1, heads, total, head_dim], key and value [1, kv_heads, total,
-    head_dim], keys already rotated; returns [1, total, heads, head_dim]. Appends to each sequence's tail."""
+    head_dim], keys already rotated; returns [1, total, heads, head_dim]. Appends to each sequence's tail. ``both``: key
+    and value once more as [2, kv_heads, total, head_dim], from layers that have them side by side."""
     if ragged is None or attention_mask is not None:
         raise UnsupportedModel("this model does not pass the batch on to its attention")
     for name in ("softcap", "s_aux", "position_bias"):
@@ -266,6 +314,9 @@ def ragged_attention(
     if ragged.interrupt is not None and ragged.interrupt():
         raise Interrupted
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if (chosen := kernels.chosen(query)) is not None:
+        given = (key[0], value[0]) if both is None else both
+        return _attend_by(chosen, ragged, module.layer_idx, query, given, scale).transpose(1, 2), None
     if len(ragged.chunks) == 1:
         return _attend_chunk(ragged.chunks[0], module.layer_idx, query, key, value, scale).transpose(1, 2), None
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -302,7 +353,7 @@ def _attend(
     native = _native_for(query, value)
     if native is not None:
         return native.attend(query, [(k, v) for k, v, _ in parts], scale)
-    return _attend_joined(query, parts, scale) if query.device.type != "cpu" else _attend_cpu(query, parts, scale)
+    return _attend_cpu(query, parts, scale)
 
 
 def _attend_cpu(
@@ -322,27 +373,45 @@ def _attend_in_place(
     probe = chunk.probe
     tail_keys, tail_values = chunk.kv.layer(layer)
     if probe is not None and probe.kind == "deviation" and layer == 1:
-        probe.add(_deviation(key[0], tail_keys[:, slots.index]) + _deviation(value[0], tail_values[:, slots.index]))
-        raise ShallowPassDone
+        _end_shallow_pass(probe, slots, key[0], value[0], (tail_keys, tail_values))
     tail_keys[:, slots.index] = key[0]
     tail_values[:, slots.index] = value[0]
-    seen = slots.mask.shape[1]
-    tail = (tail_keys[None, :, :seen], tail_values[None, :, :seen])
-    spans = [(span.keys[layer][None], span.values[layer][None]) for span in chunk.kv.spans]
     if probe is not None and probe.kind == "attention":
-        out, weights = _attend_weighed(query, [*spans, tail], slots.mask, scale)
-        probe.add(weights[..., -seen:].sum(dim=(0, 1, 2)))
-        return out
+        return _attend_noting(chunk.kv, slots, probe, layer, query, scale)
+    seen = slots.seen
+    *spans, tail = _whole(chunk.kv, layer, seen)
     native = _native_for(query, value)
     if native is not None:
         return native.attend(query, [*spans, tail], scale, slots.mask)
-    if query.device.type != "cpu":
-        return _attend_masked(query, [*spans, tail], slots.mask, scale)
     if _at_once(query, chunk.kv.tail_begin + seen):
         return _attend_at_once(query, [*spans, tail], scale, slots.mask)
     results = [_flash_cpu(query, k, v, False, scale) for k, v in spans]
     results.append(_flash_cpu(query, *tail, False, scale, slots.mask))
     return results[0][0] if len(results) == 1 else _merge(results)
+
+
+def _whole(kv: SequenceKV, layer: int, seen: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of the spans, and last of the tail's first ``seen`` slots."""
+    keys, values = kv.layer(layer)
+    spans = [(span.keys[layer][None], span.values[layer][None]) for span in kv.spans]
+    return [*spans, (keys[None, :, :seen], values[None, :, :seen])]
+
+
+def _attend_noting(
+    kv: SequenceKV, slots: Slots, probe: Probe, layer: int, query: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention over what has been written, and a note of how much of it each slot of the tail gets."""
+    out, weights = _attend_weighed(query, _whole(kv, layer, slots.seen), slots.mask, scale)
+    probe.add(weights[..., -slots.seen :].sum(dim=(0, 1, 2)))
+    return out
+
+
+def _end_shallow_pass(
+    probe: Probe, slots: Slots, key: torch.Tensor, value: torch.Tensor, tail: tuple[torch.Tensor, torch.Tensor]
+) -> NoReturn:
+    """Note how far new keys and values, [kv_heads, new, head_dim], are from those in their slots, and end the pass."""
+    probe.add(_deviation(key, tail[0][:, slots.index]) + _deviation(value, tail[1][:, slots.index]))
+    raise ShallowPassDone
 
 
 def _deviation(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
@@ -364,17 +433,6 @@ def _attend_weighed(
     weights = scores.softmax(-1)
     out = weights.to(values.dtype) @ values[:, None]
     return out.view(1, heads, new, width), weights
-
-
-def _attend_masked(
-    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor, scale: float
-) -> torch.Tensor:
-    # Each head gets keys of its own: no kernel but the plainest takes both a mask and shared ones.
-    group = query.shape[1] // parts[0][0].shape[1]
-    keys = torch.cat([key for key, _ in parts], dim=2).repeat_interleave(group, dim=1)
-    values = torch.cat([value for _, value in parts], dim=2).repeat_interleave(group, dim=1)
-    whole = F.pad(mask, (keys.shape[2] - mask.shape[1], 0)).to(query.dtype)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=whole, scale=scale)
 
 
 def _by_products(query: torch.Tensor, keys: int) -> bool:
@@ -421,15 +479,65 @@ def _merge(results: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor
     return merged.to(results[0][0].dtype)
 
 
-def _attend_joined(
-    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor, bool]], scale: float
+def _rows_of(parts: Sequence[range], device: torch.device) -> slice | torch.Tensor:
+    if all(after.start == before.stop for before, after in pairwise(parts)):
+        return slice(parts[0].start, parts[-1].stop)
+    return upload([row for part in parts for row in part], device)
+
+
+def _attend_by(
+    chosen: kernels.Kernels, ragged: RaggedBatch, layer: int, query: torch.Tensor, new: New, scale: float
 ) -> torch.Tensor:
-    """The same by one call over copied, joined spans, for devices whose kernels do not return the log-sum-exp."""
-    keys = torch.cat([key for key, _, _ in parts], dim=2)
-    values = torch.cat([value for _, value, _ in parts], dim=2)
-    # Not a mask but a description of one: kernels that skip what is not seen can be chosen for it.
-    mask = causal_lower_right(query.shape[2], keys.shape[2]) if parts[-1][2] else None
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+    """Attention by kernels that give their log-sum-exp: of each sequence over its tail, which ends with the new tokens,
+    then over each span of all rows that see it. No keys or values are copied but the new ones."""
+    first = ragged.chunks[0]
+    if first.slots is not None and first.probe is not None and first.probe.kind == "attention":  # alone in its pass
+        first.kv.write(layer, first.slots.index, new)
+        return _attend_noting(first.kv, first.slots, first.probe, layer, query, scale)
+    tails = [_attend_tail(chosen, chunk, layer, query, new, scale) for chunk in ragged.chunks]
+    out, lse = tails[0] if len(tails) == 1 else (torch.cat(parts, 2) for parts in zip(*tails, strict=True))
+    if not ragged.shared:
+        return out
+    merged = out.float()
+    for span, rows in ragged.shared:
+        keys, values = span.keys[layer][None], span.values[layer][None]
+        _merge_into(merged, lse, rows, chosen.plain(query[:, :, rows], keys, values, scale, False))
+    return merged.to(query.dtype)
+
+
+def _attend_tail(
+    chosen: kernels.Kernels, chunk: Chunk, layer: int, query: torch.Tensor, new: New, scale: float
+) -> kernels.Attended:
+    """Write a sequence's new keys and values, and attend to all of its tail that is there."""
+    kv, slots, probe = chunk.kv, chunk.slots, chunk.probe
+    rows = slice(chunk.begin, chunk.end)
+    query = query[:, :, rows]
+    new = new[:, :, rows] if isinstance(new, torch.Tensor) else (new[0][:, rows], new[1][:, rows])
+    tail = kv.layer(layer)
+    if slots is None:
+        seen = kv.tail_tokens + query.shape[2]
+        kv.write(layer, slice(kv.tail_tokens, seen), new)
+    else:
+        if probe is not None and probe.kind == "deviation" and layer == 1:
+            _end_shallow_pass(probe, slots, new[0], new[1], tail)
+        seen = slots.seen
+        kv.write(layer, slots.index, new)
+    keys, values = (part[None, :, :seen] for part in tail)
+    if slots is None or slots.is_run:
+        return chosen.plain(query, keys, values, scale, query.shape[2] > 1)
+    return chosen.masked(query, keys, values, scale, slots.aligned_mask.to(query.dtype))
+
+
+def _merge_into(merged: torch.Tensor, lse: torch.Tensor, rows: slice | torch.Tensor, part: kernels.Attended) -> None:
+    """Join attention over further keys into ``merged``, float32 [1, heads, total, head_dim], and ``lse`` [1, heads,
+    total], in the rows that it is of: the same as :func:`_merge`, a part at a time."""
+    out, own = merged[:, :, rows], lse[:, :, rows]
+    further = part[1]
+    out = out.lerp_(part[0].float(), torch.sigmoid(further - own).unsqueeze(-1))
+    own = torch.logaddexp(own, further)
+    lse[:, :, rows] = own
+    if isinstance(rows, torch.Tensor):  # of a slice it was a view
+        merged[:, :, rows] = out
 
 
 @contextmanager

@@ -1,0 +1,91 @@
+"""Counting what a pass would launch on a GPU, on the meta device: same operators, no numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
+
+from benchmarks.lab.architectures import ARCHITECTURES, Architecture
+from engine.transformers import ModelRunner, SequenceKV, Work, attention
+from engine.transformers.attention import Span
+from kvcache import layout_of
+
+META = torch.device("meta")
+# They make views, or nothing at all.
+_VIEWS = {
+    "alias", "as_strided", "chunk", "detach", "empty", "empty_like", "expand", "permute", "reshape", "select", "slice",
+    "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view",
+    "_reshape_alias",
+}  # fmt: skip
+_WAITS = {"_local_scalar_dense", "nonzero", "item", "equal", "is_nonzero"}
+# So many tokens lie before the new ones: what is as long is joined keys or values.
+RESIDENT = 6064
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators within the block. ``waits``: those for which the host waits, copies to it included, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+        self.waits: list[str] = []
+        self.joined_bytes = 0
+
+    @property
+    def kernels(self) -> int:
+        """How many operators launch something."""
+        return sum(n for name, n in self.names.items() if name not in _VIEWS)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.names[name] += 1
+        result = func(*args, **(kwargs or {}))
+        to_host = name == "_to_copy" and args[0].device.type != "cpu" and result.device.type == "cpu"
+        if name in _WAITS or to_host:
+            self.waits.append(name)
+        if name in {"cat", "stack", "clone", "_to_copy"} and result.ndim > 1 and result.shape[-2] >= RESIDENT:
+            self.joined_bytes += result.numel() * result.element_size()
+        return result
+
+
+def meta_network(kind: str, layers: int = 2) -> Any:
+    """A network of a published architecture without numbers, in bfloat16."""
+    shape = ARCHITECTURES[kind]
+    config = Architecture(shape.kind, {**shape.settings, "num_hidden_layers": layers}).config(8192)
+    with META:
+        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    attention.register()
+    network.set_attn_implementation(attention.NAME)
+    return network
+
+
+def meta_pass(
+    kind: str,
+    new: int,
+    sequences: int,
+    *,
+    network: Any = None,
+    positions: Sequence[int] | None = None,
+) -> Launches:
+    """What is launched for ``new`` tokens of so many sequences, each behind a resident span of its own. With
+    ``positions`` they are computed in a region of 256 slots behind the span."""
+    network = meta_network(kind) if network is None else network
+    layout = layout_of(network.config, torch.bfloat16)
+    runner = ModelRunner(network)
+    work = []
+    for _ in range(sequences):
+        kv = SequenceKV(layout, META, 1024)
+        shape = layout.shape(RESIDENT)
+        kv.spans.append(Span(*(torch.empty(shape, dtype=torch.bfloat16, device=META) for _ in range(2))))
+        kv.reserve(new)
+        if positions is not None:
+            kv.open_region(256)
+        work.append(Work(kv, range(new), positions=positions))
+    with Launches() as found:
+        runner.forward(work)
+    return found
