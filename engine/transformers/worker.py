@@ -24,12 +24,13 @@ from engine.base import Capacity
 from engine.errors import EngineClosed, EngineError
 from engine.placement import CompositionConfig, MissingPiece
 from engine.transformers.attention import Interrupted, SequenceKV
+from engine.transformers.choosing import Asked, Chooser, chooser
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from engine.transformers.scoring import take_scores, token_logprobs
+from engine.transformers.scoring import take_scores
 from engine.transformers.sequence import Choice, Group
 from engine.transformers.threads import compute_with, usable_threads
 from engine.vocabulary import Vocabulary
@@ -218,7 +219,7 @@ class EngineWorker(threading.Thread):
         work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
         try:
             logits = self._runner.forward(work, self._urgent.is_set if step.in_background else None)
-            logits = take_scores(step.prompts, work, logits, self._vocabulary).cpu()
+            logits = take_scores(step.prompts, work, logits, self._vocabulary)
             if step.in_background:
                 self._runner.wait()
         except Interrupted:  # taken up again when nobody waits
@@ -415,36 +416,31 @@ class EngineWorker(threading.Thread):
 
     def _deliver(self, step: Step, logits: torch.Tensor) -> None:
         """Hand each row of logits to the stream it belongs to: finished prompts first, then streams."""
-        best = logits.argmax(-1).tolist() if len(logits) else []
-        row = 0
         for group, n in step.prompts:
             group.done += n
         ended = [group for group, _ in step.prompts if group.remaining == 0]
-        for group in ended:
-            if group.background:
-                continue
+        begun = [group for group in ended if not group.background]
+        for group in begun:
             group.begin_choices(self._model, self._vocabulary)
-            group.sink(group.started())
-            for choice in group.choices:
-                self._advance(group, choice, logits[row], best[row])
-            row += 1
-        for group, choice in step.streams:
-            self._advance(group, choice, logits[row], best[row])
-            row += 1
+        rows = [(group, choice, row) for row, group in enumerate(begun) for choice in group.choices]
+        rows += [(group, choice, row) for row, (group, choice) in enumerate(step.streams, len(begun))]
+        asked = [Asked(choice.sampler, row, group.request.sampling.logprobs) for group, choice, row in rows]
+        chosen = chooser(asked, logits, self._vocabulary)
+        for index, (group, choice, row) in enumerate(rows):
+            if choice.index == 0 and row < len(begun):
+                group.sink(group.started())
+            self._advance(group, choice, chosen, index)
         for group in ended:  # after the first tokens are out
             self._store_pieces(group)
 
-    def _advance(self, group: Group, choice: Choice, logits: torch.Tensor, best: int) -> None:
+    def _advance(self, group: Group, choice: Choice, chosen: Chooser, index: int) -> None:
         if group.aborted:
             return
         if not group.request.sampling.max_tokens:
             group.sink(choice.end())
             return
         try:
-            token_id = best if choice.sampler.greedy else choice.sampler.choose(logits)
-            wanted, logprob = group.request.sampling.logprobs, None
-            if wanted is not None:
-                (logprob,) = token_logprobs(logits[None], [token_id], wanted, self._vocabulary)
+            token_id, logprob = chosen.take(index)
             group.sink(choice.accept(token_id, logprob, group, self._model))
         except Exception as error:
             # The worker's edge: logits that cannot be sampled from (not a number, say) fail their own request.

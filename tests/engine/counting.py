@@ -28,10 +28,12 @@ RESIDENT = 6064
 
 
 class Launches(TorchDispatchMode):
-    """Counts operators within the block. ``waits``: those for which the host waits, copies to it included, by name."""
+    """Counts operators within the block. ``waits``: those for which the host waits for ``device``, by name, copies to
+    it included."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "meta") -> None:
         super().__init__()
+        self._device = device
         self.names: Counter[str] = Counter()
         self.waits: list[str] = []
         self.joined_bytes = 0
@@ -45,8 +47,9 @@ class Launches(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.names[name] += 1
         result = func(*args, **(kwargs or {}))
-        to_host = name == "_to_copy" and args[0].device.type != "cpu" and result.device.type == "cpu"
-        if name in _WAITS or to_host:
+        of_device = isinstance(args[0] if args else None, torch.Tensor) and args[0].device.type == self._device
+        to_host = name == "_to_copy" and of_device and result.device.type == "cpu"
+        if to_host or (name in _WAITS and of_device):
             self.waits.append(name)
         if name in {"cat", "stack", "clone", "_to_copy"} and result.ndim > 1 and result.shape[-2] >= RESIDENT:
             self.joined_bytes += result.numel() * result.element_size()

@@ -261,7 +261,7 @@ def test_masks_are_not_built_for_neighbours_and_not_on_the_host() -> None:
 
 def test_launches_counts_what_it_should() -> None:
     """The counter itself: copies to the host, reads of single numbers, and joins of large tensors are seen."""
-    with Launches() as found:
+    with Launches("cpu") as found:
         x = torch.ones(RESIDENT, 4)
         torch.cat([x[:5], x[:5]])
         torch.cat([x, x[:1]])
