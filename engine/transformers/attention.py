@@ -34,8 +34,7 @@ from kvcache import Layout, Rotation, Segment
 
 NAME = "recallkv"
 _TAIL_ROUND = 64
-New = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
-"""New keys and values, [kv_heads, new, head_dim] each, or side by side as [2, kv_heads, new, head_dim]."""
+Rows = slice | torch.Tensor
 # Attention runs on the thread that owns the model.
 _SCRATCH = products.Scratch()
 _native: NativeAttention | None = None
@@ -109,12 +108,10 @@ class SequenceKV:
         self._expected = expected_tokens
         self.spans: list[Span] = []
         self.tail_tokens = 0
-        self._both = self._allocate(0)
-        self._keys, self._values = self._both
+        self._keys = self._values = self._allocate(0)
 
     def _allocate(self, n_tokens: int) -> torch.Tensor:
-        """Keys and values side by side, so that one copy can write both: [2, layers, kv_heads, tokens, head_dim]."""
-        shape = (2, *self._layout.shape(n_tokens))
+        shape = self._layout.shape(n_tokens)
         return torch.empty(shape, dtype=self._layout.torch_dtype, device=self._device)
 
     @property
@@ -175,16 +172,16 @@ class SequenceKV:
             return
         grown = max(needed, min(self._expected, needed * 4), capacity + capacity // 2)
         grown = -(-grown // _TAIL_ROUND) * _TAIL_ROUND
-        fresh = self._allocate(grown)
-        fresh[:, :, :, : self.tail_tokens] = self._both[:, :, :, : self.tail_tokens]
-        self._both = fresh
-        self._keys, self._values = fresh
+        for name in ("_keys", "_values"):
+            fresh = self._allocate(grown)
+            fresh[:, :, : self.tail_tokens] = getattr(self, name)[:, :, : self.tail_tokens]
+            setattr(self, name, fresh)
 
     def copy_range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the tail."""
         keys, values = self._range(start - self.tail_begin, end - self.tail_begin)
         # Not contiguous(): a range that is the whole buffer would be the buffer itself.
-        return tuple(part.clone(memory_format=torch.contiguous_format) for part in (keys, values))  # type: ignore[return-value]
+        return keys.clone(memory_format=torch.contiguous_format), values.clone(memory_format=torch.contiguous_format)
 
     def _range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert 0 <= start < end <= self.tail_tokens, "only computed tokens can be taken out"
@@ -194,12 +191,9 @@ class SequenceKV:
         """Whole tail buffers of one layer, [kv_heads, capacity, head_dim]."""
         return self._keys[index], self._values[index]
 
-    def write(self, layer: int, where: slice | torch.Tensor, new: New) -> None:
-        """Write one layer's new keys and values to tail slots."""
-        if isinstance(new, torch.Tensor):
-            self._both[:, layer, :, where] = new
-            return
-        self._keys[layer, :, where], self._values[layer, :, where] = new
+    def write(self, layer: int, where: slice | torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Write one layer's new keys and values, [kv_heads, new, head_dim] each, to tail slots."""
+        self._keys[layer, :, where], self._values[layer, :, where] = key, value
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,17 +272,38 @@ class RaggedBatch:
     """Rows whose logits are wanted, int64: of the others the last layer need give keys and values only."""
 
     @functools.cached_property
-    def shared(self) -> list[tuple[Span, slice | torch.Tensor]]:
-        """Every span once, with the rows that see it: a slice, or int64 [rows] where they are not neighbours. Choices
-        of one request, and requests with the same beginning, read it from memory once."""
-        spans: dict[tuple[object, int], Span] = {}
-        rows: dict[tuple[object, int], list[range]] = {}
+    def rounds(self) -> list[Round]:
+        """All spans, each once: those that several sequences share are read from memory once. Spans of different rows
+        go into one round, so that there are as many rounds as the sequence with the most spans has."""
+        shared: dict[tuple[object, int], tuple[Span, list[range]]] = {}
         for chunk in self.chunks:
             for span in chunk.kv.spans:
-                key = (span.of or id(span), span.n_tokens)
-                spans[key] = span
-                rows.setdefault(key, []).append(range(chunk.begin, chunk.end))
-        return [(span, _rows_of(rows[key], span.keys.device)) for key, span in spans.items()]
+                _, rows = shared.setdefault((span.of or id(span), span.n_tokens), (span, []))
+                rows.append(range(chunk.begin, chunk.end))
+        rounds: list[list[tuple[Span, list[range]]]] = []
+        for span, rows in shared.values():
+            taken = ({part for _, parts in other for part in parts} for other in rounds)
+            fitting = next((other for other, parts in zip(rounds, taken, strict=True) if parts.isdisjoint(rows)), None)
+            if fitting is None:
+                rounds.append(fitting := [])
+            fitting.append((span, rows))
+        return [Round.of(spans) for spans in rounds]
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Spans with the rows that see each, none of which sees two; and the rows of all in this order. Rows are a slice,
+    or int64 [rows] where they are not neighbours."""
+
+    spans: list[tuple[Span, Rows]]
+    rows: Rows
+
+    @staticmethod
+    def of(spans: list[tuple[Span, list[range]]]) -> Round:
+        spans = sorted(spans, key=lambda pair: pair[1][0].start)
+        device = spans[0][0].keys.device
+        rows = [part for _, parts in spans for part in parts]
+        return Round([(span, _rows_of(parts, device)) for span, parts in spans], _rows_of(rows, device))
 
 
 def ragged_attention(
@@ -300,12 +315,10 @@ def ragged_attention(
     *,
     scaling: float | None = None,
     ragged: RaggedBatch | None = None,
-    both: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface. query [1, heads, total, head_dim], key and value [1, kv_heads, total,
-    head_dim], keys already rotated; returns [1, total, heads, head_dim]. Appends to each sequence's tail. ``both``: key
-    and value once more as [2, kv_heads, total, head_dim], from layers that have them side by side."""
+    head_dim], keys already rotated; returns [1, total, heads, head_dim]. Appends to each sequence's tail."""
     if ragged is None or attention_mask is not None:
         raise UnsupportedModel("this model does not pass the batch on to its attention")
     for name in ("softcap", "s_aux", "position_bias"):
@@ -315,8 +328,7 @@ def ragged_attention(
         raise Interrupted
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if (chosen := kernels.chosen(query)) is not None:
-        given = (key[0], value[0]) if both is None else both
-        return _attend_by(chosen, ragged, module.layer_idx, query, given, scale).transpose(1, 2), None
+        return _attend_by(chosen, ragged, module.layer_idx, query, key[0], value[0], scale).transpose(1, 2), None
     if len(ragged.chunks) == 1:
         return _attend_chunk(ragged.chunks[0], module.layer_idx, query, key, value, scale).transpose(1, 2), None
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -479,65 +491,92 @@ def _merge(results: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor
     return merged.to(results[0][0].dtype)
 
 
-def _rows_of(parts: Sequence[range], device: torch.device) -> slice | torch.Tensor:
+def _rows_of(parts: Sequence[range], device: torch.device) -> Rows:
     if all(after.start == before.stop for before, after in pairwise(parts)):
         return slice(parts[0].start, parts[-1].stop)
     return upload([row for part in parts for row in part], device)
 
 
 def _attend_by(
-    chosen: kernels.Kernels, ragged: RaggedBatch, layer: int, query: torch.Tensor, new: New, scale: float
+    chosen: kernels.Kernels,
+    ragged: RaggedBatch,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
 ) -> torch.Tensor:
     """Attention by kernels that give their log-sum-exp: of each sequence over its tail, which ends with the new tokens,
-    then over each span of all rows that see it. No keys or values are copied but the new ones."""
+    then over each span of all rows that see it. No keys or values are copied but the new ones, [kv_heads, total,
+    head_dim]."""
     first = ragged.chunks[0]
     if first.slots is not None and first.probe is not None and first.probe.kind == "attention":  # alone in its pass
-        first.kv.write(layer, first.slots.index, new)
+        first.kv.write(layer, first.slots.index, key, value)
         return _attend_noting(first.kv, first.slots, first.probe, layer, query, scale)
-    tails = [_attend_tail(chosen, chunk, layer, query, new, scale) for chunk in ragged.chunks]
-    out, lse = tails[0] if len(tails) == 1 else (torch.cat(parts, 2) for parts in zip(*tails, strict=True))
-    if not ragged.shared:
+    out, lse = _side_by_side([_attend_tail(chosen, chunk, layer, query, key, value, scale) for chunk in ragged.chunks])
+    if not ragged.rounds:
         return out
     merged = out.float()
-    for span, rows in ragged.shared:
-        keys, values = span.keys[layer][None], span.values[layer][None]
-        _merge_into(merged, lse, rows, chosen.plain(query[:, :, rows], keys, values, scale, False))
+    for left, spans in enumerate(ragged.rounds, 1 - len(ragged.rounds)):
+        parts = [
+            chosen.plain(query[:, :, rows], span.keys[layer][None], span.values[layer][None], scale, False)
+            for span, rows in spans.spans
+        ]
+        _merge_into(merged, lse, spans.rows, _side_by_side(parts), is_last=left == 0)
     return merged.to(query.dtype)
 
 
+def _side_by_side(parts: Sequence[kernels.Attended]) -> kernels.Attended:
+    """Results of different rows as one."""
+    if len(parts) == 1:
+        return parts[0]
+    out, lse = (torch.cat(tensors, 2) for tensors in zip(*parts, strict=True))
+    return out, lse
+
+
 def _attend_tail(
-    chosen: kernels.Kernels, chunk: Chunk, layer: int, query: torch.Tensor, new: New, scale: float
+    chosen: kernels.Kernels,
+    chunk: Chunk,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
 ) -> kernels.Attended:
     """Write a sequence's new keys and values, and attend to all of its tail that is there."""
-    kv, slots, probe = chunk.kv, chunk.slots, chunk.probe
-    rows = slice(chunk.begin, chunk.end)
-    query = query[:, :, rows]
-    new = new[:, :, rows] if isinstance(new, torch.Tensor) else (new[0][:, rows], new[1][:, rows])
+    kv, slots, rows = chunk.kv, chunk.slots, slice(chunk.begin, chunk.end)
+    query, key, value = query[:, :, rows], key[:, rows], value[:, rows]
     tail = kv.layer(layer)
     if slots is None:
         seen = kv.tail_tokens + query.shape[2]
-        kv.write(layer, slice(kv.tail_tokens, seen), new)
+        kv.write(layer, slice(kv.tail_tokens, seen), key, value)
     else:
-        if probe is not None and probe.kind == "deviation" and layer == 1:
-            _end_shallow_pass(probe, slots, new[0], new[1], tail)
+        if chunk.probe is not None and chunk.probe.kind == "deviation" and layer == 1:
+            _end_shallow_pass(chunk.probe, slots, key, value, tail)
         seen = slots.seen
-        kv.write(layer, slots.index, new)
+        kv.write(layer, slots.index, key, value)
     keys, values = (part[None, :, :seen] for part in tail)
     if slots is None or slots.is_run:
         return chosen.plain(query, keys, values, scale, query.shape[2] > 1)
     return chosen.masked(query, keys, values, scale, slots.aligned_mask.to(query.dtype))
 
 
-def _merge_into(merged: torch.Tensor, lse: torch.Tensor, rows: slice | torch.Tensor, part: kernels.Attended) -> None:
+def _merge_into(
+    merged: torch.Tensor,
+    lse: torch.Tensor,
+    rows: Rows,
+    part: kernels.Attended,
+    is_last: bool = False,
+) -> None:
     """Join attention over further keys into ``merged``, float32 [1, heads, total, head_dim], and ``lse`` [1, heads,
-    total], in the rows that it is of: the same as :func:`_merge`, a part at a time."""
-    out, own = merged[:, :, rows], lse[:, :, rows]
-    further = part[1]
-    out = out.lerp_(part[0].float(), torch.sigmoid(further - own).unsqueeze(-1))
-    own = torch.logaddexp(own, further)
-    lse[:, :, rows] = own
+    total], in the rows that it is of: the same as :func:`_merge`, a part at a time. After the last one ``lse`` is not
+    kept up."""
+    further, own = part[1], lse[:, :, rows]
+    out = merged[:, :, rows].lerp_(part[0].float(), torch.sigmoid(further - own).unsqueeze(-1))
     if isinstance(rows, torch.Tensor):  # of a slice it was a view
         merged[:, :, rows] = out
+    if not is_last:
+        lse[:, :, rows] = torch.logaddexp(own, further)
 
 
 @contextmanager

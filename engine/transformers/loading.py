@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
 from engine.transformers.attention import NAME, SequenceKV, plain_attention, quick_native, register, use_native
 from engine.transformers.fused import fuse_layers
+from engine.transformers.joined import join_layers
 from engine.transformers.kernels import choose_at_load
 from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
@@ -121,6 +122,8 @@ def prepare(
         fused = fuse_layers(network)
         log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
         _choose_attention(native)
+    elif network.device.type != "cpu":
+        log.info("joined the steps of %d layers", join_layers(network))
     layout = fingerprint.layout
     choose_at_load(network.device, layout.torch_dtype, config.num_attention_heads, layout.kv_heads, layout.head_dim)
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))

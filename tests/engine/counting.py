@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.lab.architectures import ARCHITECTURES, Architecture
 from engine.transformers import ModelRunner, SequenceKV, Work, attention
 from engine.transformers.attention import Span
+from engine.transformers.fused import can_fuse
+from engine.transformers.joined import JoinedLayer
 from kvcache import layout_of
 
 META = torch.device("meta")
@@ -56,15 +58,30 @@ class Launches(TorchDispatchMode):
         return result
 
 
-def meta_network(kind: str, layers: int = 2) -> Any:
-    """A network of a published architecture without numbers, in bfloat16."""
+def meta_network(kind: str, layers: int = 2, *, joined: bool = False) -> Any:
+    """A network of a published architecture without numbers, in bfloat16; ``joined``: with a GPU's layers."""
     shape = ARCHITECTURES[kind]
     config = Architecture(shape.kind, {**shape.settings, "num_hidden_layers": layers}).config(8192)
     with META:
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     attention.register()
     network.set_attn_implementation(attention.NAME)
+    if joined:
+        stack = network.model.layers
+        for i, layer in enumerate(stack):
+            assert can_fuse(layer)
+            stack[i] = JoinedLayer(layer, is_last=i == layers - 1)
     return network
+
+
+def per_layer(kind: str, new: int, sequences: int, *, joined: bool = True) -> Counter[str]:
+    """Operators that launch something, of one layer in the middle of the network."""
+    three, two = (
+        meta_pass(kind, new, sequences, network=meta_network(kind, layers, joined=joined)) for layers in (3, 2)
+    )
+    found = three.names.copy()
+    found.subtract(two.names)
+    return Counter({name: n for name, n in found.items() if n and name not in _VIEWS})
 
 
 def meta_pass(

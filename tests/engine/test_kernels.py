@@ -153,14 +153,15 @@ def test_tokens_in_slots_are_computed_as_on_the_cpu(positions: list[int], kind: 
             kernels.use(None, CPU, torch.float32)
         kv = injected(model, [0, 6, 10])
         kv.open_region(20)
-        kv._both[:, :, :, :20] = region._both[:, :, :, 10:30]
+        for layer in range(2):
+            kv.write(layer, slice(0, 20), *(part[:, 10:30] for part in region.layer(layer)))
         tokens = [99 + position for position in positions]
         probe = None if kind is None else Probe(kind)  # type: ignore[arg-type]
         if kind == "deviation":
             found.append(runner.deviation(kv, tokens, positions))
             continue
         logits = runner.forward([Work(kv, tokens, len(tokens), positions, probe)])
-        found.append(torch.cat([logits.flatten(), kv._both[:, :, :, :20].flatten()]))
+        found.append(torch.cat([logits.flatten(), kv._keys[:, :, :20].flatten(), kv._values[:, :, :20].flatten()]))
         if probe is not None:
             assert probe.signal is not None
             found[-1] = torch.cat([found[-1], probe.signal])
