@@ -13,6 +13,8 @@ from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV,
 from engine.transformers.governor import Kind, ThreadGovernor, governed
 from engine.transformers.upload import upload
 
+_LAYERS_AHEAD = 2
+
 
 @dataclass(frozen=True, eq=False)
 class Work:
@@ -35,6 +37,28 @@ class Work:
         return range(begin, begin + len(self.token_ids)) if self.positions is None else self.positions
 
 
+class PacedInterrupt:
+    """Asks ``interrupt`` at the pace of the device, not of the launches: a GPU is given all layers of a pass at once,
+    after which nothing can be given up. At most twice ``_LAYERS_AHEAD`` layers are launched and not done."""
+
+    def __init__(self, interrupt: Callable[[], bool], new_event: Callable[[], Any]) -> None:
+        self._interrupt = interrupt
+        self._new_event = new_event
+        self._asked = 0
+        self._before: Any = None
+
+    def __call__(self) -> bool:
+        """Whether to give up; called before each layer."""
+        if self._asked % _LAYERS_AHEAD == 0:
+            event = self._new_event()
+            event.record()
+            if self._before is not None:
+                self._before.synchronize()
+            self._before = event
+        self._asked += 1
+        return self._interrupt()
+
+
 class ModelRunner:
     """Runs the model on new tokens and grows the sequences' tails. Owned by one thread, which computes with as many
     CPU threads as ``governor`` says (None: with as many as it was told to)."""
@@ -48,6 +72,8 @@ class ModelRunner:
     def forward(self, batch: Sequence[Work], interrupt: Callable[[], bool] | None = None) -> torch.Tensor:
         """Float32 logits [wanted, vocabulary]: of each piece of work the wanted rows, in order. Raises ``Interrupted``
         as soon as ``interrupt`` says so; nothing has happened then."""
+        if interrupt is not None and self.device.type == "cuda":
+            interrupt = PacedInterrupt(interrupt, torch.cuda.Event)
         chunks: list[Chunk] = []
         tokens: list[int] = []
         positions: list[int] = []

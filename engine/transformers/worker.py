@@ -50,11 +50,16 @@ _AGING_TOKENS_PER_S = 200.0
 @dataclass(frozen=True)
 class BatchingConfig:
     """Limits of the batch. Chunks are in prompt tokens per step: a large one when nothing is being decoded, a
-    small one otherwise, so that running streams keep moving."""
+    small one otherwise, so that running streams keep moving. None: what suits the device."""
 
     max_running: int = 16
-    prefill_chunk: int = 512
-    busy_prefill_chunk: int = 64
+    prefill_chunk: int | None = None
+    busy_prefill_chunk: int | None = None
+
+    def chunks(self, device: torch.device) -> tuple[int, int]:
+        """Both chunk sizes. A GPU takes as long to launch a pass as to compute some hundred tokens."""
+        alone, busy = (512, 64) if device.type == "cpu" else (8192, 512)
+        return self.prefill_chunk or alone, self.busy_prefill_chunk or busy
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +121,7 @@ class EngineWorker(threading.Thread):
         self._model = model
         self._store = store
         self._config = config
+        self._chunk, self._busy_chunk = config.chunks(model.device)
         self._composing = composing
         self._cost = cost
         self._vocabulary = vocabulary
@@ -151,7 +157,7 @@ class EngineWorker(threading.Thread):
     @property
     def background(self) -> tuple[int, Callable[[], bool]]:
         """For work in idle time: tokens of a step, and what to ask in the middle of one whether to break it off."""
-        return self._config.prefill_chunk, self._urgent.is_set
+        return self._chunk, self._urgent.is_set
 
     def call(self, work: Callable[[ModelRunner], T]) -> Future[T]:
         """Run ``work`` on the model between two steps, on this thread (a benchmark's bare forward pass, say)."""
@@ -387,9 +393,9 @@ class EngineWorker(threading.Thread):
             pending = foreground
         # Small chunks keep streams moving, and let a new request in soon when the work is not urgent.
         hurry = bool(foreground) and not streams
-        budget = self._config.prefill_chunk if hurry else self._config.busy_prefill_chunk
+        budget = self._chunk if hurry else self._busy_chunk
         if not foreground and not streams:
-            budget = self._config.prefill_chunk  # it is broken off when somebody comes
+            budget = self._chunk  # it is broken off when somebody comes
         now = time.perf_counter()
         scored = _SCORED_TOKENS
         prompts: list[tuple[Group, int]] = []
