@@ -191,6 +191,12 @@ class SequenceKV:
         """Whole tail buffers of one layer, [kv_heads, capacity, head_dim]."""
         return self._keys[index], self._values[index]
 
+    def everything(self, n_new: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of all layers: of each span, and of the tail with ``n_new`` further slots."""
+        end = self.tail_tokens + n_new
+        spans = [(span.keys, span.values) for span in self.spans]
+        return [*spans, (self._keys[:, :, :end], self._values[:, :, :end])]
+
     def write(self, layer: int, where: slice | torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write one layer's new keys and values, [kv_heads, new, head_dim] each, to tail slots."""
         self._keys[layer, :, where], self._values[layer, :, where] = key, value
@@ -260,6 +266,11 @@ class Chunk:
     slots: Slots | None = None
     probe: Probe | None = None
 
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one token behind the tail."""
+        return self.end - self.begin == 1 and self.slots is None
+
 
 @dataclass(frozen=True, eq=False)
 class RaggedBatch:
@@ -270,6 +281,20 @@ class RaggedBatch:
     """Asked before each layer whether to give up (raising ``Interrupted``)."""
     wanted: torch.Tensor | None = None
     """Rows whose logits are wanted, int64: of the others the last layer need give keys and values only."""
+
+    @functools.cached_property
+    def parted(self) -> tuple[RaggedBatch, Singles | None]:
+        """The batch without the sequences at its end that compute one token each, and those as a table, where there
+        are kernels for that."""
+        begin = len(self.chunks)
+        while begin and self.chunks[begin - 1].is_single:
+            begin -= 1
+        singles = self.chunks[begin:]
+        chosen = kernels.chosen(singles[0].kv.layer(0)[0]) if singles else None
+        if chosen is None or chosen.table is None:
+            return self, None
+        table = chosen.table([chunk.kv.everything(1) for chunk in singles])
+        return RaggedBatch(self.chunks[:begin]), Singles(singles[0].begin, table)
 
     @functools.cached_property
     def rounds(self) -> list[Round]:
@@ -288,6 +313,14 @@ class RaggedBatch:
                 rounds.append(fitting := [])
             fitting.append((span, rows))
         return [Round.of(spans) for spans in rounds]
+
+
+@dataclass(frozen=True, eq=False)
+class Singles:
+    """The rows from ``begin`` on, a sequence each, and where those sequences lie."""
+
+    begin: int
+    table: kernels.Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +361,7 @@ def ragged_attention(
         raise Interrupted
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if (chosen := kernels.chosen(query)) is not None:
-        return _attend_by(chosen, ragged, module.layer_idx, query, key[0], value[0], scale).transpose(1, 2), None
+        return _attend_elsewhere(chosen, ragged, module.layer_idx, query, key[0], value[0], scale), None
     if len(ragged.chunks) == 1:
         return _attend_chunk(ragged.chunks[0], module.layer_idx, query, key, value, scale).transpose(1, 2), None
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -495,6 +528,28 @@ def _rows_of(parts: Sequence[range], device: torch.device) -> Rows:
     if all(after.start == before.stop for before, after in pairwise(parts)):
         return slice(parts[0].start, parts[-1].stop)
     return upload([row for part in parts for row in part], device)
+
+
+def _attend_elsewhere(
+    chosen: kernels.Kernels,
+    ragged: RaggedBatch,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of a batch on a device other than the CPU, [1, total, heads, head_dim]; key and value [kv_heads, total,
+    head_dim]."""
+    several, singles = ragged.parted
+    found = []
+    if several.chunks:
+        found.append(_attend_by(chosen, several, layer, query, key, value, scale).transpose(1, 2))
+    if singles is not None:
+        rows = slice(singles.begin, None)
+        out = singles.table.attend(layer, query[:, :, rows], key[:, rows], value[:, rows], scale)
+        found.append(out.transpose(1, 2))
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
 def _attend_by(

@@ -8,6 +8,7 @@ Kernels are called by name instead, and each gives its log-sum-exp, so that span
   and the new tokens at its end. Heads share keys as they are.
 - ``efficient`` (PyTorch's memory-efficient kernel): float32, and masks. It does not know of shared keys; but a batch of
   key heads, in each of which the keys have a head stride of zero, says the same without repeating them.
+- ``span_kernels.SpanTable``, where Triton is: one token of each of many sequences, over all their spans at once.
 - ``written_out``: products and a softmax in blocks, on any device and in any dtype; also the reference of the others.
 
 On a GPU each is compared with the reference at load, and what disagrees or fails is replaced by it.
@@ -16,8 +17,9 @@ On a GPU each is compared with the reference at load, and what disagrees or fail
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -31,6 +33,20 @@ token sees all keys, each one before it one key less."""
 Masked = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, torch.Tensor], Attended]
 """The same with an additive mask [new, keys] in the query's dtype, whose rows begin at multiples of ``MASK_ALIGNMENT``
 elements."""
+
+
+class Table(Protocol):
+    """Where the keys and values of sequences lie that compute one token each."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Write each token's key and value, [kv_heads, sequences, head_dim], to its slot, and give its attention over
+        all there is of its sequence; query [1, heads, sequences, head_dim] to the same."""
+
+
+Pairs = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of a sequence, [layers, kv_heads, tokens, head_dim] each; the last ends with the new token's slot."""
 
 MASK_ALIGNMENT = 16
 # The memory-efficient kernel's number for a causal mask from the lower right corner.
@@ -50,6 +66,7 @@ class Kernels:
 
     plain: Plain
     masked: Masked
+    table: Callable[[Sequence[Pairs]], Table] | None = None
 
 
 def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, causal: bool) -> Attended:
@@ -154,15 +171,36 @@ def chosen(query: torch.Tensor) -> Kernels | None:
     return kernels_for(query.device, query.dtype, query.shape[-1]) if found is None else found
 
 
-def choose_at_load(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> None:
+def choose_at_load(
+    device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int], *, compiled: bool = True
+) -> None:
     """Settle the kernels of a device that is not a CPU, after a comparison there, and turn cuDNN's attention off for
-    whoever else asks PyTorch's chooser in this process."""
-    kernels = kernels_for(device, dtype, head_dim)
+    whoever else asks PyTorch's chooser in this process. ``heads``: how many, how many with keys of their own, and their
+    width; ``compiled``: whether to have Triton's, where it is installed."""
+    kernels = kernels_for(device, dtype, heads[2])
     if kernels is None:
         return
+    kernels = tested(kernels, device, dtype, heads)
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
-    use(tested(kernels, device, dtype, (heads, kv_heads, head_dim)), device, dtype)
+        if compiled and dtype in _HALF:
+            kernels = replace(kernels, table=_tested_table(device, dtype, heads))
+    use(kernels, device, dtype)
+
+
+def _tested_table(
+    device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]
+) -> Callable[[Sequence[Pairs]], Table] | None:
+    try:
+        from engine.transformers import span_kernels
+    except ImportError:
+        log.warning("Triton is not installed: sequences are attended to one by one")
+        return None
+    problem = span_kernels.problem(device, dtype, heads)
+    if problem is not None:
+        log.warning("Triton's kernels are not used, sequences are attended to one by one: %s", problem)
+        return None
+    return span_kernels.SpanTable
 
 
 @torch.inference_mode()

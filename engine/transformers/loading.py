@@ -109,7 +109,8 @@ def prepare(
     native: bool = True,
 ) -> LoadedModel:
     """Check a model that is loaded already, and make it ready: its attention and its linear layers are replaced.
-    ``native``: on a CPU in float32 attention is compiled, where there is a compiler. Raises ``UnsupportedModel``."""
+    ``native``: attention is compiled, on a CPU in float32 where there is a compiler, on a GPU by Triton. Raises
+    ``UnsupportedModel``."""
     register()
     network.set_attn_implementation(NAME)
     config = network.config
@@ -125,7 +126,8 @@ def prepare(
     elif network.device.type != "cpu":
         log.info("joined the steps of %d layers", join_layers(network))
     layout = fingerprint.layout
-    choose_at_load(network.device, layout.torch_dtype, config.num_attention_heads, layout.kv_heads, layout.head_dim)
+    heads = config.num_attention_heads, layout.kv_heads, layout.head_dim
+    choose_at_load(network.device, layout.torch_dtype, heads, compiled=native)
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     _self_test(loaded)
     return replace(loaded, rotation=_tested_rotation(loaded))

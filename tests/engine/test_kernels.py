@@ -4,7 +4,9 @@ two outputs; what is counted is counted on the meta device."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, atte
 from engine.transformers.attention import Probe
 from engine.transformers.kernels import Attended, Kernels
 from kvcache import Segment, root_key
-from tests.engine.counting import RESIDENT, Launches, meta_pass
+from tests.engine.counting import RESIDENT, Launches, meta_pass, per_layer
 from tests.tiny import tiny_model, tiny_network
 
 CPU = torch.device("cpu")
@@ -47,10 +49,34 @@ def masked_for_cpu(
 STAND_IN = Kernels(flash_for_cpu, masked_for_cpu)
 
 
-@pytest.fixture(params=["flash", "written out"])
+class PlainTable:
+    """What a table of spans does, written out."""
+
+    def __init__(self, sequences: Sequence[kernels.Pairs]) -> None:
+        self._sequences = sequences
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        found = []
+        for i, pairs in enumerate(self._sequences):
+            pairs[-1][0][layer, :, -1], pairs[-1][1][layer, :, -1] = key[:, i], value[:, i]
+            keys, values = (torch.cat([part[layer] for part in parts], 1)[None] for parts in zip(*pairs, strict=True))
+            found.append(kernels.written_out(query[:, :, i : i + 1], keys, values, scale, False)[0])
+        return torch.cat(found, 2)
+
+
+KINDS_OF_KERNELS = {
+    "flash": STAND_IN,
+    "written out": kernels.WRITTEN_OUT,
+    "table": replace(STAND_IN, table=PlainTable),
+}
+
+
+@pytest.fixture(params=list(KINDS_OF_KERNELS))
 def named_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """Attention on the CPU by the route that other devices take."""
-    kernels.use(STAND_IN if request.param == "flash" else kernels.WRITTEN_OUT, CPU, torch.float32)
+    kernels.use(KINDS_OF_KERNELS[request.param], CPU, torch.float32)
     yield
     kernels.use(None, CPU, torch.float32)
 
@@ -106,9 +132,10 @@ def test_sequences_that_share_spans_in_a_batch_get_their_own_logits() -> None:
         Work(injected(model, [0, 13]), TOKENS[13:14]),
         Work(fresh(model), TOKENS[:7]),
         Work(forks[1], TOKENS[20:21]),
+        Work(injected(model, [0, 5, 17]), TOKENS[17:18]),
     ]
     logits = runner.forward(batch)
-    expected = [oracle("llama", TOKENS[:n]) for n in (31, 14, 7, 21)]
+    expected = [oracle("llama", TOKENS[:n]) for n in (31, 14, 7, 21, 18)]
     torch.testing.assert_close(logits, torch.stack(expected), atol=1e-4, rtol=1e-4)
 
 
@@ -280,10 +307,34 @@ def test_pytorchs_chooser_has_no_cudnn_after_load(monkeypatch: pytest.MonkeyPatc
     before = torch.backends.cuda.cudnn_sdp_enabled()
     try:
         torch.backends.cuda.enable_cudnn_sdp(True)
-        kernels.choose_at_load(CPU, torch.bfloat16, 4, 2, 64)
+        kernels.choose_at_load(CPU, torch.bfloat16, (4, 2, 64))
         assert torch.backends.cuda.cudnn_sdp_enabled()
-        kernels.choose_at_load(torch.device("cuda", 0), torch.bfloat16, 4, 2, 64)
+        kernels.choose_at_load(torch.device("cuda", 0), torch.bfloat16, (4, 2, 64), compiled=False)
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         assert kernels._chosen == {("cuda", torch.bfloat16): Kernels(kernels.flash, kernels.efficient_masked)}
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def test_with_a_table_launches_do_not_grow_with_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the table's own, which are three."""
+
+    class Nothing(PlainTable):
+        def attend(
+            self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        ) -> torch.Tensor:
+            return torch.empty_like(query)
+
+    named = replace(Kernels(kernels.flash, kernels.efficient_masked), table=Nothing)
+    monkeypatch.setattr(kernels, "_chosen", {("meta", torch.bfloat16): named})
+    assert per_layer("qwen3-8b", 1, 1) == per_layer("qwen3-8b", 1, 16)
+    assert per_layer("qwen3-8b", 1, 16).total() + 3 <= 58 / 2
+
+
+def test_without_triton_sequences_are_attended_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "engine.transformers.span_kernels", None)
+    monkeypatch.delattr("engine.transformers.span_kernels", raising=False)
+    assert kernels._tested_table(CPU, torch.bfloat16, (4, 2, 64)) is None
+    assert "one by one" in caplog.text
