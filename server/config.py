@@ -73,8 +73,8 @@ class EngineConfig:
     """On a CPU, compile attention for it at the first start, where there is a C++ compiler."""
     max_running: int = _range(16, 1, 4096)
     max_waiting: int = _range(256, 0, 1 << 20)
-    prefill_chunk: int = _range(512, 1, 1 << 20)
-    busy_prefill_chunk: int = _range(64, 1, 1 << 20)
+    prefill_chunk: int | None = _range(None, 1, 1 << 20)
+    busy_prefill_chunk: int | None = _range(None, 1, 1 << 20)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
 from engine.transformers.attention import NAME, SequenceKV, plain_attention, quick_native, register, use_native
 from engine.transformers.fused import fuse_layers
+from engine.transformers.joined import join_layers
+from engine.transformers.kernels import choose_at_load
 from engine.transformers.packing import can_pack, pack_linears
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Fingerprint, Rotation, UnsupportedRotation, layout_of, rotation_of
@@ -107,7 +109,8 @@ def prepare(
     native: bool = True,
 ) -> LoadedModel:
     """Check a model that is loaded already, and make it ready: its attention and its linear layers are replaced.
-    ``native``: on a CPU in float32 attention is compiled, where there is a compiler. Raises ``UnsupportedModel``."""
+    ``native``: attention is compiled, on a CPU in float32 where there is a compiler, on a GPU by Triton. Raises
+    ``UnsupportedModel``."""
     register()
     network.set_attn_implementation(NAME)
     config = network.config
@@ -120,6 +123,11 @@ def prepare(
         fused = fuse_layers(network)
         log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
         _choose_attention(native)
+    elif network.device.type != "cpu":
+        log.info("joined the steps of %d layers", join_layers(network))
+    layout = fingerprint.layout
+    heads = config.num_attention_heads, layout.kv_heads, layout.head_dim
+    choose_at_load(network.device, layout.torch_dtype, heads, compiled=native)
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     _self_test(loaded)
     return replace(loaded, rotation=_tested_rotation(loaded))

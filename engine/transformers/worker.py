@@ -24,12 +24,13 @@ from engine.base import Capacity
 from engine.errors import EngineClosed, EngineError
 from engine.placement import CompositionConfig, MissingPiece
 from engine.transformers.attention import Interrupted, SequenceKV
+from engine.transformers.choosing import Asked, Chooser, chooser
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from engine.transformers.scoring import take_scores, token_logprobs
+from engine.transformers.scoring import take_scores
 from engine.transformers.sequence import Choice, Group
 from engine.transformers.threads import compute_with, usable_threads
 from engine.vocabulary import Vocabulary
@@ -49,11 +50,16 @@ _AGING_TOKENS_PER_S = 200.0
 @dataclass(frozen=True)
 class BatchingConfig:
     """Limits of the batch. Chunks are in prompt tokens per step: a large one when nothing is being decoded, a
-    small one otherwise, so that running streams keep moving."""
+    small one otherwise, so that running streams keep moving. None: what suits the device."""
 
     max_running: int = 16
-    prefill_chunk: int = 512
-    busy_prefill_chunk: int = 64
+    prefill_chunk: int | None = None
+    busy_prefill_chunk: int | None = None
+
+    def chunks(self, device: torch.device) -> tuple[int, int]:
+        """Both chunk sizes. A GPU takes as long to launch a pass as to compute some hundred tokens."""
+        alone, busy = (512, 64) if device.type == "cpu" else (8192, 512)
+        return self.prefill_chunk or alone, self.busy_prefill_chunk or busy
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +121,7 @@ class EngineWorker(threading.Thread):
         self._model = model
         self._store = store
         self._config = config
+        self._chunk, self._busy_chunk = config.chunks(model.device)
         self._composing = composing
         self._cost = cost
         self._vocabulary = vocabulary
@@ -150,7 +157,7 @@ class EngineWorker(threading.Thread):
     @property
     def background(self) -> tuple[int, Callable[[], bool]]:
         """For work in idle time: tokens of a step, and what to ask in the middle of one whether to break it off."""
-        return self._config.prefill_chunk, self._urgent.is_set
+        return self._chunk, self._urgent.is_set
 
     def call(self, work: Callable[[ModelRunner], T]) -> Future[T]:
         """Run ``work`` on the model between two steps, on this thread (a benchmark's bare forward pass, say)."""
@@ -218,7 +225,7 @@ class EngineWorker(threading.Thread):
         work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
         try:
             logits = self._runner.forward(work, self._urgent.is_set if step.in_background else None)
-            logits = take_scores(step.prompts, work, logits, self._vocabulary).cpu()
+            logits = take_scores(step.prompts, work, logits, self._vocabulary)
             if step.in_background:
                 self._runner.wait()
         except Interrupted:  # taken up again when nobody waits
@@ -386,9 +393,9 @@ class EngineWorker(threading.Thread):
             pending = foreground
         # Small chunks keep streams moving, and let a new request in soon when the work is not urgent.
         hurry = bool(foreground) and not streams
-        budget = self._config.prefill_chunk if hurry else self._config.busy_prefill_chunk
+        budget = self._chunk if hurry else self._busy_chunk
         if not foreground and not streams:
-            budget = self._config.prefill_chunk  # it is broken off when somebody comes
+            budget = self._chunk  # it is broken off when somebody comes
         now = time.perf_counter()
         scored = _SCORED_TOKENS
         prompts: list[tuple[Group, int]] = []
@@ -415,36 +422,31 @@ class EngineWorker(threading.Thread):
 
     def _deliver(self, step: Step, logits: torch.Tensor) -> None:
         """Hand each row of logits to the stream it belongs to: finished prompts first, then streams."""
-        best = logits.argmax(-1).tolist() if len(logits) else []
-        row = 0
         for group, n in step.prompts:
             group.done += n
         ended = [group for group, _ in step.prompts if group.remaining == 0]
-        for group in ended:
-            if group.background:
-                continue
+        begun = [group for group in ended if not group.background]
+        for group in begun:
             group.begin_choices(self._model, self._vocabulary)
-            group.sink(group.started())
-            for choice in group.choices:
-                self._advance(group, choice, logits[row], best[row])
-            row += 1
-        for group, choice in step.streams:
-            self._advance(group, choice, logits[row], best[row])
-            row += 1
+        rows = [(group, choice, row) for row, group in enumerate(begun) for choice in group.choices]
+        rows += [(group, choice, row) for row, (group, choice) in enumerate(step.streams, len(begun))]
+        asked = [Asked(choice.sampler, row, group.request.sampling.logprobs) for group, choice, row in rows]
+        chosen = chooser(asked, logits, self._vocabulary)
+        for index, (group, choice, row) in enumerate(rows):
+            if choice.index == 0 and row < len(begun):
+                group.sink(group.started())
+            self._advance(group, choice, chosen, index)
         for group in ended:  # after the first tokens are out
             self._store_pieces(group)
 
-    def _advance(self, group: Group, choice: Choice, logits: torch.Tensor, best: int) -> None:
+    def _advance(self, group: Group, choice: Choice, chosen: Chooser, index: int) -> None:
         if group.aborted:
             return
         if not group.request.sampling.max_tokens:
             group.sink(choice.end())
             return
         try:
-            token_id = best if choice.sampler.greedy else choice.sampler.choose(logits)
-            wanted, logprob = group.request.sampling.logprobs, None
-            if wanted is not None:
-                (logprob,) = token_logprobs(logits[None], [token_id], wanted, self._vocabulary)
+            token_id, logprob = chosen.take(index)
             group.sink(choice.accept(token_id, logprob, group, self._model))
         except Exception as error:
             # The worker's edge: logits that cannot be sampled from (not a number, say) fail their own request.
