@@ -277,7 +277,7 @@ def load_engine(
 
     def load() -> tuple[LoadedModel, CostModel | None]:
         loaded = load_model(model, device=device, dtype=dtype, context=context, native=native)
-        return loaded, calibrated(loaded) if weigh_loading else None
+        return loaded, calibrated(loaded, prefill_chunk) if weigh_loading else None
 
     try:
         loaded, cost = in_passing(load, threads)
