@@ -195,7 +195,7 @@ def use_device(device: torch.device) -> None:
     """Have this thread work on ``device``: each one begins on the first GPU, whatever others have chosen, and what it
     allocates or pins there would open a second context."""
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(indexed(device))
 
 
 def _memory_for(tensor: torch.Tensor, allocate: Allocate) -> torch.Tensor:
