@@ -553,15 +553,6 @@ class SegmentStore:
                 self._evictions["device"] += len(evicted)
                 self._admit_host(evicted)
 
-    def device_bytes_needed(self, keys: Iterable[str] = ()) -> int:
-        """Count the bytes on the device that cannot be had for something else just now: segments that are pinned or
-        that have left and wait for being copied, and those of ``keys``, loaded or yet to be."""
-        with self._lock:
-            wanted = {*self._pins, *keys}
-            entries = [entry for key in wanted if (entry := self._index.get(key)) is not None]
-            leaving = 0 if self._leaving is None else self._leaving.nbytes
-            return leaving + sum(entry.nbytes for entry in entries)
-
     def _moved(self) -> None:
         """Wait until what has left the device is in host memory."""
         if self._leaving is not None:

@@ -177,7 +177,8 @@ class SequenceKV:
     def copy_range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the tail."""
         keys, values = self._range(start - self.tail_begin, end - self.tail_begin)
-        return keys.contiguous(), values.contiguous()
+        # Not contiguous(): all of a buffer is contiguous, and would be handed out itself.
+        return keys.clone(memory_format=torch.contiguous_format), values.clone(memory_format=torch.contiguous_format)
 
     def _range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert 0 <= start < end <= self.tail_tokens, "only computed tokens can be taken out"

@@ -129,8 +129,7 @@ def _sizes(model: LoadedModel) -> Sizes:
     longs = [128]
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
-        layout = model.fingerprint.layout
-        per_token = 2 * layout.layers * layout.kv_heads * layout.head_dim * layout.torch_dtype.itemsize
+        per_token = model.fingerprint.layout.bytes_per_token
         longs = [n for n in _LONG_ON_GPU if _MEMORY_TIMES * 2 * n * per_token <= free] or longs
     long = max(2, min(longs[0], model.context // 2))
     far = 1024 if model.device.type == "cpu" else long
