@@ -166,7 +166,8 @@ def test_what_is_copied_from_is_held_until_the_copy_has_ended() -> None:
 
 
 def test_copies_are_made_in_one_module() -> None:
-    """Calls with ``non_blocking`` return before a byte has moved: ``kvcache.copies`` alone knows how to wait."""
+    """Calls with ``non_blocking`` return before a byte has moved: ``kvcache.copies`` alone knows how to wait. A pass's
+    small tables go one way only, to be read by what is queued behind them."""
     root = Path(__file__).parents[2]
     found = []
     for folder in ("kvcache", "engine/transformers", "server", "scheduler"):
@@ -174,4 +175,5 @@ def test_copies_are_made_in_one_module() -> None:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.keyword) and node.arg in ("non_blocking", "pin_memory"):
                     found.append(str(path.relative_to(root)))
-    assert set(found) == {"kvcache/copies.py"}
+    assert "kvcache/copies.py" in found
+    assert set(found) <= {"kvcache/copies.py", "engine/transformers/upload.py"}
