@@ -75,6 +75,9 @@ class EngineConfig:
     max_waiting: int = _range(256, 0, 1 << 20)
     prefill_chunk: int | None = _range(None, 1, 1 << 20)
     busy_prefill_chunk: int | None = _range(None, 1, 1 << 20)
+    kv_gb: float | None = _range(None, 0, 1e6)
+    """For the keys and values of running requests and of the device tier together, in GB: requests wait until theirs
+    fit. None: on a GPU nine tenths of what is free beside the model; on a CPU no bound."""
 
 
 @dataclass(frozen=True)

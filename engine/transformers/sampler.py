@@ -21,6 +21,7 @@ class Sampler:
         self._never_first = sorted(never_first | frozenset(sampling.stop_token_ids))
         self._counts: Counter[int] = Counter()
         self._prompt = set(prompt) if sampling.repetition_penalty != 1.0 else set()
+        self._uniform: float | None = None
         self._generator: torch.Generator | None = None
         if sampling.seed is not None:
             self._generator = torch.Generator().manual_seed((sampling.seed + index) % (1 << 63))
@@ -59,12 +60,16 @@ class Sampler:
         return self._never_first if self._held_back else ()
 
     def uniform(self) -> float:
-        """The next number of the choice's random stream, from 0 to 1."""
-        return float(torch.rand((), dtype=torch.float64, generator=self._generator))
+        """The number of the choice's random stream, from 0 to 1, that the next token is drawn with: the same until that
+        is observed, so that a draw can be made once more."""
+        if self._uniform is None:
+            self._uniform = float(torch.rand((), dtype=torch.float64, generator=self._generator))
+        return self._uniform
 
     def observe(self, token_id: int) -> None:
         """Count a token that was generated."""
         self._counts[token_id] += 1
+        self._uniform = None
 
     def choose(self, logits: torch.Tensor) -> int:
         """A token id from float32 logits [vocabulary] on the CPU."""

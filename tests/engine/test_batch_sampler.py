@@ -92,15 +92,32 @@ def test_every_row_has_the_distribution_of_the_host(rows: list[dict[str, object]
             assert expected.get(token, 0.0) > 0 or not count[token]
 
 
+def drawn(samplers: list[Sampler], logits: torch.Tensor) -> list[int]:
+    """A token a row, which the samplers take in."""
+    tokens: list[int] = choose_tokens(samplers, logits).tolist()
+    for sampler, token in zip(samplers, tokens, strict=True):
+        sampler.observe(token)
+    return tokens
+
+
 def test_a_seed_gives_the_same_tokens_whatever_else_is_in_the_batch() -> None:
     logits = torch.randn(5, 3000, generator=torch.Generator().manual_seed(0))
     alone = Sampler(Sampling(seed=3, top_k=40), 0, (), frozenset())
-    tokens = [int(choose_tokens([alone], logits[:1])) for _ in range(20)]
+    tokens = [drawn([alone], logits[:1])[0] for _ in range(20)]
     among = Sampler(Sampling(seed=3, top_k=40), 0, (), frozenset())
     others = [Sampler(Sampling(top_p=0.5 + 0.1 * i), i, (), frozenset()) for i in range(4)]
-    again = [int(choose_tokens([others[0], among, *others[1:]], logits[[1, 0, 2, 3, 4]])[1]) for _ in range(20)]
+    again = [drawn([others[0], among, *others[1:]], logits[[1, 0, 2, 3, 4]])[1] for _ in range(20)]
     assert again == tokens
     assert len(set(tokens)) > 5
+
+
+def test_a_draw_that_is_made_once_more_gives_the_same_token() -> None:
+    """As when the device was out of memory in the middle of the first."""
+    logits = torch.randn(1, 3000, generator=torch.Generator().manual_seed(0))
+    once, twice = (Sampler(Sampling(seed=3), 0, (), frozenset()) for _ in range(2))
+    for _ in range(5):
+        given_up = choose_tokens([twice], logits).tolist()
+        assert drawn([once], logits) == drawn([twice], logits) == given_up
 
 
 def test_rows_that_cannot_be_drawn_from_are_marked_and_the_others_are_not() -> None:
