@@ -70,7 +70,8 @@ def test_operations_add_up_over_chunks(first: int, behind: int, second: int) -> 
 
 @given(st.integers(1, 8000), st.integers(1, 1000))
 def test_floors_rise_from_tier_to_tier(context: int, query: int) -> None:
-    floors = Floors(Size.of(TINY.config(1024)), Ceilings(1e12, 1e11, 1e10, 1e9), 10**6, 512)
+    size = Size.of(TINY.config(1024))
+    floors = Floors(size, Ceilings(1e12, 1e11, 1e10, 1e9), 2, 2, 512)
     resident, host, disk = (floors.loaded(tier, context, query) for tier in ("resident", "host", "disk"))
     assert floors.prefill(query) <= resident < host < disk
     assert host - resident == pytest.approx(context * 512 / 1e10)
@@ -119,7 +120,7 @@ def test_random_weights_are_whole_seeded_and_run() -> None:
 
 def test_eight_bit_layers_compute_what_their_weights_say() -> None:
     torch.manual_seed(0)
-    layer = Fp8Linear(nn.Linear(64, 32, bias=False), CPU)
+    layer = Fp8Linear(nn.Linear(64, 32, bias=False))
     inputs = torch.randn(5, 64)
     expected = inputs @ (layer.weight.float() * layer.scale).t()
     found = layer(inputs)
