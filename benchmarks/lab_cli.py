@@ -123,6 +123,7 @@ def _print(result: dict[str, Any]) -> None:
             shown.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
         for line, row in zip(table(rows), rows, strict=True):
             line[1:3] = [mode_name(row), line[2].partition(" (")[0]]
+            line[-1] = line[-1].partition(";")[0].partition(",")[0]
             shown.add_row(*(cell.replace("**", "") for cell in line))
         console.print(shown)
         for context, build, prefill, ratio, store, nbytes, *_ in build_table(

@@ -18,6 +18,7 @@ from benchmarks.lab.measure import Draw, said
 from benchmarks.lab.run import HeldStore, draw_of, random_model
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling
 from engine.transformers import BatchingConfig, LoadedModel, ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.transformers.cost import calibrated
 from kvcache import Segment, chain_key, root_key
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,32 @@ def measure(job: Job) -> None:
     ceilings = measured(job.device, job.dtype, None)
     item = job.dtype.itemsize
     floors = Floors(size, ceilings, item, item, model.fingerprint.layout.bytes_per_token)
+    job.record.cell("cost model", lambda: _cost_model(job, model))
     asyncio.run(_Streams(job, model, floors, draw_of(model, "random")).all())
+
+
+@torch.inference_mode()
+def _cost_model(job: Job, model: LoadedModel) -> dict[str, Any]:
+    """What the cost model, as it is measured at a server's start, says of prompts, beside what they take."""
+    cost, runner = calibrated(model), ModelRunner(model.model)
+    found = {}
+    for n, behind in ((_QUERY_LOOKED_AT, max(job.plan.decoding.contexts)), (max(job.plan.decoding.contexts), 0)):
+        times = []
+        for _ in range(3):
+            kv = SequenceKV(model.fingerprint.layout, model.device, behind + n)
+            if behind:
+                kv.open_region(behind)
+            runner.wait()
+            begin = time.perf_counter()
+            runner.forward([Work(kv, range(1, n + 1))]).argmax(-1).tolist()
+            times.append(time.perf_counter() - begin)
+        said_s, took_s = cost.compute_s(n, behind), min(times)
+        found[f"{n} behind {behind}"] = {
+            "said_s": round(said_s, 6),
+            "took_s": round(took_s, 6),
+            "ratio": round(said_s / took_s, 3),
+        }
+    return found
 
 
 class _Streams:

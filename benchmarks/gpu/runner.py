@@ -40,15 +40,15 @@ def plan_of(models: str, device: str) -> Plan:
 
 
 def run_all(models: str, device: str, out: Path, deadline_s: float, only: Sequence[str] = ()) -> bool:
-    """Whether every stage that was to run has passed. The results are in ``out``."""
+    """Whether every stage that was to run has passed. The results are in ``out``; with ``only`` those of other stages
+    stay there."""
     begin = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    for stale in out.glob("[0-9][0-9]-*"):
+    stages = [(number, stage) for number, stage in enumerate(STAGES) if not only or stage.name in only]
+    for stale in out.glob("[0-9][0-9]-*") if not only else ():
         stale.unlink()
     passed = True
-    for number, stage in enumerate(STAGES):
-        if only and stage.name not in only:
-            continue
+    for number, stage in stages:
         left = deadline_s - _REST_S - (time.monotonic() - begin)
         name = stage.file(number)
         if left < stage.least_s:

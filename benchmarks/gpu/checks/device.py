@@ -29,6 +29,7 @@ _STEPS = 6
 # A step at a length that is new takes so many times as long as the median one, at most: nothing is built for it.
 _SLOWEST = 8.0
 _SANITIZED_S = 60
+_DRILL_S = 20
 
 
 @check
@@ -143,9 +144,10 @@ async def _drill(site: Site, model: LoadedModel) -> Finding:
             return f"{type(error).__name__}: {error}"
 
     try:
-        # 24 layers x 2 heads x 64 x 2 x 2 bytes: 12 kB a token, and a growing buffer beside it.
-        beside = await asyncio.gather(ask(200), ask(100_000), ask(300))
-        after = await ask(250)
+        # 24 layers x 2 heads x 64 x 2 x 2 bytes: 12 kB a token.
+        async with asyncio.timeout(_DRILL_S):
+            beside = await asyncio.gather(ask(200), ask(100_000), ask(300))
+            after = await ask(250)
     finally:
         await engine.close()
     figures = {"small beside it": [beside[0], beside[2]], "too large": beside[1], "after it": after}
