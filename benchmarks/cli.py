@@ -20,8 +20,8 @@ from benchmarks import codec as codec_bench
 from benchmarks import crowded as crowded_bench
 from benchmarks import day as day_bench
 from benchmarks import fidelity as fidelity_bench
-from benchmarks import http as http_bench
 from benchmarks import gpu_cli, lab_cli, load_cli, memory_cli, preload_cli
+from benchmarks import http as http_bench
 from benchmarks import store as store_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench

@@ -45,7 +45,7 @@ def measure(job: Job) -> None:
 @torch.inference_mode()
 def _cost_model(job: Job, model: LoadedModel) -> dict[str, Any]:
     """What the cost model, as it is measured at a server's start, says of prompts, beside what they take."""
-    cost, runner = calibrated(model), ModelRunner(model.model)
+    cost, runner, draw = calibrated(model), ModelRunner(model.model), draw_of(model, "random")
     found = {}
     for n, behind in ((_QUERY_LOOKED_AT, max(job.plan.decoding.contexts)), (max(job.plan.decoding.contexts), 0)):
         times = []
@@ -55,7 +55,7 @@ def _cost_model(job: Job, model: LoadedModel) -> dict[str, Any]:
                 kv.open_region(behind)
             runner.wait()
             begin = time.perf_counter()
-            runner.forward([Work(kv, range(1, n + 1))]).argmax(-1).tolist()
+            runner.forward([Work(kv, draw(n, 3))]).argmax(-1).tolist()
             times.append(time.perf_counter() - begin)
         said_s, took_s = cost.compute_s(n, behind), min(times)
         found[f"{n} behind {behind}"] = {

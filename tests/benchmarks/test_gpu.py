@@ -99,7 +99,14 @@ def test_every_stage_runs_whatever_the_others_do(monkeypatch: pytest.MonkeyPatch
 def test_a_stage_that_no_longer_fits_is_not_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "07-old.json").write_text("{}")
     short, long = Stage("short", 30, 1, good), Stage("long", 200, 100, good)
-    assert not run_stages(monkeypatch, tmp_path, long, short, deadline_s=20.0)
+    monkeypatch.setattr(runner, "_LEAST_REHEARSED_S", 100.0)
+    assert not run_stages(monkeypatch, tmp_path, long, deadline_s=20.0)
+    assert result(tmp_path, "long")["status"] == "skipped"
+    monkeypatch.setattr(runner, "_LEAST_REHEARSED_S", 1.0)
+    monkeypatch.setattr(runner, "plan_of", lambda models, device: rehearsal("cpu"))
+    for module in (runner, summary):
+        monkeypatch.setattr(module, "STAGES", (long, short))
+    assert not runner.run_all("full", "cpu", tmp_path, 20.0)
     assert result(tmp_path, "long")["status"] == "skipped"
     assert result(tmp_path, "short")["status"] == "passed"
     assert not (tmp_path / "07-old.json").exists(), "an earlier run's results are not taken for this one's"
