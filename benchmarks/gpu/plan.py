@@ -20,8 +20,8 @@ class Decoding:
 @dataclass(frozen=True)
 class Plan:
     """``small``, ``middle`` and ``large`` stand for the models of 8, 32 and 72 billion parameters; ``checked`` is the
-    model that correctness is checked with end to end. ``lengths``: tokens that attention is checked over;
-    ``product``: width of the large matrix product; ``copied``: bytes of a copy; ``written``: bytes of the file."""
+    model that correctness is checked with end to end. ``shapes`` (key heads, query heads, width of a head) and ``lengths`` (tokens): what
+    attention is checked over; ``product``: width of the large matrix product; ``copied``: bytes of a copy; ``written``: bytes of the file."""
 
     name: str
     device: str
@@ -33,6 +33,7 @@ class Plan:
     table: Suite
     tiers: Suite
     decoding: Decoding
+    shapes: tuple[tuple[int, int, int], ...]
     lengths: tuple[int, ...]
     check_cell: Cell
     product: int
@@ -54,6 +55,7 @@ def full(device: str) -> Plan:
         table=SUITES["memos-table"],
         tiers=SUITES["memos-tiers"],
         decoding=Decoding((1, 8, 16), (2048, MEMOS_CONTEXTS["long"]), 64),
+        shapes=((3, 9, 64), (8, 32, 128), (8, 64, 128), (2, 8, 64)),
         lengths=(1, 2, 9, 63, 64, 65, 257, 1024, 3001, 9000),
         check_cell=Cell(2773, 303),
         product=8192,
@@ -77,6 +79,7 @@ def rehearsal(device: str) -> Plan:
         table=table,
         tiers=replace(SUITES["memos-tiers"], cells=(Cell(600, 17), Cell(60, 17)), rounds=1),
         decoding=Decoding((1, 4), (64, 300), 8),
+        shapes=((3, 9, 64), (2, 16, 128)),
         lengths=(1, 9, 64, 257),
         check_cell=Cell(1100, 40),
         product=512,

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.cli import app
 from benchmarks.gpu import runner, summary
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.plan import full, rehearsal
@@ -176,3 +178,15 @@ def test_a_record_is_whole_at_every_moment(tmp_path: Path) -> None:
     assert record.end()
     assert json.loads((tmp_path / "r.json").read_text())["status"] == "passed"
     assert list(tmp_path.iterdir()) == [tmp_path / "r.json"]
+
+
+def test_the_command_runs_a_stage_and_prints_the_table(tmp_path: Path) -> None:
+    asked = ["gpu", "--out", str(tmp_path), "--device", "cpu", "--models", "tiny", "--only", "env"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    found = result(tmp_path, "env")
+    assert found["status"] == "passed"
+    assert found["cells"]["large_product_tflops"]["found"] > 0
+    assert {one["layer"] for one in found["cells"]["products"]["found"]} == {"qkv", "o", "gate_up", "down"}
+    assert "| 00-env | passed |" in (tmp_path / "table.md").read_text()
+    assert CliRunner().invoke(app, [*asked[:-1], "nonsense"]).exit_code == 2

@@ -18,8 +18,6 @@ from engine.transformers import ModelRunner, SequenceKV, Work
 from engine.transformers.attention import Probe, ragged_attention
 from kvcache import Fingerprint, Layout, Segment, root_key
 
-# Key and value heads, query heads, width of a head.
-_SHAPES = ((3, 9, 64), (8, 32, 128), (8, 64, 128), (2, 8, 64))
 _ALLOWED = {"float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}
 _NEW = 41
 # The definition holds new x seen numbers a head in double precision.
@@ -163,7 +161,7 @@ def worst(site: Site, dtype: torch.dtype) -> dict[str, float]:
     """The largest relative error of each kind of pass, over shapes and lengths."""
     figures: dict[str, float] = {}
     longest = max(site.plan.lengths)
-    for shape in _SHAPES:
+    for shape in site.plan.shapes:
         module = AttentionAlone(shape, longest + 2 * _NEW + 1, site.device, dtype)
         scene = _Scene(module, ModelRunner(module))
         found: list[tuple[str, float]] = []
