@@ -20,8 +20,9 @@ class Decoding:
 @dataclass(frozen=True)
 class Plan:
     """``small``, ``middle`` and ``large`` stand for the models of 8, 32 and 72 billion parameters; ``checked`` is the
-    model that correctness is checked with end to end. ``shapes`` (key heads, query heads, width of a head) and ``lengths`` (tokens): what
-    attention is checked over; ``product``: width of the large matrix product; ``copied``: bytes of a copy; ``written``: bytes of the file."""
+    model that correctness is checked with end to end. ``shapes`` (key heads, query heads, width of a head) and
+    ``lengths`` (tokens) are what attention is checked over; ``product``: width of the large matrix product; ``copied``:
+    bytes of a copy; ``written``: bytes of the file."""
 
     name: str
     device: str
