@@ -81,9 +81,10 @@ $(PEERS_STAMP): Makefile
 		"torch==2.13.*" "transformers>=5.17,<5.20" $(PEERS)
 	touch $(PEERS_STAMP)
 
-# vLLM's own warnings are not ours to answer for.
+# vLLM's own warnings are not ours to answer for. Triton comes with vLLM.
 test-vllm: env-vllm
 	$(VLLM_BIN)/pytest --engine vllm tests/vllm tests/server -o filterwarnings=default
+	TRITON_INTERPRET=1 $(VLLM_BIN)/pytest --engine vllm tests/engine/test_span_kernels.py -o filterwarnings=default
 
 test-clients: env env-clients
 	$(BIN)/python -m tests.clients

@@ -45,7 +45,8 @@ def measure(job: Job) -> None:
 @torch.inference_mode()
 def _cost_model(job: Job, model: LoadedModel) -> dict[str, Any]:
     """What the cost model, as it is measured at a server's start, says of prompts, beside what they take."""
-    cost, runner, draw = calibrated(model), ModelRunner(model.model), draw_of(model, "random")
+    cost = calibrated(model, max(job.plan.decoding.contexts))  # each prompt is one pass here
+    runner, draw = ModelRunner(model.model), draw_of(model, "random")
     found = {}
     for n, behind in ((_QUERY_LOOKED_AT, max(job.plan.decoding.contexts)), (max(job.plan.decoding.contexts), 0)):
         times = []
