@@ -32,7 +32,7 @@ PEERS_STAMP := $(PEERS_VENV)/.stamp
 PEERS         := llama-cpp-python==0.3.36 tardigrade-db==0.8.1 kvboost==0.9.0
 PEERS_OPTIONS := -DLLAVA_BUILD=OFF
 
-.PHONY: serve test env check format bench clean env-vllm test-vllm env-clients test-clients env-peers
+.PHONY: serve test env check format bench rehearse clean env-vllm test-vllm env-clients test-clients env-peers
 
 serve: env
 	$(BIN)/recallkv serve demo
@@ -81,9 +81,10 @@ $(PEERS_STAMP): Makefile
 		"torch==2.13.*" "transformers>=5.17,<5.20" $(PEERS)
 	touch $(PEERS_STAMP)
 
-# vLLM's own warnings are not ours to answer for.
+# vLLM's own warnings are not ours to answer for. Triton comes with vLLM.
 test-vllm: env-vllm
 	$(VLLM_BIN)/pytest --engine vllm tests/vllm tests/server -o filterwarnings=default
+	TRITON_INTERPRET=1 $(VLLM_BIN)/pytest --engine vllm tests/engine/test_span_kernels.py -o filterwarnings=default
 
 test-clients: env env-clients
 	$(BIN)/python -m tests.clients
@@ -101,6 +102,13 @@ format: env
 bench: env
 	$(BIN)/pytest benchmarks --benchmark-only --benchmark-autosave \
 		$(if $(wildcard .benchmarks/*/*.json),--benchmark-compare) $(BENCH)
+
+# Every stage of the run on a GPU, at a size for a CPU; then once more as on a machine with nothing of the server.
+REHEARSE := -m benchmarks.gpu --device cpu --models tiny --deadline 90 --out
+rehearse: env
+	$(BIN)/python $(REHEARSE) build/gpu
+	PYTHONPATH=tests/bare $(BIN)/python $(REHEARSE) build/gpu-bare
+	PYTHONPATH=tests/bare $(BIN)/python -m pytest --noconftest -c tests/gpu/pytest.ini -q tests/gpu
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS) $(CLIENTS_NODE)/node_modules $(PEERS_VENV) .pytest_cache .ruff_cache .mypy_cache build dist

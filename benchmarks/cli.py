@@ -20,8 +20,8 @@ from benchmarks import codec as codec_bench
 from benchmarks import crowded as crowded_bench
 from benchmarks import day as day_bench
 from benchmarks import fidelity as fidelity_bench
+from benchmarks import gpu_cli, lab_cli, load_cli, memory_cli, preload_cli
 from benchmarks import http as http_bench
-from benchmarks import lab_cli, load_cli, memory_cli, preload_cli
 from benchmarks import store as store_bench
 from benchmarks import streams as streams_bench
 from benchmarks import ttft as ttft_bench
@@ -38,6 +38,7 @@ app = typer.Typer(no_args_is_help=True, help="Measure: time to first token, fide
 app.command()(load_cli.load)
 app.command()(lab_cli.lab)
 app.command()(lab_cli.report)
+app.command()(gpu_cli.gpu)
 console = Console()
 
 Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder.")]

@@ -14,8 +14,10 @@ from rich.table import Table
 from benchmarks.lab import findings
 from benchmarks.lab.architectures import ARCHITECTURES
 from benchmarks.lab.report import build_table, markdown, mode_name, page, table
+from benchmarks.lab.results import writer
 from benchmarks.lab.run import Settings, UnknownModel, run
 from benchmarks.lab.suites import SUITES
+from benchmarks.lab.weights import KINDS
 from benchmarks.peers import PEERS, PeerProcess, PeerSkipped
 from server.assets import demo_model_folder
 
@@ -55,6 +57,12 @@ def lab(
     peers: Annotated[
         str | None, typer.Option(help=f"{', '.join(PEERS)}, all or none; the suite's own without it.")
     ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help=f"How random weights are held: {', '.join(KINDS)}; as they fit without it.")
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(min=1, help="Begin nothing that would not end after so many seconds.")
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where segments are written; a temporary folder without it.")
     ] = None,
@@ -64,8 +72,10 @@ def lab(
     ] = None,
 ) -> None:
     """First token, speedup and build time for every context and query, in every mode, with floors: the lab."""
-    if suite not in SUITES or weights not in ("real", "random"):
-        raise typer.BadParameter(f"suites: {', '.join(SUITES)}; weights: real, random")
+    kinds = {str(one): one for one in KINDS}
+    if suite not in SUITES or weights not in ("real", "random") or not (kind is None or kind in kinds):
+        told = f"suites: {', '.join(SUITES)}; weights: real, random; kinds: {', '.join(KINDS)}"
+        raise typer.BadParameter(told)
     settings = Settings(
         suite=suite,
         models=tuple(models.split(",")),
@@ -76,22 +86,24 @@ def lab(
         contexts=tuple(map(int, contexts.split(","))) if contexts else None,
         peers=_peers(peers),
         folder=folder,
+        kind=None if kind is None else kinds[kind],
+        deadline_s=deadline,
     )
+    save = writer(json_file) if json_file is not None else lambda result: None
     try:
         with console.status("...") as status:
-            result = run(settings, status.update, find_model, open_peers)
+            result = run(settings, status.update, find_model, open_peers, save)
     except UnknownModel as error:
         raise typer.BadParameter(str(error)) from error
     _print(result)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(result, indent=1) + "\n")
     picture = html or (json_file.with_suffix(".html") if json_file else None)
     if picture is not None:
         picture.write_text(page([result]))
     for path in (json_file, picture):
         if path is not None:
             console.print(f"[dim]written: {path}[/dim]")
+    if result["failed"]:
+        raise typer.Exit(1)
 
 
 def _peers(asked: str | None) -> tuple[str, ...] | None:
@@ -111,19 +123,21 @@ def _print(result: dict[str, Any]) -> None:
             shown.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
         for line, row in zip(table(rows), rows, strict=True):
             line[1:3] = [mode_name(row), line[2].partition(" (")[0]]
+            line[-1] = line[-1].partition(";")[0].partition(",")[0]
             shown.add_row(*(cell.replace("**", "") for cell in line))
         console.print(shown)
         for context, build, prefill, ratio, store, nbytes, *_ in build_table(
             row for row in result["builds"] if row["model"] == model
         ):
             times = [part.partition(" (")[0] for part in (build, prefill)]
+            stored = "" if store == "-" else f" on disk {store} later,"
             console.print(
-                f"build {context} tokens: {times[0]} ({ratio} of plain prefill, {times[1]}), on disk {store} later, "
-                f"{nbytes}"
+                f"build {context} tokens: {times[0]} ({ratio} of plain prefill, {times[1]}),{stored} {nbytes}"
             )
         console.print(findings.sentence(model, findings.single(rows, model)))
-    for skipped in result["skipped"]:
-        console.print(f"[yellow]not run: {skipped['model']}, {skipped['what']}: {skipped['reason']}[/yellow]")
+    for told, ones in (("not run", result["skipped"]), ("failed", result["failed"])):
+        for one in ones:
+            console.print(f"[yellow]{told}: {one['model']}, {one['what']}: {one['reason']}[/yellow]")
 
 
 def report(

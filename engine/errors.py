@@ -7,6 +7,8 @@ EngineError
 ├── InvalidRequest      the request asks for what cannot be: an unknown function, a schema that cannot be followed
 ├── EngineClosed        the engine is shutting down or its worker has died
 ├── QueueFull           too many requests wait already
+├── TooLargeForMemory   the request's keys and values would not fit the device, even alone
+├── OutOfDeviceMemory   the device had no memory left for the request
 └── NotScored           a segment that was to be measured went away meanwhile
 """
 
@@ -59,6 +61,22 @@ class EngineClosed(EngineError):
 
 class QueueFull(EngineError):
     """Too many requests are waiting; try again later."""
+
+
+class TooLargeForMemory(EngineError):
+    """The keys and values of the prompt and of the tokens asked for take more memory than the engine has for all."""
+
+    def __init__(self, needed: int, budget: int) -> None:
+        self.needed = needed
+        self.budget = budget
+        super().__init__(
+            f"The keys and values of this request take {needed / 1e9:.2f} GB, and there are {budget / 1e9:.2f} GB for"
+            " all of them. Please reduce the length of the messages, the tokens to complete, or n."
+        )
+
+
+class OutOfDeviceMemory(EngineError):
+    """The device had no memory left for the request, although segments were evicted; try again later."""
 
 
 class NotScored(EngineError):

@@ -1,27 +1,74 @@
 """Host memory for segments that is reserved, and touched or pinned, once.
 
 Fresh memory is slow: the first write to each page costs more than reading the page from a fast drive, and pinning
-costs more still. So the memory of the host tier is one block, from which segments get their place.
+costs more still. So the memory of the host tier is one block, from which segments get their place. PyTorch's own pinned
+memory is rounded up to a power of two (20 GB would pin 32 GiB); a block here is as large as was asked for.
 """
 
 from __future__ import annotations
 
+import logging
+import mmap
 import threading
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from kvcache.copies import fresh_memory, use_device
 from kvcache.segment import Segment
 
+log = logging.getLogger(__name__)
+
 _ALIGNMENT = 4096
+
+
+def pinned_block(nbytes: int) -> torch.Tensor:
+    """Give host memory that a GPU copies from and to directly, uint8 [nbytes], pinned for as long as a tensor lies in
+    it, and not a page more than that. Where the driver does not pin it, it is ordinary memory, and the log says so:
+    copies are slower then, and right. Raises ``OSError`` where there is not so much memory.
+
+    Takes a quarter of a second a GiB or more, in one call: not for a thread that others wait for.
+    """
+    if not nbytes:
+        return fresh_memory(0)
+    memory = np.frombuffer(mmap.mmap(-1, nbytes), dtype=np.uint8)
+    address, device = memory.ctypes.data, torch.device("cuda", torch.cuda.current_device())
+    try:
+        # In a thread that ends: a refusal stays behind as the thread's last error, for the next kernel to fall over.
+        with ThreadPoolExecutor(1, "pinning", use_device, (device,)) as thread:
+            thread.submit(_register, address, nbytes).result()
+    except RuntimeError as error:
+        log.warning("%d bytes of host memory could not be pinned, copies will be slower: %s", nbytes, error)
+    else:
+        # Before the memory is unmapped: it goes with the array.
+        weakref.finalize(memory, _unregister, address).atexit = False
+    return torch.from_numpy(memory)
+
+
+def _register(address: int, nbytes: int) -> None:
+    """Pin memory. Raises ``RuntimeError`` where the driver refuses."""
+    portable = 1  # pinned for every device of the process
+    error = int(torch.cuda.cudart().cudaHostRegister(address, nbytes, portable))  # type: ignore[no-untyped-call]
+    if error:
+        raise RuntimeError(f"cudaHostRegister gave error {error}")
+
+
+def _unregister(address: int) -> None:
+    error = int(torch.cuda.cudart().cudaHostUnregister(address))  # type: ignore[no-untyped-call]
+    if error:
+        log.error("%#x could not be unpinned: cudaHostUnregister gave error %d", address, error)
 
 
 class Arena:
     """First fit over one block of ``nbytes``. Not thread-safe."""
 
     def __init__(self, nbytes: int, *, pin: bool = False) -> None:
-        self._memory = torch.empty(nbytes // _ALIGNMENT * _ALIGNMENT, dtype=torch.uint8, pin_memory=pin)
+        nbytes = nbytes // _ALIGNMENT * _ALIGNMENT
+        self._memory = pinned_block(nbytes) if pin else fresh_memory(nbytes)
         self._free = [(0, self._memory.numel())] if self._memory.numel() else []
 
     @property
@@ -57,6 +104,40 @@ class Arena:
             else:
                 merged.append(gap)
         self._free = merged
+
+
+class PinnedMemory:
+    """Pinned host memory in pieces that come back by themselves when the last tensor in them is gone. Thread-safe.
+
+    The block is reserved once, in a thread of its own that is started here; who asks for memory before waits for it.
+    """
+
+    def __init__(self, nbytes: int, device: torch.device) -> None:
+        self._lock = threading.Lock()
+        self._returned: deque[torch.Tensor] = deque()  # may be appended to at any moment, by the garbage collector
+        self._arena = Arena(0)
+        self._reserving = threading.Thread(target=self._reserve, args=(nbytes, device), name="pinning", daemon=True)
+        self._reserving.start()
+
+    def _reserve(self, nbytes: int, device: torch.device) -> None:
+        use_device(device)
+        try:
+            self._arena = Arena(nbytes, pin=True)
+        except OSError as error:
+            log.warning("there are no %d bytes of host memory to be pinned: %s", nbytes, error.strerror)
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        """Uninitialised memory, uint8 [nbytes]; ordinary memory where no gap of the block is large enough."""
+        self._reserving.join()
+        with self._lock:
+            while self._returned:
+                self._arena.give_back(self._returned.popleft())
+            taken = self._arena.take(nbytes)
+        if taken is None:
+            return fresh_memory(nbytes)
+        piece = taken.numpy()  # the storage of the tensor that is handed out holds on to this very object
+        weakref.finalize(piece, self._returned.append, taken).atexit = False
+        return torch.from_numpy(piece)
 
 
 @dataclass(eq=False)

@@ -40,6 +40,7 @@ from safetensors.torch import save_file
 
 from kvcache import hashing
 from kvcache.codecs import CODECS, Codec, CodecName
+from kvcache.copies import CPU, Allocate, fresh_memory
 from kvcache.direct import ALIGNMENT, open_direct, read_direct
 from kvcache.errors import FingerprintMismatch, ReadInterrupted, SegmentCorrupt
 from kvcache.fingerprint import FORMAT, Fingerprint
@@ -142,7 +143,8 @@ def write_segment(
 ) -> int:
     """Write ``segment`` to ``path`` in one step; returns the bytes that its keys and values take there. Raises
     ``OSError`` (disk full, ...), or as ``room`` does, and leaves nothing then."""
-    tensors = CODECS[codec].encode(segment.keys.to("cpu"), segment.values.to("cpu"))
+    segment = segment.to(CPU)
+    tensors = CODECS[codec].encode(segment.keys, segment.values)
     stored_bytes = sum(tensor.nbytes for tensor in tensors.values())
     tensors["token_ids"] = torch.tensor(segment.token_ids, dtype=torch.int32)
     _write(path, tensors, _metadata(segment, codec), fsync=fsync, room=room)
@@ -363,20 +365,6 @@ def _checked_parts(metadata: dict[str, str], n_tokens: int) -> tuple[str | None,
     if not _HEX64.fullmatch(metadata["root"]) or sum(n for n, _ in lengths) != n_tokens:
         raise SegmentCorrupt("the parts do not fill the segment")
     return metadata["root"], lengths
-
-
-Allocate = Callable[[int], torch.Tensor]
-"""Gives uninitialised host memory, uint8 [nbytes]."""
-
-
-def fresh_memory(nbytes: int) -> torch.Tensor:
-    """Memory of its own."""
-    return torch.empty(nbytes, dtype=torch.uint8)
-
-
-def pinned_memory(nbytes: int) -> torch.Tensor:
-    """Memory that a GPU can copy from directly (PyTorch keeps what was pinned, and gives it out again)."""
-    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
 
 def read_segment(

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvcache import hashing
+from kvcache.copies import fresh_memory
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import Room, SegmentReader, bytes_of, fresh_memory
+from kvcache.file import Room, SegmentReader, bytes_of
 from kvcache.fingerprint import Fingerprint
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from kvcache.copies import Allocate, fresh_memory
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import SUFFIX, Allocate, fresh_memory, read_segment
+from kvcache.file import SUFFIX, read_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.paths import segment_path, shard_of_file
 from kvcache.segment import Segment, joined

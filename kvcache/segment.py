@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kvcache import hashing
+from kvcache.copies import indexed, moved
 from kvcache.fingerprint import Fingerprint, Layout
 from kvcache.shard import Shard
 
@@ -196,14 +197,12 @@ class Segment:
         return replace(self, keys=self.keys[layers, heads], values=self.values[layers, heads], shard=_partial(wanted))
 
     def to(self, device: torch.device) -> Segment:
-        """The same segment on ``device`` (itself where it is there already)."""
+        """The same segment on ``device``, all of its bytes there (itself where it is there already)."""
+        device = indexed(device)
         if self.keys.device == device:
             return self
-        return replace(
-            self,
-            keys=self.keys.to(device, non_blocking=True),
-            values=self.values.to(device, non_blocking=True),
-        )
+        keys, values = moved((self.keys, self.values), device)
+        return replace(self, keys=keys, values=values)
 
 
 def cut_parts(root: str, token_ids: Sequence[int], lengths: Sequence[tuple[int, str | None]]) -> tuple[Part, ...]:

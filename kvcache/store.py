@@ -6,7 +6,9 @@
 
 A segment is in at most one of the two memory tiers and, once its background write has ended, on disk as well. What is
 put with ``durable=False`` is *held back*: written only when it would leave the last memory tier, or on closing.
-On a CPU the device *is* the host, and a move between the two is a matter of accounting, not of copying.
+On a CPU the device *is* the host, and a move between the two is a matter of accounting, not of copying. On a GPU what
+leaves the device counts for the host at once, and is copied by another thread (kvcache.leaving): no copy is made, and
+no memory pinned, under the lock.
 
 A folder may hold segments of several models, of which one is at work at a time. Those of the others are never read, and
 wait for their model until they are the least recently used ones; what is removed with a memory is removed of all.
@@ -27,12 +29,15 @@ from typing import Literal, TypeVar
 
 import torch
 
+from kvcache.arena import PinnedMemory
 from kvcache.codecs import CODECS, CodecName, codec_for
+from kvcache.copies import CPU, Allocate, Copied, Copies, indexed, use_device
 from kvcache.disk import DiskTier
 from kvcache.errors import FingerprintMismatch, NoRoom, SegmentCorrupt, SegmentMissing, StoreClosed
-from kvcache.file import Room, pinned_memory, read_segment, rewrite_labels, write_segment
+from kvcache.file import Room, read_segment, rewrite_labels, write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index
+from kvcache.leaving import LeavingQueue
 from kvcache.ledger import PreloadLedger
 from kvcache.moving import SegmentFile, read_file, received
 from kvcache.paths import remove_files, segment_path
@@ -54,6 +59,9 @@ T = TypeVar("T")
 _MAX_DEAD_LABELS = 100_000
 # Memory that is kept for the next segment to be read.
 _SPARE_BYTES = 256 << 20
+# Pinned beside the host tier's budget, for what is only on its way through host memory: so much at most, and no more
+# than a quarter of the budget.
+_STAGING_BYTES = 1 << 30
 # What another process was to write, and has not by then, it has failed to.
 _EXPECTED_S = 120.0
 # Headers of a few shards.
@@ -64,11 +72,19 @@ _READERS = 4
 
 @dataclass(frozen=True)
 class Loaded:
-    """A segment on the device, the tier it was found in, and the milliseconds it took to bring it there."""
+    """A segment on the device and the tier it was found in. ``host_ms`` went by until it was read, ``copied`` is its
+    copy to the device (None where there was none to make), which may still be under way: what is computed from now on
+    finds it there."""
 
     segment: Segment
     tier: TierName
-    load_ms: float
+    host_ms: float
+    copied: Copied | None = None
+
+    @property
+    def load_ms(self) -> float:
+        """Milliseconds that it took to bring the segment to the device. Waits for the copy's end."""
+        return self.host_ms + (0.0 if self.copied is None else self.copied.seconds * 1e3)
 
 
 class SegmentStore:
@@ -97,12 +113,13 @@ class SegmentStore:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
-        self._device = device or torch.device("cpu")
+        self._device = indexed(device or CPU)
         self._fsync = fsync
         self._codec: CodecName = codec
         self._lock = threading.RLock()
         self._taking = threading.Lock()
         self._index = Index(folder)
+        self._device_bytes = device_bytes
         self._on_device = MemoryTier(device_bytes)
         self._on_host = MemoryTier(host_bytes)
         self._pins: Counter[str] = Counter()
@@ -114,11 +131,20 @@ class SegmentStore:
         self._misses = self._quarantined = self._write_errors = self._dropped_writes = 0
         self._closed = False
         self._held: set[str] = set()  # in a memory tier only, to be written when they would leave it
-        self._allocate = pinned_memory if self._device.type == "cuda" else Recycler(_SPARE_BYTES).allocate
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader")
-        self._writes = WriteQueue(self._write_queued)
+        self._copies = Copies(self._device)
+        self._allocate = self._host_memory(host_bytes)
+        on_device = (use_device, (self._device,))
+        self._readers = ThreadPoolExecutor(_READERS, "segment-reader", *on_device)
+        self._writes = WriteQueue(self._write_queued, self._device)
+        # On a CPU nothing has to move.
+        self._leaving = None if self._device == CPU else LeavingQueue(self._move, self._device)
         self.disk = DiskTier(folder, self._index, disk_bytes, self._is_pinned, self._remove)
         self.disk.make_room()  # the budget may be smaller than it was
+
+    def _host_memory(self, host_bytes: int) -> Allocate:
+        if self._device.type != "cuda":
+            return Recycler(_SPARE_BYTES).allocate
+        return PinnedMemory(host_bytes + min(_STAGING_BYTES, host_bytes // 4), self._device).allocate
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -145,9 +171,19 @@ class SegmentStore:
         codec = CODECS[self.codec_of(segment)]
         if codec.lossless:
             return segment
-        keys, values = (torch.empty_like(t, device="cpu") for t in (segment.keys, segment.values))
-        codec.decode(codec.encode(segment.keys.cpu(), segment.values.cpu()), keys, values)
-        return replace(segment, keys=keys, values=values).to(segment.keys.device)
+        there = self._copies.to_host((segment.keys, segment.values), self._allocate)
+        keys, values = (torch.empty_like(tensor) for tensor in there)
+        codec.decode(codec.encode(*there), keys, values)
+        return self._to_device(replace(segment, keys=keys, values=values), wait=False)[0]
+
+    def _to_device(self, segment: Segment, *, wait: bool) -> tuple[Segment, Copied | None]:
+        (keys, values), copied = self._copies.to_device((segment.keys, segment.values), wait=wait)
+        return (segment if keys is segment.keys else replace(segment, keys=keys, values=values)), copied
+
+    def _to_host(self, segment: Segment) -> Segment:
+        """The segment in host memory, all of its bytes there. Not under the lock: it waits for the device."""
+        keys, values = self._copies.to_host((segment.keys, segment.values), self._allocate)
+        return segment if keys is segment.keys else replace(segment, keys=keys, values=values)
 
     def tier_of(self, key: str, fingerprint: Fingerprint | None = None) -> TierName | None:
         """The fastest tier that holds the segment now; with a fingerprint, None where it is another model's."""
@@ -177,7 +213,9 @@ class SegmentStore:
                 raise FingerprintMismatch(f"segment {key[:12]} was computed by another model")
             in_memory = self._on_device.get(key) or self._on_host.get(key) or self._writes.get(key)
         segment = in_memory if in_memory is not None else self._read(key, fingerprint)
-        segment = segment.to(self._device)
+        read_ms = (time.perf_counter() - begin) * 1e3
+        # What was read is waited for in its reader's thread; what lies in host memory, by the device alone.
+        segment, copied = self._to_device(segment, wait=in_memory is None)
         with self._lock:
             if self._index.get(key) is None:  # deleted while it was being read
                 raise SegmentMissing(key)
@@ -187,7 +225,7 @@ class SegmentStore:
             if key not in self._on_device:
                 self._on_host.pop(key)
                 self._admit(segment)
-        return Loaded(segment, tier, (time.perf_counter() - begin) * 1e3)
+        return Loaded(segment, tier, read_ms, copied)
 
     def load_many(self, keys: Sequence[str], fingerprint: Fingerprint) -> list[Loaded | None]:
         """Several segments at once: reads, checks and decoding overlap. None stands for one that is missing."""
@@ -229,7 +267,7 @@ class SegmentStore:
         except SegmentMissing:
             return 0
         if tier == "device":
-            segment = segment.to(self._device)
+            segment, _ = self._to_device(segment, wait=True)
         with self._lock:
             if self._index.get(key) is None or key in self._on_device:  # deleted, or asked for, meanwhile
                 return 0
@@ -477,7 +515,7 @@ class SegmentStore:
             self._index.save()
 
     def demote(self, tier: TierName) -> None:
-        """Empty the tiers above ``tier``: everything unpinned goes to host memory or is on disk only."""
+        """Empty the tiers above ``tier``: everything unpinned goes to host memory, and is there, or is on disk only."""
         if tier == "disk":
             self._write_held()
         self._writes.join()
@@ -492,6 +530,33 @@ class SegmentStore:
                 self._leave_memory(segments)
             for entry in self._index:
                 self._drop_if_nowhere(entry.key)
+        self._moved()
+
+    def free_device(self) -> int:
+        """Give the device's memory back, but for what is pinned: it is in host memory then, or on disk only. The bytes
+        that were freed."""
+        with self._lock:
+            segments = [self._on_device.pop(key) for key in self._unpinned(self._on_device)]
+            freed = [segment for segment in segments if segment is not None]
+            self._evictions["device"] += len(freed)
+            self._admit_host(freed)
+        self._moved()
+        return sum(segment.nbytes for segment in freed)
+
+    def reserve_device(self, nbytes: int | None) -> None:
+        """Leave the device tier so many bytes at most, where that is less than its budget; None: all of its budget.
+        What has to leave for that goes to host memory."""
+        with self._lock:
+            budget = self._device_bytes if nbytes is None else max(0, min(self._device_bytes, nbytes))
+            if budget != self._on_device.budget:
+                evicted = self._on_device.shrink(budget, self._is_pinned, self._rank)
+                self._evictions["device"] += len(evicted)
+                self._admit_host(evicted)
+
+    def _moved(self) -> None:
+        """Wait until what has left the device is in host memory."""
+        if self._leaving is not None:
+            self._leaving.join()
 
     def _unpinned(self, tier: MemoryTier) -> list[str]:
         return [entry.key for entry in self._index if entry.key in tier and not self._pins[entry.key]]
@@ -599,6 +664,9 @@ class SegmentStore:
         self._readers.shutdown(wait=True)
         self._write_held()
         self._writes.close()
+        if self._leaving is not None:
+            self._leaving.close()
+        self._copies.settle()
         with self._lock:
             self._index.close()
 
@@ -646,12 +714,23 @@ class SegmentStore:
         self._admit_host(evicted)
 
     def _admit_host(self, segments: Sequence[Segment]) -> None:
-        cpu = torch.device("cpu")
-        dropped = [
-            out for segment in segments for out in self._on_host.put(segment.to(cpu), self._is_pinned, self._rank)
-        ]
+        dropped = [out for segment in segments for out in self._on_host.put(segment, self._is_pinned, self._rank)]
         self._evictions["host"] += len(dropped)
         self._leave_memory(dropped)
+        for segment in segments:
+            kept = segment.key in self._on_host or segment.key in self._writes
+            if self._leaving is not None and kept and segment.keys.device != CPU:
+                self._leaving.offer(segment)
+
+    def _move(self, segment: Segment) -> None:
+        """Copy a segment that has left the device to host memory, where it is still wanted there."""
+        with self._lock:
+            if self._on_host.peek(segment.key) is not segment and self._writes.get(segment.key) is not segment:
+                return
+        there = self._to_host(segment)
+        with self._lock:
+            self._on_host.replace(segment, there)
+            self._writes.replace(segment, there)
 
     def _leave_memory(self, segments: Sequence[Segment]) -> None:
         """See to segments that are in no memory tier any more: what was held back is written now."""
@@ -704,6 +783,11 @@ class SegmentStore:
             entry = self._index.get(segment.key)
             if entry is None or entry.on_disk:
                 return
+        there = self._to_host(segment)
+        if there is not segment:
+            with self._lock:
+                self._on_host.replace(segment, there)
+            segment = there
         path = segment_path(self._folder, segment.key)
         with self._room_for(segment.key, entry) as room:
             try:

@@ -52,14 +52,32 @@ class MemoryTier:
             return [segment]
         self._segments[segment.key] = segment
         self.nbytes += segment.nbytes
+        evicted = self._evicted(segment.key, pinned, rank)
+        if self.nbytes > self.budget:
+            evicted.append(self._pop_existing(segment.key))
+        return evicted
+
+    def replace(self, segment: Segment, by: Segment) -> bool:
+        """Hold ``by``, the same segment in other memory, in the place of ``segment``; that counts as no use. False
+        where that very object is not here (any more)."""
+        if self._segments.get(segment.key) is not segment:
+            return False
+        self._segments[segment.key] = by
+        return True
+
+    def shrink(self, budget: int, pinned: Callable[[str], bool], rank: Rank | None = None) -> list[Segment]:
+        """Keep to another budget from now on; what had to leave for it, none that is pinned."""
+        self.budget = budget
+        return self._evicted(None, pinned, rank)
+
+    def _evicted(self, newest: str | None, pinned: Callable[[str], bool], rank: Rank | None) -> list[Segment]:
+        """Let go what is not pinned until the rest fits the budget."""
         evicted: list[Segment] = []
-        for key in self._leaving(segment.key, rank) if self.nbytes > self.budget else ():
+        for key in self._leaving(newest, rank) if self.nbytes > self.budget else ():
             if self.nbytes <= self.budget:
                 break
             if not pinned(key):
                 evicted.append(self._pop_existing(key))
-        if self.nbytes > self.budget:
-            evicted.append(self._pop_existing(segment.key))
         return evicted
 
     def has_room(self, key: str, nbytes: int, pinned: Callable[[str], bool], rank: Rank | None = None) -> bool:
@@ -75,7 +93,7 @@ class MemoryTier:
                 free += self._segments[other].nbytes
         return free >= nbytes
 
-    def _leaving(self, newest: str, rank: Rank | None) -> list[str]:
+    def _leaving(self, newest: str | None, rank: Rank | None) -> list[str]:
         """Keys in the order in which they leave. Without a rank the newest stays as long as it can."""
         if rank is None:
             return [key for key in self._segments if key != newest]

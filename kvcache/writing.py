@@ -6,6 +6,9 @@ import queue
 import threading
 from collections.abc import Callable
 
+import torch
+
+from kvcache.copies import use_device
 from kvcache.segment import Segment
 
 _MAX_QUEUED_WRITES = 256
@@ -19,10 +22,11 @@ class WriteQueue:
     :meth:`discard` under that lock once a segment is written (or has failed).
     """
 
-    def __init__(self, write: Callable[[Segment], None]) -> None:
+    def __init__(self, write: Callable[[Segment], None], device: torch.device) -> None:
         self._write = write
         self._segments: dict[str, Segment] = {}
-        self._queue: queue.Queue[Segment | None] = queue.Queue(_MAX_QUEUED_WRITES)
+        self._queue: queue.Queue[str | None] = queue.Queue(_MAX_QUEUED_WRITES)
+        self._device = device
         self._thread = threading.Thread(target=self._run, name="segment-writer", daemon=True)
         self._thread.start()
 
@@ -38,11 +42,17 @@ class WriteQueue:
         if waiting and waiting + segment.nbytes > _MAX_QUEUED_BYTES:
             return False
         try:
-            self._queue.put_nowait(segment)
+            self._segments[segment.key] = segment  # first: the thread looks it up
+            self._queue.put_nowait(segment.key)
         except queue.Full:
+            del self._segments[segment.key]
             return False
-        self._segments[segment.key] = segment
         return True
+
+    def replace(self, segment: Segment, by: Segment) -> None:
+        """Write ``by``, the same segment in other memory, where ``segment`` waits for being written."""
+        if self._segments.get(segment.key) is segment:
+            self._segments[segment.key] = by
 
     def discard(self, key: str) -> None:
         """Hold the segment no longer."""
@@ -58,7 +68,11 @@ class WriteQueue:
         self._thread.join()
 
     def _run(self) -> None:
-        while (segment := self._queue.get()) is not None:
-            self._write(segment)
+        use_device(self._device)
+        while (key := self._queue.get()) is not None:
+            segment = self._segments.get(key)
+            if segment is not None:  # else it was discarded meanwhile
+                self._write(segment)
+            del segment  # it must not hold memory until the next one comes
             self._queue.task_done()
         self._queue.task_done()

@@ -70,11 +70,14 @@ class EngineConfig:
     """On a CPU, use fewer threads while fewer are quicker, as beside another process that computes. False: always as
     many, so that the same passes agree to the last bit."""
     native: bool = True
-    """On a CPU, compile attention for it at the first start, where there is a C++ compiler."""
+    """Compile attention: on a CPU where there is a C++ compiler, on a GPU by Triton where that is."""
     max_running: int = _range(16, 1, 4096)
     max_waiting: int = _range(256, 0, 1 << 20)
-    prefill_chunk: int = _range(512, 1, 1 << 20)
-    busy_prefill_chunk: int = _range(64, 1, 1 << 20)
+    prefill_chunk: int | None = _range(None, 1, 1 << 20)
+    busy_prefill_chunk: int | None = _range(None, 1, 1 << 20)
+    kv_gb: float | None = _range(None, 0, 1e6)
+    """For the keys and values of running requests and of the device tier together, in GB: requests wait until theirs
+    fit. None: on a GPU nine tenths of what is free beside the model; on a CPU no bound."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (engine_errors.ContextTooLong, 400, "invalid_request_error", "context_length_exceeded"),
     (engine_errors.InvalidRequest, 400, "invalid_request_error", "invalid_request"),
     (engine_errors.QueueFull, 503, "server_error", "queue_full"),
+    (engine_errors.TooLargeForMemory, 400, "invalid_request_error", "kv_memory_exceeded"),
+    (engine_errors.OutOfDeviceMemory, 503, "server_error", "out_of_device_memory"),
     (engine_errors.EngineClosed, 503, "server_error", "shutting_down"),
     (engine_errors.EngineError, 500, "server_error", "engine_failed"),
 )

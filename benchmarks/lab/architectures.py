@@ -95,14 +95,24 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 @dataclass(frozen=True)
+class Operation:
+    """One step of a pass: floating-point operations, weights read, and numbers of keys and values read."""
+
+    flops: float
+    weights: int = 0
+    cached: float = 0.0
+
+
+@dataclass(frozen=True)
 class Size:
     """What a model computes and moves, from its config. Counts, not bytes."""
 
     layers: int
     heads: int
+    kv_heads: int
     head_dim: int
-    linear: int
-    """Weights of all linear layers but the last: each token goes through them."""
+    hidden: int
+    intermediate: int
     head: int
     """Weights of the last layer (logits): the last token of a prompt goes through it."""
     embedding: int
@@ -111,17 +121,32 @@ class Size:
     @classmethod
     def of(cls, config: Any) -> Size:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        attention = config.hidden_size * head_dim * 2 * (config.num_attention_heads + kv_heads)
-        feed_forward = 3 * config.hidden_size * config.intermediate_size
         words = config.vocab_size * config.hidden_size
         return cls(
             layers=config.num_hidden_layers,
             heads=config.num_attention_heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
             head_dim=head_dim,
-            linear=config.num_hidden_layers * (attention + feed_forward),
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
             head=words,
             embedding=0 if config.tie_word_embeddings else words,
+        )
+
+    @property
+    def linear(self) -> int:
+        """Weights of all linear layers but the last: each token goes through them."""
+        return self.layers * sum(self._matrices)
+
+    @property
+    def _matrices(self) -> tuple[int, int, int, int]:
+        """Weights of a layer's products: queries, keys and values; what comes out of attention; gate and up; down."""
+        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return (
+            self.hidden * (wide + 2 * narrow),
+            wide * self.hidden,
+            2 * self.hidden * self.intermediate,
+            self.intermediate * self.hidden,
         )
 
     @property
@@ -129,10 +154,21 @@ class Size:
         """All weights but the norms' and biases."""
         return self.linear + self.head + self.embedding
 
+    def layer(self, new: int, behind: int) -> list[Operation]:
+        """The operations of one layer on ``new`` tokens behind ``behind`` others, as joined as they can be."""
+        seen = new * behind + new * (new + 1) / 2
+        attention = Operation(
+            4.0 * self.heads * self.head_dim * seen, cached=2.0 * self.kv_heads * self.head_dim * behind
+        )
+        return [*(Operation(2.0 * weights * new, weights) for weights in self._matrices), attention]
+
+    def last(self) -> Operation:
+        """The logits of one token."""
+        return Operation(2.0 * self.head, self.head)
+
     def flops(self, new: int, behind: int) -> float:
         """Floating-point operations of computing ``new`` tokens behind ``behind`` others, logits of the last one.
 
         Two a weight and token; four a head, channel, token and token that it sees (Kaplan et al., arXiv 2001.08361).
         """
-        seen = new * behind + new * (new + 1) / 2
-        return 2.0 * self.linear * new + 2.0 * self.head + 4.0 * self.layers * self.heads * self.head_dim * seen
+        return self.layers * sum(one.flops for one in self.layer(new, behind)) + self.last().flops

@@ -41,10 +41,22 @@ def table(rows: Iterable[Row]) -> list[list[str]]:
             "-" if row["mode"] == "direct" else f"{row['speedup_percent']:.1f}%",
             seconds(row["floor_s"]),
             f"{row['ratio_to_floor']:.2f}",
-            "yes" if row["outputs_equal"] else "**no**",
+            same_output(row),
         ]
         for row in rows
     ]
+
+
+def same_output(row: Row) -> str:
+    """Whether the output is that of direct prefill; where it was compared, how far it is from it in nats, and how far
+    direct prefill in other chunks is."""
+    outputs = row.get("outputs")
+    if outputs is None:
+        return "yes" if row["outputs_equal"] else "**no**"
+    told = f"KL {outputs['kl']:.1e}, control {outputs['control_kl']:.1e}"
+    if outputs["bitwise"] is None or outputs["is_blind"]:
+        return told
+    return f"{'bit by bit' if row['outputs_equal'] else '**no**'}; {told}"
 
 
 def build_table(builds: Iterable[Row]) -> list[list[str]]:
@@ -54,7 +66,7 @@ def build_table(builds: Iterable[Row]) -> list[list[str]]:
             _with_interval(row["build_s"]),
             _with_interval(row["prefill_s"]),
             f"{row['ratio_to_prefill']:.2f}",
-            seconds(row["store_s"]),
+            "-" if row["store_s"] is None else seconds(row["store_s"]),
             f"{row['nbytes'] / 1e6:,.0f} MB",
             seconds(row["floor_s"]),
             f"{row['ratio_to_floor']:.2f}",
@@ -87,6 +99,13 @@ def memos_table(rows: Sequence[Row], builds: Sequence[Row], model: str) -> list[
     return lines
 
 
+def memos_lines(result: Result, model: str) -> list[str]:
+    """The same as a table in Markdown; empty where nothing of it was measured."""
+    rows, builds = ([row for row in result[kind] if row["model"] == model] for kind in ("rows", "builds"))
+    lines = memos_table(rows, builds, model)
+    return _grid(_MEMOS_HEAD, lines) if lines else []
+
+
 _MEMOS_HEAD = ("context + query", "MemOS: build, cached, direct", "speedup", "here: build, resident, direct", "speedup")
 
 
@@ -101,12 +120,13 @@ def _with_interval(value: dict[str, float]) -> str:
 def machine_line(result: Result) -> str:
     machine, ceilings = result["machine"], result["ceilings"]
     device = machine["device"] if machine["device"] != "cpu" else f"{machine['cores']} cores of an {machine['cpu']}"
-    host = ceilings["host_bytes_s"]
+    host, disk, small = (ceilings.get(name) for name in ("host_bytes_s", "disk_bytes_s", "small_flops"))
     measured = (
         f"{ceilings['flops'] / 1e12:.3g} TFLOP/s in a large matrix product, "
         f"{ceilings['device_bytes_s'] / 1e9:.3g} GB/s of memory"
         + ("" if host is None else f", {host / 1e9:.3g} GB/s from pinned host memory")
-        + f", {ceilings['disk_bytes_s'] / 1e9:.3g} GB/s from the drive"
+        + ("" if disk is None else f", {disk / 1e9:.3g} GB/s from the drive")
+        + ("" if small is None else f", {small / 1e12:.3g} TFLOP/s in 8-bit floats")
     )
     return (
         f"{device}; torch {machine['torch']}, transformers {machine['transformers']}, {machine['dtype']}, commit "
@@ -129,16 +149,24 @@ def markdown(result: Result) -> str:
         parts += [*_grid(_HEAD, table(rows)), ""]
         if builds:
             parts += [*_grid(_BUILD_HEAD, build_table(builds)), ""]
-        if lines := memos_table(rows, builds, model):
-            parts += [*_grid(_MEMOS_HEAD, lines), ""]
-    if result["skipped"]:
-        parts += ["Not run:", "", *(f"- {s['model']}, {s['what']}: {s['reason']}" for s in result["skipped"]), ""]
+        if beside := memos_lines(result, model):
+            parts += [*beside, ""]
+    for title, ones in _not_measured(result):
+        parts += [f"{title}:", "", *(f"- {s['model']}, {s['what']}: {s['reason']}" for s in ones), ""]
     return "\n".join(parts)
+
+
+def _not_measured(result: Result) -> list[tuple[str, list[dict[str, str]]]]:
+    found = [("Not run", result["skipped"]), ("Failed", result.get("failed", []))]
+    return [(title, ones) for title, ones in found if ones]
 
 
 def _about(about: dict[str, Any]) -> str:
     weights = "random weights" if about["weights"] == "random" else "its own weights"
-    kind = ", linear layers in 8-bit floats" if about["weights_kind"] == "fp8" else ""
+    kind = {
+        "fp8": ", linear layers in 8-bit floats",
+        "shared": f", {about.get('distinct_layers')} layers' weights used in turn by {about.get('layers')}",
+    }.get(about["weights_kind"], "")
     return (
         f"{about['parameters'] / 1e9:.3g} billion parameters, {weights} in {about['dtype']}{kind}; "
         f"{about['bytes_per_token'] / 1024:.1f} KiB of keys and values a token."
@@ -204,11 +232,9 @@ def _section(result: Result) -> str:
         if lines := memos_table(rows, builds, model):
             parts.append("<p>MemOS's published cells beside ours; its page names no hardware and no script.</p>")
             parts.append(_html_table(_MEMOS_HEAD, lines))
-    if result["skipped"]:
-        told = "".join(
-            f"<li>{escape(s['model'])}, {escape(s['what'])}: {escape(s['reason'])}</li>" for s in result["skipped"]
-        )
-        parts.append(f"<h3>Not run</h3><ul class=soft>{told}</ul>")
+    for title, ones in _not_measured(result):
+        told = "".join(f"<li>{escape(s['model'])}, {escape(s['what'])}: {escape(s['reason'])}</li>" for s in ones)
+        parts.append(f"<h3>{title}</h3><ul class=soft>{told}</ul>")
     return "".join(parts)
 
 
@@ -217,7 +243,10 @@ def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
     bands: list[tuple[str, list[str]]] = []
     for line in lines:
-        cells = "".join('<td class="no">no</td>' if c == "**no**" else f"<td>{escape(c)}</td>" for c in line)
+        cells = "".join(
+            f'<td class="no">{escape(c.replace("**", ""))}</td>' if c.startswith("**no**") else f"<td>{escape(c)}</td>"
+            for c in line
+        )
         if not bands or bands[-1][0] != line[0]:
             bands.append((line[0], []))
         bands[-1][1].append(f"<tr>{cells}</tr>")

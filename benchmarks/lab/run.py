@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,10 @@ import torch
 
 from benchmarks.composing import ALWAYS
 from benchmarks.lab.architectures import ARCHITECTURES, Size
-from benchmarks.lab.ceilings import Ceilings, Floors, measured
-from benchmarks.lab.measure import BuildRow, CellBench, Draw, Row
-from benchmarks.lab.suites import SUITES, Suite
-from benchmarks.lab.weights import Kind, choose_kind, random_network, word_tokenizer
+from benchmarks.lab.ceilings import Ceilings, Floors, measured, small_flops
+from benchmarks.lab.measure import ContextBench, Draw, said
+from benchmarks.lab.suites import CHAINED, SUITES, Cell, Suite
+from benchmarks.lab.weights import Kind, choose_kind, distinct_layers, random_network, word_tokenizer
 from benchmarks.machine import manifest
 from benchmarks.peers import PeerProcess
 from benchmarks.text import tokens_of_text
@@ -35,12 +36,16 @@ from engine.transformers import (
 )
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import choose_device, choose_dtype
-from kvcache import CodecName, SegmentStore
+from kvcache import CodecName, Segment, SegmentStore
 
 # Prompt tokens a step: on a GPU a whole prompt, as nothing runs beside it here.
 _PREFILL_CHUNK = {"cpu": 512, "cuda": 8192}
-_HOST_BYTES = 64 << 30
 _DISK_BYTES = 256 << 30
+# Beside the segments that a cell needs, for what the allocator rounds up.
+_SLACK = 1.15
+_SLACK_BYTES = 64 << 20
+
+log = logging.getLogger(__name__)
 
 
 class UnknownModel(ValueError):
@@ -49,10 +54,11 @@ class UnknownModel(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """``models``: names of architectures with random weights, else ``demo``, ids or folders. ``rounds`` and ``peers``:
-    the suite's own where None. ``peer_folder``: the weights that peers load."""
+    """``suite``: one of ``SUITES`` by name, or any other. ``models``: names of architectures with random weights, else
+    ``demo``, ids or folders. ``kind``: how random weights are held, None: as they fit (``lab.weights``). ``rounds`` and
+    ``peers``: the suite's own where None. ``deadline_s``: no round begins that would not end by then."""
 
-    suite: str = "quick"
+    suite: str | Suite = "quick"
     models: tuple[str, ...] = ("demo",)
     weights: Literal["real", "random"] = "real"
     device: str = "auto"
@@ -61,6 +67,8 @@ class Settings:
     peers: tuple[str, ...] | None = None
     contexts: tuple[int, ...] | None = None
     folder: Path | None = None
+    kind: Kind | None = None
+    deadline_s: float | None = None
 
 
 OpenPeers = Callable[[Sequence[str], str | Path, int, int], tuple[list[PeerProcess], dict[str, str]]]
@@ -70,14 +78,30 @@ FindModel = Callable[[str], "str | Path"]
 """Where a model's files are: an id stays an id, ``demo`` becomes a folder."""
 
 
+Save = Callable[[dict[str, Any]], None]
+"""Takes the result as far as there is one, after every round of every context."""
+
+
 def run(
     settings: Settings,
     report: Callable[[str], None],
     find_model: FindModel = lambda name: name,
     open_peers: OpenPeers | None = None,
+    save: Save = lambda result: None,
 ) -> dict[str, Any]:
-    """Measure; the result has ``rows``, ``builds``, ``models``, ``ceilings``, ``machine`` and what was ``skipped``."""
-    return asyncio.run(_Run(settings, report, find_model, open_peers).all())
+    """Measure; the result has ``rows``, ``builds``, ``models``, ``ceilings``, ``machine``, what was ``skipped`` and
+    what ``failed``: neither a cell nor a model that fails loses what others gave. Raises ``UnknownModel``."""
+    unknown = [name for name in settings.models if settings.weights == "random" and name not in ARCHITECTURES]
+    if unknown:
+        raise UnknownModel(f"no architecture is called {unknown[0]}; there are: {', '.join(ARCHITECTURES)}")
+    return asyncio.run(_Run(settings, report, find_model, open_peers, save).all())
+
+
+class HeldStore(SegmentStore):
+    """A store that writes nothing before it must: for modes that read no file, writing would only take time."""
+
+    def put(self, segment: Segment, *, durable: bool = True) -> bool:
+        return super().put(segment, durable=False)
 
 
 class _Run:
@@ -87,44 +111,60 @@ class _Run:
         report: Callable[[str], None],
         find_model: FindModel,
         open_peers: OpenPeers | None,
+        save: Save,
     ) -> None:
-        suite = SUITES[settings.suite]
+        suite = settings.suite if isinstance(settings.suite, Suite) else SUITES[settings.suite]
         cells = tuple(c for c in suite.cells if settings.contexts is None or c.context_tokens in settings.contexts)
         peers = suite.peers if settings.peers is None else settings.peers
         self._suite = replace(suite, cells=cells, rounds=settings.rounds or suite.rounds, peers=peers)
-        self._settings, self._report = settings, report
+        self._settings, self._report, self._save = settings, report, save
         self._find_model, self._open_peers = find_model, open_peers
         self._device = choose_device(settings.device)
         self._dtype = choose_dtype(settings.dtype, self._device)
         self._threads = usable_threads()
-        self._rows: list[Row] = []
-        self._builds: list[BuildRow] = []
+        self._begin = time.perf_counter()
+        self._ceilings: Ceilings | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._builds: list[dict[str, Any]] = []
         self._models: dict[str, dict[str, Any]] = {}
         self._skipped: list[dict[str, str]] = []
+        self._failed: list[dict[str, str]] = []
 
     async def all(self) -> dict[str, Any]:
-        begin = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="recallkv-lab-", dir=self._settings.folder) as name:
             folder = Path(name)
             self._report("measuring what this machine can do at best")
-            ceilings = in_passing(lambda: measured(self._device, self._dtype, folder), self._threads)
+            drive = folder if self._suite.reads_disk else None
+            self._ceilings = in_passing(lambda: measured(self._device, self._dtype, drive), self._threads)
             self._free()
             leave_to_engine()
             try:
                 for model in self._settings.models:
-                    await self._measure_model(model, ceilings, folder)
+                    try:
+                        await self._measure_model(model, self._ceilings, folder)
+                    except Exception as error:
+                        # A model's edge: one that cannot be made must not lose the others.
+                        log.exception("%s: not measured further", model)
+                        self._fail(model, "model", error)
+                    self._free()
             finally:
                 torch.set_num_threads(self._threads)
+        self._save(self._result())
+        return self._result()
+
+    def _result(self) -> dict[str, Any]:
+        assert self._ceilings is not None
         return {
             "suite": self._suite.name,
             "machine": manifest(self._device, str(self._dtype).removeprefix("torch.")),
-            "ceilings": asdict(ceilings),
+            "ceilings": asdict(self._ceilings),
             "rounds": self._suite.rounds,
             "models": self._models,
-            "rows": [asdict(row) for row in self._rows],
-            "builds": [asdict(row) for row in self._builds],
+            "rows": self._rows,
+            "builds": self._builds,
             "skipped": self._skipped,
-            "seconds": round(time.perf_counter() - begin, 1),
+            "failed": self._failed,
+            "seconds": round(time.perf_counter() - self._begin, 1),
         }
 
     async def _measure_model(self, name: str, ceilings: Ceilings, folder: Path) -> None:
@@ -133,26 +173,28 @@ class _Run:
         model, size, kind = in_passing(lambda: self._load(name), self._threads)
         suite, too_long = self._suite.within(model.context)
         for cell in too_long:
-            what = f"{cell.context_tokens}+{cell.query_tokens} tokens"
-            self._skip(name, what, f"the model's context is {model.context} tokens")
+            self._skip(name, _cell(cell), f"the model's context is {model.context} tokens")
+        if kind == "fp8":
+            small = in_passing(lambda: small_flops(self._device, self._dtype), self._threads)
+            ceilings = self._ceilings = replace(ceilings, small_flops=small)
         layout = model.fingerprint.layout
-        weight_bytes = max(sum(p.nbytes for p in model.model.parameters()), self._least_bytes(size, kind))
-        floors = Floors(size, ceilings, weight_bytes, layout.bytes_per_token)
+        weight_bytes = 1 if kind == "fp8" else self._dtype.itemsize
+        floors = Floors(size, ceilings, weight_bytes, self._dtype.itemsize, layout.bytes_per_token)
         self._models[name] = {
             "parameters": size.parameters,
             "weights": self._settings.weights,
             "weights_kind": kind,
+            "distinct_layers": distinct_layers(size, self._dtype, self._device) if kind == "shared" else size.layers,
+            "layers": size.layers,
             "dtype": layout.dtype,
             "bytes_per_token": layout.bytes_per_token,
             "prefill_chunk": _PREFILL_CHUNK[self._device.type],
             "load_s": round(time.perf_counter() - begin, 1),
         }
-        draw = _draw_of(model, self._settings.weights)
+        draw = draw_of(model, self._settings.weights)
         with self._peers(name, suite) as peers:
             for codec in suite.codecs:
                 await self._measure_cells(name, model, suite, floors, draw, peers, codec, folder)
-        del model
-        self._free()
 
     def _free(self) -> None:
         """Give the device's memory back that nothing holds any more."""
@@ -160,24 +202,12 @@ class _Run:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _least_bytes(self, size: Size, kind: Kind) -> int:
-        """Packed linear layers hold their weights out of torch's sight."""
-        per_weight = 1 if kind == "fp8" else self._dtype.itemsize
-        return (size.linear + size.head) * per_weight
-
     def _load(self, name: str) -> tuple[LoadedModel, Size, Kind]:
         if self._settings.weights == "real":
             loaded = load_model(self._find_model(name), device=self._settings.device, dtype=self._settings.dtype)
             return loaded, Size.of(loaded.model.config), "full"
-        if name not in ARCHITECTURES:
-            raise UnknownModel(f"no architecture is called {name}; there are: {', '.join(ARCHITECTURES)}")
-        architecture = ARCHITECTURES[name]
         longest = max(cell.context_tokens + cell.query_tokens for cell in self._suite.cells) + 64
-        config = architecture.config(longest)
-        size = Size.of(config)
-        kind = choose_kind(size, self._dtype, self._device)
-        network = random_network(architecture, longest, self._device, self._dtype, kind)
-        return prepare(network, word_tokenizer(config.vocab_size)), size, kind
+        return random_model(name, longest, self._device, self._dtype, self._settings.kind)
 
     async def _measure_cells(
         self,
@@ -191,32 +221,89 @@ class _Run:
         folder: Path,
     ) -> None:
         where = folder / f"{len(self._models)}-{codec}"
-        engine = self._engine(name, model, where, codec)
+        store_bytes = _store_bytes(suite, floors.bytes_per_token)
+        engine = self._engine(name, model, where, codec, store_bytes, writes=suite.reads_disk)
         try:
-            for cell in suite.cells:
+            for context, queries in suite.by_context():
                 for requests in suite.requests:
-                    bench = CellBench(engine, where, draw, floors, suite, cell, peers, codec, requests)
-                    samples = await bench.measure(lambda text: self._report(f"{name} {text}"))
-                    self._rows += bench.rows(name, samples, ALWAYS.high.share)
-                    for mode, reason in bench.failed.items():
-                        self._skip(name, f"{mode} at {cell.context_tokens}+{cell.query_tokens} tokens", reason)
-                        peers[:] = [peer for peer in peers if f"peer:{peer.name}" != mode]
-                    built = bench.build_row(name, samples)
-                    known = {(row.model, row.context_tokens) for row in self._builds}
-                    if built is not None and (name, cell.context_tokens) not in known:
-                        self._builds.append(built)
+                    if (reason := self._short_of_memory(suite, context, queries, requests, floors)) is not None:
+                        self._skip(name, f"{context}+{queries} tokens, {requests} at once", reason)
+                        continue
+                    bench = ContextBench(
+                        engine,
+                        where,
+                        draw,
+                        floors,
+                        suite,
+                        context,
+                        queries,
+                        peers,
+                        codec,
+                        requests,
+                        _PREFILL_CHUNK[self._device.type],
+                    )
+                    await self._measure_context(name, bench, suite)
+                    peers[:] = [peer for peer in peers if f"peer:{peer.name}" not in bench.failed_peers]
         finally:
+            engine.store.clear()  # what was held back is written when a store is closed
             await engine.close()
 
-    def _engine(self, name: str, model: LoadedModel, folder: Path, codec: CodecName) -> TransformersEngine:
-        device_bytes = 64 << 30
-        if self._device.type == "cuda":  # half of what is left; the rest is for running sequences
-            device_bytes = torch.cuda.mem_get_info(self._device)[0] // 2
-        store = SegmentStore(
+    async def _measure_context(self, name: str, bench: ContextBench, suite: Suite) -> None:
+        """All rounds, the result saved after each; an error here is of the whole context."""
+        rows, builds = len(self._rows), len(self._builds)
+        known = {(row["model"], row["context_tokens"]) for row in self._builds}
+        took = 0.0
+        for number in range(suite.rounds + 1):
+            if self._settings.deadline_s is not None and self._elapsed() + took > self._settings.deadline_s:
+                for cell in bench.cells():
+                    self._skip(name, f"{_cell(cell)}, from round {number} on", "no time was left")
+                break
+            self._report(f"{name} {bench.cells()[0].context_tokens} tokens, round {number}/{suite.rounds}")
+            begin = time.perf_counter()
+            try:
+                await bench.run_round(number)
+            except Exception as error:
+                # A context's edge: as a cell's.
+                log.exception("%s: a context cannot be built", name)
+                for cell in bench.cells():
+                    self._fail(name, _cell(cell), error)
+                break
+            took = time.perf_counter() - begin
+            self._rows[rows:] = [asdict(row) for row in bench.rows(name, ALWAYS.high.share)]
+            built = bench.build_row(name)
+            if built is not None and (name, built.context_tokens) not in known:
+                self._builds[builds:] = [asdict(built)]
+            self._save(self._result())
+        for cell in bench.cells():
+            if cell.query_tokens in bench.failed:
+                self._failed.append({"model": name, "what": _cell(cell), "reason": bench.failed[cell.query_tokens]})
+        for mode, reason in bench.failed_peers.items():
+            self._skip(name, f"{mode} at {bench.cells()[0].context_tokens} tokens", reason)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def _short_of_memory(
+        self, suite: Suite, context: int, queries: Sequence[int], requests: int, floors: Floors
+    ) -> str | None:
+        """Why these cells cannot be measured on this GPU; None where they can."""
+        if self._device.type != "cuda":
+            return None
+        self._free()
+        # Each request's own keys and values: twice while they grow, and once more where a context is copied into them.
+        sequences = 3 * requests * (context + max(queries) + suite.answer_tokens) * floors.bytes_per_token
+        needed = sequences + _store_bytes(replace(suite, cells=(Cell(context, 0),)), floors.bytes_per_token)
+        free = torch.cuda.mem_get_info(self._device)[0]
+        return None if needed <= free else f"needs {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free"
+
+    def _engine(
+        self, name: str, model: LoadedModel, folder: Path, codec: CodecName, store_bytes: int, *, writes: bool
+    ) -> TransformersEngine:
+        store = (SegmentStore if writes else HeldStore)(
             folder,
             device=self._device,
-            device_bytes=device_bytes,
-            host_bytes=_HOST_BYTES,
+            device_bytes=store_bytes,
+            host_bytes=store_bytes,
             disk_bytes=_DISK_BYTES,
             codec=codec,
         )
@@ -252,9 +339,36 @@ class _Run:
     def _skip(self, model: str, what: str, reason: str) -> None:
         self._skipped.append({"model": model, "what": what, "reason": reason})
 
+    def _fail(self, model: str, what: str, error: BaseException) -> None:
+        self._failed.append({"model": model, "what": what, "reason": said(error)})
 
-def _draw_of(model: LoadedModel, weights: str) -> Draw:
-    """Prose for a real model, any tokens for random weights."""
+
+def _cell(cell: Cell) -> str:
+    return f"{cell.context_tokens}+{cell.query_tokens} tokens"
+
+
+def _store_bytes(suite: Suite, bytes_per_token: int) -> int:
+    """Bytes of the segments that the largest cell stores: a chain for each request, and pages for each fidelity."""
+    chains = max(suite.requests) * bool(set(suite.modes) & set(CHAINED))
+    pages = len(suite.fidelities) if suite.composes else 0
+    longest = max((cell.context_tokens for cell in suite.cells), default=0)
+    return int(_SLACK * (chains + pages) * longest * bytes_per_token) + _SLACK_BYTES
+
+
+def random_model(
+    name: str, context: int, device: torch.device, dtype: torch.dtype, kind: Kind | None = None
+) -> tuple[LoadedModel, Size, Kind]:
+    """An architecture of :data:`ARCHITECTURES` with random weights, checked and ready, for ``context`` tokens."""
+    architecture = ARCHITECTURES[name]
+    config = architecture.config(context)
+    size = Size.of(config)
+    kind = kind or choose_kind(size, dtype, device)
+    network = random_network(architecture, context, device, dtype, kind)
+    return prepare(network, word_tokenizer(config.vocab_size)), size, kind
+
+
+def draw_of(model: LoadedModel, weights: str) -> Draw:
+    """Give prose for a real model, any tokens for random weights."""
     if weights == "real":
 
         def encode(text: str) -> list[int]:

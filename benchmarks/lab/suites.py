@@ -11,6 +11,8 @@ MEMOS_CONTEXTS = {"short": 583, "medium": 2773, "long": 6064}
 MEMOS_QUERIES = {"short": 167, "medium": 303, "long": 953}
 MODES = ("direct", "resident", "host", "disk", "composed", "composed-disk")
 _ALL = MODES[:-1]
+# Modes whose context comes from a stored chain.
+CHAINED = ("resident", "host", "disk")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Suite:
-    """``requests``: how many requests at once each mode is measured with."""
+    """``requests``: how many requests at once each mode is measured with. ``answer_tokens``: how many tokens each
+    request generates."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -33,15 +36,26 @@ class Suite:
     codecs: tuple[CodecName, ...] = ("none",)
     requests: tuple[int, ...] = (1,)
     peers: tuple[str, ...] = ()
+    answer_tokens: int = 8
+
+    @property
+    def composes(self) -> bool:
+        return any(mode.startswith("composed") for mode in self.modes)
+
+    @property
+    def reads_disk(self) -> bool:
+        """Whether a mode begins with files: without one nothing is written."""
+        return any(mode.endswith("disk") for mode in self.modes)
+
+    def by_context(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Each context with its queries, in the cells' order."""
+        contexts = dict.fromkeys(cell.context_tokens for cell in self.cells)
+        return [(c, tuple(cell.query_tokens for cell in self.cells if cell.context_tokens == c)) for c in contexts]
 
     def within(self, context: int) -> tuple[Suite, list[Cell]]:
         """The suite for a model of ``context`` tokens, and the cells that are too long for it."""
-        fits = [cell for cell in self.cells if cell.context_tokens + cell.query_tokens + ANSWER_TOKENS <= context]
+        fits = [cell for cell in self.cells if cell.context_tokens + cell.query_tokens + self.answer_tokens <= context]
         return replace(self, cells=tuple(fits)), [cell for cell in self.cells if cell not in fits]
-
-
-# Tokens that are generated and compared in each mode.
-ANSWER_TOKENS = 8
 
 
 def _grid(contexts: tuple[int, ...], queries: tuple[int, ...]) -> tuple[Cell, ...]:
@@ -55,6 +69,16 @@ SUITES: dict[str, Suite] = {
         Suite(
             "memos-table",
             _grid(tuple(reversed(MEMOS_CONTEXTS.values())), tuple(reversed(MEMOS_QUERIES.values()))),
+            modes=("direct", "resident", "host"),
+            rounds=3,
+            answer_tokens=2,
+        ),
+        Suite(
+            "memos-tiers",
+            _grid((MEMOS_CONTEXTS["long"], MEMOS_CONTEXTS["short"]), (MEMOS_QUERIES["short"],)),
+            fidelities=("high", "fast"),
+            rounds=2,
+            answer_tokens=2,
         ),
         Suite("scaling", _grid(tuple(512 << i for i in range(9)), (64,)), modes=("direct", "resident", "host", "disk")),
         Suite("tiers", _grid((1024, 4096), (64,)), modes=("direct", "resident", "host", "disk"), rounds=9),

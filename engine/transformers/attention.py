@@ -20,20 +20,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, NoReturn
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
-from engine.transformers import products
+from engine.transformers import kernels, products
 from engine.transformers.native import NativeAttention, example, native_attention
+from engine.transformers.upload import upload
 from kvcache import Layout, Rotation, Segment
 
 NAME = "recallkv"
 _TAIL_ROUND = 64
+Rows = slice | torch.Tensor
 # Attention runs on the thread that owns the model.
 _SCRATCH = products.Scratch()
 _native: NativeAttention | None = None
@@ -86,10 +87,12 @@ def _native_for(query: torch.Tensor, value: torch.Tensor) -> NativeAttention | N
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """Immutable keys and values, [layers, kv_heads, tokens, head_dim] each, all visible to later tokens."""
+    """Immutable keys and values, [layers, kv_heads, tokens, head_dim] each, all visible to later tokens. ``of``: the
+    key of the segment whose first tokens they are, if any: spans of the same tokens of it are the same span."""
 
     keys: torch.Tensor
     values: torch.Tensor
+    of: str | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -123,7 +126,7 @@ class SequenceKV:
         n = segment.n_tokens if limit is None else limit
         keys, values = segment.keys[:, :, :n], segment.values[:, :, :n]
         if n >= min_span and self.tail_tokens == 0:
-            self.spans.append(Span(keys, values))
+            self.spans.append(Span(keys, values, segment.key))
             return
         self.reserve(n)
         end = self.tail_tokens + n
@@ -177,7 +180,8 @@ class SequenceKV:
     def copy_range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the tail."""
         keys, values = self._range(start - self.tail_begin, end - self.tail_begin)
-        return keys.contiguous(), values.contiguous()
+        # Not contiguous(): a range that is the whole buffer would be the buffer itself.
+        return keys.clone(memory_format=torch.contiguous_format), values.clone(memory_format=torch.contiguous_format)
 
     def _range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         assert 0 <= start < end <= self.tail_tokens, "only computed tokens can be taken out"
@@ -187,14 +191,43 @@ class SequenceKV:
         """Whole tail buffers of one layer, [kv_heads, capacity, head_dim]."""
         return self._keys[index], self._values[index]
 
+    def everything(self, n_new: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of all layers: of each span, and of the tail with ``n_new`` further slots."""
+        end = self.tail_tokens + n_new
+        spans = [(span.keys, span.values) for span in self.spans]
+        return [*spans, (self._keys[:, :, :end], self._values[:, :, :end])]
+
+    def write(self, layer: int, where: slice | torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Write one layer's new keys and values, [kv_heads, new, head_dim] each, to tail slots."""
+        self._keys[layer, :, where], self._values[layer, :, where] = key, value
+
 
 @dataclass(frozen=True, eq=False)
 class Slots:
-    """New tokens that do not follow the tail's end: the tail slot of each, int64 [new], and what it sees of the
-    tail's first slots, additive [new, seen] (0 or -inf)."""
+    """New tokens that do not follow the tail's end: the tail slot of each, int64 [new], ascending. Each sees the
+    tail's slots up to its own, of which there are ``seen`` in all, but not the ``hidden`` ones, bool [seen]."""
 
     index: torch.Tensor
-    mask: torch.Tensor
+    seen: int
+    hidden: torch.Tensor | None = None
+    is_run: bool = False
+    """Whether the slots are neighbours and nothing is hidden: each token sees one slot more than the one before it."""
+
+    @functools.cached_property
+    def visible(self) -> torch.Tensor:
+        """What each token sees, bool [new, seen]."""
+        visible = torch.arange(self.seen, device=self.index.device)[None] <= self.index[:, None]
+        return visible if self.hidden is None else visible.logical_and_(~self.hidden[None])
+
+    @functools.cached_property
+    def mask(self) -> torch.Tensor:
+        """The same, additive: 0 or -inf, float32."""
+        return torch.zeros(self.visible.shape, device=self.index.device).masked_fill_(~self.visible, float("-inf"))
+
+    @functools.cached_property
+    def aligned_mask(self) -> torch.Tensor:
+        """The same for kernels other than the CPU's, in bfloat16, which holds both numbers; cast where it must be."""
+        return kernels.aligned_mask(self.visible, torch.bfloat16)
 
 
 class Interrupted(Exception):
@@ -233,6 +266,11 @@ class Chunk:
     slots: Slots | None = None
     probe: Probe | None = None
 
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one token behind the tail."""
+        return self.end - self.begin == 1 and self.slots is None
+
 
 @dataclass(frozen=True, eq=False)
 class RaggedBatch:
@@ -243,6 +281,62 @@ class RaggedBatch:
     """Asked before each layer whether to give up (raising ``Interrupted``)."""
     wanted: torch.Tensor | None = None
     """Rows whose logits are wanted, int64: of the others the last layer need give keys and values only."""
+
+    @functools.cached_property
+    def parted(self) -> tuple[RaggedBatch, Singles | None]:
+        """The batch without the sequences at its end that compute one token each, and those as a table, where there
+        are kernels for that."""
+        begin = len(self.chunks)
+        while begin and self.chunks[begin - 1].is_single:
+            begin -= 1
+        singles = self.chunks[begin:]
+        chosen = kernels.chosen(singles[0].kv.layer(0)[0]) if singles else None
+        if chosen is None or chosen.table is None:
+            return self, None
+        table = chosen.table([chunk.kv.everything(1) for chunk in singles])
+        return RaggedBatch(self.chunks[:begin]), Singles(singles[0].begin, table)
+
+    @functools.cached_property
+    def rounds(self) -> list[Round]:
+        """All spans, each once: those that several sequences share are read from memory once. Spans of different rows
+        go into one round, so that there are as many rounds as the sequence with the most spans has."""
+        shared: dict[tuple[object, int], tuple[Span, list[range]]] = {}
+        for chunk in self.chunks:
+            for span in chunk.kv.spans:
+                _, rows = shared.setdefault((span.of or id(span), span.n_tokens), (span, []))
+                rows.append(range(chunk.begin, chunk.end))
+        rounds: list[list[tuple[Span, list[range]]]] = []
+        for span, rows in shared.values():
+            taken = ({part for _, parts in other for part in parts} for other in rounds)
+            fitting = next((other for other, parts in zip(rounds, taken, strict=True) if parts.isdisjoint(rows)), None)
+            if fitting is None:
+                rounds.append(fitting := [])
+            fitting.append((span, rows))
+        return [Round.of(spans) for spans in rounds]
+
+
+@dataclass(frozen=True, eq=False)
+class Singles:
+    """The rows from ``begin`` on, a sequence each, and where those sequences lie."""
+
+    begin: int
+    table: kernels.Table
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Spans with the rows that see each, none of which sees two; and the rows of all in this order. Rows are a slice,
+    or int64 [rows] where they are not neighbours."""
+
+    spans: list[tuple[Span, Rows]]
+    rows: Rows
+
+    @staticmethod
+    def of(spans: list[tuple[Span, list[range]]]) -> Round:
+        spans = sorted(spans, key=lambda pair: pair[1][0].start)
+        device = spans[0][0].keys.device
+        rows = [part for _, parts in spans for part in parts]
+        return Round([(span, _rows_of(parts, device)) for span, parts in spans], _rows_of(rows, device))
 
 
 def ragged_attention(
@@ -266,6 +360,8 @@ def ragged_attention(
     if ragged.interrupt is not None and ragged.interrupt():
         raise Interrupted
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if (chosen := kernels.chosen(query)) is not None:
+        return _attend_elsewhere(chosen, ragged, module.layer_idx, query, key[0], value[0], scale), None
     if len(ragged.chunks) == 1:
         return _attend_chunk(ragged.chunks[0], module.layer_idx, query, key, value, scale).transpose(1, 2), None
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -302,7 +398,7 @@ def _attend(
     native = _native_for(query, value)
     if native is not None:
         return native.attend(query, [(k, v) for k, v, _ in parts], scale)
-    return _attend_joined(query, parts, scale) if query.device.type != "cpu" else _attend_cpu(query, parts, scale)
+    return _attend_cpu(query, parts, scale)
 
 
 def _attend_cpu(
@@ -322,27 +418,45 @@ def _attend_in_place(
     probe = chunk.probe
     tail_keys, tail_values = chunk.kv.layer(layer)
     if probe is not None and probe.kind == "deviation" and layer == 1:
-        probe.add(_deviation(key[0], tail_keys[:, slots.index]) + _deviation(value[0], tail_values[:, slots.index]))
-        raise ShallowPassDone
+        _end_shallow_pass(probe, slots, key[0], value[0], (tail_keys, tail_values))
     tail_keys[:, slots.index] = key[0]
     tail_values[:, slots.index] = value[0]
-    seen = slots.mask.shape[1]
-    tail = (tail_keys[None, :, :seen], tail_values[None, :, :seen])
-    spans = [(span.keys[layer][None], span.values[layer][None]) for span in chunk.kv.spans]
     if probe is not None and probe.kind == "attention":
-        out, weights = _attend_weighed(query, [*spans, tail], slots.mask, scale)
-        probe.add(weights[..., -seen:].sum(dim=(0, 1, 2)))
-        return out
+        return _attend_noting(chunk.kv, slots, probe, layer, query, scale)
+    seen = slots.seen
+    *spans, tail = _whole(chunk.kv, layer, seen)
     native = _native_for(query, value)
     if native is not None:
         return native.attend(query, [*spans, tail], scale, slots.mask)
-    if query.device.type != "cpu":
-        return _attend_masked(query, [*spans, tail], slots.mask, scale)
     if _at_once(query, chunk.kv.tail_begin + seen):
         return _attend_at_once(query, [*spans, tail], scale, slots.mask)
     results = [_flash_cpu(query, k, v, False, scale) for k, v in spans]
     results.append(_flash_cpu(query, *tail, False, scale, slots.mask))
     return results[0][0] if len(results) == 1 else _merge(results)
+
+
+def _whole(kv: SequenceKV, layer: int, seen: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of the spans, and last of the tail's first ``seen`` slots."""
+    keys, values = kv.layer(layer)
+    spans = [(span.keys[layer][None], span.values[layer][None]) for span in kv.spans]
+    return [*spans, (keys[None, :, :seen], values[None, :, :seen])]
+
+
+def _attend_noting(
+    kv: SequenceKV, slots: Slots, probe: Probe, layer: int, query: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention over what has been written, and a note of how much of it each slot of the tail gets."""
+    out, weights = _attend_weighed(query, _whole(kv, layer, slots.seen), slots.mask, scale)
+    probe.add(weights[..., -slots.seen :].sum(dim=(0, 1, 2)))
+    return out
+
+
+def _end_shallow_pass(
+    probe: Probe, slots: Slots, key: torch.Tensor, value: torch.Tensor, tail: tuple[torch.Tensor, torch.Tensor]
+) -> NoReturn:
+    """Note how far new keys and values, [kv_heads, new, head_dim], are from those in their slots, and end the pass."""
+    probe.add(_deviation(key, tail[0][:, slots.index]) + _deviation(value, tail[1][:, slots.index]))
+    raise ShallowPassDone
 
 
 def _deviation(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
@@ -364,17 +478,6 @@ def _attend_weighed(
     weights = scores.softmax(-1)
     out = weights.to(values.dtype) @ values[:, None]
     return out.view(1, heads, new, width), weights
-
-
-def _attend_masked(
-    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], mask: torch.Tensor, scale: float
-) -> torch.Tensor:
-    # Each head gets keys of its own: no kernel but the plainest takes both a mask and shared ones.
-    group = query.shape[1] // parts[0][0].shape[1]
-    keys = torch.cat([key for key, _ in parts], dim=2).repeat_interleave(group, dim=1)
-    values = torch.cat([value for _, value in parts], dim=2).repeat_interleave(group, dim=1)
-    whole = F.pad(mask, (keys.shape[2] - mask.shape[1], 0)).to(query.dtype)
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=whole, scale=scale)
 
 
 def _by_products(query: torch.Tensor, keys: int) -> bool:
@@ -421,15 +524,114 @@ def _merge(results: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor
     return merged.to(results[0][0].dtype)
 
 
-def _attend_joined(
-    query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor, bool]], scale: float
+def _rows_of(parts: Sequence[range], device: torch.device) -> Rows:
+    if all(after.start == before.stop for before, after in pairwise(parts)):
+        return slice(parts[0].start, parts[-1].stop)
+    return upload([row for part in parts for row in part], device)
+
+
+def _attend_elsewhere(
+    chosen: kernels.Kernels,
+    ragged: RaggedBatch,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
 ) -> torch.Tensor:
-    """The same by one call over copied, joined spans, for devices whose kernels do not return the log-sum-exp."""
-    keys = torch.cat([key for key, _, _ in parts], dim=2)
-    values = torch.cat([value for _, value, _ in parts], dim=2)
-    # Not a mask but a description of one: kernels that skip what is not seen can be chosen for it.
-    mask = causal_lower_right(query.shape[2], keys.shape[2]) if parts[-1][2] else None
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
+    """Attention of a batch on a device other than the CPU, [1, total, heads, head_dim]; key and value [kv_heads, total,
+    head_dim]."""
+    several, singles = ragged.parted
+    found = []
+    if several.chunks:
+        found.append(_attend_by(chosen, several, layer, query, key, value, scale).transpose(1, 2))
+    if singles is not None:
+        rows = slice(singles.begin, None)
+        out = singles.table.attend(layer, query[:, :, rows], key[:, rows], value[:, rows], scale)
+        found.append(out.transpose(1, 2))
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
+
+
+def _attend_by(
+    chosen: kernels.Kernels,
+    ragged: RaggedBatch,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Attention by kernels that give their log-sum-exp: of each sequence over its tail, which ends with the new tokens,
+    then over each span of all rows that see it. No keys or values are copied but the new ones, [kv_heads, total,
+    head_dim]."""
+    first = ragged.chunks[0]
+    if first.slots is not None and first.probe is not None and first.probe.kind == "attention":  # alone in its pass
+        first.kv.write(layer, first.slots.index, key, value)
+        return _attend_noting(first.kv, first.slots, first.probe, layer, query, scale)
+    out, lse = _side_by_side([_attend_tail(chosen, chunk, layer, query, key, value, scale) for chunk in ragged.chunks])
+    if not ragged.rounds:
+        return out
+    merged = out.float()
+    for left, spans in enumerate(ragged.rounds, 1 - len(ragged.rounds)):
+        parts = [
+            chosen.plain(query[:, :, rows], span.keys[layer][None], span.values[layer][None], scale, False)
+            for span, rows in spans.spans
+        ]
+        _merge_into(merged, lse, spans.rows, _side_by_side(parts), is_last=left == 0)
+    return merged.to(query.dtype)
+
+
+def _side_by_side(parts: Sequence[kernels.Attended]) -> kernels.Attended:
+    """Results of different rows as one."""
+    if len(parts) == 1:
+        return parts[0]
+    out, lse = (torch.cat(tensors, 2) for tensors in zip(*parts, strict=True))
+    return out, lse
+
+
+def _attend_tail(
+    chosen: kernels.Kernels,
+    chunk: Chunk,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+) -> kernels.Attended:
+    """Write a sequence's new keys and values, and attend to all of its tail that is there."""
+    kv, slots, rows = chunk.kv, chunk.slots, slice(chunk.begin, chunk.end)
+    query, key, value = query[:, :, rows], key[:, rows], value[:, rows]
+    tail = kv.layer(layer)
+    if slots is None:
+        seen = kv.tail_tokens + query.shape[2]
+        kv.write(layer, slice(kv.tail_tokens, seen), key, value)
+    else:
+        if chunk.probe is not None and chunk.probe.kind == "deviation" and layer == 1:
+            _end_shallow_pass(chunk.probe, slots, key, value, tail)
+        seen = slots.seen
+        kv.write(layer, slots.index, key, value)
+    keys, values = (part[None, :, :seen] for part in tail)
+    if slots is None or slots.is_run:
+        return chosen.plain(query, keys, values, scale, query.shape[2] > 1)
+    return chosen.masked(query, keys, values, scale, slots.aligned_mask.to(query.dtype))
+
+
+def _merge_into(
+    merged: torch.Tensor,
+    lse: torch.Tensor,
+    rows: Rows,
+    part: kernels.Attended,
+    is_last: bool = False,
+) -> None:
+    """Join attention over further keys into ``merged``, float32 [1, heads, total, head_dim], and ``lse`` [1, heads,
+    total], in the rows that it is of: the same as :func:`_merge`, a part at a time. After the last one ``lse`` is not
+    kept up."""
+    further, own = part[1], lse[:, :, rows]
+    out = merged[:, :, rows].lerp_(part[0].float(), torch.sigmoid(further - own).unsqueeze(-1))
+    if isinstance(rows, torch.Tensor):  # of a slice it was a view
+        merged[:, :, rows] = out
+    if not is_last:
+        lse[:, :, rows] = torch.logaddexp(own, further)
 
 
 @contextmanager

@@ -26,7 +26,9 @@ from kvcache import (
 
 # So many of the prompt's last tokens ask the memory what matters. They are the question, or the end of it.
 PROBE_TOKENS = 64
-_DEVIATION_CHUNK = 512
+# On a CPU larger chunks gain nothing; a GPU waits for launches with small ones, and needs no mask for neighbours.
+_DEVIATION_CHUNK = {"cpu": 512}
+_DEVIATION_CHUNK_ELSEWHERE = 8192
 
 
 @dataclass(eq=False)
@@ -90,9 +92,10 @@ def probe(
     if repair.signal == "deviation":
         # In chunks: the first layer's keys and values depend on nothing before them, so the rest is in place already.
         rows = range(begin, positions[-1] + 1)
-        chunks = [rows[at : at + _DEVIATION_CHUNK] for at in range(0, len(rows), _DEVIATION_CHUNK)]
+        size = _DEVIATION_CHUNK.get(runner.device.type, _DEVIATION_CHUNK_ELSEWHERE)
+        chunks = [rows[at : at + size] for at in range(0, len(rows), size)]
         found = [runner.deviation(kv, [token_ids[i] for i in chunk], chunk) for chunk in chunks]
-        return torch.cat(found)[torch.tensor(positions) - begin]
+        return torch.cat(found).cpu()[torch.tensor(positions) - begin]
     rows = range(max(positions[-1] + 1, len(token_ids) - PROBE_TOKENS), len(token_ids))
     hidden = torch.ones(len(token_ids) - kv.tail_begin, dtype=torch.bool)
     hidden[: begin - kv.tail_begin] = False

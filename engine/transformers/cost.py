@@ -1,12 +1,14 @@
 """Whether to load a segment or to compute its tokens: on a fast GPU a drive can be the slower way.
 
-Computing n tokens behind c others is taken to cost n x (a + b x (c + n / 2)) seconds: a is the linear layers, b is
-attention. Both are measured at start. Loading costs bytes / bandwidth of the tier; the drive's bandwidth starts from an
-assumption and follows what loads take.
+Computing n tokens behind c others is taken to cost p x k + n x (a + b x (c + n / 2)) seconds: k is a pass (on a GPU,
+the time to launch its kernels), of which there are p, one a chunk; a is the linear layers, b is attention. All are
+measured at start, with few tokens and with many: a short pass alone would tell of nothing but launches on a GPU.
+Loading costs bytes / bandwidth of the tier; the drive's starts from an assumption and follows what loads take.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,25 +20,39 @@ from engine.transformers.attention import SequenceKV
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Entry, TierName
+from kvcache.arena import pinned_block
+from kvcache.copies import Copies
 
 _ASSUMED: dict[TierName, float] = {"device": float("inf"), "host": 10e9, "disk": 1e9}
-_SHORT, _FAR = 128, 1024
+# On a GPU the longer of the many that there is memory for, so many times over.
+_LONG_ON_GPU, _MEMORY_TIMES = (4096, 2048, 512), 8
+_COPIED_BYTES = 256 << 20
 # How much a new load moves the estimate of its tier.
 _WEIGHT = 0.3
 
 
 @dataclass
 class CostModel:
-    """``token_s`` and ``pair_s``: seconds a token, and seconds a token and token before it. ``bandwidth``: bytes a
-    second by tier, followed under a lock because two threads load."""
+    """``token_s`` and ``pair_s``: seconds a token, and seconds a token and token before it; ``pass_s``: seconds a pass,
+    of at most ``chunk`` tokens. ``bandwidth``: bytes a second by tier, followed under a lock because two threads
+    load."""
 
     token_s: float
     pair_s: float
+    pass_s: float = 0.0
+    chunk: int = 512
     bandwidth: dict[TierName, float] = field(default_factory=lambda: dict(_ASSUMED))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def compute_s(self, n_tokens: int, behind: int) -> float:
-        return n_tokens * (self.token_s + self.pair_s * (behind + n_tokens / 2))
+        """Seconds to compute so many tokens behind so many others."""
+        passes = math.ceil(n_tokens / self.chunk)
+        return passes * self.pass_s + n_tokens * (self.token_s + self.pair_s * (behind + n_tokens / 2))
+
+    def saved_s(self, n_tokens: int, behind: int) -> float:
+        """Seconds that a prompt takes less without so many of its tokens: a pass that others share stays."""
+        spared = self.pass_s * (n_tokens // self.chunk - math.ceil(n_tokens / self.chunk))
+        return self.compute_s(n_tokens, behind) + spared
 
     def load_s(self, entry: Entry, tier: TierName | None) -> float:
         return float("inf") if tier is None else entry.bytes_in(tier) / self.bandwidth[tier]
@@ -64,18 +80,30 @@ class CostModel:
 
     def worth_composing(self, entry: Entry, tier: TierName | None, used_tokens: float, behind: int) -> bool:
         """Whether a page is quicker loaded than the tokens that it would save are computed."""
-        return self.load_s(entry, tier) < self.compute_s(int(used_tokens), behind)
+        return self.load_s(entry, tier) < self.saved_s(int(used_tokens), behind)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Tokens of the passes that are measured: ``short`` and ``long`` alone, and ``long`` behind ``far`` others."""
+
+    short: int
+    long: int
+    far: int
 
 
 @torch.inference_mode()
-def calibrated(model: LoadedModel) -> CostModel:
-    """Measure the model on this machine; takes about as long as a prompt of a thousand tokens."""
+def calibrated(model: LoadedModel, chunk: int = 512) -> CostModel:
+    """Measure the model on this machine, whose prompts are computed in passes of ``chunk`` tokens; takes about as long
+    as a prompt of a thousand tokens, on a GPU of twenty thousand."""
     runner = ModelRunner(model.model)
-    far = min(_FAR, model.context - _SHORT)
-    near_s = _timed(model, runner, 0)
-    pair_s = max(0.0, _timed(model, runner, far) - near_s) / (_SHORT * far) if far > 0 else 0.0
-    token_s = max(near_s / _SHORT - pair_s * _SHORT / 2, 0.0)
-    cost = CostModel(token_s, pair_s)
+    sizes = _sizes(model)
+    _timed(model, runner, sizes.short, 0)  # the first passes of a process are slower
+
+    def seconds(n_tokens: int, behind: int) -> float:
+        return _timed(model, runner, n_tokens, behind)
+
+    cost = fitted(seconds, sizes, chunk)
     if model.device.type == "cpu":  # the host's memory is the device's
         cost.bandwidth["host"] = float("inf")
     else:
@@ -83,30 +111,55 @@ def calibrated(model: LoadedModel) -> CostModel:
     return cost
 
 
-def _timed(model: LoadedModel, runner: ModelRunner, behind: int) -> float:
-    """Seconds of a forward pass of a few tokens behind ``behind`` others; the better of two after a warm-up."""
-    tokens = [i % model.model.config.vocab_size for i in range(_SHORT)]
+def fitted(seconds: Callable[[int, int], float], sizes: Sizes, chunk: int) -> CostModel:
+    """The cost model through three measurements: ``seconds`` gives those of a pass of so many tokens behind others."""
+    short, long, far = sizes.short, sizes.long, sizes.far
+    few_s, many_s = seconds(short, 0), seconds(long, 0)
+    pair_s = max(0.0, seconds(long, far) - many_s) / (long * far) if far > 0 else 0.0
+    few_linear_s, many_linear_s = (s - pair_s * n * n / 2 for s, n in ((few_s, short), (many_s, long)))
+    token_s = (many_linear_s - few_linear_s) / (long - short)
+    # Noise must not make a pass, or a token, cost less than nothing.
+    token_s = max(0.0, min(token_s, many_linear_s / long))
+    return CostModel(token_s, pair_s, max(0.0, few_linear_s - token_s * short), chunk)
+
+
+def _sizes(model: LoadedModel) -> Sizes:
+    """On a CPU such that measuring takes no longer than it is worth; on a GPU large enough for its matrix units to be
+    what takes the time, as far as there is memory."""
+    longs = [128]
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        per_token = model.fingerprint.layout.bytes_per_token
+        longs = [n for n in _LONG_ON_GPU if _MEMORY_TIMES * 2 * n * per_token <= free] or longs
+    long = max(2, min(longs[0], model.context // 2))
+    far = 1024 if model.device.type == "cpu" else long
+    return Sizes(
+        max(1, min(32 if model.device.type == "cpu" else 128, long // 2)), long, min(far, model.context - long)
+    )
+
+
+def _timed(model: LoadedModel, runner: ModelRunner, n_tokens: int, behind: int) -> float:
+    """Seconds of a forward pass of so many tokens behind ``behind`` others; the better of two."""
+    tokens = [i % model.model.config.vocab_size for i in range(n_tokens)]
     times = []
-    for _ in range(3):
-        kv = SequenceKV(model.fingerprint.layout, model.device, behind + _SHORT)
+    for _ in range(2):
+        kv = SequenceKV(model.fingerprint.layout, model.device, behind + n_tokens)
         if behind:
             kv.open_region(behind)
         _wait(model.device)
         begin = time.perf_counter()
         runner.forward([Work(kv, tokens)]).cpu()
         times.append(time.perf_counter() - begin)
-    return min(times[1:])
+    return min(times)
 
 
 def _copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second from pinned host memory to the device."""
-    data = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
-    data.to(device)
-    _wait(device)
-    begin = time.perf_counter()
-    data.to(device)
-    _wait(device)
-    return data.nbytes / (time.perf_counter() - begin)
+    """Bytes a second from pinned host memory to the device; the better of two."""
+    copies = Copies(device)
+    data = pinned_block(_COPIED_BYTES)
+    copied = [copies.to_device([data], wait=True)[1] for _ in range(2)]
+    copies.settle()
+    return max(data.nbytes / copy.seconds for copy in copied if copy is not None)
 
 
 def _wait(device: torch.device) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +28,7 @@ from engine.certificate import page_probes
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
 from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
+from engine.transformers.budget import kv_budget
 from engine.transformers.cost import CostModel, calibrated
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import LoadedModel, choose_device, load_model
@@ -177,6 +179,7 @@ class TransformersEngine:
             raise ValueError("a prompt has at least one token")
         if prompt_tokens + max_tokens > self.model.context:
             raise ContextTooLong(prompt_tokens, max_tokens, self.model.context)
+        self._worker.check_memory(request)
         if self._worker.capacity().waiting >= self._max_waiting:
             raise QueueFull(f"{self._max_waiting} requests are waiting already")
 
@@ -227,15 +230,17 @@ class TransformersEngine:
         return self._worker.capacity()
 
     def metrics(self) -> list[Metric]:
-        """Give the CPU threads in use; the server counts the rest."""
+        """Give the CPU threads in use and how often memory was short; the server counts the rest."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         steps_down = "Times that fewer CPU threads were found to be quicker, beside another process, say."
+        short = "Times that the device's memory was too short, and segments were evicted for a request."
         return [
             GaugeMetricFamily(
                 "recallkv_engine_threads", "CPU threads that the model computes with.", self.governor.threads
             ),
             CounterMetricFamily("recallkv_engine_thread_steps_down", steps_down, self.governor.steps_down),
+            CounterMetricFamily("recallkv_engine_out_of_memory", short, self._worker.out_of_memory),
         ]
 
     async def close(self, drain_s: float = 0.0) -> None:
@@ -259,32 +264,35 @@ def load_engine(
     dtype: str = "auto",
     max_running: int = 16,
     max_waiting: int = 256,
-    prefill_chunk: int = 512,
-    busy_prefill_chunk: int = 64,
+    prefill_chunk: int | None = None,
+    busy_prefill_chunk: int | None = None,
     context: int | None = None,
     threads: int | None = None,
     adapt_threads: bool = True,
     composing: CompositionConfig | None = None,
     weigh_loading: bool = False,
     native: bool = True,
+    kv_bytes: int | None = None,
 ) -> TransformersEngine:
     """Load a model and start its engine. ``threads``: CPU threads of the model (default: :func:`usable_threads`), and
     with ``adapt_threads`` fewer while fewer are quicker; ``weigh_loading``: measure this machine, and load segments
-    only where that beats computing; ``native``: as :func:`prepare`."""
+    only where that beats computing; ``native``: as :func:`prepare`; ``kv_bytes``: as :func:`kv_budget`."""
     threads = threads or usable_threads()
     chosen_device = choose_device(device)
     store = open_store(chosen_device)
+    batching = BatchingConfig(max_running, prefill_chunk, busy_prefill_chunk)
 
     def load() -> tuple[LoadedModel, CostModel | None]:
         loaded = load_model(model, device=device, dtype=dtype, context=context, native=native)
-        return loaded, calibrated(loaded) if weigh_loading else None
+        chunk, _ = batching.chunks(chosen_device)
+        return loaded, calibrated(loaded, chunk) if weigh_loading else None
 
     try:
         loaded, cost = in_passing(load, threads)
     except BaseException:
         store.close()
         raise
-    batching = BatchingConfig(max_running, prefill_chunk, busy_prefill_chunk)
+    batching = replace(batching, kv_bytes=kv_budget(chosen_device, kv_bytes))
     return TransformersEngine(
         loaded,
         store,

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-4
 _CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
@@ -140,10 +140,10 @@ def can_fuse(layer: Any) -> bool:
     mlp = {name for name, _ in layer.mlp.named_children()}
     norms = [layer.input_layernorm, layer.post_attention_layernorm]
     norms += [layer.self_attn.q_norm, layer.self_attn.k_norm] if "q_norm" in attention else []
-    linears = [getattr(layer.self_attn, name, None) for name in _ATTENTION]
+    linears = [getattr(layer.self_attn, name, None) for name in ATTENTION]
     linears += [getattr(layer.mlp, name, None) for name in _MLP - {"act_fn"}]
     return (
-        attention in (_ATTENTION, _ATTENTION | {"q_norm", "k_norm"})
+        attention in (ATTENTION, ATTENTION | {"q_norm", "k_norm"})
         and mlp == _MLP
         and "silu" in type(layer.mlp.act_fn).__name__.lower()
         and all(type(linear) is nn.Linear for linear in linears)
@@ -163,7 +163,7 @@ def fuse_layers(network: Any) -> int:
                 if not _agrees(network.model.rotary_emb, layer, fused):
                     log.warning("layer %d is not what its parts look like: it is left as it is", i)
                     continue
-                for name in _ATTENTION:
+                for name in ATTENTION:
                     delattr(layer.self_attn, name)
                 layers[i] = fused
                 n += 1

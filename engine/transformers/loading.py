@@ -13,16 +13,16 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
-from engine.transformers.attention import NAME, SequenceKV, plain_attention, quick_native, register, use_native
+from engine.transformers.attention import NAME, quick_native, register, use_native
 from engine.transformers.fused import fuse_layers
+from engine.transformers.joined import join_layers
+from engine.transformers.kernels import choose_at_load
 from engine.transformers.packing import can_pack, pack_linears
-from engine.transformers.runner import ModelRunner, Work
-from kvcache import Fingerprint, Rotation, UnsupportedRotation, layout_of, rotation_of
+from engine.transformers.selftest import check_attention, find_rotation
+from kvcache import Fingerprint, Rotation
+from kvcache.copies import CPU, indexed, use_device
 
 log = logging.getLogger(__name__)
-
-# How far the rotation of keys is tested, in positions.
-_TEST_MOVE = 37
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +50,20 @@ def choose_device(wanted: str) -> torch.device:
             return torch.empty(0, device=wanted).device
         except (RuntimeError, AssertionError) as error:  # an assertion: torch was built without that back end
             raise ModelNotLoaded(f"there is no device '{wanted}' here") from error
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return indexed(torch.device("cuda")) if torch.cuda.is_available() else CPU
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 where matrix units for it exist (GPU, AMX), else float32: emulated bfloat16 is slower."""
+    """Choose a dtype by name. ``auto`` is bfloat16 where matrix units for it exist (GPUs since Ampere, AMX), because
+    emulated bfloat16 is slower; else float16 on a GPU, float32 on a CPU. Raises ``ModelNotLoaded``."""
     if wanted != "auto":
         dtype = getattr(torch, wanted, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ModelNotLoaded(f"'{wanted}' is not a floating-point dtype")
         return dtype
-    has_bf16 = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
 
 
 def load_model(
@@ -76,15 +78,22 @@ def load_model(
     ``UnsupportedModel``."""
     register()
     chosen_device = choose_device(device)
+    use_device(chosen_device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     log.info("loading %s on %s as %s", model, chosen_device, str(chosen_dtype).removeprefix("torch."))
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForCausalLM.from_pretrained(model, dtype=chosen_dtype, attn_implementation=NAME)
+        network = AutoModelForCausalLM.from_pretrained(
+            model, dtype=chosen_dtype, attn_implementation=NAME, **_placed(chosen_device)
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotLoaded(f"the model '{model}' cannot be loaded: {first_line(error)}") from error
-    network = network.to(chosen_device).eval()
-    return prepare(network, tokenizer, folder=_folder_of(network), context=context, native=native)
+    return prepare(network.eval(), tokenizer, folder=_folder_of(network), context=context, native=native)
+
+
+def _placed(device: torch.device) -> dict[str, Any]:
+    """Have the weights read straight to the device: they may be larger than the host's memory."""
+    return {} if device == CPU else {"device_map": {"": device}}
 
 
 def _folder_of(network: Any) -> Path | None:
@@ -107,7 +116,8 @@ def prepare(
     native: bool = True,
 ) -> LoadedModel:
     """Check a model that is loaded already, and make it ready: its attention and its linear layers are replaced.
-    ``native``: on a CPU in float32 attention is compiled, where there is a compiler. Raises ``UnsupportedModel``."""
+    ``native``: attention is compiled, on a CPU in float32 where there is a compiler, on a GPU by Triton. Raises
+    ``UnsupportedModel``."""
     register()
     network.set_attn_implementation(NAME)
     config = network.config
@@ -120,9 +130,14 @@ def prepare(
         fused = fuse_layers(network)
         log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
         _choose_attention(native)
+    elif network.device.type != "cpu":
+        log.info("joined the steps of %d layers", join_layers(network))
+    layout = fingerprint.layout
+    heads = config.num_attention_heads, layout.kv_heads, layout.head_dim
+    choose_at_load(network.device, layout.torch_dtype, heads, compiled=native)
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
-    _self_test(loaded)
-    return replace(loaded, rotation=_tested_rotation(loaded))
+    check_attention(network, fingerprint.layout)
+    return replace(loaded, rotation=find_rotation(network, fingerprint.layout))
 
 
 def _choose_attention(native: bool) -> None:
@@ -163,54 +178,3 @@ def _eos_token_ids(network: Any, tokenizer: Any) -> frozenset[int]:
     ids = network.generation_config.eos_token_id
     listed = ids if isinstance(ids, list) else [ids]
     return frozenset(i for i in [*listed, getattr(tokenizer, "eos_token_id", None)] if i is not None)
-
-
-@torch.inference_mode()
-def _self_test(loaded: LoadedModel) -> None:
-    """Compare split, injected-style attention with the model's own on a few tokens, in the model's own numbers.
-
-    Catches every model whose attention has a part that this engine does not know of.
-    """
-    tokens = [(7 * i) % loaded.model.config.vocab_size for i in range(1, 13)]
-    layout = layout_of(loaded.model.config, next(loaded.model.parameters()).dtype)
-    kv = SequenceKV(layout, loaded.device, len(tokens))
-    runner = ModelRunner(loaded.model)
-    runner.forward([Work(kv, tokens[:5], 0)])
-    ours = runner.forward([Work(kv.fork(len(tokens)), tokens[5:])])[0]
-    with plain_attention(loaded.model):
-        ids = torch.tensor([tokens], device=loaded.device)
-        theirs = loaded.model(input_ids=ids, use_cache=False).logits[0, -1].float()
-    tolerance = 1e-3 if theirs.dtype == layout.torch_dtype else 0.05
-    error = (torch.log_softmax(ours, -1) - torch.log_softmax(theirs, -1)).abs().max().item()
-    if not error <= tolerance * max(1.0, theirs.abs().max().item()):
-        raise UnsupportedModel(
-            f"this model's attention is not reproduced over split keys and values (error {error:.2g})"
-        )
-
-
-def _tested_rotation(loaded: LoadedModel) -> Rotation | None:
-    """The model's rotation, found to give the keys that the model itself gives elsewhere; None where none does."""
-    try:
-        found = rotation_of(loaded.model)
-    except UnsupportedRotation as error:
-        log.warning("memories cannot be composed: %s", error)
-        return None
-    tokens = [(11 * i) % loaded.model.config.vocab_size for i in range(1, 9)]
-    here, there = _keys_at(loaded, tokens, 0), _keys_at(loaded, tokens, _TEST_MOVE)
-    size = there.float().abs().max()
-    for rotation in (found, replace(found, interleaved=True)):
-        off = ((rotation.turned(here, _TEST_MOVE).float() - there.float()).abs().max() / size).item()
-        if off <= (1e-3 if here.dtype == torch.float32 else 0.05):
-            return rotation
-    log.warning("memories cannot be composed: this model's keys do not move as its rotary embedding says")
-    return None
-
-
-def _keys_at(loaded: LoadedModel, tokens: list[int], position: int) -> torch.Tensor:
-    """Keys of ``tokens`` alone, the first at ``position``: they see nothing before them."""
-    end = position + len(tokens)
-    kv = SequenceKV(loaded.fingerprint.layout, loaded.device, end)
-    kv.open_region(end)
-    hidden = torch.arange(end) < position
-    ModelRunner(loaded.model).forward([Work(kv, tokens, 0, range(position, end), hidden=hidden)])
-    return kv.copy_range(position, end)[0]

@@ -11,6 +11,9 @@ import torch
 
 from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
 from engine.transformers.governor import Kind, ThreadGovernor, governed
+from engine.transformers.upload import upload
+
+_LAYERS_AHEAD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,28 @@ class Work:
         return range(begin, begin + len(self.token_ids)) if self.positions is None else self.positions
 
 
+class PacedInterrupt:
+    """Asks ``interrupt`` at the pace of the device, not of the launches: a GPU is given all layers of a pass at once,
+    after which nothing can be given up. At most twice ``_LAYERS_AHEAD`` layers are launched and not done."""
+
+    def __init__(self, interrupt: Callable[[], bool], new_event: Callable[[], Any]) -> None:
+        self._interrupt = interrupt
+        self._new_event = new_event
+        self._asked = 0
+        self._before: Any = None
+
+    def __call__(self) -> bool:
+        """Whether to give up; called before each layer."""
+        if self._asked % _LAYERS_AHEAD == 0:
+            event = self._new_event()
+            event.record()
+            if self._before is not None:
+                self._before.synchronize()
+            self._before = event
+        self._asked += 1
+        return self._interrupt()
+
+
 class ModelRunner:
     """Runs the model on new tokens and grows the sequences' tails. Owned by one thread, which computes with as many
     CPU threads as ``governor`` says (None: with as many as it was told to)."""
@@ -47,6 +72,8 @@ class ModelRunner:
     def forward(self, batch: Sequence[Work], interrupt: Callable[[], bool] | None = None) -> torch.Tensor:
         """Float32 logits [wanted, vocabulary]: of each piece of work the wanted rows, in order. Raises ``Interrupted``
         as soon as ``interrupt`` says so; nothing has happened then."""
+        if interrupt is not None and self.device.type == "cuda":
+            interrupt = PacedInterrupt(interrupt, torch.cuda.Event)
         chunks: list[Chunk] = []
         tokens: list[int] = []
         positions: list[int] = []
@@ -56,10 +83,9 @@ class ModelRunner:
             tokens.extend(work.token_ids)
             positions.extend(work.all_positions())
             wanted.extend(range(len(tokens) - work.n_logits, len(tokens)))
-        rows = torch.tensor(wanted, dtype=torch.long, device=self.device)
         if self._governor is not None:
             interrupt = self._governor.watching(interrupt)
-        call = functools.partial(self._call, tokens, positions, RaggedBatch(chunks, interrupt, rows))
+        call = functools.partial(self._call, tokens, positions, wanted, chunks, interrupt)
         plain = all(work.positions is None for work in batch)  # others stop half way, or see less
         kind = Kind.of(len(batch), len(tokens), sum(work.kv.n_tokens for work in batch)) if plain else None
         logits = call() if self._governor is None else governed(self._governor, kind, len(tokens), call)
@@ -71,14 +97,14 @@ class ModelRunner:
     @torch.inference_mode()
     def deviation(self, kv: SequenceKV, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
         """How far each of these tokens' keys and values in the sequence are from what the tokens before it ask for,
-        found in the first two layers, float32 [tokens]. The sequence stays as it is but for its first layer, which
-        depends on nothing before it."""
+        found in the first two layers, float32 [tokens] on the model's device. The sequence stays as it is but for its
+        first layer, which depends on nothing before it."""
         probe = Probe("deviation")
         try:
             self.forward([Work(kv, token_ids, 0, positions, probe)])
         except ShallowPassDone:
             assert probe.signal is not None
-            return probe.signal.cpu()
+            return probe.signal
         raise AssertionError("the pass went past its second layer")
 
     def wait(self) -> None:
@@ -91,22 +117,30 @@ class ModelRunner:
         if work.positions is None:
             work.kv.reserve(len(work.token_ids))
             return Chunk(work.kv, begin, end)
-        slots = torch.tensor(work.positions) - work.kv.tail_begin
-        seen = int(slots[-1]) + 1
-        assert 0 <= int(slots[0]) < seen <= work.kv.tail_tokens, "only opened slots can be computed over"
-        visible = torch.arange(seen)[None] <= slots[:, None]
-        if work.hidden is not None:
-            visible &= ~work.hidden[None, :seen]
-        mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
-        return Chunk(work.kv, begin, end, Slots(slots.to(self.device), mask.to(self.device)), work.probe)
+        slots = [position - work.kv.tail_begin for position in work.positions]
+        seen = slots[-1] + 1
+        assert 0 <= slots[0] < seen <= work.kv.tail_tokens, "only opened slots can be computed over"
+        hidden = None if work.hidden is None else work.hidden[:seen].to(self.device)
+        is_run = hidden is None and seen - slots[0] == len(slots)
+        return Chunk(work.kv, begin, end, Slots(upload(slots, self.device), seen, hidden, is_run), work.probe)
 
-    def _call(self, tokens: list[int], positions: list[int], ragged: RaggedBatch) -> torch.Tensor:
+    def _call(
+        self,
+        tokens: list[int],
+        positions: list[int],
+        wanted: list[int],
+        chunks: Sequence[Chunk],
+        interrupt: Callable[[], bool] | None,
+    ) -> torch.Tensor:
+        # One transfer for all three.
+        numbers = upload([*tokens, *positions, *wanted], self.device)
+        ids, places, rows = torch.split(numbers, [len(tokens), len(positions), len(wanted)])
         output = self._model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
+            input_ids=ids[None],
+            position_ids=places[None],
             use_cache=False,
-            logits_to_keep=ragged.wanted,
-            ragged=ragged,
+            logits_to_keep=rows,
+            ragged=RaggedBatch(chunks, interrupt, rows),
         )
         logits: torch.Tensor = output.logits[0].float()
         return logits

@@ -21,6 +21,7 @@ class Sampler:
         self._never_first = sorted(never_first | frozenset(sampling.stop_token_ids))
         self._counts: Counter[int] = Counter()
         self._prompt = set(prompt) if sampling.repetition_penalty != 1.0 else set()
+        self._uniform: float | None = None
         self._generator: torch.Generator | None = None
         if sampling.seed is not None:
             self._generator = torch.Generator().manual_seed((sampling.seed + index) % (1 << 63))
@@ -36,9 +37,39 @@ class Sampler:
     def _held_back(self) -> bool:
         return sum(self._counts.values()) < self._sampling.min_tokens
 
+    @property
+    def sampling(self) -> Sampling:
+        return self._sampling
+
+    def repeated(self) -> list[int]:
+        """The tokens whose logits the repetition penalty changes."""
+        return sorted(self._prompt | self._counts.keys()) if self._sampling.repetition_penalty != 1.0 else []
+
+    def shifts(self) -> dict[int, float]:
+        """What is added to logits after that: the other penalties, negative, and the bias."""
+        s = self._sampling
+        shifts = dict(s.logit_bias)
+        if s.presence_penalty or s.frequency_penalty:
+            for token_id, count in self._counts.items():
+                penalty = s.presence_penalty + s.frequency_penalty * count
+                shifts[token_id] = shifts.get(token_id, 0.0) - penalty
+        return shifts
+
+    def excluded(self) -> Sequence[int]:
+        """The tokens that must not come yet."""
+        return self._never_first if self._held_back else ()
+
+    def uniform(self) -> float:
+        """The number of the choice's random stream, from 0 to 1, that the next token is drawn with: the same until that
+        is observed, so that a draw can be made once more."""
+        if self._uniform is None:
+            self._uniform = float(torch.rand((), dtype=torch.float64, generator=self._generator))
+        return self._uniform
+
     def observe(self, token_id: int) -> None:
         """Count a token that was generated."""
         self._counts[token_id] += 1
+        self._uniform = None
 
     def choose(self, logits: torch.Tensor) -> int:
         """A token id from float32 logits [vocabulary] on the CPU."""

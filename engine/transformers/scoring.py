@@ -27,14 +27,15 @@ def token_logprobs(
         own = rows.gather(1, torch.tensor(ids, device=rows.device)[:, None])[:, 0].tolist()
         values, rivals = rows.topk(wanted)
         for token_id, logprob, *likeliest in zip(ids, own, rivals.tolist(), values.tolist(), strict=True):
-            top = tuple(_named(i, value, vocabulary) for i, value in zip(*likeliest, strict=True))
-            found.append(_named(token_id, logprob, vocabulary, top))
+            top = tuple(named(i, value, vocabulary) for i, value in zip(*likeliest, strict=True))
+            found.append(named(token_id, logprob, vocabulary, top))
     return found
 
 
-def _named(
+def named(
     token_id: int, logprob: float | None, vocabulary: Vocabulary, top: tuple[TokenLogprob, ...] = ()
 ) -> TokenLogprob:
+    """A token's log-probability with its text."""
     return TokenLogprob(token_id, vocabulary.text_of(token_id), logprob, vocabulary.bytes_of(token_id), top)
 
 
@@ -63,6 +64,6 @@ def take_scores(
 def _scores(group: Group, begin: int, rows: torch.Tensor, vocabulary: Vocabulary) -> list[TokenLogprob]:
     """Give those of the prompt's tokens behind positions ``begin`` and following, a row of logits each."""
     first = group.token_ids[0]
-    alone = [_named(first, None, vocabulary)] if begin == 0 and group.request.score_last == len(group.token_ids) else []
+    alone = [named(first, None, vocabulary)] if begin == 0 and group.request.score_last == len(group.token_ids) else []
     token_ids = group.token_ids[begin + 1 : begin + 1 + len(rows)]
     return alone + token_logprobs(rows, token_ids, group.request.sampling.logprobs or 0, vocabulary)

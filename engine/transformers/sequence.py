@@ -86,6 +86,10 @@ class Group:
     arrived: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0
     load_s: float = 0.0
+    loads: list[tuple[Entry, Loaded]] = field(default_factory=list)
+    """What was brought to the device for it; copies may still be under way."""
+    reserved: int = 0
+    """Bytes on the device that are set aside for its keys and values."""
     kv: SequenceKV | None = None
     matched: list[Entry] = field(default_factory=list)
     chain: list[tuple[Entry, Loaded]] = field(default_factory=list)
@@ -98,6 +102,8 @@ class Group:
     choices: list[Choice] = field(default_factory=list)
     scores: list[TokenLogprob] = field(default_factory=list)
     """Of the prompt's last tokens, as far as they have been computed."""
+    scored: int = 0
+    """How many of ``scores`` are of passes that are through."""
     aborted: bool = False
 
     def __post_init__(self) -> None:
@@ -124,19 +130,47 @@ class Group:
         return len(self.token_ids) - len(self.todo) if self.todo is not None else 0
 
     @property
+    def expected_tokens(self) -> int:
+        """Tokens whose keys and values there will be at most, all choices together."""
+        return len(self.token_ids) + self.request.n * self.request.sampling.max_tokens
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens whose keys and values are there, and those of the prompt that are still to come."""
+        own = len(self.token_ids) if self.kv is None else max(len(self.token_ids), self.kv.n_tokens)
+        return max(own, sum(choice.kv.n_tokens for choice in self.choices))
+
+    def settle_loads(self) -> None:
+        """Set ``load_s`` to when the last copy had ended. Waits for them: to be called when a pass over them is
+        through. Copies to the device are made one behind the other."""
+        begin = ended = self.admitted
+        for copied in sorted((one.copied for _, one in self.loads if one.copied is not None), key=lambda c: c.issued):
+            ended = max(ended, copied.issued) + copied.seconds
+        self.load_s = max(self.load_s, ended - begin)
+
+    def let_go(self) -> None:
+        """Hold no keys and values any more; whoever holds the request must not hold memory with it."""
+        self.kv = self.composition = None
+        self.chain.clear()
+        self.loads.clear()
+        self.choices.clear()
+
+    @property
     def finished(self) -> bool:
         return self.aborted or (bool(self.choices) and all(choice.finished for choice in self.choices))
 
     def begin_choices(self, model: LoadedModel, vocabulary: Vocabulary) -> None:
-        """Make the choices, now that the prompt is computed."""
+        """Make the choices, now that the prompt is computed: all, or none where there is no memory for them."""
         request, sampling = self.request, self.request.sampling
         assert self.kv is not None, "only started groups are worked on"
+        choices = []
         for index in range(request.n):
             own = self.kv if request.n == 1 else self.kv.fork(sampling.max_tokens)
             sampler = Sampler(sampling, index, self.token_ids, model.eos_token_ids)
             text = TextStream(model.tokenizer, sampling.stop)
             listing = None if sampling.logprobs is None else Listing(vocabulary)
-            self.choices.append(Choice(index, own, sampler, text, listing))
+            choices.append(Choice(index, own, sampler, text, listing))
+        self.choices = choices
 
     def started(self) -> Started:
         """Say what there is to say when the first token is known."""
@@ -146,7 +180,7 @@ class Group:
             cached_tokens=self.cached_tokens,
             queue_s=self.admitted - self.arrived,
             load_s=self.load_s,
-            prefill_s=time.perf_counter() - self.admitted - self.load_s,
+            prefill_s=max(0.0, time.perf_counter() - self.admitted - self.load_s),
             scores=tuple(self.scores),
         )
 

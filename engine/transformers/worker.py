@@ -20,20 +20,22 @@ from typing import TypeVar
 
 import torch
 
-from engine.base import Capacity
-from engine.errors import EngineClosed, EngineError
+from engine.base import Capacity, GenerateRequest
+from engine.errors import EngineClosed, EngineError, OutOfDeviceMemory, TooLargeForMemory
 from engine.placement import CompositionConfig, MissingPiece
 from engine.transformers.attention import Interrupted, SequenceKV
+from engine.transformers.choosing import Asked, Chooser, chooser
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from engine.transformers.scoring import take_scores, token_logprobs
+from engine.transformers.scoring import take_scores
 from engine.transformers.sequence import Choice, Group
 from engine.transformers.threads import compute_with, usable_threads
 from engine.vocabulary import Vocabulary
 from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentStore
+from kvcache.copies import use_device
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,11 +51,20 @@ _AGING_TOKENS_PER_S = 200.0
 @dataclass(frozen=True)
 class BatchingConfig:
     """Limits of the batch. Chunks are in prompt tokens per step: a large one when nothing is being decoded, a
-    small one otherwise, so that running streams keep moving."""
+    small one otherwise, so that running streams keep moving. None: what suits the device."""
 
     max_running: int = 16
-    prefill_chunk: int = 512
-    busy_prefill_chunk: int = 64
+    prefill_chunk: int | None = None
+    busy_prefill_chunk: int | None = None
+    kv_bytes: int | None = None
+    """On the device, for the keys and values of requests and of the device tier together: a request waits until those
+    of its prompt and all of its answer fit beside those of the others, and the tier gives way. None: as many as there
+    are."""
+
+    def chunks(self, device: torch.device) -> tuple[int, int]:
+        """Both chunk sizes. A GPU takes as long to launch a pass as to compute some hundred tokens."""
+        alone, busy = (512, 64) if device.type == "cpu" else (8192, 512)
+        return self.prefill_chunk or alone, self.busy_prefill_chunk or busy
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +102,33 @@ class Step:
     streams: list[tuple[Group, Choice]]
 
     @property
+    def groups(self) -> list[Group]:
+        """The requests in it, each once."""
+        return list({id(group): group for group, _ in (*self.prompts, *self.streams)}.values())
+
+    @property
+    def ended(self) -> list[Group]:
+        """The requests whose prompts are computed with it, once their progress is counted."""
+        return [group for group, _ in self.prompts if group.remaining == 0]
+
+    @property
+    def largest(self) -> Group:
+        """The request with the most keys and values."""
+        return max(self.groups, key=lambda group: group.held_tokens)
+
+    @property
     def in_background(self) -> bool:
         """Whether nobody waits for it."""
         return not self.streams and all(group.background for group, _ in self.prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A choice of a request that chooses a token from row ``row`` of a step's logits."""
+
+    group: Group
+    choice: Choice
+    row: int
 
 
 class EngineWorker(threading.Thread):
@@ -115,6 +150,7 @@ class EngineWorker(threading.Thread):
         self._model = model
         self._store = store
         self._config = config
+        self._chunk, self._busy_chunk = config.chunks(model.device)
         self._composing = composing
         self._cost = cost
         self._vocabulary = vocabulary
@@ -125,9 +161,11 @@ class EngineWorker(threading.Thread):
         self._running: list[Group] = []
         self._idle: deque[IdleTask] = deque()
         self._urgent = threading.Event()
-        self._loader = ThreadPoolExecutor(2, thread_name_prefix="segment-loader")
+        self._loader = ThreadPoolExecutor(2, "segment-loader", use_device, (model.device,))
         self._stopping = False
+        self._reserved = 0
         self.failures = 0
+        self.out_of_memory = 0
 
     # -- called from other threads ---------------------------------------------------------------------------
 
@@ -150,7 +188,7 @@ class EngineWorker(threading.Thread):
     @property
     def background(self) -> tuple[int, Callable[[], bool]]:
         """For work in idle time: tokens of a step, and what to ask in the middle of one whether to break it off."""
-        return self._config.prefill_chunk, self._urgent.is_set
+        return self._chunk, self._urgent.is_set
 
     def call(self, work: Callable[[ModelRunner], T]) -> Future[T]:
         """Run ``work`` on the model between two steps, on this thread (a benchmark's bare forward pass, say)."""
@@ -175,6 +213,14 @@ class EngineWorker(threading.Thread):
         waiting = len(self._waiting) + len(self._loading)
         return Capacity(self._model.context, self._config.max_running, len(self._running), waiting)
 
+    def check_memory(self, request: GenerateRequest) -> None:
+        """Raise ``TooLargeForMemory`` for a request that would have to wait for ever."""
+        budget = self._config.kv_bytes
+        n_tokens = request.prompt.n_tokens + request.n * request.sampling.max_tokens
+        needed = n_tokens * self._model.fingerprint.layout.bytes_per_token
+        if budget is not None and needed > budget:
+            raise TooLargeForMemory(needed, budget)
+
     def has_requests(self) -> bool:
         """Whether a request is here or has just come."""
         return self._urgent.is_set() or bool(self._running or self._waiting or self._loading)
@@ -183,6 +229,7 @@ class EngineWorker(threading.Thread):
 
     @torch.inference_mode()
     def run(self) -> None:
+        use_device(self._model.device)
         compute_with(self.governor.most)
         self.ready.set()
         while not self._stopping:
@@ -217,14 +264,66 @@ class EngineWorker(threading.Thread):
         work = [self._work(group, n) for group, n in step.prompts]
         work += [Work(choice.kv, (choice.last_token,)) for _, choice in step.streams]
         try:
-            logits = self._runner.forward(work, self._urgent.is_set if step.in_background else None)
-            logits = take_scores(step.prompts, work, logits, self._vocabulary).cpu()
-            if step.in_background:
-                self._runner.wait()
+            logits = self._with_memory(lambda: self._forward(step, work))
         except Interrupted:  # taken up again when nobody waits
             return
-        self._deliver(step, logits)
+        except torch.OutOfMemoryError:
+            self._fail_for_memory(step.largest)  # the others' turn comes again: sequences have not grown
+            return
+        try:
+            logits = self._with_memory(lambda: self._scored(step, work, logits))
+            for group, n in step.prompts:
+                group.done += n
+            rows = self._with_memory(lambda: self._rows(step))
+            chosen = self._with_memory(lambda: self._chosen(rows, logits))
+        except torch.OutOfMemoryError:
+            for group in step.groups:  # their sequences have grown
+                self._fail_for_memory(group)
+            return
+        self._deliver(step, rows, chosen)
         self._drop_finished()
+
+    def _forward(self, step: Step, work: Sequence[Work]) -> torch.Tensor:
+        logits = self._runner.forward(work, self._urgent.is_set if step.in_background else None)
+        if step.in_background:
+            self._runner.wait()
+        return logits
+
+    def _scored(self, step: Step, work: Sequence[Work], logits: torch.Tensor) -> torch.Tensor:
+        """The rows to choose tokens from, once the prompts' tokens were scored by the others."""
+        for group in step.groups:
+            del group.scores[group.scored :]  # of an attempt that was given up
+        rows = take_scores(step.prompts, work, logits, self._vocabulary)
+        for group in step.groups:
+            group.scored = len(group.scores)
+        return rows
+
+    # -- when the device's memory is short -------------------------------------------------------------------
+
+    def _with_memory(self, work: Callable[[], T]) -> T:
+        """Do ``work``; where the device's memory is too short for it, once more after segments were evicted."""
+        try:
+            return work()
+        except torch.OutOfMemoryError as error:
+            log.warning("the device's memory is short: %s", error)
+        # Not in the handler above: the error holds on to what was allocated until it came.
+        self.out_of_memory += 1
+        freed = self._store.free_device()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("%d bytes of segments have left the device; trying once more", freed)
+        return work()
+
+    def _fail_for_memory(self, group: Group) -> None:
+        """End one request, so that the others have room."""
+        log.error("the device's memory is short: a request of %d tokens fails", group.held_tokens)
+        self.failures += 1
+        if group in self._running:
+            self._running.remove(group)
+        group.aborted = True
+        self._unpin(group)
+        group.let_go()
+        group.sink(OutOfDeviceMemory("The device has no memory left for this request. Try again later, or with less."))
 
     def _take_inbox(self, *, block: bool) -> None:
         self._urgent.clear()  # before the inbox is read: what comes later sets it again
@@ -253,6 +352,7 @@ class EngineWorker(threading.Thread):
     def _unpin(self, group: Group) -> None:
         self._store.unpin(group.pinned)
         group.pinned.clear()
+        self._reserve(group, 0)
 
     def _fail_all(self, error: EngineError) -> None:
         for group in [*self._running, *self._loading, *self._waiting]:
@@ -273,15 +373,49 @@ class EngineWorker(threading.Thread):
             busy = self._running or self._loading or any(not other.background for other in self._waiting)
             if group.background and busy:
                 continue
+            needed = group.expected_tokens * self._model.fingerprint.layout.bytes_per_token
+            if not self._fits(needed):
+                return  # nor do those behind it: a large request would wait for ever
+            self._reserve(group, needed)
             group.admitted = time.perf_counter()
             self._find_segments(group)
             if any(self._store.tier_of(key) == "disk" for key in group.pinned):
                 self._loading.append(group)
                 self._loader.submit(self._load_elsewhere, group)
             else:
-                self._load(group)
-                self._start(group)
+                self._begin(group)
             self._waiting.remove(group)  # not before: it is here all the time, for whoever asks or has to fail it
+
+    def _fits(self, nbytes: int) -> bool:
+        """Whether so many bytes of keys and values have room beside those of other requests. Alone, every request that
+        was taken in has."""
+        budget = self._config.kv_bytes
+        return budget is None or not (self._running or self._loading) or self._reserved + nbytes <= budget
+
+    def _reserve(self, group: Group, nbytes: int) -> None:
+        """Set device memory aside for a request, in place of what was set aside for it before; the device tier has the
+        rest."""
+        budget = self._config.kv_bytes
+        if budget is not None and nbytes != group.reserved:
+            self._reserved += nbytes - group.reserved
+            group.reserved = nbytes
+            self._store.reserve_device(budget - self._reserved)
+
+    def _begin(self, group: Group) -> None:
+        """Load and start a request whose segments are all in memory."""
+
+        def begin() -> None:
+            self._load(group)
+            self._start(group)
+
+        self._try_for(group, begin)
+
+    def _try_for(self, group: Group, work: Callable[[], None]) -> None:
+        """Do what one request needs; where there is no memory for it, that one fails."""
+        try:
+            self._with_memory(work)
+        except torch.OutOfMemoryError:
+            self._fail_for_memory(group)
 
     def _find_segments(self, group: Group) -> None:
         if not group.request.use_segments:
@@ -316,12 +450,14 @@ class EngineWorker(threading.Thread):
     def _start_loaded(self, group: Group) -> None:
         if group in self._loading:
             self._loading.remove(group)
-            self._start(group)
+            self._try_for(group, lambda: self._start(group))
 
     def _load(self, group: Group) -> None:
         """Bring the matched chain to the device, as far as it is sound."""
         begin = time.perf_counter()
-        for entry, loaded in zip(group.matched, self._load_segments(group.matched), strict=True):
+        group.chain.clear()
+        group.loads.clear()
+        for entry, loaded in zip(group.matched, self._load_segments(group, group.matched), strict=True):
             if loaded is None:
                 break
             if loaded.segment.token_ids != group.token_ids[entry.start : entry.start + entry.n_tokens]:
@@ -329,20 +465,25 @@ class EngineWorker(threading.Thread):
                 break
             group.chain.append((entry, loaded))
         if group.composition is not None:
-            self._load_pages(group.composition)
+            self._load_pages(group, group.composition)
         group.load_s = time.perf_counter() - begin
 
-    def _load_segments(self, entries: Sequence[Entry]) -> list[Loaded | None]:
+    def _load_segments(self, group: Group, entries: Sequence[Entry]) -> list[Loaded | None]:
         loaded = self._store.load_many([entry.key for entry in entries], self._model.fingerprint)
-        for entry, one in zip(entries, loaded, strict=True):
-            if self._cost is not None and one is not None:
-                self._cost.observe_load(one.tier, entry.bytes_in(one.tier), one.load_ms / 1e3)
+        group.loads += [(entry, one) for entry, one in zip(entries, loaded, strict=True) if one is not None]
         return loaded
 
-    def _load_pages(self, composition: Composition) -> None:
+    def _observe_loads(self, group: Group) -> None:
+        """Take in how long the request's loads took. Their copies have ended, for a pass over them is through."""
+        group.settle_loads()
+        for entry, one in group.loads if self._cost is not None else ():
+            assert self._cost is not None
+            self._cost.observe_load(one.tier, entry.bytes_in(one.tier), one.load_ms / 1e3)
+
+    def _load_pages(self, group: Group, composition: Composition) -> None:
         """Bring each page to the device once; what is missing is computed."""
         entries = {placement.entry.key: placement.entry for placement in composition.placements}
-        pages = dict(zip(entries, self._load_segments(list(entries.values())), strict=True))
+        pages = dict(zip(entries, self._load_segments(group, list(entries.values())), strict=True))
         for placement in composition.placements:
             placement.loaded = pages[placement.entry.key]
         composition.drop_unloaded()
@@ -371,9 +512,12 @@ class EngineWorker(threading.Thread):
         """Find out what one composed prompt must have repaired. One a turn: running streams go on in between."""
         group = next((group for group in self._running if group.todo is None and not group.aborted), None)
         if group is not None and group.composition is not None:
-            begin = group.chained_tokens
-            needed = group.request.needed_from
-            group.todo = group.composition.choose(_kv_of(group), group.token_ids, begin, needed, self._runner)
+            self._try_for(group, lambda: self._choose(group))
+
+    def _choose(self, group: Group) -> None:
+        assert group.composition is not None, "only composed prompts are unsettled"
+        begin, needed = group.chained_tokens, group.request.needed_from
+        group.todo = group.composition.choose(_kv_of(group), group.token_ids, begin, needed, self._runner)
 
     # -- batching --------------------------------------------------------------------------------------------
 
@@ -386,9 +530,9 @@ class EngineWorker(threading.Thread):
             pending = foreground
         # Small chunks keep streams moving, and let a new request in soon when the work is not urgent.
         hurry = bool(foreground) and not streams
-        budget = self._config.prefill_chunk if hurry else self._config.busy_prefill_chunk
+        budget = self._chunk if hurry else self._busy_chunk
         if not foreground and not streams:
-            budget = self._config.prefill_chunk  # it is broken off when somebody comes
+            budget = self._chunk  # it is broken off when somebody comes
         now = time.perf_counter()
         scored = _SCORED_TOKENS
         prompts: list[tuple[Group, int]] = []
@@ -413,38 +557,39 @@ class EngineWorker(threading.Thread):
 
     # -- results ---------------------------------------------------------------------------------------------
 
-    def _deliver(self, step: Step, logits: torch.Tensor) -> None:
-        """Hand each row of logits to the stream it belongs to: finished prompts first, then streams."""
-        best = logits.argmax(-1).tolist() if len(logits) else []
-        row = 0
-        for group, n in step.prompts:
-            group.done += n
-        ended = [group for group, _ in step.prompts if group.remaining == 0]
-        for group in ended:
-            if group.background:
-                continue
+    def _rows(self, step: Step) -> list[Row]:
+        """Who chooses a token, and from which row of logits: finished prompts first, whose choices begin, then
+        streams."""
+        begun = [group for group in step.ended if not group.background]
+        for group in begun:
             group.begin_choices(self._model, self._vocabulary)
-            group.sink(group.started())
-            for choice in group.choices:
-                self._advance(group, choice, logits[row], best[row])
-            row += 1
-        for group, choice in step.streams:
-            self._advance(group, choice, logits[row], best[row])
-            row += 1
-        for group in ended:  # after the first tokens are out
+        rows = [Row(group, choice, row) for row, group in enumerate(begun) for choice in group.choices]
+        return rows + [Row(group, choice, row) for row, (group, choice) in enumerate(step.streams, len(begun))]
+
+    def _chosen(self, rows: Sequence[Row], logits: torch.Tensor) -> Chooser:
+        """The tokens, as far as they are chosen on the device; the pass is through then."""
+        asked = [Asked(row.choice.sampler, row.row, row.group.request.sampling.logprobs) for row in rows]
+        return chooser(asked, logits, self._vocabulary)
+
+    def _deliver(self, step: Step, rows: Sequence[Row], chosen: Chooser) -> None:
+        """Hand each token to the stream it belongs to."""
+        for group in step.ended:
+            self._observe_loads(group)
+        for index, row in enumerate(rows):
+            if row.choice.index == 0 and not row.choice.token_ids:
+                row.group.sink(row.group.started())
+            self._advance(row.group, row.choice, chosen, index)
+        for group in step.ended:  # after the first tokens are out
             self._store_pieces(group)
 
-    def _advance(self, group: Group, choice: Choice, logits: torch.Tensor, best: int) -> None:
+    def _advance(self, group: Group, choice: Choice, chosen: Chooser, index: int) -> None:
         if group.aborted:
             return
         if not group.request.sampling.max_tokens:
             group.sink(choice.end())
             return
         try:
-            token_id = best if choice.sampler.greedy else choice.sampler.choose(logits)
-            wanted, logprob = group.request.sampling.logprobs, None
-            if wanted is not None:
-                (logprob,) = token_logprobs(logits[None], [token_id], wanted, self._vocabulary)
+            token_id, logprob = chosen.take(index)
             group.sink(choice.accept(token_id, logprob, group, self._model))
         except Exception as error:
             # The worker's edge: logits that cannot be sampled from (not a number, say) fail their own request.
@@ -474,7 +619,12 @@ class EngineWorker(threading.Thread):
                 break
 
     def _store_piece(self, group: Group, piece: MissingPiece) -> bool:
-        keys, values = _kv_of(group).copy_range(piece.start, piece.end)
+        try:
+            keys, values = _kv_of(group).copy_range(piece.start, piece.end)
+        except torch.OutOfMemoryError as error:
+            log.warning("there is no memory to store a segment in: %s", error)
+            self.out_of_memory += 1
+            return False
         token_ids = group.fed_tokens[piece.start : piece.end]
         fingerprint = self._model.fingerprint
         segment = Segment.chained(piece.parent, fingerprint, piece.start, token_ids, keys, values, piece.labels)

@@ -25,9 +25,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorProm
 from engine.vllm.metrics import ConnectorStats, PromMetrics
 from engine.vllm.paged import PagedCache, packing_of
 from engine.vllm.plan import Orders, WorkerReport
-from engine.vllm.repair import Repairer, rotation_of_vllm
+from engine.vllm.repair import Repairer, refusal, rotation_of_vllm
 from engine.vllm.schedule import SchedulerSide
 from engine.vllm.settings import ConnectorSettings
+from engine.vllm.streams import streams_of
 from engine.vllm.worker import WorkerSide
 from kvcache import Fingerprint, UnsupportedCache, UnsupportedRotation
 from kvcache.shard import Shard
@@ -104,6 +105,7 @@ class RecallKVConnector(KVConnectorBase_V1):
 
         names = sorted(kv_caches, key=extract_layer_index)
         layers = [kv_caches[name] for name in names]
+        _refuse_split_blocks(layers[0], self._kv_cache_config)
         attention = self._vllm_config.compilation_config.static_forward_context[names[0]]
 
         def write(keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor) -> None:
@@ -137,13 +139,12 @@ class RecallKVConnector(KVConnectorBase_V1):
 
     def attach(self, runner: Any) -> str | None:
         """Let sources be moved and repaired with this model runner; None, or why it cannot be."""
-        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
         assert self._cache is not None, "called before register_kv_caches"
-        if not isinstance(runner, GPUModelRunner):
-            return f"passes of our own are written for vLLM's first model runner, not for {type(runner).__module__}"
         try:
-            repairer = Repairer(runner, self._cache, self._layer_names)
+            reason = refusal(runner)
+            if reason is not None:
+                return reason
+            repairer = Repairer(runner, self._cache, self._layer_names, streams_of(self._cache.device))
             self.worker.can_compose(rotation_of_vllm(runner.model), repairer)
         except (UnsupportedRotation, AttributeError) as error:
             return str(error)
@@ -151,7 +152,6 @@ class RecallKVConnector(KVConnectorBase_V1):
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
         self.worker.start(self._orders)
-        self.worker.repair(self._orders)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Nothing: a request runs when its load has ended."""
@@ -161,6 +161,8 @@ class RecallKVConnector(KVConnectorBase_V1):
 
     def wait_for_save(self) -> None:
         self.worker.save(self._orders)
+        # Behind the step's own pass, always: ours rewrites what the attention back ends keep for the pass to come.
+        self.worker.repair(self._orders)
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         return None, self.worker.received(idle=self._orders.idle)
@@ -198,6 +200,13 @@ class RecallKVConnector(KVConnectorBase_V1):
         cls, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any
     ) -> KVConnectorPromMetrics | None:
         return PromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+
+
+def _refuse_split_blocks(layer: torch.Tensor, kv_cache_config: Any) -> None:
+    """Orders name vLLM's blocks; where a kernel wants smaller ones, the cache's are other blocks of other numbers."""
+    size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
+    if layer.shape[2] != size:
+        raise UnsupportedCache(f"blocks of {size} tokens lie as blocks of {layer.shape[2]}: set --block-size to that")
 
 
 def _refuse_unsupported(vllm_config: Any, kv_cache_config: Any) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
 
 _LISTS = ("loads", "repairs", "failed", "saved", "missing", "bad")
+_COUNTS = ("failed_saves", "failed_repairs")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -24,7 +25,8 @@ class ConnectorStats(KVConnectorStats):
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
         for name in _LISTS:
             self.data[name] = [*self.data.get(name, ()), *other.data.get(name, ())]
-        self.data["failed_saves"] = self.data.get("failed_saves", 0) + other.data.get("failed_saves", 0)
+        for name in _COUNTS:
+            self.data[name] = self.data.get(name, 0) + other.data.get(name, 0)
         if other.data.get("host_bytes") is not None:
             self.data["host_bytes"] = other.data["host_bytes"]
         return self
@@ -59,6 +61,7 @@ class PromMetrics(KVConnectorPromMetrics):
         self._saved_tokens = counter("saved_tokens", "Tokens stored as segments.")
         self._saved_bytes = counter("saved_bytes", "Bytes written to segment files.")
         self._failed_saves = counter("failed_saves", "Segments that could not be written.")
+        self._failed_repairs = counter("failed_repairs", "Requests that could not be repaired and were computed.")
         self._refused = counter("refused_segments", "Segments missing or bad, computed instead.", "reason")
         self._load_seconds: Histogram = self._histogram_cls(
             name="vllm:recallkv_segment_load_seconds",
@@ -80,6 +83,7 @@ class PromMetrics(KVConnectorPromMetrics):
             self._saved_tokens.labels(*own).inc(saved["n_tokens"])
             self._saved_bytes.labels(*own).inc(saved["disk_bytes"])
         self._failed_saves.labels(*own).inc(transfer_stats_data.get("failed_saves", 0))
+        self._failed_repairs.labels(*own).inc(transfer_stats_data.get("failed_repairs", 0))
         for reason in ("missing", "bad"):
             self._refused.labels(*own, reason).inc(len(transfer_stats_data.get(reason, ())))
         if transfer_stats_data.get("host_bytes") is not None:

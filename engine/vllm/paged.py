@@ -15,25 +15,45 @@ Which one it is, is not assumed but found out, by writing through the back end a
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
 
+from engine.vllm.streams import sent
 from kvcache import UnsupportedCache
 
 Packing = Literal["joined", "transposed", "tiled"]
 _TILE = 16
 """Rows of a matrix tile of AMX; two 16-bit numbers lie beside one another in each of its columns."""
+Half = Literal["keys", "values"]
+_HALVES: tuple[Half, Half] = ("keys", "values")
+_ROW_COPY_BYTES = 256 << 10
+"""So many bytes go from host to device in the time that it takes to ask for one more copy."""
 WriteTokens = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 """Keys and values [tokens, kv_heads, head_dim] into slots [tokens]: the back end's own way."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of ``n_tokens`` tokens from ``position`` on of the sequence that ``block_ids`` belong to. In joined caches
+    ``index`` holds block and offset of each token, int64 [tokens] on the cache's device."""
+
+    block_ids: Sequence[int]
+    position: int
+    n_tokens: int
+    index: tuple[torch.Tensor, torch.Tensor] | None
 
 
 class PagedCache:
     """Reads and writes runs of tokens of a paged cache, all layers at once.
 
-    ``layers``: per layer the cache as [blocks, kv_heads, block_size, 2 * head_dim].
+    ``layers``: per layer the cache as [blocks, kv_heads, block_size, 2 * head_dim]. Where tokens are joined and the
+    layers lie at equal distances in one block of memory, as vLLM places them, any number of layers is one operation.
     """
 
     def __init__(self, layers: Sequence[torch.Tensor], packing: Packing) -> None:
@@ -44,6 +64,12 @@ class PagedCache:
         self.device = layers[0].device
         self._layers = layers
         self._views = [_views(layer, packing) for layer in layers]
+        self._joined = _joined(layers) if packing == "joined" else []
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether any number of layers is best read and written at once."""
+        return self.packing == "joined"
 
     def touch(self) -> None:
         """Write to every page of a cache in host memory that holds nothing yet: otherwise the first requests pay for
@@ -55,29 +81,52 @@ class PagedCache:
         """Canonical shape of the keys (and of the values) of so many tokens."""
         return (len(self._views), self._views[0][0].shape[1], n_tokens, self.head_dim)
 
+    def nbytes(self, n_tokens: int) -> int:
+        """Bytes of the keys and values of so many tokens."""
+        return 2 * math.prod(self.shape(n_tokens)) * self.dtype.itemsize
+
+    def run(self, block_ids: Sequence[int], begin: int, end: int) -> Run:
+        """Where positions ``begin`` to ``end`` lie; made once for as many reads and writes as there are."""
+        if not self.is_joined:
+            return Run(block_ids, begin, end - begin, None)
+        slots = self._slots(block_ids, torch.arange(begin, end))
+        blocks, offsets = sent(torch.stack([slots // self.block_size, slots % self.block_size]), self.device)
+        return Run(block_ids, begin, end - begin, (blocks, offsets))
+
     def write(self, block_ids: Sequence[int], position: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put canonical keys and values at ``position`` of the sequence that ``block_ids`` belong to."""
-        for i in range(len(self._views)):
-            self.write_keys(i, block_ids, position, keys[i])
-            self.write_values(i, block_ids, position, values[i])
+        run = self.run(block_ids, position, position + keys.shape[2])
+        self.write_layers(run, "keys", 0, keys)
+        self.write_layers(run, "values", 0, values)
 
-    def write_keys(self, layer: int, block_ids: Sequence[int], position: int, keys: torch.Tensor) -> None:
-        """One layer's keys, [kv_heads, tokens, head_dim]."""
-        self._write(self._views[layer][0], block_ids, position, keys, transposed=self.packing == "transposed")
-
-    def write_values(self, layer: int, block_ids: Sequence[int], position: int, values: torch.Tensor) -> None:
-        """One layer's values, [kv_heads, tokens, head_dim]."""
-        self._write(self._views[layer][1], block_ids, position, values, transposed=False)
-
-    def _write(
-        self, view: torch.Tensor, block_ids: Sequence[int], position: int, run: torch.Tensor, *, transposed: bool
-    ) -> None:
-        if self.packing == "joined":
-            blocks, offsets = self._slots(block_ids, position, run.shape[1])
-            view[blocks, :, offsets] = run.to(self.device, non_blocking=True).transpose(0, 1)
+    def write_layers(self, run: Run, half: Half, first: int, data: torch.Tensor) -> None:
+        """Put the keys or values of some layers, [layers, kv_heads, tokens, head_dim], the first of which is layer
+        ``first``, in their places."""
+        which = _HALVES.index(half)
+        if run.index is None:
+            for i, layer in enumerate(data):
+                self._write(self._views[first + i][which], run, layer, transposed=self._is_transposed(half))
             return
-        for ids, inside, tokens in _runs(block_ids, position, run.shape[1], self.block_size):
-            source = _by_block(run[:, tokens], ids.stop - ids.start)
+        data = data.to(self.device, non_blocking=True)
+        for begin, end, view in self._parts(first, first + len(data)):
+            view[which][:, :, *run.index] = _viewed(data[begin - first : end - first], view.dtype)
+
+    def uploaded(self, data: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        """Tokens ``begin`` to ``end`` of [layers, kv_heads, tokens, head_dim] on the cache's device; the same memory
+        where they are there. Copies are of memory without gaps, because others would be made on the host first."""
+        if data.device == self.device:
+            return data[:, :, begin:end]
+        layers, heads, tokens, dim = data.shape
+        if (tokens - end + begin) * dim * data.itemsize <= _ROW_COPY_BYTES:
+            return data.to(self.device, non_blocking=True)[:, :, begin:end]
+        rows = torch.empty((layers * heads, end - begin, dim), dtype=data.dtype, device=self.device)
+        for row, source in zip(rows, data.flatten(0, 1), strict=True):
+            row.copy_(source[begin:end], non_blocking=True)
+        return rows.view(layers, heads, end - begin, dim)
+
+    def _write(self, view: torch.Tensor, run: Run, layer: torch.Tensor, *, transposed: bool) -> None:
+        for ids, inside, tokens in _runs(run.block_ids, run.position, run.n_tokens, self.block_size):
+            source = _by_block(layer[:, tokens], ids.stop - ids.start)
             if self.packing == "tiled":
                 _write_tiles(view, ids, inside, source)
             elif transposed:
@@ -90,11 +139,34 @@ class PagedCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of the canonical keys and values of positions ``begin`` to ``end``, into ``out`` where given."""
         shape = self.shape(end - begin)
-        keys, values = out or [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2)]
-        for i, (k, v) in enumerate(self._views):
-            self._read(k, block_ids, begin, keys[i], transposed=self.packing == "transposed")
-            self._read(v, block_ids, begin, values[i], transposed=False)
+        keys, values = out or torch.empty((2, *shape), dtype=self.dtype, device=self.device)
+        self.read_layers(self.run(block_ids, begin, end), 0, keys, values)
         return keys, values
+
+    def read_layers(self, run: Run, first: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Copy keys and values of some layers, the first of which is layer ``first``, into [layers, kv_heads, tokens,
+        head_dim] each."""
+        if run.index is None:
+            for i, into in enumerate(zip(keys, values, strict=True)):
+                for half, view, layer in zip(_HALVES, self._views[first + i], into, strict=True):
+                    self._read(view, run, layer, transposed=self._is_transposed(half))
+            return
+        for begin, end, view in self._parts(first, first + len(keys)):
+            for source, out in zip(view, (keys, values), strict=True):
+                _gather(source, run.index, out[begin - first : end - first])
+
+    def _is_transposed(self, half: Half) -> bool:
+        return half == "keys" and self.packing == "transposed"
+
+    def _parts(self, first: int, last: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """The views that hold layers ``first`` to ``last``, cut to them, and which layers these are."""
+        begin = 0
+        for view in self._joined:
+            end = begin + view.shape[1]
+            if begin < last and end > first:
+                a, b = max(begin, first), min(end, last)
+                yield a, b, view[:, a - begin : b - begin]
+            begin = end
 
     def read_layer(
         self, layer: int, block_ids: Sequence[int], begin: int, end: int
@@ -104,15 +176,9 @@ class PagedCache:
         keys, values = only.read(block_ids, begin, end)
         return keys[0], values[0]
 
-    def _read(
-        self, view: torch.Tensor, block_ids: Sequence[int], position: int, run: torch.Tensor, *, transposed: bool
-    ) -> None:
-        if self.packing == "joined":
-            blocks, offsets = self._slots(block_ids, position, run.shape[1])
-            run.copy_(view[blocks, :, offsets].transpose(0, 1), non_blocking=True)
-            return
-        for ids, inside, tokens in _runs(block_ids, position, run.shape[1], self.block_size):
-            into = _by_block(run[:, tokens], ids.stop - ids.start)
+    def _read(self, view: torch.Tensor, run: Run, layer: torch.Tensor, *, transposed: bool) -> None:
+        for ids, inside, tokens in _runs(run.block_ids, run.position, run.n_tokens, self.block_size):
+            into = _by_block(layer[:, tokens], ids.stop - ids.start)
             if self.packing == "tiled":
                 _read_tiles(view, ids, inside, into)
                 continue
@@ -120,12 +186,51 @@ class PagedCache:
 
     def slots(self, block_ids: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
         """Slot numbers, as vLLM counts them, int64 on the cache's device."""
-        table = torch.tensor(block_ids, dtype=torch.int64)
-        return (table[positions // self.block_size] * self.block_size + positions % self.block_size).to(self.device)
+        return sent(self._slots(block_ids, positions), self.device)
 
-    def _slots(self, block_ids: Sequence[int], position: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        slots = self.slots(block_ids, torch.arange(position, position + n))
-        return slots // self.block_size, slots % self.block_size
+    def _slots(self, block_ids: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
+        table = torch.tensor(block_ids, dtype=torch.int64)
+        return table[positions // self.block_size] * self.block_size + positions % self.block_size
+
+
+def _joined(layers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Views [2 (keys, values), layers, kv_heads, blocks, block_size, words] that hold the layers in order: one where
+    they lie at equal distances in one block of memory, else one a layer. Words have eight bytes where numbers come in
+    such; to copy them, it does not matter what they mean, and takes a fraction of the operations."""
+    first = layers[0]
+    places = [layer.storage_offset() for layer in layers]
+    steps = {after - before for before, after in pairwise(places)} or {0}
+    alike = {(layer.untyped_storage().data_ptr(), layer.shape, layer.stride()) for layer in layers}
+    if len(steps) == len(alike) == 1 and min(steps) >= 0:
+        stacked = [first.as_strided((len(layers), *first.shape), (*steps, *first.stride()), places[0])]
+    else:
+        stacked = [layer[None] for layer in layers]
+    halves = [view.view(*view.shape[:-1], 2, view.shape[-1] // 2) for view in stacked]
+    views = [view.permute(4, 0, 2, 1, 3, 5) for view in halves]
+    return [_viewed(view, torch.int64) if _has_words(view) else view for view in views]
+
+
+def _has_words(view: torch.Tensor) -> bool:
+    """Whether a view can be seen as one of eight-byte words."""
+    numbers = 8 // view.itemsize
+    where = (view.shape[-1], view.storage_offset(), *view.stride()[:-1])
+    return view.stride(-1) == 1 and all(n % numbers == 0 for n in where)
+
+
+def _viewed(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The same bytes as another type, copied where they do not lie so that they can be seen as such."""
+    if data.dtype == dtype:
+        return data
+    return (data if _has_words(data) else data.clone(memory_format=torch.contiguous_format)).view(dtype)
+
+
+def _gather(view: torch.Tensor, index: tuple[torch.Tensor, torch.Tensor], out: torch.Tensor) -> None:
+    """Copy what lies at ``index`` out of a view [layers, kv_heads, blocks, block_size, words] into [layers, kv_heads,
+    tokens, head_dim], without a step between where the memory of ``out`` allows it."""
+    if out.device == view.device and out.is_contiguous() and (out.dtype == view.dtype or _has_words(out)):
+        torch.ops.aten.index.Tensor_out(view, [None, None, *index], out=_viewed(out, view.dtype))
+    else:
+        out.copy_(view[:, :, *index].view(out.dtype), non_blocking=True)
 
 
 def _views(layer: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor]:

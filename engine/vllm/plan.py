@@ -159,6 +159,16 @@ class RepairOrder:
     """What lies before this position was repaired for an earlier request and is left as it is."""
     score: int = 0
 
+    @property
+    def first_written(self) -> int:
+        """The first position that passes write to."""
+        parts = self.composition.parts if self.composition is not None else ()
+        written = [
+            *(max(begin, self.begin) for begin, _, _ in parts),
+            *(begin for begin, _ in self.before + self.after),
+        ]
+        return min(written, default=len(self.token_ids))
+
 
 @dataclass(frozen=True)
 class SaveOrder:
@@ -169,6 +179,12 @@ class SaveOrder:
     """Those of the segment."""
     lead_ids: tuple[int, ...]
     block_ids: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """The key of the segment to be."""
+        root = self.keep.root
+        return chain_key(self.keep.parent if root is None else chain_key(root, self.lead_ids), self.token_ids)
 
 
 @dataclass
@@ -206,6 +222,8 @@ class WorkerReport(KVConnectorWorkerMetadata):
     """Key, bytes of keys and values in the file; 0 when it could not be written."""
     failed: list[tuple[str, int]] = field(default_factory=list)
     """Plan, and the position of a source that could not be brought in."""
+    unrepaired: list[tuple[str, str, int]] = field(default_factory=list)
+    """Request, plan, and the position from which on its tokens are to be computed, because a pass failed."""
     missing: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     host_bytes: list[int] = field(default_factory=list)

@@ -21,9 +21,51 @@ from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from engine.vllm.paged import PagedCache
+from engine.vllm.passes import Limits, passes_of
 from engine.vllm.plan import Composition, RepairOrder
+from engine.vllm.streams import Streams, sent
 from kvcache import Composed, Repair, Rotation, UnsupportedRotation
 from kvcache.divergence import divergence
+
+# What a pass and a run of it cost, in tokens (see ``passes.Limits``): estimates by arithmetic, not measured. On a GPU
+# reading the weights takes as long as computing some 250 tokens, on a CPU as some ten; reading the keys and values of
+# some thousands of tokens, for one more run, takes a GPU as long as computing some ten, and costs a CPU little.
+_GPU_COSTS = (256, 8)
+_CPU_COSTS = (12, 0)
+
+_STOCK_TORCH_COMPILE = 1  # vllm.config.CompilationMode
+_RUNNERS = ("vllm.v1.worker.gpu_model_runner.GPUModelRunner", "vllm.v1.worker.gpu.model_runner.GPUModelRunner")
+"""vLLM's two model runners, and what those of other devices are made of."""
+
+
+def refusal(runner: Any) -> str | None:
+    """Why passes of our own cannot go through a model runner's model; None where they can.
+
+    Both runners have the model, the configuration and the groups of attention layers, and their builders take the same
+    description of a batch. What one of them adds to it for some models (positions in several dimensions, states beside
+    the cache, parts of a sequence on other devices) is not known here.
+    """
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(runner).__mro__}
+    if not names.intersection(_RUNNERS):
+        return f"passes of our own are not written for {type(runner).__module__}"
+    config = runner.vllm_config
+    parallel, compilation = config.parallel_config, config.compilation_config
+    state = getattr(runner, "model_state", None)  # the second runner's
+    reasons = {
+        "positions have several dimensions": getattr(runner, "uses_mrope", False)
+        or getattr(state, "rope_state", None) is not None,
+        f"{type(state).__name__} prepares attention in a way of its own": state is not None
+        and type(state).__name__ != "DefaultModelState",
+        "sequences are divided among devices": max(
+            parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size
+        )
+        > 1,
+        "experts of several engines compute in step": parallel.data_parallel_size > 1
+        and parallel.is_moe_model is not False,
+        "adapters (LoRA) change what a step computes": config.lora_config is not None,
+        "the model is compiled as a whole": compilation.mode == _STOCK_TORCH_COMPILE,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 class _Shallow(Exception):
@@ -35,15 +77,24 @@ class _Shallow(Exception):
 
 
 class Repairer:
-    """Passes of our own through a worker's model. ``runner`` is vLLM's V1 model runner; ``layer_names`` those of its
-    attention layers in order. Raises ``AttributeError`` for a runner that has not the parts this needs."""
+    """Passes of our own through a worker's model. ``runner`` is one of vLLM's model runners that :func:`refusal` has
+    nothing against; ``layer_names`` those of its attention layers in order. Raises ``AttributeError`` for a runner that
+    has not the parts this needs."""
 
-    def __init__(self, runner: Any, cache: PagedCache, layer_names: Sequence[str]) -> None:
+    def __init__(
+        self, runner: Any, cache: PagedCache, layer_names: Sequence[str], streams: Streams | None = None
+    ) -> None:
         self._model = runner.model
         self._config = runner.vllm_config
         self._groups = runner.attn_groups[0]
+        self._streams = streams or Streams()
         # Half of what a step may take: requests that are being answered wait for a pass of ours as for a step.
         self._max_tokens: int = max(1, runner.max_num_tokens // 2)
+        self._limits = Limits(
+            self._max_tokens,
+            runner.vllm_config.scheduler_config.max_num_seqs,
+            *(_GPU_COSTS if cache.device.type == "cuda" else _CPU_COSTS),
+        )
         self._scores: dict[str, list[torch.Tensor]] = {}
         self._cache = cache
         self._layer_names = layer_names
@@ -57,13 +108,32 @@ class Repairer:
         self._scores.pop(order.name, None)
         for begin, end in order.before:
             yield from self._compute(order, begin, end)
-        chosen = self._chosen(order, order.composition) if order.composition is not None else []
-        for at in range(0, len(chosen), self._max_tokens):
-            self._forward(order, sorted(_runs(chosen[at : at + self._max_tokens]), key=len))
-            yield
+        computed = 0
+        if order.composition is not None:
+            computed = yield from self._anew(order, self._chosen(order, order.composition))
         for begin, end in order.after:
             yield from self._compute(order, begin, end)
-        return len(chosen)
+        return computed
+
+    def _anew(self, order: RepairOrder, chosen: Sequence[int]) -> Generator[None, None, int]:
+        """Compute chosen positions, and those between them that it is cheaper to compute too; returns how many. Small
+        passes share one turn, as long as together they cost no more than a large one."""
+        computed = spent = 0
+        for runs in passes_of(chosen, self._limits):
+            n_tokens = sum(len(run) for run in runs)
+            if spent and spent + n_tokens > self._max_tokens:
+                yield
+                spent = 0
+            self._forward(order, sorted(runs, key=len))
+            computed += n_tokens
+            spent += n_tokens + self._limits.per_pass
+        if spent:
+            yield
+        return computed
+
+    def forget_score(self, name: str) -> None:
+        """Let go of the logits of one prompt, where there are some."""
+        self._scores.pop(name, None)
 
     def _compute(self, order: RepairOrder, begin: int, end: int) -> Generator[None, None, None]:
         """Compute a range of positions, and keep the logits of those that are scored."""
@@ -141,49 +211,47 @@ class Repairer:
         starts = lengths.cumsum(0, dtype=torch.int32)
         ends = torch.tensor([run.stop for run in runs], dtype=torch.int32)
         table = torch.tensor(order.block_ids, dtype=torch.int32).repeat(len(runs), 1)
-        slots = self._cache.slots(order.block_ids, positions)
+        slots, at = self._cache.slots(order.block_ids, positions), sent(positions, device)
         common = CommonAttentionMetadata(
-            query_start_loc=starts.to(device),
+            query_start_loc=sent(starts, device),
             query_start_loc_cpu=starts,
-            seq_lens=ends.to(device),
+            seq_lens=sent(ends, device),
             seq_lens_cpu_upper_bound=ends,
             num_reqs=len(runs),
             num_actual_tokens=len(positions),
             max_query_len=max(len(run) for run in runs),
             max_seq_len=int(ends.max()),
-            block_table_tensor=table.to(device),
+            block_table_tensor=sent(table, device),
             slot_mapping=slots,
             is_prefilling=torch.ones(len(runs), dtype=torch.bool),
-            positions=positions.to(device),
+            positions=at,
         )
-        metadata = {}
-        for group in self._groups:
-            built = group.build_metadata(common, 0)
-            metadata.update(dict.fromkeys(group.layer_names, built))
         with set_forward_context(
-            metadata,
+            self._metadata(common),
             self._config,
             num_tokens=len(positions),
             slot_mapping=dict.fromkeys(self._layer_names, slots),
             skip_compiled=True,  # a compiled model has no layers to stop at, and no graph of this shape
         ):
-            hidden: torch.Tensor = self._model(input_ids=tokens.to(device), positions=positions.to(device))
+            hidden: torch.Tensor = self._model(input_ids=sent(tokens, device), positions=at)
         return hidden
+
+    def _metadata(self, common: CommonAttentionMetadata) -> dict[str, Any]:
+        """What each layer's back end wants to know of a pass.
+
+        Builders fill host buffers of their own, from which copies to the device may still be under way when the next
+        batch is described: those of vLLM's last step are waited for before, and ours before vLLM's next step.
+        """
+        self._streams.finish()
+        metadata: dict[str, Any] = {}
+        for group in self._groups:
+            metadata.update(dict.fromkeys(group.layer_names, group.build_metadata(common, 0)))
+        self._streams.finish()
+        return metadata
 
 
 def _stop_here(module: Any, arguments: tuple[Any, ...]) -> None:
     raise _Shallow(arguments[1], arguments[2])
-
-
-def _runs(positions: Sequence[int]) -> list[range]:
-    """Ascending positions as runs of neighbours."""
-    runs: list[range] = []
-    for position in positions:
-        if runs and runs[-1].stop == position:
-            runs[-1] = range(runs[-1].start, position + 1)
-        else:
-            runs.append(range(position, position + 1))
-    return runs
 
 
 def rotation_of_vllm(model: torch.nn.Module) -> Rotation:

@@ -43,6 +43,7 @@ class Events:
     failed: list[tuple[str, int]] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)
     failed_saves: int = 0
+    failed_repairs: int = 0
     missing: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     host_bytes: int | None = None
@@ -175,6 +176,9 @@ class SchedulerSide:
                 self._store.touch(load.key, load.tier)
             self._events.loads.append(load.__dict__)
         self._events.failed.extend(report.failed)
+        for request_id in dict.fromkeys(request_id for request_id, _, _ in report.unrepaired):
+            self._unrepaired(request_id)
+        self._events.failed.extend((name, position) for _, name, position in report.unrepaired)
         for name, n_tokens, seconds in report.repaired:
             self._events.repairs.append({"name": name, "n_tokens": n_tokens, "seconds": seconds})
         for key, nbytes in report.saved:
@@ -210,6 +214,18 @@ class SchedulerSide:
         if self._store is not None:
             self._store.quarantine(key)
         (self._events.bad if bad else self._events.missing).append(key)
+
+    def _unrepaired(self, request_id: str) -> None:
+        """Compute what a request's passes should have repaired; vLLM may ask for it anew, and nothing is composed then.
+        What was to be scored is not: it would be compared with itself."""
+        self._events.failed_repairs += 1
+        progress = self._requests.get(request_id)
+        if progress is None:
+            return
+        plan = progress.plan
+        first = min((begin for begin, _, _ in plan.composition.parts), default=0) if plan.composition else 0
+        sources = tuple(source for source in plan.sources if source.end <= first)
+        progress.plan = replace(plan, sources=sources, composition=None, score=0)
 
     # -- composing -------------------------------------------------------------------------------------------
 

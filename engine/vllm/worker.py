@@ -8,25 +8,24 @@ there is it known what the blocks hold.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import queue
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from engine.vllm.paged import PagedCache
+from engine.vllm.paged import Half, PagedCache, Run
 from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, Source, WorkerReport
 from engine.vllm.repair import Repairer
+from engine.vllm.streams import Event, Staging, Streams, streams_of
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
 from kvcache.arena import HostTier
 from kvcache.codecs import codec_for
@@ -42,8 +41,13 @@ _MAX_QUEUED_BYTES = 2 << 30
 # While it waits for its next step, vLLM's thread holds the interpreter for a whole interval at a time; a reader that
 # comes back from the drive would wait for it after every chunk, many times as long as the chunk takes.
 _BUSY_SWITCH_S = 0.0001
-# A step without tokens has nothing to do but to wait for loads; longer would delay requests that arrive.
+# A step without tokens has nothing to do but to wait for loads; longer would delay requests that arrive. On a CPU steps
+# without a pause would take the interpreter from the readers; on a GPU vLLM's own pause of a millisecond is enough.
 _IDLE_WAIT_S = 0.01
+_LOADED_AT_ONCE = 16 << 20
+_SAVED_AT_ONCE = 64 << 20
+"""Bytes of one copy from the host and to it, where there is more to copy; device memory is needed for them aside from
+the cache's."""
 
 
 @dataclass(eq=False)
@@ -52,8 +56,19 @@ class _Job:
 
     order: LoadOrder
     left: int
-    ready: Any = None
-    """Device event after which the blocks may be written to."""
+    ready: Event
+    """The point after which the blocks may be written to."""
+
+
+@dataclass(eq=False)
+class _Placing:
+    """One source on its way into its blocks: how many layers of each half are in place already."""
+
+    job: _Job
+    source: Source
+    done: dict[Half, int] = field(default_factory=lambda: {"keys": 0, "values": 0})
+    run: Run | None = None
+    """Where the tokens lie; made on the stream of the thread that places them."""
 
 
 @dataclass(eq=False)
@@ -91,6 +106,7 @@ class WorkerSide:
         host_bytes: int,
         codec: CodecName = "none",
         fsync: bool = True,
+        streams: Streams | None = None,
     ) -> None:
         self._folder = folder
         self._fingerprint = fingerprint
@@ -111,11 +127,13 @@ class WorkerSide:
         self._loading = 0
         self._switch_s = sys.getswitchinterval()
         self._queued_bytes = 0
-        on_gpu = cache.device.type == "cuda"
-        self._stream: torch.cuda.Stream | None = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
+        self._copying: dict[str, Event] = {}
+        """Segments of the host tier whose bytes may still be on their way there."""
+        self._streams = streams or streams_of(cache.device)
+        self._staging = Staging(self._streams, cache.device, 2 * _SAVED_AT_ONCE)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="segment-reader", initializer=_use_all_cores)
         self._placer = ThreadPoolExecutor(1, thread_name_prefix="segment-placer", initializer=_use_all_cores)
-        self._writes: queue.Queue[Segment | None] = queue.Queue()
+        self._writes: queue.Queue[tuple[Segment, Event] | None] = queue.Queue()
         self._writer = threading.Thread(target=self._write_loop, name="segment-writer", daemon=True)
         self._writer.start()
 
@@ -124,36 +142,47 @@ class WorkerSide:
     def start(self, orders: Orders) -> None:
         """Begin this step's loads. They write to blocks that no running request reads."""
         for order in orders.loads:
-            job = _Job(order, len(order.sources))
-            if self._stream is not None:  # the blocks may be zeroed by work that is queued already
-                job.ready = torch.cuda.current_stream().record_event()
+            # The blocks may be cleared, or even written to, by work that is queued already.
+            job = _Job(order, len(order.sources), self._streams.mark())
             with self._lock:
                 self._loading += 1
-                sys.setswitchinterval(_BUSY_SWITCH_S)
                 if not order.sources:
                     self._finish(job)
             for source in order.sources:
                 self._readers.submit(self._load, job, source)
+        with self._lock:
+            self._share_interpreter(idle=orders.idle)
+
+    def _share_interpreter(self, *, idle: bool) -> None:
+        """Have this thread hand over the interpreter more often while there are loads; on a GPU only in steps that
+        compute nothing, because in others it is this thread that keeps the device busy. Under the lock."""
+        busy = self._loading > 0 and (idle or not self._streams.is_late)
+        sys.setswitchinterval(_BUSY_SWITCH_S if busy else self._switch_s)
 
     def save(self, orders: Orders) -> None:
-        """Copy this step's finished segments out of their blocks and hand them to the writer."""
+        """Copy this step's finished segments out of their blocks, or begin to, and hand them to the writer."""
         for order in orders.saves:
-            segment = self._segment(order)  # held in the host tier until it is written
+            nbytes = self._cache.nbytes(len(order.token_ids))
             with self._lock:
-                full = self._queued_bytes > 0 and self._queued_bytes + segment.nbytes > _MAX_QUEUED_BYTES
-                if full:  # the disk is slower than the model: keep serving, from memory
-                    self._outbox.report.saved.append((segment.key, 0))
-                else:
-                    self._queued_bytes += segment.nbytes
-            if full:
-                self._host.release(segment)
-            else:
-                self._writes.put(segment)
+                full = self._queued_bytes > 0 and self._queued_bytes + nbytes > _MAX_QUEUED_BYTES
+                if full:  # the disk is slower than the model: keep serving
+                    self._outbox.report.saved.append((order.key, 0))
+                    continue
+                self._queued_bytes += nbytes
+            try:
+                self._writes.put(self._segment(order))  # held in the host tier until it is written
+            except Exception:
+                # The worker's edge: a segment that is not saved is computed again.
+                log.exception("segment %s could not be copied out of its blocks", order.key[:12])
+                with self._lock:
+                    self._queued_bytes -= nbytes
+                    self._outbox.report.saved.append((order.key, 0))
 
     def received(self, *, idle: bool) -> set[str]:
-        """Requests whose load has ended since the last call, well or not. ``idle``: wait a little for one."""
+        """Requests whose load has ended since the last call, well or not. ``idle``: on a CPU, wait a little for one."""
         with self._arrived:
-            if idle and (self._loading or self._queued_bytes) and not self._repairs and self._outbox.is_empty:
+            waits = idle and not self._streams.is_late
+            if waits and (self._loading or self._queued_bytes) and not self._repairs and self._outbox.is_empty:
                 self._arrived.wait(_IDLE_WAIT_S)
             done, self._outbox.received = self._outbox.received, set()
             return done
@@ -215,8 +244,24 @@ class WorkerSide:
                 spent = current.seconds + time.perf_counter() - begin
                 self._outbox.report.repaired.append((current.order.name, end.value, spent))
                 self._outbox.received.add(current.order.request_id)
+        except Exception:
+            # The worker's edge: one request's passes must not end the engine. It is computed instead. (With several
+            # ranks, only what fails on all of them ends well: the others would wait in a collective operation.)
+            log.exception("request %s could not be repaired and is computed", current.order.request_id)
+            self._repairs.popleft()
+            self._unrepaired(current.order)
         else:
             current.seconds += time.perf_counter() - begin
+
+    def _unrepaired(self, order: RepairOrder) -> None:
+        """Have vLLM compute all that the passes may have written to, or should have."""
+        if self._repairer is not None:
+            self._repairer.forget_score(order.name)
+        first = order.first_written
+        with self._lock:
+            self._outbox.invalid_blocks.update(order.block_ids[first // self._cache.block_size :])
+            self._outbox.report.unrepaired.append((order.request_id, order.name, first))
+            self._outbox.received.add(order.request_id)
 
     def _steps(self, order: RepairOrder) -> Generator[None, None, int]:
         if not (order.composition or order.before or order.after):
@@ -275,7 +320,7 @@ class WorkerSide:
 
     def _bring(self, job: _Job, source: Source) -> tuple[Segment, TierName]:
         """Place the source, from the host tier or while it is read from disk."""
-        segment = self._host.acquire(source.key)
+        segment = self._acquire(source.key)
         if segment is not None:
             self._place(job, source, segment)
             return segment, "host"
@@ -286,6 +331,15 @@ class WorkerSide:
             self._place(job, source, segment)
         return segment, "disk"
 
+    def _acquire(self, key: str) -> Segment | None:
+        """A segment of the host tier whose bytes are there, to be released after use."""
+        segment = self._host.acquire(key)
+        with self._lock:
+            copied = self._copying.get(key)
+        if segment is not None and copied is not None:
+            copied.synchronize()
+        return segment
+
     def _read(self, job: _Job, source: Source, path: Path) -> Segment | None:
         """Place each layer as soon as it was read: the blocks are the request's own and count for nothing before the
         file was found to be sound. None where the file must be decoded first."""
@@ -293,12 +347,12 @@ class WorkerSide:
             if reader.header.codec != "none":
                 return None
             buffer = self._host.allocate(reader.buffer_bytes)
-            placed = {"keys": 0, "values": 0}
+            progress = _Placing(job, source)
             placing: Future[None] | None = None
             try:
                 with closing(reader.arrived(buffer)) as arrived:  # nothing is being read any more when the block ends
                     for filled in arrived:  # one placer: what was submitted first is placed first
-                        placing = self._placer.submit(self._place_arrived, job, source, reader, placed, filled)
+                        placing = self._placer.submit(self._place_arrived, progress, reader, filled)
                 if placing is not None:
                     placing.result()
                 segment = reader.finish()
@@ -313,49 +367,39 @@ class WorkerSide:
         self._host.release(segment)
         return segment
 
-    def _place_arrived(
-        self, job: _Job, source: Source, reader: SegmentReader, placed: dict[str, int], filled: int
-    ) -> None:
-        """Place the layers that are there whole; ``placed`` says how many are in place already."""
-        with self._on_stream(job):
-            for name, done in placed.items():
+    def _place_arrived(self, placing: _Placing, reader: SegmentReader, filled: int) -> None:
+        """Place the layers that are there whole and are not in place yet."""
+        with self._streams.own(placing.job.ready):
+            for name in placing.done:
                 stored, tensor = reader.header.tensors[name], reader.tensor(name)
                 there = max(0, filled - stored.begin) * tensor.shape[0] // (stored.end - stored.begin)
-                for layer in range(done, min(there, tensor.shape[0])):
-                    self._place_layer(job, source, name, layer, tensor[layer])
-                placed[name] = max(done, min(there, tensor.shape[0]))
+                self._place_layers(placing, name, tensor[: min(there, tensor.shape[0])])
 
     def _place(self, job: _Job, source: Source, segment: Segment) -> None:
         """Place a segment of the host tier, and end this use of it."""
+        placing = _Placing(job, source)
         try:
-            with self._on_stream(job):
-                for name, tensor in (("keys", segment.keys), ("values", segment.values)):
-                    for layer in range(tensor.shape[0]):
-                        self._place_layer(job, source, name, layer, tensor[layer])
+            with self._streams.own(job.ready):
+                self._place_layers(placing, "keys", segment.keys)
+                self._place_layers(placing, "values", segment.values)
         finally:
             self._host.release(segment)
 
-    def _place_layer(self, job: _Job, source: Source, name: str, layer: int, run: torch.Tensor) -> None:
-        run = run[:, source.begin : source.begin + source.n_tokens]
-        if name == "values":
-            self._cache.write_values(layer, job.order.block_ids, source.position, run)
-            return
-        if source.shift:
-            if self._rotation is None:
-                raise SegmentCorrupt("this model's keys cannot be moved")
-            run = self._rotation.turned(run.to(self._cache.device)[None], source.shift)[0]
-        self._cache.write_keys(layer, job.order.block_ids, source.position, run)
-
-    @contextmanager
-    def _on_stream(self, job: _Job) -> Iterator[None]:
-        """On a GPU: on a stream of the loads' own, behind what may still clear the blocks, until all is there."""
-        if self._stream is None:
-            yield
-            return
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(job.ready)
-            yield
-            self._stream.record_event().synchronize()
+    def _place_layers(self, placing: _Placing, half: Half, stored: torch.Tensor) -> None:
+        """Place the layers of ``stored`` that are not in place yet: as many at once as there are on a GPU, one by one
+        on a CPU, whose caches hold no more."""
+        source, cache = placing.source, self._cache
+        if placing.run is None:
+            placing.run = cache.run(placing.job.order.block_ids, source.position, source.end)
+        step = max(1, _LOADED_AT_ONCE // stored[:1].nbytes) if len(stored) and cache.is_joined else 1
+        for first in range(placing.done[half], len(stored), step):
+            some = cache.uploaded(stored[first : first + step], source.begin, source.begin + source.n_tokens)
+            if half == "keys" and source.shift:
+                if self._rotation is None:
+                    raise SegmentCorrupt("this model's keys cannot be moved")
+                some = self._rotation.turned(some, source.shift)
+            cache.write_layers(placing.run, half, first, some)
+        placing.done[half] = max(placing.done[half], len(stored))
 
     def _kept(self, segment: Segment) -> Segment:
         """The segment in the host tier's memory, and one use of it."""
@@ -398,18 +442,48 @@ class WorkerSide:
 
     # -- saving ----------------------------------------------------------------------------------------------
 
-    def _segment(self, order: SaveOrder) -> Segment:
+    def _segment(self, order: SaveOrder) -> tuple[Segment, Event]:
+        """The segment in the host tier, one use of it, and the point at which its bytes are there."""
         keep: Keep = order.keep
         shape = self._cache.shape(keep.end - keep.start)
-        buffer = self._host.allocate(2 * math.prod(shape) * self._cache.dtype.itemsize)
-        keys, values = self._cache.read(
-            order.block_ids, keep.start, keep.end, out=_halves(buffer, shape, self._cache.dtype)
-        )
-        if self._stream is not None:
-            torch.cuda.current_stream().synchronize()
-        segment = self._made(order, keys, values)
+        buffer = self._host.allocate(self._cache.nbytes(keep.end - keep.start))
+        try:
+            segment = self._made(order, *_halves(buffer, shape, self._cache.dtype))
+            copied = self._copy_out(order, segment.keys, segment.values)
+        except BaseException:
+            self._host.discard(buffer)
+            raise
+        if self._streams.is_late:
+            with self._lock:
+                self._copying[segment.key] = copied
         self._host.put(segment, buffer)
-        return segment
+        return segment, copied
+
+    def _copy_out(self, order: SaveOrder, keys: torch.Tensor, values: torch.Tensor) -> Event:
+        """Copy a segment out of its blocks; returns the point at which it is there. On a GPU nothing here waits: what
+        the blocks hold now is gathered in the model's own stream, before anything that comes later can change it."""
+        run = self._cache.run(order.block_ids, order.keep.start, order.keep.end)
+        if not self._streams.is_late:
+            self._cache.read_layers(run, 0, keys, values)
+            return self._streams.mark()
+        copied: Event | None = None
+        step = max(1, _SAVED_AT_ONCE // (2 * keys[0].nbytes))
+        try:
+            for first in range(0, len(keys), step):
+                halves = keys[first : first + step], values[first : first + step]
+                staged = self._staging.take((2, *halves[0].shape), keys.dtype)
+                self._cache.read_layers(run, first, *staged)
+                with self._streams.aside():
+                    for half, out in zip(staged, halves, strict=True):
+                        out.copy_(half, non_blocking=True)
+                    copied = self._streams.mark()
+                self._staging.use(staged, copied)
+        except BaseException:
+            if copied is not None:  # until then earlier layers are on their way into memory that is given back
+                copied.synchronize()
+            raise
+        assert copied is not None, "a segment has layers"
+        return copied
 
     def _made(self, order: SaveOrder, keys: torch.Tensor, values: torch.Tensor) -> Segment:
         keep, labels = order.keep, frozenset(order.keep.labels)
@@ -435,9 +509,11 @@ class WorkerSide:
 
     def _write_loop(self) -> None:
         _use_all_cores()
-        while (segment := self._writes.get()) is not None:
+        while (written := self._writes.get()) is not None:
+            segment, copied = written
             nbytes = 0
             try:
+                self._wait_for(segment.key, copied)
                 nbytes = self._write_file(segment)
             except Exception:
                 # The worker's edge: one bad write must not end all writing.
@@ -450,6 +526,13 @@ class WorkerSide:
                     self._arrived.notify_all()
                 self._writes.task_done()
         self._writes.task_done()
+
+    def _wait_for(self, key: str, copied: Event) -> None:
+        """Wait until a segment's bytes are there."""
+        copied.synchronize()
+        with self._lock:
+            if self._copying.get(key) is copied:
+                del self._copying[key]
 
     def _write_file(self, segment: Segment) -> int:
         codec = codec_for(self._codec, standalone=segment.root is not None)

@@ -7,7 +7,7 @@ import pytest
 
 from engine.base import PieceReport
 from engine.transformers import LoadedModel, TransformersEngine
-from engine.transformers.cost import CostModel, calibrated
+from engine.transformers.cost import CostModel, Sizes, calibrated, fitted
 from kvcache import SegmentStore, TierName
 from kvcache.index import Entry
 from tests.engine.test_engine import collect, prompt_of
@@ -55,6 +55,36 @@ def test_estimates_follow_the_loads() -> None:
     assert cost.bandwidth["disk"] == pytest.approx(1e7, rel=0.01)
     cost.observe_load("device", 10**6, 5.0)
     assert cost.bandwidth["device"] == float("inf")
+
+
+def launch_bound(n_tokens: int, behind: int) -> float:
+    """Seconds of a pass where launching its kernels takes 18 ms, however little they do meanwhile."""
+    return max(18e-3, n_tokens * (25e-6 + 2e-10 * (behind + n_tokens / 2)))
+
+
+@pytest.mark.parametrize("n_tokens", [167, 953, 6064])
+def test_a_device_that_waits_for_launches_is_not_taken_to_be_slow(n_tokens: int) -> None:
+    cost = fitted(launch_bound, Sizes(128, 4096, 4096), chunk=8192)
+    assert cost.compute_s(n_tokens, 0) == pytest.approx(launch_bound(n_tokens, 0), rel=0.5)
+    short_alone = launch_bound(128, 0) / 128 * n_tokens  # what a short pass alone would tell
+    assert n_tokens < 900 or short_alone > 3 * launch_bound(n_tokens, 0)
+
+
+def test_what_the_passes_took_is_found_again() -> None:
+    def seconds(n_tokens: int, behind: int) -> float:
+        return 5e-3 + n_tokens * (1e-4 + 1e-8 * (behind + n_tokens / 2))
+
+    cost = fitted(seconds, Sizes(32, 128, 1024), chunk=128)
+    assert (cost.pass_s, cost.token_s, cost.pair_s) == pytest.approx((5e-3, 1e-4, 1e-8))
+    assert cost.compute_s(200, 50) == pytest.approx(seconds(128, 50) + seconds(72, 178))
+    assert cost.saved_s(100, 0) == pytest.approx(seconds(100, 0) - 5e-3), "its pass is made for others"
+    assert cost.saved_s(128, 0) == pytest.approx(seconds(128, 0))
+
+
+def test_noise_makes_nothing_cheaper_than_free() -> None:
+    cost = fitted(lambda n_tokens, behind: 1e-3 if n_tokens == 32 else 1e-4, Sizes(32, 128, 1024), chunk=512)
+    assert min(cost.pass_s, cost.token_s, cost.pair_s) >= 0.0
+    assert cost.compute_s(0, 100) == 0.0
 
 
 def test_a_model_is_measured(model: LoadedModel) -> None:

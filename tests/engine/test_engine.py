@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from engine.base import Delta, GenerateRequest, Piece, PieceKind, Prompt, Sampling, Started
 from engine.errors import ContextTooLong, EngineClosed, EngineError, QueueFull
-from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine
+from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine, choosing, kernels
 from kvcache import SegmentStore
 from kvcache.paths import segment_files
 from tests.tiny import tiny_model, tiny_network
@@ -78,6 +78,17 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Once as on a CPU, once with attention by named kernels and tokens chosen as where the logits are on a GPU."""
+    if request.param == "gpu":
+        monkeypatch.setattr(choosing, "OnHost", choosing.OnDevice)
+        kernels.use(kernels.WRITTEN_OUT, torch.device("cpu"), torch.float32)
+    yield
+    kernels.use(None, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.usefixtures("_either_way")
 def test_every_source_gives_the_tokens_of_full_prefill(model: LoadedModel, tmp_path: Path) -> None:
     async def test() -> None:
         prompt = prompt_of(20, 9, 300, 11)
@@ -391,6 +402,7 @@ def test_a_request_whose_admission_fails_is_told_so(model: LoadedModel, tmp_path
     run(test)
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_logits_that_cannot_be_sampled_from_fail_their_own_request_only(tmp_path: Path) -> None:
     async def test() -> None:
         broken = tiny_model()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,6 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, damage: str) -> None:
 def test_devices_and_dtypes() -> None:
     assert choose_device("cpu") == CPU
     assert choose_dtype("bfloat16", CPU) == torch.bfloat16
-    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
     expected = torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
     assert choose_dtype("auto", CPU) == expected
     for wrong in ("abacus", "cuda:99", ""):
@@ -52,6 +52,37 @@ def test_devices_and_dtypes() -> None:
     for wrong in ("int8", "float99", "Tensor"):
         with pytest.raises(ModelNotLoaded):
             choose_dtype(wrong, CPU)
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_bfloat16_on_a_gpu_that_has_units_for_it(monkeypatch: pytest.MonkeyPatch, has_units: bool) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return has_units or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    expected = torch.bfloat16 if has_units else torch.float16
+    assert choose_dtype("auto", torch.device("cuda", 0)) == expected
+
+
+def test_a_gpu_has_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors on it say one, and would else be taken to lie somewhere else."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert choose_device("auto") == torch.device("cuda", 1)
+
+
+def test_weights_go_straight_to_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's memory never holds a model that only the device has room for."""
+    places: list[torch.device] = []
+
+    def prepared(network: Any, *_: Any, **__: Any) -> None:
+        places.extend({parameter.device for parameter in network.parameters()})
+
+    monkeypatch.setattr("engine.transformers.loading.prepare", prepared)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *_, **__: pytest.fail("moved after it was loaded"))
+    load_model(save(tmp_path), device="meta", dtype="float32")
+    load_model(tmp_path, device="cpu", dtype="float32")
+    assert places == [torch.device("meta"), CPU]
 
 
 def test_a_bfloat16_model_serves_from_segments_too() -> None:

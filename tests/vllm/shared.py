@@ -74,6 +74,12 @@ def start(model: Path, folder: Path, *flags: str, model_id: str = "tiny", **sett
 _open: list[VllmEngine] = []
 
 
+def keep_open(engine: VllmEngine) -> VllmEngine:
+    """The engine, to be closed at the end of the session."""
+    _open.append(engine)
+    return engine
+
+
 def close_all() -> None:
     """At the end of the session: every engine has processes."""
     while _open:
@@ -83,14 +89,10 @@ def close_all() -> None:
 @functools.cache
 def tiny_engine() -> VllmEngine:
     """The tiny model in vLLM, started once."""
-    engine = start(tiny_checkpoint(), Path(tempfile.mkdtemp(prefix="recallkv-segments-")), max_waiting=4)
-    _open.append(engine)
-    return engine
+    return keep_open(start(tiny_checkpoint(), Path(tempfile.mkdtemp(prefix="recallkv-segments-")), max_waiting=4))
 
 
 @functools.cache
 def demo_engine() -> VllmEngine:
     """The demo model in vLLM, started once."""
-    engine = start(demo_model_folder(), Path(tempfile.mkdtemp(prefix="recallkv-segments-")), model_id="demo")
-    _open.append(engine)
-    return engine
+    return keep_open(start(demo_model_folder(), Path(tempfile.mkdtemp(prefix="recallkv-segments-")), model_id="demo"))
