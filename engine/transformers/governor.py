@@ -278,7 +278,9 @@ class ThreadGovernor:
         fewer, more = self.threads // 2, min(2 * self.threads, self.most)
         if not self._recent or self._clock() < self._not_before:
             return None
-        if not self._settled:  # the machine may have been busy from the start
+        if not self._settled:  # the machine may have been busy from the start; the kernel would have told
+            if self._told and self._sees_others:
+                return None
             return fewer if len(self._recent) == _SAMPLES else None
         if self.threads > 1 and self._suspect(kind):
             return fewer

@@ -142,6 +142,13 @@ def test_where_others_want_all_cores_not_even_one_pass_is_slow() -> None:
     assert took < 1.5 * 100 * alone(2) * 1.1
 
 
+def test_where_the_kernel_tells_of_both_nothing_is_tried_on_a_quiet_machine() -> None:
+    machine = Machine()
+    machine.others = 0
+    machine.run(500, alone, waited=lambda threads: 0.0)
+    assert set(machine.used) == {2}
+
+
 def test_a_client_that_has_just_sent_its_request_takes_no_core() -> None:
     machine = Machine()
     seen = iter([2, 0] * 50)  # gone at the second look
