@@ -40,6 +40,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from memory.checks import unstorable
+from memory.dates import EARLIEST, LATEST
 from memory.errors import InvalidMemory
 from memory.types import MAX_TEXT_CHARS, MemoryKind, Role
 
@@ -74,7 +75,7 @@ def _storable(text: str) -> str:
 
 Id = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_storable)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_storable)]
-Time = Annotated[float, Field(ge=-1e11, le=1e11)]
+Time = Annotated[float, Field(ge=EARLIEST, le=LATEST)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -24,6 +24,8 @@ _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _EXPLICIT = (
     rf"{_YEAR}-\d\d-\d\d|{_DAY} (?:of )?{_MONTH},? {_YEAR}|{_MONTH} {_DAY},? {_YEAR}|\d{{1,2}}/\d{{1,2}}/{_YEAR}"
 )
+# The calendar of ``datetime``: the years 1 to 9999, in Unix seconds.
+EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,16 @@ def shown(at: float, unit: Unit = "day", utc_offset: int = 0) -> str:
 
 def parse_time(value: str | float) -> tuple[float, int]:
     """A time as Unix seconds and the offset of its clock from UTC in seconds. ISO 8601, ``2023-05-08 13:56``, numbers
-    (over 1e11: milliseconds). Raises ``ValueError``."""
+    (over 1e11: milliseconds). Raises ``ValueError``, also for what is outside the calendar."""
+    seconds, offset = _read(value)
+    if not EARLIEST <= seconds <= LATEST:
+        raise ValueError(f"{value} is no time")
+    return seconds, offset
+
+
+def _read(value: str | float) -> tuple[float, int]:
     if isinstance(value, int | float):
-        seconds = value / 1000 if abs(value) > 1e11 else float(value)
-        if not abs(seconds) < 1e11:
-            raise ValueError(f"{value} is no time")
-        return seconds, 0
+        return value / 1000 if abs(value) > 1e11 else float(value), 0
     try:
         moment = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
     except ValueError:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from engine.base import Fidelity, Sampling, Structured, Tools
+from memory.dates import EARLIEST, LATEST
 from server import refusals
 from server.bodies import UNSUPPORTED, Body, Strict, encodable_as_it_is, fault
 
@@ -34,6 +35,8 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+Seconds = Annotated[float, Field(ge=EARLIEST, le=LATEST)]
+"""Unix seconds, within the calendar."""
 StopText = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
 
 
@@ -406,12 +409,12 @@ class MemoryFields(Strict):
     """What may be said of a memory beside its text."""
 
     pinned: bool | None = None
-    event_at: float | None = None
-    event_until: float | None = None
+    event_at: Seconds | None = None
+    event_until: Seconds | None = None
     metadata: dict[str, Any] | None = None
     tags: list[Text] | None = None
     importance: Annotated[float, Field(ge=0, le=1)] | None = None
-    expires_at: float | None = None
+    expires_at: Seconds | None = None
 
 
 class MemoryAdd(MemoryFields):
@@ -459,7 +462,7 @@ class MessagesAdd(Strict):
     agent: Name | None = None
     tags: list[Text] = []
     metadata: dict[str, Any] = {}
-    expires_at: float | None = None
+    expires_at: Seconds | None = None
     extractor: str | None = None
     wait: bool = True
 

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from memory import Change, Job, Memory, Message, Placed, Said
+from memory.dates import LATEST
 from memory.errors import InvalidMemory, NotFound
 from server.bodies import Body, lone_surrogate
 from server.conditions import Expected, tagged
@@ -158,7 +159,8 @@ class Feedback(Body):
 def _expiry(date: str | None) -> float | None:
     """The end of a day given as YYYY-MM-DD; any other time as it is. Raises ``InvalidMemory``."""
     at = peers.unix_time(date, "expiration_date")
-    return at + 86_400 if at is not None and date is not None and len(date.strip()) == 10 else at
+    is_day = at is not None and date is not None and len(date.strip()) == 10
+    return min(at + 86_400, LATEST) if at is not None and is_day else at
 
 
 def _date(expires: float | None) -> str | None:

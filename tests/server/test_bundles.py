@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from engine.transformers import LoadedModel
 from kvcache import verify_folder
+from memory.dates import EARLIEST, LATEST
 from server.config import Config, EngineConfig, MemoryConfig
 from server.services import open_services
 from server.signing import KEY_BYTES, BundleKey, BundleKeyError
@@ -492,3 +493,33 @@ def test_from_the_command_line(home: Running, cube: str, tmp_path: Path, capsys:
     status, out, err = call(capsys, "memory", "load", str(file), "--cube", "by hand", *url)
     assert (status, err) == (0, f"pages: {n} taken, 0 left\n")
     assert home.client.delete(f"/v1/cubes/{out.strip()}").status_code == 200
+
+
+@pytest.mark.parametrize("field", ["expires_at", "event_at", "event_until"])
+def test_times_are_those_of_the_calendar_and_come_back(server: Running, field: str) -> None:
+    """What a memory may be given, a bundle can hold."""
+    cube = server.client.post("/v1/cubes", json={"name": f"times {field}"}).json()["id"]
+    for at in (EARLIEST, -1.5, 253_370_764_800.0, LATEST):
+        if field != "expires_at" or at > 0:  # else it is gone at once
+            server.add(f"{field} {at}", cube=cube, **{field: at})
+    for at in (EARLIEST - 1, LATEST + 1, 1e18):
+        reply = server.client.post("/v1/memories", json={"text": "a", "cube": cube, field: at})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, field)
+    path = "/v1/memories"
+    before = {m["text"]: m[field] for m in server.client.get(path, params={"cube": cube}).json()["data"]}
+    data = dump(server, cube)
+    taken(server, data, f"loaded {field}")
+    after = server.client.get(path, params={"cube": f"loaded {field}"}).json()["data"]
+    assert {memory["text"]: memory[field] for memory in after} == before
+    assert len(before) >= 2
+
+
+@pytest.mark.parametrize("date", [None, "9999-12-31", "9999-12-31T23:59:59Z"])
+def test_memories_that_never_expire_are_dumped(server: Running, date: str | None) -> None:
+    """Clients of mem0 say so by no date, or by the last one there is."""
+    body = {"messages": f"Never gone: {date}.", "user_id": "evergreen", "infer": False}
+    added = server.client.post("/memories", json={**body, "expiration_date": "2999-01-01"}).json()["results"][0]["id"]
+    assert server.client.put(f"/memories/{added}", json={"expiration_date": date}).status_code == 200
+    cube = server.client.get(f"/v1/memories/{added}").json()["cube"]
+    with zipfile.ZipFile(io.BytesIO(dump(server, cube))) as archive:
+        assert f"Never gone: {date}." in archive.read("memories.jsonl").decode()
