@@ -270,6 +270,7 @@ def each_example(test: Any) -> Any:
     return test
 
 
+@pytest.mark.transformers  # about ids, whatever computes
 @each_example
 @settings(max_examples=10, deadline=None)
 @given(IDS)

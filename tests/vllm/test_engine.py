@@ -42,7 +42,7 @@ def test_chained_segments_give_the_tokens_of_vllm_without_a_connector(engine: Vl
     random_ = random.Random(1)
     prompts = [
         prompt_of(1000 + i, *(random_.randrange(20, 260) for _ in range(random_.randrange(1, 4))), question=5 + i)
-        for i in range(20)
+        for i in range(10)
     ]
     asked = {
         "model": str(engine.llm.model_config.model),
