@@ -72,7 +72,8 @@ def test_two_ranks_compose_as_one(one: VllmEngine, two: VllmEngine) -> None:
         assert answers[0].token_ids == answers[1].token_ids
         recomputed = [[report.recomputed for report in answer.started.pieces] for answer in answers]
         assert recomputed[0] == recomputed[1]
-        assert sum(recomputed[0]) == pytest.approx(0.4 * 80, abs=1)
+        # Small gaps between runs are computed too, as long as that costs less than another pass.
+        assert 0.4 * 80 - 1 <= sum(recomputed[0]) <= 0.4 * 80 + 12
 
     run(go())
 
