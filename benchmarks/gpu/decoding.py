@@ -44,7 +44,7 @@ def measure(job: Job) -> None:
 
 @torch.inference_mode()
 def _cost_model(job: Job, model: LoadedModel) -> dict[str, Any]:
-    """What the cost model, as it is measured at a server's start, says of prompts, beside what they take."""
+    """Measure the cost model as at a server's start, and compare its predictions with the time of two prompts."""
     cost = calibrated(model, max(job.plan.decoding.contexts))  # each prompt is one pass here
     runner, draw = ModelRunner(model.model), draw_of(model, "random")
     found = {}

@@ -87,7 +87,7 @@ def _system(folder: Path) -> dict[str, Any]:
 
 
 def _told(command: list[str]) -> str | None:
-    """What a program prints; None where it is not there or fails."""
+    """Run a program and return its output; None where it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

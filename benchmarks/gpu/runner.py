@@ -42,8 +42,8 @@ def plan_of(models: str, device: str) -> Plan:
 
 
 def run_all(models: str, device: str, out: Path, deadline_s: float, only: Sequence[str] = ()) -> bool:
-    """Whether every stage that was to run has passed. The results are in ``out``; with ``only`` those of other stages
-    stay there."""
+    """Run the stages and say whether all of them passed. The results are in ``out``; with ``only`` those of other
+    stages stay there."""
     begin = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     stages = [(number, stage) for number, stage in enumerate(STAGES) if not only or stage.name in only]

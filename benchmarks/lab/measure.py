@@ -360,7 +360,7 @@ class ContextBench:
     # -- outputs -----------------------------------------------------------------------------------------------
 
     async def _compare(self, context: tuple[int, ...], query: tuple[int, ...]) -> dict[str, Outputs]:
-        """What each mode's logits are beside those of direct prefill."""
+        """Compare each mode's logits with those of direct prefill."""
         model, chunk = self._engine.model, self._chunk
 
         def compute(runner: ModelRunner) -> References:

@@ -44,7 +44,7 @@ class Suite:
 
     @property
     def reads_disk(self) -> bool:
-        """Whether a mode begins with files: without one nothing is written."""
+        """Say whether any mode reads files; otherwise nothing is written."""
         return any(mode.endswith("disk") for mode in self.modes)
 
     def by_context(self) -> list[tuple[int, tuple[int, ...]]]:

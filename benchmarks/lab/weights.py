@@ -89,7 +89,7 @@ def choose_kind(size: Size, dtype: torch.dtype, device: torch.device) -> Kind:
 
 
 def distinct_layers(size: Size, dtype: torch.dtype, device: torch.device) -> int:
-    """How many layers have weights of their own in a ``shared`` network: as many as fit in not quite half of the
+    """Count the layers with weights of their own in a ``shared`` network: as many as fit in not quite half of the
     device's memory, at least two (of two, each is out of the device's caches when its turn comes)."""
     if device.type != "cuda":
         return max(1, size.layers // 2)

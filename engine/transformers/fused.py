@@ -9,6 +9,7 @@ numbers are the same up to rounding, and each layer is compared with the one tha
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from engine.transformers.packing import packed, product
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = 1e-4
+# How far a stand-in may be off, as a share of what the layer changes.
+_CLOSE, _CLOSE_IN_HALF = 1e-4, 0.05
 _CHILDREN = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -105,7 +107,7 @@ class FusedLayer(nn.Module):
         turning, value = heads[:, : self._heads + self._kv_heads], heads[:, self._heads + self._kv_heads :]
         for norm, part in zip(self._head_norms, (slice(None, self._heads), slice(self._heads, None)), strict=False):
             turning[:, part] = norm(turning[:, part]) * norm.weight
-        turned = _turned(turning, *position_embeddings)
+        turned = in_halves(turning, *(part.unsqueeze(1) for part in position_embeddings))
         function = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, None)
         out, _ = function(
             attention,
@@ -121,10 +123,9 @@ class FusedLayer(nn.Module):
         return attended
 
 
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding in halves (Su et al., arXiv 2104.09864): x float32 [1, heads, tokens, head_dim], cos and sin
-    [1, tokens, head_dim]."""
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+def in_halves(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn x [..., head_dim] by the rotary embedding in halves (Su et al., arXiv 2104.09864); cos and sin broadcast to
+    it."""
     half = x.shape[-1] // 2
     out = x * cos
     out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
@@ -151,31 +152,41 @@ def can_fuse(layer: Any) -> bool:
     )
 
 
-@torch.inference_mode()
 def fuse_layers(network: Any) -> int:
-    """Replace the decoder layers that can be; returns how many. The original weights are freed."""
+    """Replace the decoder layers that can be; returns how many. The original weights are freed, layer by layer."""
+    return replace_layers(network, FusedLayer)
+
+
+@torch.inference_mode()
+def replace_layers(network: Any, stand_in: Callable[[Any, bool], nn.Module]) -> int:
+    """Put ``stand_in(layer, is_last)`` in the place of each decoder layer that :func:`can_fuse` finds fit and that it
+    agrees with; returns how many. The original weights are freed, layer by layer."""
     layers: Any = getattr(getattr(network, "model", None), "layers", ())
     n = 0
     with plain_attention(network):
         for i, layer in enumerate(layers):
-            if can_fuse(layer):
-                fused = FusedLayer(layer, is_last=i == len(layers) - 1)
-                if not _agrees(network.model.rotary_emb, layer, fused):
-                    log.warning("layer %d is not what its parts look like: it is left as it is", i)
-                    continue
-                for name in ATTENTION:
-                    delattr(layer.self_attn, name)
-                layers[i] = fused
-                n += 1
+            if not can_fuse(layer):
+                continue
+            made = stand_in(layer, i == len(layers) - 1)
+            if not _agrees(network.model.rotary_emb, layer, made):
+                log.warning("layer %d is not what its parts look like: it is left as it is", i)
+                continue
+            for name in ATTENTION:
+                delattr(layer.self_attn, name)
+            layers[i] = made
+            n += 1
     return n
 
 
-def _agrees(rotary: Any, layer: Any, fused: FusedLayer) -> bool:
-    """Both layers on the same numbers."""
+def _agrees(rotary: Any, layer: Any, made: nn.Module) -> bool:
+    """Compare both layers on the same numbers. Either may write over its input."""
+    weight = layer.self_attn.q_proj.weight
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1, 6, layer.self_attn.q_proj.in_features, generator=generator)
-    options = {"position_embeddings": rotary(hidden, torch.arange(3, 9)[None]), "attention_mask": None}
-    theirs, ours = layer(hidden, **options), fused(hidden, **options)
+    hidden = torch.randn(1, 6, weight.shape[1], generator=generator).to(weight.device, weight.dtype)
+    positions = torch.arange(3, 9, device=weight.device)[None]
+    options = {"position_embeddings": rotary(hidden, positions), "attention_mask": None}
+    theirs, ours = layer(hidden.clone(), **options), made(hidden.clone(), **options)
     theirs = theirs[0] if isinstance(theirs, tuple) else theirs
     change = (theirs - hidden).abs().max()
-    return bool((ours - theirs).abs().max() <= _TOLERANCE * change)
+    close = _CLOSE if weight.dtype == torch.float32 else _CLOSE_IN_HALF
+    return bool((ours - theirs).abs().max() <= close * change)

@@ -8,7 +8,6 @@ the same up to rounding, and each layer is compared with the one that it stands 
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -16,12 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from engine.transformers.attention import RaggedBatch, plain_attention
-from engine.transformers.fused import ATTENTION, can_fuse
-
-log = logging.getLogger(__name__)
-
-_CLOSE, _CLOSE_IN_HALF = 1e-4, 0.05
+from engine.transformers.attention import RaggedBatch
+from engine.transformers.fused import in_halves, replace_layers
 
 
 class _Linear:
@@ -117,7 +112,7 @@ class JoinedLayer(nn.Module):
         if self._head_norm is not None:
             turning = F.rms_norm(turning, (self._head_dim,), None, self._head_norm_eps).mul_(self._head_norm)
         cos, sin = position_embeddings
-        turned = _turned(turning, cos[0].unsqueeze(1), sin[0].unsqueeze(1))
+        turned = in_halves(turning, cos[0].unsqueeze(1), sin[0].unsqueeze(1))
         query, key, value = (
             part.transpose(0, 1)[None] for part in (turned[:, : self._heads], turned[:, self._heads :], value)
         )
@@ -134,45 +129,6 @@ def _normed(x: torch.Tensor, norm: Any) -> torch.Tensor:
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding in halves (Su et al., arXiv 2104.09864): x [tokens, heads, head_dim], cos and sin [tokens, 1,
-    head_dim]."""
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return out
-
-
-@torch.inference_mode()
 def join_layers(network: Any) -> int:
     """Replace the decoder layers that can be; returns how many. The original weights are freed, layer by layer."""
-    layers: Any = getattr(getattr(network, "model", None), "layers", ())
-    n = 0
-    with plain_attention(network):
-        for i, layer in enumerate(layers):
-            if not can_fuse(layer):
-                continue
-            joined = JoinedLayer(layer, is_last=i == len(layers) - 1)
-            if not _agrees(network.model.rotary_emb, layer, joined):
-                log.warning("layer %d is not what its parts look like: it is left as it is", i)
-                continue
-            for name in ATTENTION:
-                delattr(layer.self_attn, name)
-            layers[i] = joined
-            n += 1
-    return n
-
-
-def _agrees(rotary: Any, layer: Any, joined: JoinedLayer) -> bool:
-    """Both layers on the same numbers."""
-    weight = layer.self_attn.q_proj.weight
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1, 6, weight.shape[1], generator=generator).to(weight.device, weight.dtype)
-    positions = torch.arange(3, 9, device=weight.device)[None]
-    options = {"position_embeddings": rotary(hidden, positions), "attention_mask": None}
-    theirs, ours = layer(hidden.clone(), **options), joined(hidden.clone(), **options)
-    theirs = theirs[0] if isinstance(theirs, tuple) else theirs
-    change = (theirs - hidden).abs().max()
-    close = _CLOSE if weight.dtype == torch.float32 else _CLOSE_IN_HALF
-    return bool((ours - theirs).abs().max() <= close * change)
+    return replace_layers(network, JoinedLayer)

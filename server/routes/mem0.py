@@ -159,8 +159,9 @@ class Feedback(Body):
 def _expiry(date: str | None) -> float | None:
     """The end of a day given as YYYY-MM-DD; any other time as it is. Raises ``InvalidMemory``."""
     at = peers.unix_time(date, "expiration_date")
-    is_day = at is not None and date is not None and len(date.strip()) == 10
-    return min(at + 86_400, LATEST) if at is not None and is_day else at
+    if at is None or date is None or len(date.strip()) != 10:
+        return at
+    return min(at + 86_400, LATEST)
 
 
 def _date(expires: float | None) -> str | None:

@@ -55,7 +55,7 @@ class AttentionAlone(torch.nn.Module):
         return SequenceKV(self.layout, self.device, 64)
 
     def segment(self, runner: ModelRunner, tokens: Sequence[int]) -> Segment:
-        """What the runner keeps of these tokens, as a segment."""
+        """Compute these tokens and return their keys and values as a segment."""
         kv = self.sequence()
         runner.forward([Work(kv, tokens, 0)])
         keys, values = kv.copy_range(0, len(tokens))
@@ -203,5 +203,5 @@ def attention_float16(site: Site) -> Finding:
 
 @check
 def attention_float32(site: Site) -> Finding:
-    """What stands in where no kernel takes float32."""
+    """Compare the fallback for float32 with the definition."""
     return _against_definition(site, torch.float32)
