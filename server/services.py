@@ -33,7 +33,7 @@ from server.bundles import Bundles
 from server.chat import ChatService
 from server.completing import Completions
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
-from server.config_values import ConfigError
+from server.config.values import ConfigError
 from server.draining import Requests
 from server.extracting import ServedCompleter
 from server.lock import DataDirLock

@@ -37,7 +37,7 @@ NAMED_ERRORS = (
     ("memory.errors", "MemoryStoreError"),
     ("server.assets", "AssetError"),
     ("server.cli.client", "ServerError"),
-    ("server.config_values", "ConfigError"),
+    ("server.config.values", "ConfigError"),
     ("server.lock", "DataDirError"),
     ("server.run", "PortTaken"),
     ("server.signing", "BundleKeyError"),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from server.config import KEYS, load_config
-from server.config_values import ConfigError
+from server.config.values import ConfigError
 
 # Short forms of the settings that are said most.
 _SHORT = {

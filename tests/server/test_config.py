@@ -11,7 +11,7 @@ from engine.transformers import CompositionConfig
 from kvcache import Repair
 from server.cli.serve import parse_flags
 from server.config import KEYS, CacheConfig, Config, load_config
-from server.config_values import ConfigError
+from server.config.values import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

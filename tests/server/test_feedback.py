@@ -15,7 +15,7 @@ from engine.errors import EngineClosed, EngineError
 from memory import EndpointRerank, ExtractorError, ModelExtractor
 from memory.extract_model import SCHEMA
 from server.config import Config, MemoryConfig, load_config
-from server.config_values import ConfigError
+from server.config.values import ConfigError
 from server.extracting import ServedCompleter
 from server.services import open_services
 from tests.server.running import Running

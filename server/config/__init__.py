@@ -17,7 +17,7 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from server.config_values import ENV_PREFIX, ConfigError, Key, as_yaml, parse
+from server.config.values import ENV_PREFIX, ConfigError, Key, as_yaml, parse
 
 # Variables of ours that are no settings of the server.
 _OTHER_VARIABLES = frozenset({"RECALLKV_CONFIG", "RECALLKV_API_KEY", "RECALLKV_URL"})
