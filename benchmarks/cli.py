@@ -30,8 +30,9 @@ from benchmarks.locomo import load_questions
 from benchmarks.machine import manifest
 from benchmarks.plot import plot_fidelity, plot_preload, plot_ttft
 from benchmarks.retrieval import TOP_K
-from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine
-from kvcache import SegmentStore
+from engine.config import CompositionConfig, EngineConfig, TransformersConfig
+from engine.transformers import TransformersEngine, leave_to_engine, load_engine
+from kvcache import StoreConfig
 from server.assets import demo_model_folder
 
 app = typer.Typer(no_args_is_help=True, help="Measure: time to first token, fidelity of composition, streams.")
@@ -50,23 +51,21 @@ def _source(model: str) -> str | Path:
 
 
 def open_engine(
-    model: str, folder: Path, composing: CompositionConfig | None = None, *, adapt_threads: bool = True
+    model: str, folder: Path, composing: CompositionConfig = EngineConfig.composing, *, adapt_threads: bool = True
 ) -> TransformersEngine:
     """Open an engine with its segments in ``folder`` and budgets that hold everything a benchmark stores."""
     budget = 64 << 30
-
-    def open_store(device: Any) -> SegmentStore:
-        return SegmentStore(folder, device=device, device_bytes=budget, host_bytes=budget, disk_bytes=budget)
-
+    own = TransformersConfig(adapt_threads=adapt_threads, weigh_loading=False)
     return load_engine(
-        _source(model), model_id=model, open_store=open_store, composing=composing, adapt_threads=adapt_threads
+        EngineConfig(_source(model), model, composing=composing, transformers=own),
+        StoreConfig(folder, device_bytes=budget, host_bytes=budget, disk_bytes=budget),
     )
 
 
 def _on_engine(
     model: str,
     measure: Callable[[TransformersEngine, Path], Awaitable[dict[str, Any]]],
-    composing: CompositionConfig | None = None,
+    composing: CompositionConfig = EngineConfig.composing,
     *,
     adapt_threads: bool = True,
 ) -> dict[str, Any]:
@@ -291,10 +290,10 @@ def _vllm_fidelity(
     data: Path, model: str, sizes: list[tuple[int, int]], questions: int, json_file: Path | None
 ) -> None:
     from benchmarks import vllm_fidelity
-    from engine.vllm.engine import load_vllm_engine
+    from engine.vllm.loading import load_vllm_engine
 
     async def run(folder: Path) -> list[vllm_fidelity.Row]:
-        engine = load_vllm_engine(_source(model), model_id=model, folder=folder, composing=ALWAYS)
+        engine = load_vllm_engine(EngineConfig(_source(model), model, composing=ALWAYS), StoreConfig(folder))
         rows = []
         try:
             for n, tokens in sizes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.placement import CompositionConfig
+from engine.config import CompositionConfig
 from kvcache import Certificate
 
 ALWAYS = CompositionConfig(max_kl=float("inf"), min_saved_tokens=-(1 << 30))

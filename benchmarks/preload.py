@@ -204,7 +204,7 @@ async def replay_index(
         engine.worth = lambda entries: [float(entry.uses) for entry in entries]
     if policy in ("predictor", "adversary"):
         as_engine = cast(Engine, engine)
-        predictor = Contrary() if policy == "adversary" else None
+        predictor = Contrary("blend") if policy == "adversary" else None
         foresight = Foresight(
             as_engine, memories, Upkeep(as_engine, memories), engine.ledger, config, clock=clock, predictor=predictor
         )

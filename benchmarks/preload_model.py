@@ -144,12 +144,12 @@ def _lane(
     host = {"none": 0, "resident": 1 << 40}.get(policy, budget)
     store = SegmentStore(folder, device_bytes=0, host_bytes=host, fsync=False)
     engine = TransformersEngine(model, store, model_id="bench", cost=replace(cost, bandwidth=dict(cost.bandwidth)))
-    lane = _Lane(policy, budget, engine, Planner(engine, memories))
+    lane = _Lane(policy, budget, engine, Planner(engine, memories, sessions=True))
     if policy == "lfu":
         store.set_worth(lambda entries: [float(entry.uses) for entry in entries])
     if policy in ("predictor", "adversary"):
         upkeep = Upkeep(engine, memories)
-        predictor = Contrary() if policy == "adversary" else None
+        predictor = Contrary("blend") if policy == "adversary" else None
         lane.foresight = Foresight(
             engine, memories, upkeep, lambda: store.stats().preloads, config, clock=clock, predictor=predictor
         )

@@ -19,7 +19,10 @@ import torch
 from benchmarks.machine import manifest
 from benchmarks.text import tokens_of_text
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
-from engine.vllm.engine import VllmEngine, load_vllm_engine
+from engine.config import EngineConfig, VllmConfig
+from engine.vllm.engine import VllmEngine
+from engine.vllm.loading import load_vllm_engine
+from kvcache import StoreConfig
 
 HITS = MISSES = 8
 _STORED, _NEW, _QUERY, _TOKENS = 512, 512, 32, 32
@@ -32,11 +35,8 @@ async def measure(model: str | Path, folder: Path, rounds: int, report: Callable
     for name in ("vllm", "connector"):
         report(name)
         engine = load_vllm_engine(
-            model,
-            model_id="demo",
-            folder=folder,
-            plain=name == "vllm",
-            host_gb=1.0,
+            EngineConfig(model, "demo", vllm=VllmConfig(composes=False, plain=name == "vllm")),
+            StoreConfig(folder, host_bytes=10**9),
         )
         try:
             samples = [await _round(engine, i, stored=name == "connector") for i in range(rounds + 1)][1:]

@@ -26,8 +26,10 @@ from benchmarks.stats import Summary, summary
 from benchmarks.text import tokens_of_text
 from benchmarks.ttft import drop_page_cache, read_raw
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
-from engine.vllm.engine import VllmEngine, load_vllm_engine
-from kvcache import chain_key, root_key
+from engine.config import EngineConfig, VllmConfig
+from engine.vllm.engine import VllmEngine
+from engine.vllm.loading import load_vllm_engine
+from kvcache import StoreConfig, chain_key, root_key
 from kvcache.paths import segment_files, segment_path
 
 _TOKENS = 16
@@ -87,11 +89,8 @@ class _Bench:
 
     def start(self, *, plain: bool) -> VllmEngine:
         engine = load_vllm_engine(
-            self.model,
-            model_id="demo",
-            folder=self.folder,
-            plain=plain,
-            host_gb=1.0,
+            EngineConfig(self.model, "demo", vllm=VllmConfig(composes=False, plain=plain)),
+            StoreConfig(self.folder, host_bytes=10**9),
         )
         self.encode = lambda text: engine.tokenize(text, add_special_tokens=False)
         return engine

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.base import Fidelity, GenerateRequest, Prompt, Source
-from kvcache import Entry, Loaded, Part, Repair, SegmentStore, TierName, chain_key
+from engine.config import CompositionConfig
+from kvcache import Entry, Loaded, Part, SegmentStore, TierName, chain_key
 
 SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
 _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
@@ -15,27 +16,6 @@ _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed":
 def slowest(sources: Sequence[Source]) -> Source:
     """The source that a piece is said to come from when several had a share in it."""
     return max(sources, key=_SLOWNESS.__getitem__)
-
-
-# benchmarks/results/fidelity-cpu.json has the frontier that these points were taken from.
-HIGH = Repair("deviation", 0.15)
-FAST = Repair("none", 0.0)
-
-
-@dataclass(frozen=True)
-class CompositionConfig:
-    """How to compose. ``max_kl`` (nats): pages whose certificate says more are not composed. Composition that saves
-    fewer than ``min_saved_tokens`` is not worth its divergence."""
-
-    high: Repair = HIGH
-    fast: Repair = FAST
-    max_kl: float = 0.25
-    min_saved_tokens: int = 64
-
-    def repair(self, request: GenerateRequest) -> Repair:
-        if request.repair is not None:
-            return request.repair
-        return self.fast if request.fidelity == "fast" else self.high
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ This package knows tensors and bytes, not memories or requests, and runs alone b
 """
 
 from kvcache.codecs import CODECS, Codec, CodecName
+from kvcache.config import StoreConfig
 from kvcache.errors import (
     FingerprintMismatch,
     KVCacheError,
@@ -20,6 +21,7 @@ from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
+from kvcache.opening import open_store
 from kvcache.quarantine import list_quarantine
 from kvcache.ranking import Worth
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
@@ -58,6 +60,7 @@ __all__ = [
     "SegmentMissing",
     "SegmentStore",
     "StoreClosed",
+    "StoreConfig",
     "StoreStats",
     "StrategyName",
     "TierName",
@@ -71,6 +74,7 @@ __all__ = [
     "layout_of",
     "list_folder",
     "list_quarantine",
+    "open_store",
     "page_root",
     "read_segment",
     "root_key",

@@ -40,6 +40,7 @@ from safetensors.torch import save_file
 
 from kvcache import hashing
 from kvcache.codecs import CODECS, Codec, CodecName
+from kvcache.config import StoreConfig
 from kvcache.copies import CPU, Allocate, fresh_memory
 from kvcache.direct import ALIGNMENT, open_direct, read_direct
 from kvcache.errors import FingerprintMismatch, ReadInterrupted, SegmentCorrupt
@@ -139,7 +140,12 @@ def any_room(nbytes: int) -> None:
 
 
 def write_segment(
-    path: Path, segment: Segment, *, codec: CodecName = "none", fsync: bool = True, room: Room = any_room
+    path: Path,
+    segment: Segment,
+    *,
+    codec: CodecName = StoreConfig.codec,
+    fsync: bool = StoreConfig.fsync,
+    room: Room = any_room,
 ) -> int:
     """Write ``segment`` to ``path`` in one step; returns the bytes that its keys and values take there. Raises
     ``OSError`` (disk full, ...), or as ``room`` does, and leaves nothing then."""
@@ -178,7 +184,7 @@ def rewrite_labels(
     labels: Mapping[str, str],
     certificate: Certificate,
     *,
-    fsync: bool = True,
+    fsync: bool = StoreConfig.fsync,
     room: Room = any_room,
 ) -> None:
     """Write the page in ``source`` to ``path``, each label replaced by what ``labels`` has for it, and with this

@@ -31,6 +31,7 @@ import torch
 
 from kvcache.arena import PinnedMemory
 from kvcache.codecs import CODECS, CodecName, codec_for
+from kvcache.config import StoreConfig
 from kvcache.copies import CPU, Allocate, Copied, Copies, indexed, use_device
 from kvcache.disk import DiskTier
 from kvcache.errors import FingerprintMismatch, NoRoom, SegmentCorrupt, SegmentMissing, StoreClosed
@@ -105,11 +106,11 @@ class SegmentStore:
         folder: Path,
         *,
         device: torch.device | None = None,
-        device_bytes: int = 2 << 30,
-        host_bytes: int = 4 << 30,
-        disk_bytes: int = 20 << 30,
-        fsync: bool = True,
-        codec: CodecName = "none",
+        device_bytes: int = StoreConfig.device_bytes,
+        host_bytes: int = StoreConfig.host_bytes,
+        disk_bytes: int = StoreConfig.disk_bytes,
+        fsync: bool = StoreConfig.fsync,
+        codec: CodecName = StoreConfig.codec,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder

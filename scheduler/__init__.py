@@ -8,6 +8,7 @@ from scheduler.events import EventLog
 from scheduler.foresight import Foresight, ForesightConfig, ForesightStats
 from scheduler.jobs import JobRunner, result_of
 from scheduler.planner import Ask, Mode, Plan, PlannedMemory, Planner
+from scheduler.predictors import PredictorName
 from scheduler.preloader import PreloadConfig, PreloaderStats
 from scheduler.upkeep import Upkeep, UpkeepStats
 
@@ -23,6 +24,7 @@ __all__ = [
     "Plan",
     "PlannedMemory",
     "Planner",
+    "PredictorName",
     "PreloadConfig",
     "PreloaderStats",
     "Upkeep",

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt, Tools
@@ -42,7 +42,7 @@ class Ask:
     cube_ids: tuple[str, ...]
     messages: tuple[ChatMessage, ...]
     mode: Mode = "auto"
-    top_k: int = 5
+    top_k: int = field(default=5, metadata={"range": (0, 64)})
     memory_ids: tuple[str, ...] = ()
     reserve_tokens: int = 256
     fidelity: Fidelity = "exact"
@@ -103,7 +103,7 @@ class Planner:
     chain of that set says the same.)
     """
 
-    def __init__(self, engine: Engine, memories: MemoryStore, *, sessions: bool = True) -> None:
+    def __init__(self, engine: Engine, memories: MemoryStore, *, sessions: bool) -> None:
         self._engine = engine
         self._memories = memories
         self._sessions = sessions

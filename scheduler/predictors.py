@@ -71,7 +71,7 @@ class Predictor(Protocol):
 class SignalPredictor:
     """One of the predictors by name, a regression a horizon."""
 
-    def __init__(self, name: PredictorName = "blend", horizons: tuple[int, ...] = HORIZONS) -> None:
+    def __init__(self, name: PredictorName, horizons: tuple[int, ...] = HORIZONS) -> None:
         wanted = _SIGNALS_OF[name]
         self.name: PredictorName = name
         self.horizons = horizons
@@ -141,7 +141,7 @@ class Outcomes:
     predictor that lately had it the wrong way round is not to be followed (:attr:`trusted`).
     """
 
-    def __init__(self, predictor: Predictor, *, horizon_s: float = 1800.0, threshold: float) -> None:
+    def __init__(self, predictor: Predictor, *, horizon_s: float, threshold: float) -> None:
         self._predictor = predictor
         self._turns = predictor.horizons[-1]
         self._horizon_s = horizon_s

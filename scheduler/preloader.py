@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.base import Capacity
@@ -42,8 +42,8 @@ class PreloadConfig:
     """Limits. ``bytes_s``: at most so many bytes a second (0: no limit); ``unused_bytes``: at most so many bytes that
     nobody has used yet; ``max_queued``: entries of the queue, the least worth leave."""
 
-    min_probability: float = 0.5
-    bytes_s: float = 0.0
+    min_probability: float = field(default=0.5, metadata={"range": (0, 1)})
+    bytes_s: float = field(default=0.0, metadata={"range": (0, 1e12)})
     unused_bytes: int = 2 << 30
     max_queued: int = 1024
 

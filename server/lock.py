@@ -20,6 +20,11 @@ class DataDirLocked(DataDirError):
         super().__init__(f"{folder} is in use by the server with process id {pid}; stop it or use another data folder.")
 
 
+def default_data_dir() -> Path:
+    """``$XDG_DATA_HOME/recallkv``."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "recallkv"
+
+
 def make_data_dir(folder: Path) -> None:
     """Make the data folder, closed to other users, where it is missing. Raises ``DataDirError``."""
     try:

@@ -6,15 +6,11 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
-
-import torch
 
 from engine.base import Engine
-from engine.errors import ModelNotLoaded
-from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine, usable_threads
-from kvcache import Repair, SegmentStore
+from engine.registry import COMPUTES_HERE, ENGINES, OwningEngine
+from engine.transformers import leave_to_engine, usable_threads
+from kvcache import SegmentStore
 from memory import (
     EndpointCompleter,
     EndpointEmbedder,
@@ -27,12 +23,13 @@ from memory import (
     ModelExtractor,
     WholeEmbedder,
 )
-from scheduler import Foresight, ForesightConfig, Planner, PreloadConfig, Upkeep
+from scheduler import Foresight, Planner, Upkeep
 from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
 from server.bundles import Bundles
 from server.chat import ChatService
 from server.completing import Completions
-from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
+from server.config import Config, MemorySettings
+from server.config.sections import DEMO
 from server.config.values import ConfigError
 from server.draining import Requests
 from server.extracting import ServedCompleter
@@ -42,17 +39,6 @@ from server.remembering import Remembering
 from server.signing import BundleKey
 
 log = logging.getLogger(__name__)
-
-DEMO = "demo"
-# vLLM's flag for its own server: the parsing is done in ours.
-_TOOL_PARSER = "tool-call-parser="
-
-
-class OwningEngine(Engine, Protocol):
-    """An engine with the store it owns."""
-
-    @property
-    def store(self) -> SegmentStore: ...
 
 
 @dataclass
@@ -156,21 +142,15 @@ def _foresight(
     config: Config, engine: Engine, store: SegmentStore, memories: MemoryStore, upkeep: Upkeep
 ) -> Foresight | None:
     """Next-scene prediction, where it is wanted; the memory tiers then keep what it says."""
-    scheduler = config.scheduler
-    if scheduler.predictor == "off":
+    if config.scheduler.predictor == "off":
         return None
     budgets = store.stats().budgets
-    preload = PreloadConfig(
-        min_probability=scheduler.min_probability,
-        bytes_s=scheduler.preload_mb_s * 1e6,
-        unused_bytes=int(scheduler.unused_share * max(budgets["device"], budgets["host"])),
-    )
     foresight = Foresight(
         engine,
         memories,
         upkeep,
         lambda: store.stats().preloads,
-        ForesightConfig(scheduler.predictor, scheduler.horizon_s, preload=preload),
+        config.scheduler.foresight(max(budgets["device"], budgets["host"])),
     )
     store.set_worth(foresight.worth)
     return foresight
@@ -181,7 +161,7 @@ def open_services(config: Config) -> Services:
     _check_urls(config.memory)
     _bundle_key(config).check()
     threads = config.engine.threads or usable_threads()
-    if config.engine.kind == "transformers":  # before anything computes here
+    if config.engine.kind in COMPUTES_HERE:  # before anything else computes
         leave_to_engine()
     lock = DataDirLock(config.data_dir)
     try:
@@ -203,7 +183,7 @@ def open_services(config: Config) -> Services:
     return assemble(config, engine, engine.store, memories, embedder, lock)
 
 
-def _embedder(config: MemoryConfig) -> WholeEmbedder:
+def _embedder(config: MemorySettings) -> WholeEmbedder:
     name = config.embedder
     if name == "hash":
         return HashEmbedder()
@@ -215,20 +195,20 @@ def _embedder(config: MemoryConfig) -> WholeEmbedder:
     return embedder
 
 
-def _model_extractor(config: MemoryConfig, served: ServedCompleter) -> ModelExtractor:
+def _model_extractor(config: MemorySettings, served: ServedCompleter) -> ModelExtractor:
     if config.extractor_url is None:
         return ModelExtractor(served, window_chars=served.window_chars)
     model = config.extractor_model or "default"
     return ModelExtractor(EndpointCompleter(config.extractor_url, model, config.extractor_api_key))
 
 
-def _rerank(config: MemoryConfig) -> EndpointRerank | None:
+def _rerank(config: MemorySettings) -> EndpointRerank | None:
     if config.reranker is None:
         return None
     return EndpointRerank(config.reranker, config.reranker_model or "default", config.reranker_api_key)
 
 
-def _check_urls(config: MemoryConfig) -> None:
+def _check_urls(config: MemorySettings) -> None:
     """Raises ``ConfigError``, before anything is opened."""
     for key, url in (("memory.reranker", config.reranker), ("memory.extractor_url", config.extractor_url)):
         if url is not None and not url.startswith(("http://", "https://")):
@@ -242,82 +222,6 @@ def _bundle_key(config: Config) -> BundleKey:
 
 
 def _engine(config: Config, threads: int) -> OwningEngine:
-    folder = config.data_dir / "segments"
-    if config.engine.kind == "vllm":
-        return _vllm_engine(config, folder)
-    engine = _transformers_engine(config.engine, config.cache, folder, threads)
-    leave_to_engine()
-    return engine
-
-
-def _composing(cache: CacheConfig) -> CompositionConfig:
-    return CompositionConfig(
-        high=Repair(cache.high_repair, cache.high_share),
-        fast=Repair(cache.fast_repair, cache.fast_share),
-        max_kl=cache.max_kl,
-    )
-
-
-def _vllm_engine(config: Config, folder: Path) -> OwningEngine:
-    try:
-        from engine.vllm.engine import load_vllm_engine
-    except ImportError as error:
-        raise ModelNotLoaded(f"vLLM is not installed here ({error}); see README, 'vLLM'") from error
-    engine, cache = config.engine, config.cache
-    return load_vllm_engine(
-        demo_model_folder() if engine.model == DEMO else engine.model,
-        model_id=engine.model,
-        folder=folder,
-        dtype=engine.dtype,
-        context=engine.context,
-        max_running=engine.max_running,
-        max_waiting=engine.max_waiting,
-        device_bytes=int(cache.device_gb * 1e9),
-        host_gb=cache.host_gb,
-        codec=cache.codec,
-        fsync=cache.fsync,
-        disk_bytes=int(cache.disk_gb * 1e9),
-        composing=_composing(cache),
-        flags=[vllm_flag(item) for item in config.vllm if not item.startswith(_TOOL_PARSER)],
-        tool_parser=next((item.partition("=")[2] for item in config.vllm if item.startswith(_TOOL_PARSER)), None),
-    )
-
-
-def vllm_flag(item: str) -> str:
-    """A setting ``name=value`` as vLLM's command line takes it."""
-    name, _, value = item.partition("=")
-    if value.lower() in ("", "true"):
-        return f"--{name}"
-    return f"--no-{name}" if value.lower() == "false" else f"--{name}={value}"
-
-
-def _transformers_engine(config: EngineConfig, cache: CacheConfig, folder: Path, threads: int) -> TransformersEngine:
-    def open_store(device: torch.device) -> SegmentStore:
-        return SegmentStore(
-            folder,
-            device=device,
-            device_bytes=int(cache.device_gb * 1e9),
-            host_bytes=int(cache.host_gb * 1e9),
-            disk_bytes=int(cache.disk_gb * 1e9),
-            fsync=cache.fsync,
-            codec=cache.codec,
-        )
-
-    return load_engine(
-        demo_model_folder() if config.model == DEMO else config.model,
-        model_id=config.model,
-        open_store=open_store,
-        device=config.device,
-        dtype=config.dtype,
-        max_running=config.max_running,
-        max_waiting=config.max_waiting,
-        prefill_chunk=config.prefill_chunk,
-        busy_prefill_chunk=config.busy_prefill_chunk,
-        native=config.native,
-        kv_bytes=None if config.kv_gb is None else int(config.kv_gb * 1e9),
-        context=config.context,
-        threads=threads,
-        adapt_threads=config.adapt_threads,
-        weigh_loading=cache.weigh_loading,
-        composing=_composing(cache),
-    )
+    model = demo_model_folder() if config.engine.model == DEMO else config.engine.model
+    store = config.cache.store(config.data_dir / "segments")
+    return ENGINES[config.engine.kind](config.engine_config(model, threads), store)

@@ -17,7 +17,8 @@ from benchmarks.lab.ceilings import Floors, measured
 from benchmarks.lab.measure import Draw, said
 from benchmarks.lab.run import HeldStore, draw_of, random_model
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling
-from engine.transformers import BatchingConfig, LoadedModel, ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.config import BatchingConfig
+from engine.transformers import LoadedModel, ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.cost import calibrated
 from kvcache import Segment, chain_key, root_key
 

@@ -10,7 +10,8 @@ import torch
 
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.record import Record
-from engine.transformers.loading import choose_device, choose_dtype
+from engine.dtype import choose_dtype
+from engine.transformers.loading import choose_device
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from benchmarks.lab.weights import Kind, choose_kind, distinct_layers, random_ne
 from benchmarks.machine import manifest
 from benchmarks.peers import PeerProcess
 from benchmarks.text import tokens_of_text
+from engine.config import BatchingConfig
+from engine.dtype import choose_dtype
 from engine.transformers import (
-    BatchingConfig,
     LoadedModel,
     TransformersEngine,
     in_passing,
@@ -35,7 +36,7 @@ from engine.transformers import (
     usable_threads,
 )
 from engine.transformers.governor import ThreadGovernor
-from engine.transformers.loading import choose_device, choose_dtype
+from engine.transformers.loading import choose_device
 from kvcache import CodecName, Segment, SegmentStore
 
 # Prompt tokens a step: on a GPU a whole prompt, as nothing runs beside it here.

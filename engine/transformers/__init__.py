@@ -1,16 +1,12 @@
 """The embedded engine over transformers."""
 
-from engine.placement import CompositionConfig
 from engine.transformers.attention import SequenceKV
 from engine.transformers.engine import TransformersEngine, load_engine
 from engine.transformers.loading import LoadedModel, load_model, prepare
 from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.threads import in_passing, leave_to_engine, usable_threads
-from engine.transformers.worker import BatchingConfig
 
 __all__ = [
-    "BatchingConfig",
-    "CompositionConfig",
     "LoadedModel",
     "ModelRunner",
     "SequenceKV",

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.base import Fidelity, GenerateRequest
-from engine.placement import CompositionConfig, Placement, find_parts, starts_run
+from engine.config import CompositionConfig
+from engine.placement import Placement, find_parts, starts_run
 from engine.transformers.attention import Probe, SequenceKV
 from engine.transformers.cost import CostModel
 from engine.transformers.runner import ModelRunner, Work

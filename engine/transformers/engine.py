@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -25,8 +24,8 @@ from engine.base import (
     Tools,
 )
 from engine.certificate import page_probes
+from engine.config import BatchingConfig, CompositionConfig, EngineConfig
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
-from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.budget import kv_budget
 from engine.transformers.cost import CostModel, calibrated
@@ -36,9 +35,9 @@ from engine.transformers.pages import PageBuilder
 from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.threads import in_passing, usable_threads
-from engine.transformers.worker import BatchingConfig, EngineWorker
+from engine.transformers.worker import EngineWorker
 from engine.vocabulary import vocabulary_of
-from kvcache import Entry, Fingerprint, SegmentStore, TierName, root_key
+from kvcache import Entry, Fingerprint, SegmentStore, StoreConfig, TierName, open_store, root_key
 from kvcache.store import MemoryTierName
 
 if TYPE_CHECKING:
@@ -57,25 +56,22 @@ class TransformersEngine:
         store: SegmentStore,
         *,
         model_id: str,
-        batching: BatchingConfig | None = None,
-        composing: CompositionConfig | None = None,
+        batching: BatchingConfig = EngineConfig.batching,
+        composing: CompositionConfig = EngineConfig.composing,
         cost: CostModel | None = None,
-        max_waiting: int = 256,
         governor: ThreadGovernor | None = None,
     ) -> None:
         self.model = model
         self._model_id = model_id
-        self._max_waiting = max_waiting
+        self._max_waiting = batching.max_waiting
         self._renderer = PromptRenderer(model.tokenizer)
         self._vocabulary = vocabulary_of(model.tokenizer)
         self._groups: set[Group] = set()
         self._closed = False
         self.store = store
         self._cost = cost
-        self._composing = composing or CompositionConfig()
-        self._worker = EngineWorker(
-            model, store, batching or BatchingConfig(), self._composing, self._vocabulary, cost, governor
-        )
+        self._composing = composing
+        self._worker = EngineWorker(model, store, batching, composing, self._vocabulary, cost, governor)
         self._worker.start()
         self._worker.ready.wait()
 
@@ -255,51 +251,31 @@ class TransformersEngine:
         await asyncio.to_thread(self.store.close)
 
 
-def load_engine(
-    model: str | Path,
-    *,
-    model_id: str,
-    open_store: Callable[[torch.device], SegmentStore],
-    device: str = "auto",
-    dtype: str = "auto",
-    max_running: int = 16,
-    max_waiting: int = 256,
-    prefill_chunk: int | None = None,
-    busy_prefill_chunk: int | None = None,
-    context: int | None = None,
-    threads: int | None = None,
-    adapt_threads: bool = True,
-    composing: CompositionConfig | None = None,
-    weigh_loading: bool = False,
-    native: bool = True,
-    kv_bytes: int | None = None,
-) -> TransformersEngine:
-    """Load a model and start its engine. ``threads``: CPU threads of the model (default: :func:`usable_threads`), and
-    with ``adapt_threads`` fewer while fewer are quicker; ``weigh_loading``: measure this machine, and load segments
-    only where that beats computing; ``native``: as :func:`prepare`; ``kv_bytes``: as :func:`kv_budget`."""
-    threads = threads or usable_threads()
-    chosen_device = choose_device(device)
-    store = open_store(chosen_device)
-    batching = BatchingConfig(max_running, prefill_chunk, busy_prefill_chunk)
-
-    def load() -> tuple[LoadedModel, CostModel | None]:
-        loaded = load_model(model, device=device, dtype=dtype, context=context, native=native)
-        chunk, _ = batching.chunks(chosen_device)
-        return loaded, calibrated(loaded, chunk) if weigh_loading else None
-
+def load_engine(config: EngineConfig, store: StoreConfig) -> TransformersEngine:
+    """Load a model and start its engine, which owns the store. Raises ``ModelNotLoaded`` and ``UnsupportedModel``."""
+    own = config.transformers
+    threads = own.threads or usable_threads()
+    device = choose_device(own.device)
+    opened = open_store(store, device)
     try:
-        loaded, cost = in_passing(load, threads)
+        loaded, cost = in_passing(lambda: _loaded(config, device), threads)
     except BaseException:
-        store.close()
+        opened.close()
         raise
-    batching = replace(batching, kv_bytes=kv_budget(chosen_device, kv_bytes))
     return TransformersEngine(
         loaded,
-        store,
-        model_id=model_id,
-        batching=batching,
-        composing=composing,
+        opened,
+        model_id=config.model_id,
+        batching=replace(config.batching, kv_bytes=kv_budget(device, config.batching.kv_bytes)),
+        composing=config.composing,
         cost=cost,
-        max_waiting=max_waiting,
-        governor=ThreadGovernor(threads, adaptive=adapt_threads and chosen_device.type == "cpu"),
+        governor=ThreadGovernor(threads, adaptive=own.adapt_threads and device.type == "cpu"),
     )
+
+
+def _loaded(config: EngineConfig, device: torch.device) -> tuple[LoadedModel, CostModel | None]:
+    """Load the model, and measure this machine where loading is to be weighed."""
+    own = config.transformers
+    model = load_model(config.model, device=own.device, dtype=config.dtype, context=config.context, native=own.native)
+    chunk, _ = config.batching.chunks(device)
+    return model, calibrated(model, chunk) if own.weigh_loading else None

@@ -12,6 +12,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from engine.config import EngineConfig, TransformersConfig
+from engine.dtype import choose_dtype
 from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
 from engine.transformers.attention import NAME, quick_native, register, use_native
 from engine.transformers.fused import fuse_layers
@@ -53,26 +55,13 @@ def choose_device(wanted: str) -> torch.device:
     return indexed(torch.device("cuda")) if torch.cuda.is_available() else CPU
 
 
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose a dtype by name. ``auto`` is bfloat16 where matrix units for it exist (GPUs since Ampere, AMX), because
-    emulated bfloat16 is slower; else float16 on a GPU, float32 on a CPU. Raises ``ModelNotLoaded``."""
-    if wanted != "auto":
-        dtype = getattr(torch, wanted, None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise ModelNotLoaded(f"'{wanted}' is not a floating-point dtype")
-        return dtype
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
-
-
 def load_model(
     model: str | Path,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str = TransformersConfig.device,
+    dtype: str = EngineConfig.dtype,
     context: int | None = None,
-    native: bool = True,
+    native: bool = TransformersConfig.native,
 ) -> LoadedModel:
     """Load a Hugging Face id or folder. ``native``: see :func:`prepare`. Raises ``ModelNotLoaded`` or
     ``UnsupportedModel``."""
@@ -113,7 +102,7 @@ def prepare(
     *,
     folder: Path | None = None,
     context: int | None = None,
-    native: bool = True,
+    native: bool = TransformersConfig.native,
 ) -> LoadedModel:
     """Check a model that is loaded already, and make it ready: its attention and its linear layers are replaced.
     ``native``: attention is compiled, on a CPU in float32 where there is a compiler, on a GPU by Triton. Raises

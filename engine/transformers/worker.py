@@ -21,8 +21,9 @@ from typing import TypeVar
 import torch
 
 from engine.base import Capacity, GenerateRequest
+from engine.config import BatchingConfig, CompositionConfig
 from engine.errors import EngineClosed, EngineError, OutOfDeviceMemory, TooLargeForMemory
-from engine.placement import CompositionConfig, MissingPiece
+from engine.placement import MissingPiece
 from engine.transformers.attention import Interrupted, SequenceKV
 from engine.transformers.choosing import Asked, Chooser, chooser
 from engine.transformers.composition import Composition, find_composition
@@ -46,25 +47,6 @@ _MIN_SPAN_TOKENS = 256
 _SCORED_TOKENS = 256
 # A waiting prompt counts as this many tokens shorter per second, so that short ones cannot starve a long one.
 _AGING_TOKENS_PER_S = 200.0
-
-
-@dataclass(frozen=True)
-class BatchingConfig:
-    """Limits of the batch. Chunks are in prompt tokens per step: a large one when nothing is being decoded, a
-    small one otherwise, so that running streams keep moving. None: what suits the device."""
-
-    max_running: int = 16
-    prefill_chunk: int | None = None
-    busy_prefill_chunk: int | None = None
-    kv_bytes: int | None = None
-    """On the device, for the keys and values of requests and of the device tier together: a request waits until those
-    of its prompt and all of its answer fit beside those of the others, and the tier gives way. None: as many as there
-    are."""
-
-    def chunks(self, device: torch.device) -> tuple[int, int]:
-        """Both chunk sizes. A GPU takes as long to launch a pass as to compute some hundred tokens."""
-        alone, busy = (512, 64) if device.type == "cpu" else (8192, 512)
-        return self.prefill_chunk or alone, self.busy_prefill_chunk or busy
 
 
 @dataclass(frozen=True, eq=False)

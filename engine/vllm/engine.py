@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
-import torch
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
-from transformers import AutoTokenizer
-from vllm.config import KVTransferConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
-from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
-from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -43,17 +35,15 @@ from engine.base import (
     Tools,
 )
 from engine.certificate import certificate_of, page_probes
-from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, NotScored, QueueFull, first_line
-from engine.placement import CompositionConfig
+from engine.config import EngineConfig
+from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, NotScored, QueueFull
 from engine.prompt import PromptRenderer
-from engine.transformers.loading import choose_dtype
 from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.plan import Composition, RequestPlan
 from engine.vllm.plan import Source as Stored
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
-from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
 from engine.vocabulary import vocabulary_of
 from kvcache import Certificate, Entry, Fingerprint, SegmentStore, TierName
@@ -76,22 +66,18 @@ class VllmEngine:
         reports: Reports,
         fingerprint: Fingerprint,
         tokenizer: Any,
-        *,
-        model_id: str,
-        composing: CompositionConfig | None,
-        max_waiting: int,
-        tool_parser: str | None = None,
+        config: EngineConfig,
     ) -> None:
         self.llm = llm
-        self._tools = ToolParsing(tool_parser, tokenizer)
+        self._tools = ToolParsing(config.vllm.tool_parser, tokenizer)
         self.store = store
         self.reports = reports
         self._fingerprint = fingerprint
         self._tokenizer = tokenizer
-        self._model_id = model_id
-        self._composing = composing
+        self._model_id = config.model_id
+        self._composing = config.composing if config.vllm.composes and not config.vllm.plain else None
         self._can_compose: bool | None = None
-        self._max_waiting = max_waiting
+        self._max_waiting = config.batching.max_waiting
         self._renderer = PromptRenderer(tokenizer)
         self._vocabulary = vocabulary_of(tokenizer)
         self._plans = PlanMaker(store, fingerprint, None)
@@ -414,101 +400,3 @@ def _times(output: Any, elapsed: float) -> tuple[float, float]:
         return 0.0, elapsed
     queue = max(0.0, metrics.scheduled_ts - metrics.queued_ts)
     return queue, max(0.0, metrics.first_token_ts - metrics.scheduled_ts)
-
-
-def load_vllm_engine(
-    model: str | Path,
-    *,
-    model_id: str,
-    folder: Path,
-    dtype: str = "auto",
-    context: int | None = None,
-    max_running: int = 16,
-    max_waiting: int = 256,
-    device_bytes: int = 2 << 30,
-    host_gb: float = 4.0,
-    codec: str = "none",
-    fsync: bool = True,
-    disk_bytes: int = 20 << 30,
-    composing: CompositionConfig | None = None,
-    flags: Sequence[str] = (),
-    tool_parser: str | None = None,
-    plain: bool = False,
-) -> VllmEngine:
-    """Start vLLM's processes with our connector (``plain``: without it, to compare with).
-
-    Segments lie in ``folder``. ``flags`` are vLLM's own, as its command line takes them, and have the last word.
-    Raises ``ModelNotLoaded``.
-    """
-    # Nothing is sent anywhere, and the CPU back end learns its cache's size from the environment only.
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(device_bytes / (1 << 30)))))
-    # What the transformers engine takes, so that the two share segments.
-    chosen = choose_dtype(dtype, torch.device("cpu" if current_platform.is_cpu() else "cuda"))
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    fingerprint = checkpoint_fingerprint(str(model), str(model), chosen)
-    connector = {
-        "kv_connector": "RecallKVConnector",
-        "kv_connector_module_path": "engine.vllm.connector",
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {
-            "folder": str(folder),
-            "host_gb": host_gb,
-            "codec": codec,
-            "fsync": fsync,
-            "managed": True,
-            "fingerprint": asdict(fingerprint),
-        },
-    }
-    arguments = _arguments(model, chosen, context, max_running, flags)
-    arguments.kv_transfer_config = None if plain else KVTransferConfig(**connector)
-    # The memory tiers are vLLM's and its workers'; here is the index.
-    store = SegmentStore(folder, device_bytes=0, host_bytes=0, disk_bytes=disk_bytes, fsync=fsync)
-    reports = Reports(store)
-    try:
-        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config()
-        if not plain:
-            _share_steps(config)
-        llm = AsyncLLM.from_vllm_config(config, stat_loggers=[reports.logger()])
-    except Exception as error:
-        store.close()
-        raise ModelNotLoaded(f"vLLM does not start with '{model}': {first_line(error)}") from error
-    return VllmEngine(
-        llm,
-        store,
-        reports,
-        fingerprint,
-        tokenizer,
-        model_id=model_id,
-        composing=composing,
-        max_waiting=max_waiting,
-        tool_parser=tool_parser,
-    )
-
-
-def _arguments(
-    model: str | Path, dtype: torch.dtype, context: int | None, max_running: int, flags: Sequence[str]
-) -> Any:
-    """Our defaults, then the user's flags, through vLLM's own parser."""
-    own = ["--model", str(model), "--dtype", str(dtype).removeprefix("torch."), "--max-num-seqs", str(max_running)]
-    own += ["--scheduling-policy", "priority", "--worker-extension-cls", "engine.vllm.extension.WorkerExtension"]
-    if context is not None:
-        own += ["--max-model-len", str(context)]
-    if current_platform.is_cpu():
-        # Compiling takes minutes and buys little on a CPU; long steps would keep short requests waiting.
-        own += ["--enforce-eager", "--max-num-batched-tokens", "512"]
-    parser = FlexibleArgumentParser()
-    AsyncEngineArgs.add_cli_args(parser)
-    return parser.parse_args([*own, *flags])
-
-
-def _share_steps(config: Any) -> None:
-    """Leave a quarter of every step's tokens to requests with little to compute, by taking long prompts one at a time
-    and in pieces: whoever's prompt is mostly stored does not stand behind whoever's is not."""
-    scheduling = config.scheduler_config
-    if scheduling.long_prefill_token_threshold == 0:
-        share = scheduling.max_num_batched_tokens * 3 // 4
-        scheduling.long_prefill_token_threshold = min(share, config.model_config.max_model_len)
-    extra = config.kv_transfer_config.kv_connector_extra_config
-    extra["long_prefill_tokens"] = scheduling.long_prefill_token_threshold

@@ -10,7 +10,8 @@ from typing import Any
 from blake3 import blake3
 
 from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Source, Started
-from engine.placement import SOURCES, CompositionConfig, Placement, find_parts, missing_pieces, slowest, starts_run
+from engine.config import CompositionConfig
+from engine.placement import SOURCES, Placement, find_parts, missing_pieces, slowest, starts_run
 from engine.vllm.plan import Composition, Keep, RequestPlan
 from engine.vllm.plan import Source as Stored
 from kvcache import Fingerprint, Repair, SegmentStore, TierName, chain_key, root_key, standalone_root

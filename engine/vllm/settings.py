@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoConfig, AutoTokenizer
 
-from kvcache import CodecName, Fingerprint, Layout, UnsupportedCache
+from kvcache import CodecName, Fingerprint, Layout, StoreConfig, UnsupportedCache
 
 
 def _default_folder() -> Path:
@@ -25,11 +25,11 @@ class ConnectorSettings(BaseModel):
 
     folder: Path = Field(default_factory=_default_folder)
     """Where the segment files lie; every rank must reach it."""
-    host_gb: float = Field(4.0, ge=0)
+    host_gb: float = Field(StoreConfig.host_bytes / 1e9, ge=0)
     """Host memory for segments, per rank, in GB (1e9 bytes)."""
-    disk_gb: float = Field(20.0, ge=0)
-    fsync: bool = True
-    codec: CodecName = "none"
+    disk_gb: float = Field(StoreConfig.disk_bytes / 1e9, ge=0)
+    fsync: bool = StoreConfig.fsync
+    codec: CodecName = StoreConfig.codec
     segment_tokens: int = Field(256, ge=1)
     """Standing alone, prompts are stored in runs of so many tokens."""
     min_load_tokens: int = Field(16, ge=1)

@@ -29,6 +29,7 @@ from engine.vllm.streams import Event, Staging, Streams, streams_of
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
 from kvcache.arena import HostTier
 from kvcache.codecs import codec_for
+from kvcache.config import StoreConfig
 from kvcache.file import SegmentReader, write_segment
 from kvcache.paths import segment_path
 from kvcache.read import file_of_shard, read_shard
@@ -104,8 +105,8 @@ class WorkerSide:
         shard: Shard,
         *,
         host_bytes: int,
-        codec: CodecName = "none",
-        fsync: bool = True,
+        codec: CodecName = StoreConfig.codec,
+        fsync: bool = StoreConfig.fsync,
         streams: Streams | None = None,
     ) -> None:
         self._folder = folder

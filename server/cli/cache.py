@@ -16,8 +16,7 @@ from rich.table import Table
 
 from server.cli.memory import Format, Output
 from server.cli.text import plain
-from server.config import default_data_dir
-from server.lock import DataDirLock
+from server.lock import DataDirLock, default_data_dir
 
 if TYPE_CHECKING:  # imported where used: torch takes seconds
     from kvcache import Entry, SegmentStore

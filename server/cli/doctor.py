@@ -22,7 +22,7 @@ from rich.table import Table
 from server.cli.client import Client, ServerError
 from server.cli.memory import Format, Output
 from server.cli.text import plain
-from server.config import default_data_dir
+from server.lock import default_data_dir
 
 _PROBE_BYTES = 256 << 20
 
@@ -81,7 +81,8 @@ def _versions() -> Finding:
 def _device() -> Finding:
     import torch
 
-    from engine.transformers.loading import choose_device, choose_dtype
+    from engine.dtype import choose_dtype
+    from engine.transformers.loading import choose_device
 
     device = choose_device("auto")
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
@@ -122,8 +123,9 @@ def _threads_of_server(port: int) -> str:
 def _attention() -> Finding:
     import torch
 
+    from engine.dtype import choose_dtype
     from engine.transformers.attention import quick_native
-    from engine.transformers.loading import choose_device, choose_dtype
+    from engine.transformers.loading import choose_device
 
     device = choose_device("auto")
     if device.type != "cpu" or choose_dtype("auto", device) != torch.float32:

@@ -13,8 +13,7 @@ from rich.table import Table
 from memory.database import Database
 from memory.keys import KeyStore
 from server.cli.text import plain
-from server.config import default_data_dir
-from server.lock import make_data_dir
+from server.lock import default_data_dir, make_data_dir
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.base import Delta, GenerateRequest, PageRequest, Piece, Prompt, Sampling, Started
-from engine.transformers import CompositionConfig, LoadedModel, ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.config import CompositionConfig
+from engine.transformers import LoadedModel, ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composition import place_part, probe
 from kvcache import (
     STRATEGIES,

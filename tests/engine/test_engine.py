@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from engine.base import Delta, GenerateRequest, Piece, PieceKind, Prompt, Sampling, Started
+from engine.config import BatchingConfig
 from engine.errors import ContextTooLong, EngineClosed, EngineError, QueueFull
-from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine, choosing, kernels
+from engine.transformers import LoadedModel, TransformersEngine, choosing, kernels
 from kvcache import SegmentStore
 from kvcache.paths import segment_files
 from tests.tiny import tiny_model, tiny_network
@@ -35,10 +36,9 @@ def prompt_of(*lengths: int, seed: int = 0, keep: bool = True) -> Prompt:
 
 @asynccontextmanager
 async def engine_on(model: LoadedModel, folder: Path, **settings: Any) -> AsyncIterator[TransformersEngine]:
-    max_waiting = settings.pop("max_waiting", 64)
     store = SegmentStore(folder, **settings.pop("store", {}))
-    batching = BatchingConfig(**{"max_running": 16, "prefill_chunk": 64, "busy_prefill_chunk": 16, **settings})
-    engine = TransformersEngine(model, store, model_id="tiny", batching=batching, max_waiting=max_waiting)
+    batching = {"max_running": 16, "max_waiting": 64, "prefill_chunk": 64, "busy_prefill_chunk": 16, **settings}
+    engine = TransformersEngine(model, store, model_id="tiny", batching=BatchingConfig(**batching))
     try:
         yield engine
     finally:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from engine.dtype import choose_dtype
 from engine.errors import ModelNotLoaded
 from engine.transformers import load_model, prepare
-from engine.transformers.loading import choose_device, choose_dtype
+from engine.transformers.loading import choose_device
 from tests.tiny import tiny_network, tiny_tokenizer
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.transformers import BatchingConfig
+from engine.config import BatchingConfig
 from engine.transformers.attention import Interrupted
 from engine.transformers.runner import PacedInterrupt
 

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.base import GenerateRequest, MemoryText, PageRequest, Prompt, Sampling, Started
-from engine.transformers import BatchingConfig, CompositionConfig, LoadedModel, TransformersEngine
+from engine.config import BatchingConfig, CompositionConfig
+from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.runner import ModelRunner
 from kvcache import Repair, SegmentStore
 from tests.engine.test_engine import collect, engine_on, prompt_of, run, tokens_of

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from engine.base import Started
-from engine.transformers import CompositionConfig, LoadedModel, TransformersEngine
+from engine.config import CompositionConfig
+from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import SegmentStore
 from memory import HashEmbedder, MemoryStore
 from scheduler import Foresight, ForesightConfig, Plan, Planner, PreloadConfig, Upkeep
@@ -35,7 +36,7 @@ class Foreseen(Kept):
         self.engine = TransformersEngine(model, store, model_id="tiny", composing=composing)
         self.memories = MemoryStore(folder / "m.sqlite", HashEmbedder())
         self.cube = self.memories.default_cube(T).id
-        self.planner = Planner(self.engine, self.memories)
+        self.planner = Planner(self.engine, self.memories, sessions=True)
         self.clock = Clock()
         self.clock.now = 1e9
         self.upkeep = Upkeep(self.engine, self.memories, clock=self.clock)

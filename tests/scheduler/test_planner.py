@@ -25,7 +25,7 @@ class Room:
         self.engine = TransformersEngine(model, SegmentStore(folder / "segments"), model_id="tiny")
         self.memories = MemoryStore(folder / "m.sqlite", HashEmbedder())
         self.cube = self.memories.default_cube(T).id
-        self.planner = Planner(self.engine, self.memories)
+        self.planner = Planner(self.engine, self.memories, sessions=True)
 
     async def plan(self, text: str = "", **ask: Any) -> Plan:
         messages = (ChatMessage("user", text or "hello"),)

@@ -6,6 +6,7 @@ from collections import deque
 import numpy as np
 import pytest
 
+from scheduler import ForesightConfig
 from scheduler.predictors import PREDICTORS, Expected, Outcomes, PredictorName, SignalPredictor
 from scheduler.signals import CubeHistory
 
@@ -13,7 +14,7 @@ from scheduler.signals import CubeHistory
 def replay(name: PredictorName, scenes: list[list[str]], groups: list[frozenset[str]], *, turns: int = 1) -> Outcomes:
     """Predict, turn after turn, whether each group is used in the next ``turns`` turns."""
     history, waiting = CubeHistory(), deque[Expected]()
-    outcomes = Outcomes(SignalPredictor(name, (turns,)), threshold=0.5)
+    outcomes = Outcomes(SignalPredictor(name, (turns,)), horizon_s=ForesightConfig.horizon_s, threshold=0.5)
     for turn, used in enumerate(scenes):
         history.observe(used, 10.0 * turn)
         outcomes.observe(waiting, frozenset(used), history.turn, 10.0 * turn)
@@ -60,7 +61,7 @@ def test_the_blend_is_no_worse_than_its_best_part() -> None:
 
 def test_an_outcome_is_known_when_its_horizon_has_passed() -> None:
     waiting = deque[Expected]()
-    outcomes = Outcomes(SignalPredictor(horizons=(1, 2)), horizon_s=100.0, threshold=0.0)
+    outcomes = Outcomes(SignalPredictor("blend", horizons=(1, 2)), horizon_s=100.0, threshold=0.0)
     rows = np.zeros((2, 14), np.float32)
     outcomes.expect(waiting, GROUPS[:2], rows, 1, 0.0)
     outcomes.observe(waiting, frozenset("a"), 2, 10.0)

@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from engine.base import ChatMessage, GenerateRequest, Sampling, Started
-from engine.transformers import CompositionConfig, LoadedModel, TransformersEngine
+from engine.config import CompositionConfig
+from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import SegmentStore, chain_key, root_key, standalone_root
 from memory import HashEmbedder, MemoryStore
 from scheduler import Plan, Planner, Upkeep
@@ -33,7 +34,7 @@ class Kept(Room):
         self.engine = TransformersEngine(model, store, model_id="tiny", composing=composing)
         self.memories = MemoryStore(folder / "m.sqlite", HashEmbedder())
         self.cube = self.memories.default_cube(T).id
-        self.planner = Planner(self.engine, self.memories)
+        self.planner = Planner(self.engine, self.memories, sessions=True)
         self.clock = Clock()
         self.upkeep = Upkeep(self.engine, self.memories, clock=self.clock)
 

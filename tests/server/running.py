@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from engine.transformers import BatchingConfig, CompositionConfig, LoadedModel, TransformersEngine
+from engine.config import BatchingConfig, CompositionConfig
+from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import SegmentStore
 from memory import HashEmbedder, MemoryStore
-from server.config import Config, EngineConfig, ServerConfig
+from server.config import Config, EngineSettings, ServerSettings
 from server.run import Server
 from server.services import Services, assemble
 
@@ -67,9 +68,8 @@ def _transformers(model: LoadedModel, folder: Path) -> Any:
         model,
         SegmentStore(folder / "segments"),
         model_id="tiny",
-        batching=BatchingConfig(16, 128, 32),
+        batching=BatchingConfig(16, 128, 32, max_waiting=4),
         composing=CompositionConfig(max_kl=float("inf"), min_saved_tokens=0),
-        max_waiting=4,
     )
 
 
@@ -93,11 +93,11 @@ def _served(app: uvicorn.Server, listening: socket.socket) -> Callable[[], objec
 @contextmanager
 def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running]:
     """Serve ``model`` (or the shared vLLM engine) with its data in ``folder``; keyword arguments are
-    ``ServerConfig`` fields."""
+    ``ServerSettings`` fields."""
     config = Config(
         data_dir=folder,
-        server=replace(ServerConfig(port=0, drain_s=5.0), **server),
-        engine=EngineConfig(model="tiny"),
+        server=replace(ServerSettings(port=0, drain_s=5.0), **server),
+        engine=EngineSettings(model="tiny"),
     )
     engine = _vllm() if ENGINE == "vllm" else _transformers(model, folder)
     embedder = HashEmbedder()

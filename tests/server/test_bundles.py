@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine.transformers import LoadedModel
 from kvcache import verify_folder
 from memory.dates import EARLIEST, LATEST
-from server.config import Config, EngineConfig, MemoryConfig
+from server.config import Config, EngineSettings, MemorySettings
 from server.services import open_services
 from server.signing import KEY_BYTES, BundleKey, BundleKeyError
 from tests.server.running import Running, running
@@ -449,7 +449,7 @@ def test_a_key_of_another_size_is_refused(content: bytes, tmp_path: Path) -> Non
 
 
 def test_a_bad_key_stops_the_start(tmp_path: Path) -> None:
-    config = Config(data_dir=tmp_path, engine=EngineConfig(model="tiny"), memory=MemoryConfig(embedder="hash"))
+    config = Config(data_dir=tmp_path, engine=EngineSettings(model="tiny"), memory=MemorySettings(embedder="hash"))
     missing = replace(config, memory=replace(config.memory, bundle_key_file=tmp_path / "nowhere.key"))
     with pytest.raises(BundleKeyError, match="cannot be read"):
         open_services(missing)

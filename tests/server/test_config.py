@@ -7,10 +7,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.transformers import CompositionConfig
-from kvcache import Repair
-from server.cli.serve import parse_flags
-from server.config import KEYS, CacheConfig, Config, load_config
+from engine.config import BatchingConfig, CompositionConfig, EngineConfig, TransformersConfig, VllmConfig
+from kvcache import Repair, StoreConfig
+from scheduler import ForesightConfig, PreloadConfig
+from server.config import KEYS, CacheSettings, Config, load_config
+from server.config.flags import parse_flags
 from server.config.values import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -149,8 +150,75 @@ def test_flags() -> None:
 
 
 def test_the_defaults_of_composition_are_the_engines() -> None:
-    """Written twice, because the command line must not wait for torch to read its settings."""
-    cache, engine = CacheConfig(), CompositionConfig()
+    """They are taken from there."""
+    cache, engine = CacheSettings(), CompositionConfig()
     assert Repair(cache.high_repair, cache.high_share) == engine.high
     assert Repair(cache.fast_repair, cache.fast_share) == engine.fast
     assert cache.max_kl == engine.max_kl
+
+
+def test_every_setting_that_another_package_owns_reaches_it() -> None:
+    """A value that is no default, for every setting, is found where the engine, the store and prediction look."""
+    values = {
+        "engine.model": "/a/model",
+        "engine.device": "cuda",
+        "engine.dtype": "float16",
+        "engine.context": "100",
+        "engine.threads": "7",
+        "engine.adapt_threads": "false",
+        "engine.native": "false",
+        "engine.max_running": "3",
+        "engine.max_waiting": "4",
+        "engine.prefill_chunk": "5",
+        "engine.busy_prefill_chunk": "6",
+        "engine.kv_gb": "1.5",
+        "cache.device_gb": "0.25",
+        "cache.host_gb": "0.5",
+        "cache.disk_gb": "0.75",
+        "cache.fsync": "false",
+        "cache.weigh_loading": "false",
+        "cache.codec": "int8",
+        "cache.max_kl": "0.125",
+        "cache.high_repair": "first",
+        "cache.high_share": "0.3",
+        "cache.fast_repair": "lines",
+        "cache.fast_share": "0.2",
+        "scheduler.predictor": "recency",
+        "scheduler.min_probability": "0.25",
+        "scheduler.horizon_s": "60",
+        "scheduler.preload_mb_s": "2.5",
+        "scheduler.unused_share": "0.1",
+    }
+    config = load_config(None, {}, values).config
+    owned_keys = {key for key in KEYS if key.partition(".")[0] in ("engine", "cache", "scheduler")}
+    assert owned_keys - values.keys() == {"engine.kind", "engine.served_name", "cache.sessions"}
+    assert config.cache.store(Path("/x")) == StoreConfig(
+        Path("/x"), 250_000_000, 500_000_000, 750_000_000, fsync=False, codec="int8"
+    )
+    assert config.engine_config("m", 7) == EngineConfig(
+        model="m",
+        model_id="/a/model",
+        dtype="float16",
+        context=100,
+        batching=BatchingConfig(3, 5, 6, 1_500_000_000, 4),
+        composing=CompositionConfig(Repair("first", 0.3), Repair("lines", 0.2), 0.125),
+        transformers=TransformersConfig("cuda", 7, adapt_threads=False, native=False, weigh_loading=False),
+    )
+    assert config.scheduler.foresight(1000) == ForesightConfig(
+        "recency", 60.0, PreloadConfig(min_probability=0.25, bytes_s=2.5e6, unused_bytes=100)
+    )
+
+
+def test_the_defaults_are_their_owners() -> None:
+    config = Config()
+    assert config.cache.store(Path("/x")) == StoreConfig(Path("/x"))
+    assert config.engine_config("m", 2) == EngineConfig("m", "demo", transformers=TransformersConfig(threads=2))
+    assert config.scheduler.foresight(0) == ForesightConfig(preload=PreloadConfig(unused_bytes=0))
+
+
+def test_flags_of_vllm_s_own() -> None:
+    given = ["tensor-parallel-size=2", "enforce-eager=true", "enable-prefix-caching=False", "tool-call-parser=hermes"]
+    config = load_config(None, {}, {"vllm": given}).config
+    assert config.engine_config("m", 1).vllm == VllmConfig(
+        ("--tensor-parallel-size=2", "--enforce-eager", "--no-enable-prefix-caching"), "hermes"
+    )

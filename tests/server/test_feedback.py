@@ -14,7 +14,7 @@ from engine.base import GenerateRequest
 from engine.errors import EngineClosed, EngineError
 from memory import EndpointRerank, ExtractorError, ModelExtractor
 from memory.extract_model import SCHEMA
-from server.config import Config, MemoryConfig, load_config
+from server.config import Config, MemorySettings, load_config
 from server.config.values import ConfigError
 from server.extracting import ServedCompleter
 from server.services import open_services
@@ -230,7 +230,7 @@ def test_an_unknown_extractor_names_those_there_are(server: Running) -> None:
 
 def test_settings_of_endpoints(tmp_path: Path) -> None:
     for key in ("reranker", "extractor_url"):
-        config = Config(tmp_path, memory=MemoryConfig(**{key: "localhost:8000"}))  # type: ignore[arg-type]
+        config = Config(tmp_path, memory=MemorySettings(**{key: "localhost:8000"}))  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=f"memory.{key}"):
             open_services(config)
     resolved = load_config(None, {"RECALLKV_MEMORY_EXTRACTOR_API_KEY": "k3y"}, {"memory.extractor": "model"})

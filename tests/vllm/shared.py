@@ -10,8 +10,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.placement import CompositionConfig
-from engine.vllm.engine import VllmEngine, load_vllm_engine
+from engine.config import BatchingConfig, CompositionConfig, EngineConfig, VllmConfig
+from engine.vllm.engine import VllmEngine
+from engine.vllm.loading import load_vllm_engine
+from kvcache import StoreConfig
 from server.assets import demo_model_folder
 from tests.tiny import tiny_network, tiny_tokenizer
 
@@ -53,20 +55,18 @@ def engine_thread() -> EngineThread:
 
 
 def start(model: Path, folder: Path, *flags: str, model_id: str = "tiny", **settings: Any) -> VllmEngine:
-    """A running engine with its segments in ``folder``; in float32 unless told otherwise, as on most CPUs."""
+    """A running engine with its segments in ``folder``; in float32 unless told otherwise, as on most CPUs. Keyword
+    arguments are ``EngineConfig`` fields."""
+    config = EngineConfig(
+        model,
+        model_id,
+        **{"dtype": "float32", **settings},
+        composing=CompositionConfig(max_kl=float("inf"), min_saved_tokens=0),
+        vllm=VllmConfig(flags),
+    )
 
     async def load() -> VllmEngine:
-        return load_vllm_engine(
-            model,
-            model_id=model_id,
-            folder=folder,
-            dtype=settings.pop("dtype", "float32"),
-            host_gb=0.5,
-            device_bytes=1 << 30,
-            composing=CompositionConfig(max_kl=float("inf"), min_saved_tokens=0),
-            flags=flags,
-            **settings,
-        )
+        return load_vllm_engine(config, StoreConfig(folder, device_bytes=1 << 30, host_bytes=500_000_000))
 
     return engine_thread().run(load())
 
@@ -89,7 +89,8 @@ def close_all() -> None:
 @functools.cache
 def tiny_engine() -> VllmEngine:
     """The tiny model in vLLM, started once."""
-    return keep_open(start(tiny_checkpoint(), Path(tempfile.mkdtemp(prefix="recallkv-segments-")), max_waiting=4))
+    batching = BatchingConfig(max_waiting=4)
+    return keep_open(start(tiny_checkpoint(), Path(tempfile.mkdtemp(prefix="recallkv-segments-")), batching=batching))
 
 
 @functools.cache

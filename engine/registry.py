@@ -1,0 +1,45 @@
+"""The engines that there are, by name. A further one is a function here, a name in ``EngineName``, and what only it
+takes in ``EngineConfig``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.base import Engine
+from engine.config import EngineConfig, EngineName
+from engine.errors import ModelNotLoaded
+from kvcache import SegmentStore, StoreConfig
+
+
+class OwningEngine(Engine, Protocol):
+    """An engine with the store it owns."""
+
+    @property
+    def store(self) -> SegmentStore: ...
+
+
+Open = Callable[[EngineConfig, StoreConfig], OwningEngine]
+
+
+def _transformers(config: EngineConfig, store: StoreConfig) -> OwningEngine:
+    from engine.transformers import leave_to_engine, load_engine
+
+    engine = load_engine(config, store)
+    leave_to_engine()
+    return engine
+
+
+def _vllm(config: EngineConfig, store: StoreConfig) -> OwningEngine:
+    try:
+        from engine.vllm.loading import load_vllm_engine
+    except ImportError as error:
+        raise ModelNotLoaded(f"vLLM is not installed here ({error}); see README, 'vLLM'") from error
+    return load_vllm_engine(config, store)
+
+
+ENGINES: dict[EngineName, Open] = {"transformers": _transformers, "vllm": _vllm}
+"""Each loads its model and starts. Raises ``ModelNotLoaded`` and ``UnsupportedModel``."""
+
+COMPUTES_HERE: frozenset[EngineName] = frozenset({"transformers"})
+"""Engines that compute in this process: nothing else in it should have a pool of CPU threads."""
