@@ -20,6 +20,8 @@ from scheduler.pages import PagePlan, plan_pages
 TENANT = "bench"
 # The file has one time a session.
 TURN_EVERY_S = 20.0
+# The share of each conversation's sessions that are memories.
+_REMEMBERED = 0.6
 
 Render = Callable[[Sequence[ChatMessage], Sequence[MemoryText]], Prompt]
 
@@ -59,18 +61,17 @@ def load_scenes(
     *,
     memory_tokens: int,
     top_k: int,
-    remembered: float = 0.6,
     conversations: int | None = None,
     turns_each: int | None = None,
     at_once: bool = False,
 ) -> Scenes:
-    """Fill ``store`` and find out what each turn asks for. ``remembered``: the share of sessions that are memories;
-    ``turns_each``: at most so many turns of each conversation; ``at_once``: all conversations go on at once, with
-    seeded pauses, not at the file's times. Raises ``ValueError`` for a file of another kind."""
+    """Fill ``store`` and find out what each turn asks for. ``turns_each``: at most so many turns of each conversation;
+    ``at_once``: all conversations go on at once, with seeded pauses, not at the file's times. Raises ``ValueError`` for
+    a file of another kind."""
     cubes, turns = [], []
     rng = random.Random(0)
     for number, conversation in enumerate(load(path)[:conversations]):
-        cut = int(len(conversation.sessions) * remembered)
+        cut = int(len(conversation.sessions) * _REMEMBERED)
         cube = _remember(store, number, conversation, cut, render, memory_tokens)
         cubes.append(cube)
         said = [(message, i) for session in conversation.sessions[cut:] for i, message in enumerate(session)]
