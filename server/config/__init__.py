@@ -1,4 +1,4 @@
-"""From a file, the environment and flags to settings.
+"""Settle all settings, from a file, the environment and flags.
 
 Sources in order of growing weight: defaults, a YAML file, ``RECALLKV_*`` environment variables, flags. An unknown
 key in any of them is an error that names the nearest one.
@@ -45,13 +45,13 @@ _OTHER_VARIABLES = frozenset({"RECALLKV_CONFIG", "RECALLKV_API_KEY", "RECALLKV_U
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration, and for each key where its value came from."""
+    """Hold a configuration, and for each key the place its value came from."""
 
     config: Config
     origin: dict[str, str]
 
     def as_yaml(self) -> str:
-        """YAML that reads back as this configuration, each value with its origin; secrets are masked."""
+        """Format the configuration as YAML that reads back as it, each value with its origin; secrets are masked."""
         lines: list[str] = []
         section = ""
         for key, value in _values(self.config).items():
@@ -98,16 +98,28 @@ def load_config(
 
 
 def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from error
+    content = _load_yaml(file)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds no settings: it must be a mapping of sections.")
+    flat = _flattened(content)
+    for key in flat:
+        _known(key, f"file {file}")
+    return flat
+
+
+def _load_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+
+
+def _flattened(content: dict[Any, Any]) -> dict[str, Any]:
+    """Return a file's sections as dotted keys."""
     flat: dict[str, Any] = {}
     sections = {key.partition(".")[0] for key in KEYS if "." in key}
     for head, value in content.items():
@@ -117,8 +129,6 @@ def _read_file(file: Path) -> dict[str, Any]:
             flat |= {f"{head}.{name}": item for name, item in (value or {}).items()}
         else:
             flat[str(head)] = value
-    for key in flat:
-        _known(key, f"file {file}")
     return flat
 
 
@@ -144,7 +154,7 @@ def _known(key: str, origin: str) -> None:
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    """The known name that is most like ``name``, or whose last part is."""
+    """Name the known name that is most like ``name``, or the one whose last part is."""
     last = {key.rpartition(".")[2]: key for key in known}
     close = difflib.get_close_matches(name, known, 1, 0.5)
     close = close or [last[part] for part in difflib.get_close_matches(name.rpartition(".")[2], last, 1, 0.5)]

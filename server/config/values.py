@@ -1,4 +1,4 @@
-"""From texts and YAML values to settings, and back."""
+"""Convert texts and YAML values to settings, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENV_PREFIX = "RECALLKV_"
 
 
 class ConfigError(Exception):
-    """A setting is unknown or its value is not possible; says which, where it came from and what is."""
+    """Tell which setting is unknown, or which value is not possible, where it came from, and what is allowed."""
 
 
 _Refuse = Callable[[str], ConfigError]
@@ -22,7 +22,7 @@ _Refuse = Callable[[str], ConfigError]
 
 @dataclass(frozen=True)
 class Key:
-    """One setting: its dotted name, type, bounds, and whether its value is never shown."""
+    """Describe one setting: its dotted name, type, bounds, and whether its value is kept secret."""
 
     name: str
     type: Any
@@ -35,8 +35,8 @@ class Key:
 
 
 def parse(key: Key, value: Any, origin: str) -> Any:
-    """A value as it stands in YAML, or the text of a variable or flag, as the setting's type. Raises ``ConfigError``
-    that names the key, the value, where it came from and what is allowed."""
+    """Convert a YAML value, or the text of a variable or flag, to the setting's type. Raises ``ConfigError``, which
+    names the key, the value, where it came from and what is allowed."""
 
     def refuse(wanted: str) -> ConfigError:
         shown = "the value" if key.secret else repr(value)
@@ -46,28 +46,39 @@ def parse(key: Key, value: Any, origin: str) -> Any:
     if optional and (value is None or value == "null"):
         return None
     if get_origin(kind) is Literal:
-        allowed = get_args(kind)
-        # YAML 1.1 reads a bare off as false.
-        text = "off" if value is False and "off" in allowed else value
-        if text not in allowed:
-            raise refuse("one of " + ", ".join(allowed))
-        return text
+        return _choice(get_args(kind), value, refuse)
     if get_origin(kind) is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-            raise refuse("a list of texts")
-        return tuple(part.strip() for part in parts if part.strip())
+        return _texts(value, refuse)
     if kind is bool:
-        table = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
-        parsed = value if isinstance(value, bool) else table.get(str(value).lower())
-        if parsed is None:
-            raise refuse("true or false")
-        return parsed
+        return _truth(value, refuse)
     if kind in (int, float):
         return _number(key, kind, value, refuse)
     if not isinstance(value, str) or not value:
         raise refuse("a text")
     return _path(value, refuse) if kind is Path else value
+
+
+def _choice(allowed: tuple[str, ...], value: Any, refuse: _Refuse) -> Any:
+    # YAML 1.1 reads a bare off as false.
+    text = "off" if value is False and "off" in allowed else value
+    if text not in allowed:
+        raise refuse("one of " + ", ".join(allowed))
+    return text
+
+
+def _texts(value: Any, refuse: _Refuse) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise refuse("a list of texts")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _truth(value: Any, refuse: _Refuse) -> bool:
+    table = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+    parsed = value if isinstance(value, bool) else table.get(str(value).lower())
+    if parsed is None:
+        raise refuse("true or false")
+    return parsed
 
 
 def _path(value: str, refuse: _Refuse) -> Path:
@@ -100,7 +111,7 @@ def _without_none(kind: Any) -> tuple[Any, bool]:
 
 
 def as_yaml(value: Any) -> str:
-    """A setting's value as YAML on one line, however long it is: a comment follows."""
+    """Format a setting's value as YAML on one line, however long it is: a comment follows."""
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, Path):
