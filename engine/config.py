@@ -1,4 +1,4 @@
-"""Settings of an engine: each default, and the range that it may be set in, once."""
+"""Define the settings of engines: each default, and the range that it may be set in, once."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ EngineName = Literal["transformers", "vllm"]
 
 @dataclass(frozen=True)
 class BatchingConfig:
-    """Limits of the batch. Chunks are in prompt tokens per step: a large one when nothing is being decoded, a
-    small one otherwise, so that running streams keep moving. None: what suits the device."""
+    """Limit the batch. Chunks are in prompt tokens per step: a large one when nothing is being decoded, a small one
+    otherwise, so that running streams keep moving. None: a size that suits the device."""
 
     max_running: int = field(default=16, metadata={"range": (1, 4096)})
     prefill_chunk: int | None = field(default=None, metadata={"range": (1, 1 << 20)})
     busy_prefill_chunk: int | None = field(default=None, metadata={"range": (1, 1 << 20)})
     kv_bytes: int | None = field(default=None, metadata={"range": (0, 1e15)})
-    """On the device, for the keys and values of requests and of the device tier together: a request waits until those
-    of its prompt and all of its answer fit beside those of the others, and the tier gives way. None: as many as there
-    are."""
+    """Bytes on the device for the keys and values of requests and of the device tier together: a request waits until
+    those of its prompt and all of its answer fit beside those of the others, and the tier gives way. None: no bound
+    but the device's memory."""
     max_waiting: int = field(default=256, metadata={"range": (0, 1 << 20)})
     """Requests beyond this number that wait are refused."""
 
     def chunks(self, device: torch.device) -> tuple[int, int]:
-        """Both chunk sizes. A GPU takes as long to launch a pass as to compute some hundred tokens."""
+        """Return both chunk sizes. A GPU takes as long to launch a pass as to compute some hundred tokens."""
         alone, busy = (512, 64) if device.type == "cpu" else (8192, 512)
         return self.prefill_chunk or alone, self.busy_prefill_chunk or busy
 
@@ -42,8 +42,9 @@ FAST = Repair("none", 0.0)
 
 @dataclass(frozen=True)
 class CompositionConfig:
-    """How to compose. ``max_kl`` (nats): pages whose certificate says more are not composed. Composition that saves
-    fewer than ``min_saved_tokens`` is not worth its divergence. The range of ``high`` and ``fast`` is their share's."""
+    """Configure composition. ``high`` and ``fast`` repair at these fidelities; their range is that of the share.
+    ``max_kl`` (nats): pages whose certificate says more are not composed. Composition that saves fewer than
+    ``min_saved_tokens`` is not worth its divergence."""
 
     high: Repair = field(default=HIGH, metadata={"range": (0, 1)})
     fast: Repair = field(default=FAST, metadata={"range": (0, 1)})
@@ -51,6 +52,7 @@ class CompositionConfig:
     min_saved_tokens: int = 64
 
     def repair(self, request: GenerateRequest) -> Repair:
+        """Return the request's own repair, or that of its fidelity."""
         if request.repair is not None:
             return request.repair
         return self.fast if request.fidelity == "fast" else self.high

@@ -1,4 +1,4 @@
-"""The number format that a model is run in; the same for every engine, so that they share segments."""
+"""Choose the number format of a model: the same for every engine, so that they share segments."""
 
 from __future__ import annotations
 

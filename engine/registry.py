@@ -1,5 +1,5 @@
-"""The engines that there are, by name. A further one is a function here, a name in ``EngineName``, and what only it
-takes in ``EngineConfig``."""
+"""Register the engines by name. To add one, write a function here, add its name to ``EngineName``, and put what only it
+takes into ``EngineConfig``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kvcache import SegmentStore, StoreConfig
 
 
 class OwningEngine(Engine, Protocol):
-    """An engine with the store it owns."""
+    """Describe an engine together with the store it owns."""
 
     @property
     def store(self) -> SegmentStore: ...

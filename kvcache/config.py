@@ -1,4 +1,4 @@
-"""Settings of a segment store: each default, and the range that it may be set in, once."""
+"""Define the settings of a segment store: each default, and the range that it may be set in, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a store's settings to the store."""
+"""Open a store from its settings."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _start(arguments: Any, reports: Reports, *, plain: bool) -> AsyncLLM:
 
 
 def _arguments(config: EngineConfig, dtype: torch.dtype) -> Any:
-    """Our defaults, then the user's flags, through vLLM's own parser."""
+    """Parse our defaults, then the user's flags, with vLLM's own parser."""
     own = ["--model", str(config.model), "--dtype", str(dtype).removeprefix("torch.")]
     own += ["--max-num-seqs", str(config.batching.max_running)]
     own += ["--scheduling-policy", "priority", "--worker-extension-cls", "engine.vllm.extension.WorkerExtension"]

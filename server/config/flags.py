@@ -1,4 +1,4 @@
-"""From a command line to settings."""
+"""Read settings from a command line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SHORT = {
 
 
 def parse_flags(arguments: list[str]) -> dict[str, str | list[str]]:
-    """``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. A first argument that
-    is no flag is the model. Raises ``ConfigError``."""
+    """Read ``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. A first argument
+    that is no flag is the model. Raises ``ConfigError``."""
     flags: dict[str, str | list[str]] = {}
     vllm: list[str] = []
     rest = iter(arguments)

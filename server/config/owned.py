@@ -1,4 +1,4 @@
-"""Settings whose default and range stand in a dataclass of another package, the owner."""
+"""Take settings' defaults and ranges from the dataclasses of other packages that own them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Link:
-    """Tie a setting to the field of the owner that its value goes to. ``unit``: as many of the owner's units make one
-    of the setting's; with a whole number of them the owner's value is whole, too."""
+    """Tie a setting to the field of the owner that its value goes to. ``unit``: this many of the owner's units make
+    one of the setting's; with an ``int``, the owner's value is one, too."""
 
     owner: type
     name: str

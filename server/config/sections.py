@@ -1,4 +1,4 @@
-"""All settings, a dataclass a section.
+"""Define all settings, a dataclass per section.
 
 A default and its range stand in the dataclass that owns them: another package's (``owned``), or the section itself.
 """
@@ -34,7 +34,7 @@ def _range(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The HTTP edge."""
+    """Configure the HTTP edge."""
 
     host: str = "127.0.0.1"
     port: int = _range(8000, 0, 65535)
@@ -45,10 +45,10 @@ class ServerSettings:
     """Of a cube that is loaded, segments included; without them ``max_body_bytes``."""
     body_timeout_s: float = _range(30.0, 0.05, 3600)
     keep_alive_s: float = _range(120.0, 1, 86_400)
-    """How long an idle connection is kept: longer than clients and load balancers keep theirs."""
+    """An idle connection is kept this long: longer than clients and load balancers keep theirs."""
     drain_s: float = _range(10.0, 0, 3600)
     drain_min_s: float = _range(0.0, 0, 3600)
-    """At SIGTERM, listen for so long at least, and answer 503: for load balancers to notice."""
+    """At SIGTERM, go on listening for at least this long, and answer 503: for load balancers to notice."""
     sse_ping_s: float = _range(15.0, 0.05, 3600)
     default_max_tokens: int = _range(256, 1, 1 << 20)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -58,7 +58,7 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The model, who runs it, and its batching."""
+    """Choose the model and the engine that runs it, and configure its batching."""
 
     model: str = DEMO
     kind: EngineName = "transformers"
@@ -68,8 +68,8 @@ class EngineSettings:
     context: int | None = owned(EngineConfig, "context")
     threads: int | None = owned(TransformersConfig, "threads")
     adapt_threads: bool = owned(TransformersConfig, "adapt_threads")
-    """On a CPU, use fewer threads while fewer are quicker, as beside another process that computes. False: always as
-    many, so that the same passes agree to the last bit."""
+    """On a CPU, use fewer threads while fewer are quicker, as beside another process that computes. False: always the
+    same number, so that the same passes agree to the last bit."""
     native: bool = owned(TransformersConfig, "native")
     """Compile attention: on a CPU where there is a C++ compiler, on a GPU by Triton where that is."""
     max_running: int = owned(BatchingConfig, "max_running")
@@ -83,7 +83,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Byte budgets of the segment tiers, in GB (1e9 bytes)."""
+    """Configure the segment store and its use. Budgets are in GB (1e9 bytes)."""
 
     device_gb: float = owned(StoreConfig, "device_bytes", _GB)
     host_gb: float = owned(StoreConfig, "host_bytes", _GB)
@@ -92,7 +92,7 @@ class CacheSettings:
     weigh_loading: bool = owned(TransformersConfig, "weigh_loading")
     """Load a segment only where that is quicker than computing its tokens, as measured at start."""
     codec: CodecName = owned(StoreConfig, "codec")
-    """How pages are written to disk; chained segments stay exact whatever it says."""
+    """The codec of pages on disk; chained segments stay exact, whatever it is."""
     sessions: bool = True
     """Keep a conversation's turns and answers behind its memories, and its memories in their places, so that its next
     request computes only what is new."""
@@ -102,7 +102,8 @@ class CacheSettings:
     high_share: float = owned(CompositionConfig, "high.share")
     fast_repair: StrategyName = owned(CompositionConfig, "fast.strategy")
     fast_share: float = owned(CompositionConfig, "fast.share")
-    """Which of the composed tokens are computed anew at each fidelity, and what share of them."""
+    """At each fidelity, the strategy that chooses which composed tokens are recomputed, and the share of them that it
+    may choose."""
 
     def store(self, folder: Path) -> StoreConfig:
         """Compose the settings of the store in ``folder``."""
@@ -116,7 +117,7 @@ class CacheSettings:
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """Retrieval and how memories enter the prompt."""
+    """Configure retrieval and the way memories enter the prompt."""
 
     mode: Mode = owned(Ask, "mode")
     fidelity: Fidelity = "high"
@@ -130,13 +131,13 @@ class MemorySettings:
     reranker_model: str | None = None
     reranker_api_key: str | None = _secret()
     extractor: Literal["local", "model"] = "local"
-    """Who finds memories in messages where the request does not say."""
+    """The extractor that finds memories in messages, unless the request names one."""
     extractor_url: str | None = None
     """An OpenAI-style endpoint for the extractor ``model``; None: the served model."""
     extractor_model: str | None = None
     extractor_api_key: str | None = _secret()
     undelete_hours: float = _range(MemoryStore.undelete_s / 3600, 0, 24 * 365)
-    """How long a deleted memory can be brought back; 0: deleted is forgotten."""
+    """A deleted memory can be brought back for this long; 0: it is forgotten."""
     bundle_key_file: Path | None = None
     """32 secret bytes that segments in bundles are signed with, for servers that take each other's; None: bundle.key in
     the data folder, made when it is needed."""
@@ -144,17 +145,17 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class SchedulerSettings:
-    """Next-scene prediction: what is brought up before it is asked for."""
+    """Configure next-scene prediction, which brings segments up before they are asked for."""
 
     predictor: Literal[PredictorName, "off"] = owned(ForesightConfig, "predictor")
     min_probability: float = owned(PreloadConfig, "min_probability")
     """Less likely segments are left where they are."""
     horizon_s: float = owned(ForesightConfig, "horizon_s")
-    """How far ahead is predicted."""
+    """Predictions reach this far ahead."""
     preload_mb_s: float = owned(PreloadConfig, "bytes_s", 1e6)
-    """At most so many MB (1e6 bytes) a second are brought up; 0: as many as there is time for."""
+    """At most this many MB (1e6 bytes) per second are brought up; 0: as many as there is time for."""
     unused_share: float = _range(0.5, 0, 1)
-    """At most so much of the memory tier may be taken up by segments that were brought up and not used yet."""
+    """At most this share of the memory tier may be taken up by segments that were brought up and not used yet."""
 
     def foresight(self, tier_bytes: int) -> ForesightConfig:
         """Compose the settings of prediction, above a memory tier of ``tier_bytes``."""
@@ -164,7 +165,7 @@ class SchedulerSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything the server is told."""
+    """Hold everything that the server is told."""
 
     data_dir: Path = field(default_factory=default_data_dir)
     server: ServerSettings = ServerSettings()
@@ -176,7 +177,7 @@ class Config:
     """vLLM's own flags, as name=value. In a file also a section, on the command line --vllm.NAME VALUE."""
 
     def engine_config(self, model: str | Path, threads: int) -> EngineConfig:
-        """Compose the settings of the engine that runs ``model``, with so many CPU threads."""
+        """Compose the settings of the engine that runs ``model`` with ``threads`` CPU threads."""
         own = {"threads": threads, "weigh_loading": self.cache.weigh_loading}
         return composed(
             EngineConfig,
@@ -196,7 +197,7 @@ class Config:
 
 
 def _vllm_flag(item: str) -> str:
-    """A setting ``name=value`` as vLLM's command line takes it."""
+    """Format a setting ``name=value`` as vLLM's command line takes it."""
     name, _, value = item.partition("=")
     if value.lower() in ("", "true"):
         return f"--{name}"
