@@ -29,8 +29,8 @@ from server.routes import (
     ops,
     scheduler,
 )
-from server.services import Services
 from server.slashes import Paths, decode_names
+from server.wiring import Services
 
 
 def keys_required(services: Services) -> bool:

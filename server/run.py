@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from server import logs
 from server.app import create_app, keys_required
 from server.config import Resolved
-from server.services import Services, open_services
+from server.wiring import Services, open_services
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from memory import WholeEmbedder
 from server.errors import ApiError
 from server.routes.openai import Provided
 from server.schemas import EmbeddingRequest
-from server.services import Services
+from server.wiring import Services
 
 router = APIRouter()
 # Many texts take their time: so many requests at once, in threads that nothing else waits for.

@@ -25,7 +25,7 @@ from server.routes.openai import Provided, Tenant
 from server.routes.peers import PeerMessages, Where, Whose, iso
 from server.routes.peers_deleting import delete_everything
 from server.schemas import Name, Text, Time
-from server.services import Services
+from server.wiring import Services
 
 router = APIRouter()
 router.include_router(mem0_entities.router)

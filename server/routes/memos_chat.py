@@ -20,8 +20,8 @@ from server.remembering import message_of
 from server.routes import peers
 from server.routes.peers import PeerMessage, Where, Whose
 from server.schemas import MemoryOptions, Name, SamplingFields, Text
-from server.services import Services
 from server.stream import streamed_reply, whole_reply
+from server.wiring import Services
 
 _MAX_RETRIEVED = 64
 # Of the context, an answer gets at most this part: clients ask for 8192 tokens by default, and what is kept free for

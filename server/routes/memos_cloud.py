@@ -22,7 +22,7 @@ from server.routes.openai import Provided, Tenant
 from server.routes.peers import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessages, Where, Whose
 from server.routes.peers_deleting import delete_everything
 from server.schemas import Name, Text, Time
-from server.services import Services
+from server.wiring import Services
 
 router = APIRouter(prefix="/api/openmem/v1")
 

@@ -26,7 +26,7 @@ from server.routes.openai import Provided, Tenant
 from server.routes.peers import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessage, PeerMessages, Where, Whose, iso
 from server.routes.peers_deleting import delete_in
 from server.schemas import Name, Text, Time
-from server.services import Services
+from server.wiring import Services
 
 router = APIRouter(prefix="/product")
 

@@ -17,8 +17,8 @@ from server.schemas import (
     Message,
     TokenizeRequest,
 )
-from server.services import Services
 from server.stream import reply
+from server.wiring import Services
 
 router = APIRouter()
 

@@ -26,7 +26,7 @@ from server import once
 from server.errors import ApiError
 from server.remembering import message_of
 from server.schemas import Name, Spoken, Text, Time
-from server.services import Services
+from server.wiring import Services
 
 T = TypeVar("T")
 

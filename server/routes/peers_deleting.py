@@ -11,7 +11,7 @@ from memory import Memory, Subject
 from memory.filters import compile_filter
 from server.routes import peers
 from server.routes.peers import Where, Whose
-from server.services import Services
+from server.wiring import Services
 
 # What a filter may ask for that names somebody, in the side store's words and in the clients'.
 _IDS = {

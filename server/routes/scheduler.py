@@ -17,7 +17,7 @@ from scheduler import Foresight, advice_summary
 from server.errors import ApiError
 from server.routes.openai import Provided, Tenant, chat_messages
 from server.schemas import MemoryOptions, Name, Prefetch, SceneHint
-from server.services import Services
+from server.wiring import Services
 
 router = APIRouter(prefix="/v1")
 

@@ -20,7 +20,7 @@ from kvcache import SegmentStore
 from memory import HashEmbedder, MemoryStore
 from server.config import Config, EngineConfig, ServerConfig
 from server.run import Server
-from server.services import Services, assemble
+from server.wiring import Services, assemble
 
 
 @dataclass

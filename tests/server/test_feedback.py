@@ -17,7 +17,7 @@ from memory.extract_model import SCHEMA
 from server.config import Config, MemoryConfig, load_config
 from server.config_values import ConfigError
 from server.extracting import ServedCompleter
-from server.services import open_services
+from server.wiring import open_services
 from tests.server.running import Running
 
 
