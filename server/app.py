@@ -9,27 +9,25 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from server import errors
-from server.draining import Draining
-from server.encodings import Decompress, read_as_json
-from server.idempotency import Idempotency
-from server.middleware import BodyLimit, Gate, RequestIds, is_loopback
-from server.routes import (
+from server.dialects import mem0, memos_cloud, memos_product
+from server.http import errors
+from server.http.middleware.answers import BodyLimit, Gate, RequestIds, is_loopback
+from server.http.middleware.decompress import Decompress, read_as_json
+from server.http.middleware.draining import Draining
+from server.http.middleware.idempotency import Idempotency
+from server.http.middleware.paths import Paths, decode_names
+from server.http.routes import (
     completions,
     cubes,
     documents,
     embeddings,
     feedback,
     jobs,
-    mem0,
     memories,
-    memos_cloud,
-    memos_product,
     openai,
     ops,
     scheduler,
 )
-from server.slashes import Paths, decode_names
 from server.wiring import Services
 
 

@@ -29,17 +29,17 @@ from memory import (
 )
 from scheduler import Foresight, ForesightConfig, Planner, PreloadConfig, Upkeep
 from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
-from server.bundles import Bundles
-from server.chat import ChatService
-from server.completing import Completions
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
 from server.config_values import ConfigError
-from server.draining import Requests
-from server.extracting import ServedCompleter
+from server.core.bundles import Bundles
+from server.core.chat import ChatService
+from server.core.completing import Completions
+from server.core.extraction import ServedCompleter
+from server.core.memories import Remembering
+from server.core.signing import BundleKey
+from server.http.metrics import Metrics
+from server.http.middleware.draining import Requests
 from server.lock import DataDirLock
-from server.metrics import Metrics
-from server.remembering import Remembering
-from server.signing import BundleKey
 
 log = logging.getLogger(__name__)
 

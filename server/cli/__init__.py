@@ -38,9 +38,9 @@ NAMED_ERRORS = (
     ("server.assets", "AssetError"),
     ("server.cli.client", "ServerError"),
     ("server.config_values", "ConfigError"),
+    ("server.core.signing", "BundleKeyError"),
     ("server.lock", "DataDirError"),
     ("server.run", "PortTaken"),
-    ("server.signing", "BundleKeyError"),
 )
 
 

@@ -18,7 +18,7 @@ from engine.transformers import LoadedModel
 from kvcache import verify_folder
 from memory.dates import EARLIEST, LATEST
 from server.config import Config, EngineConfig, MemoryConfig
-from server.signing import KEY_BYTES, BundleKey, BundleKeyError
+from server.core.signing import KEY_BYTES, BundleKey, BundleKeyError
 from server.wiring import open_services
 from tests.server.running import Running, running
 from tests.server.test_cli import call

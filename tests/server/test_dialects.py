@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from engine.transformers import LoadedModel
-from server.routes import mem0 as mem0_routes
-from server.routes import memos_cloud, memos_product, peers
+from server.dialects import mem0 as mem0_routes
+from server.dialects import memos_cloud, memos_product
 from tests.server import clients
 from tests.server.running import Running, running
 
@@ -631,13 +631,13 @@ def test_everybody_s_memories_can_be_deleted(model: LoadedModel, tmp_path: Path)
 
 
 def test_messages_in_every_form() -> None:
-    said = peers.messages_of(
+    said = common.messages_of(
         [
-            peers.PeerMessage(content=[{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {}}]),
-            peers.PeerMessage(content={"type": "text", "text": "two"}),
-            peers.PeerMessage(text="three"),
-            peers.PeerMessage(role="developer", content="four", name="Ana"),
-            peers.PeerMessage(role="tool"),
+            common.PeerMessage(content=[{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {}}]),
+            common.PeerMessage(content={"type": "text", "text": "two"}),
+            common.PeerMessage(text="three"),
+            common.PeerMessage(role="developer", content="four", name="Ana"),
+            common.PeerMessage(role="tool"),
             "five",
         ],
         "2024-05-08 13:56",
@@ -661,7 +661,7 @@ def test_messages_in_every_form() -> None:
     ],
 )
 def test_where(whose: dict[str, Any], filter: dict[str, Any], cubes: Any, rest: dict[str, Any]) -> None:
-    place = peers.where(peers.Whose(**whose), filter)
+    place = common.where(common.Whose(**whose), filter)
     assert (place.cubes, place.filter) == (cubes, rest)
 
 

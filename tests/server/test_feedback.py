@@ -16,7 +16,7 @@ from memory import EndpointRerank, ExtractorError, ModelExtractor
 from memory.extract_model import SCHEMA
 from server.config import Config, MemoryConfig, load_config
 from server.config_values import ConfigError
-from server.extracting import ServedCompleter
+from server.core.extraction import ServedCompleter
 from server.wiring import open_services
 from tests.server.running import Running
 

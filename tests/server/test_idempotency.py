@@ -24,7 +24,7 @@ from engine.transformers import LoadedModel
 from memory import EmbedderError, HashEmbedder, KeyedRequests, MemoryStore
 from memory import retries as retries_module
 from server.app import create_app
-from server.idempotency import READS, REPEATABLE, WRITES, Idempotency
+from server.http.middleware.idempotency import READS, REPEATABLE, WRITES, Idempotency
 from tests.process import free_port
 from tests.server.running import Running, running
 from tests.server.test_memories import found, new_cube

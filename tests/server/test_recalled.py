@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.prompt import CLOSING, HEADING
-from server.recalled import without_recalled
+from server.core.recalled import without_recalled
 from tests.server.running import Running
 
 FACTS = ["User: I live in Oslo.", "User: I have a labrador called Otto."]

@@ -1,0 +1,236 @@
+"""Memories and messages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from memory import Change, Hit, Memory, Message, Said
+from memory.checks import checked_time
+from scheduler import result_of
+from server.core import once
+from server.core.memories import message_of, placed_json
+from server.http.conditions import Expected, shown, tagged
+from server.http.errors import ApiError
+from server.http.routes.openai import Provided, Tenant
+from server.http.schemas import MemoryAdd, MemoryChange, MemoryList, MemorySearch, MessagesAdd
+
+router = APIRouter(prefix="/v1")
+
+
+def memory_json(memory: Memory) -> dict[str, Any]:
+    """A memory as the API shows it. Times are Unix seconds."""
+    return {
+        "object": "memory",
+        "id": memory.id,
+        "cube": memory.cube_id,
+        "owner": memory.owner,
+        "author": memory.author,
+        "agent": memory.agent,
+        "session": memory.session,
+        "kind": memory.kind,
+        "text": memory.text,
+        "status": memory.status,
+        "pinned": memory.pinned,
+        "version": memory.version,
+        "revision": memory.revision,
+        "created_at": memory.created_at,
+        "updated_at": memory.updated_at,
+        "event_at": memory.event_at,
+        "event_until": memory.event_until,
+        "expires_at": memory.expires_at,
+        "valid_until": memory.valid_until,
+        "replaced_by": memory.replaced_by,
+        "importance": memory.importance,
+        "uses": memory.uses,
+        "tags": list(memory.tags),
+        "metadata": memory.metadata,
+    }
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """A message as the API shows it."""
+    return {
+        "object": "message",
+        "id": message.id,
+        "role": message.role,
+        "name": message.author,
+        "content": message.text,
+        "time": message.sent_at,
+        "metadata": message.metadata,
+    }
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "at": change.at,
+        "action": change.action,
+        "version": change.version,
+        "text_before": change.text,
+        "detail": change.detail,
+    }
+
+
+def _hit_json(hit: Hit, explain: bool) -> dict[str, Any]:
+    shown = {"memory": memory_json(hit.memory), "score": hit.score, "why": hit.why}
+    return {**shown, "parts": dict(hit.parts)} if explain else shown
+
+
+@router.post("/memories", status_code=201)
+async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
+    """Add a memory; ``{"text": "..."}`` is enough. It is on disk when the reply comes. What fills no slot stays as it
+    was given: the same text twice is two memories, unless both requests have the same ``Idempotency-Key``."""
+    fields = body.model_dump(exclude={"cube", "text"}, exclude_none=True)
+    placed = await services.remembering.add(tenant, body.cube, body.text, **fields)
+    tagged(response, placed.memory)
+    return {**memory_json(placed.memory), "action": placed.action, "replaced": [m.id for m in placed.replaced]}
+
+
+@router.post("/memories/messages", status_code=201)
+async def add_messages(body: MessagesAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
+    """Keep messages, and what is worth remembering of them: now, or (``"wait": false``) in a job."""
+    messages = [
+        message_of(m.said, "system" if m.role == "developer" else m.role, name=m.name, time=m.time, metadata=m.metadata)
+        for m in body.messages
+    ]
+    said = Said(body.session, body.owner, body.agent, tuple(body.tags), body.metadata, body.expires_at)
+    own = once.once.get()
+    if body.wait and own is None:
+        placed = await services.remembering.add_messages(tenant, body.cube, messages, said, body.extractor)
+        return {"object": "list", "data": [placed_json(item) for item in placed]}
+    # A request with a key is a job all the same: one of that name is done once, even if this process ends now.
+    job_id = None if own is None else f"job_{own.next()[:24]}"
+    job = await services.remembering.queue_messages(tenant, body.cube, messages, said, body.extractor, job_id)
+    if body.wait:
+        job = await services.remembering.jobs.wait(tenant, job.id, 60.0)
+        if job.status == "completed":
+            return {"object": "list", "data": job.result}
+        if job.status == "failed":
+            raise ApiError(500, f"The messages could not be added: {job.error}.", "add_failed", type="server_error")
+    response.status_code = 201 if job.ended else 202
+    return result_of(job)
+
+
+@router.get("/messages")
+async def list_messages(
+    services: Provided,
+    tenant: Tenant,
+    cube: str | None = None,
+    session: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> dict[str, Any]:
+    """The last messages of a cube, or of one conversation in it, oldest first."""
+    id = await services.remembering.cube_id(tenant, cube)
+    messages = await asyncio.to_thread(services.memories.messages, tenant, id, session, limit)
+    return {"object": "list", "data": [message_json(message) for message in messages]}
+
+
+@router.get("/memories")
+async def list_memories(
+    services: Provided,
+    tenant: Tenant,
+    cube: str | None = None,
+    kind: str | None = None,
+    status: Literal["active", "merged", "archived", "deleted"] = "active",
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    after: str | None = None,
+) -> dict[str, Any]:
+    """Memories in order of creation; ``next`` is the ``after`` of the page that follows."""
+    body = MemoryList(cube=cube, kind=kind, status=status, limit=limit, after=after)
+    return await filter_memories(body, services, tenant)
+
+
+@router.post("/memories/list")
+async def filter_memories(body: MemoryList, services: Provided, tenant: Tenant) -> dict[str, Any]:
+    """The same, with a filter."""
+    page = await asyncio.to_thread(
+        lambda: services.memories.list_memories(
+            tenant,
+            body.cube,
+            kind=body.kind,
+            status=body.status,
+            limit=body.limit,
+            after=body.after,
+            filter=body.filter,
+        )
+    )
+    return {"object": "list", "data": [memory_json(item) for item in page.items], "next": page.next}
+
+
+@router.post("/memories/search")
+async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant) -> dict[str, Any]:
+    """Hybrid search in one or several cubes (default: the key's default cube)."""
+    at, offset = (None, 0) if body.at is None else checked_time(body.at, "at")
+    hits = await services.remembering.search(
+        tenant,
+        body.query,
+        [body.cube] if isinstance(body.cube, str) else body.cube,
+        top_k=body.top_k,
+        kinds=body.kinds,
+        filter=body.filter,
+        at=at,
+        utc_offset=offset,
+        hops=body.hops,
+        diversity=body.diversity,
+    )
+    return {"object": "list", "data": [_hit_json(hit, body.explain) for hit in hits]}
+
+
+@router.get("/memories/{memory_id}", response_model=None)
+async def get_memory(
+    memory_id: str, services: Provided, tenant: Tenant, request: Request, response: Response
+) -> Response | dict[str, Any]:
+    """One memory; its ``ETag`` is its revision."""
+    memory = await asyncio.to_thread(services.memories.get, tenant, memory_id)
+    return shown(request, response, memory, memory_json(memory))
+
+
+@router.get("/memories/{memory_id}/history")
+async def history(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
+    """What was done to a memory, oldest first, and the messages that it is from."""
+    changes = await asyncio.to_thread(services.memories.history, tenant, memory_id)
+    sources = await asyncio.to_thread(services.memories.sources, tenant, memory_id)
+    return {
+        "object": "list",
+        "data": [_change_json(change) for change in changes],
+        "sources": [message_json(message) for message in sources],
+    }
+
+
+@router.patch("/memories/{memory_id}")
+async def change_memory(
+    memory_id: str, body: MemoryChange, services: Provided, tenant: Tenant, expected: Expected, response: Response
+) -> dict[str, Any]:
+    """Change the fields that are given. Metadata are a JSON Merge Patch (null removes a key), or all there is
+    (``replace_metadata``). What was computed from its old text is removed before the reply."""
+    fields = body.model_dump(exclude_unset=True, exclude={"replace_metadata"})
+    overlay = "replace" if body.replace_metadata else "merge"
+    memory = await services.remembering.update(tenant, memory_id, overlay=overlay, expected=expected, **fields)
+    tagged(response, memory)
+    return memory_json(memory)
+
+
+@router.delete("/memories/{memory_id}")
+async def delete_memory(
+    memory_id: str, services: Provided, tenant: Tenant, expected: Expected, forget: bool = False
+) -> dict[str, Any]:
+    """Take a memory out of use, with everything that was computed from it; for a while it can be brought back.
+    ``?forget=true``: overwrite it now, and return the proof."""
+    reply = {"object": "memory.deleted", "id": memory_id, "deleted": True}
+    if forget:
+        proof, removed, left = await services.remembering.forget(tenant, memory_id, expected)
+        found = proof.as_json()
+        found["found"]["segments"] = left
+        return {**reply, "segments_removed": removed, "proof": {**found, "clean": found["clean"] and not left}}
+    _, removed = await services.remembering.delete(tenant, memory_id, expected)
+    return {**reply, "segments_removed": removed, "undelete_s": services.memories.undelete_s}
+
+
+@router.post("/memories/{memory_id}/undelete")
+async def undelete_memory(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
+    """Bring a deleted memory back."""
+    memory = await asyncio.to_thread(services.memories.undelete, tenant, memory_id)
+    tagged(response, memory)
+    return memory_json(memory)
