@@ -11,10 +11,12 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from server.dialects import mem0, memos_cloud, memos_product
 from server.http import errors
-from server.http.middleware.answers import BodyLimit, Gate, RequestIds, is_loopback
+from server.http.middleware.body import BodyLimit
 from server.http.middleware.decompress import Decompress, read_as_json
 from server.http.middleware.draining import Draining
+from server.http.middleware.gate import Gate, is_loopback
 from server.http.middleware.idempotency import Idempotency
+from server.http.middleware.ids import RequestIds
 from server.http.middleware.paths import Paths, decode_names
 from server.http.routes import (
     completions,

@@ -18,7 +18,7 @@ from server.core.memories import message_of
 from server.dialects import common
 from server.dialects.common import PeerMessage, Where, Whose
 from server.http.bodies import Body
-from server.http.middleware.answers import REQUEST_ID
+from server.http.middleware.ids import REQUEST_ID
 from server.http.schemas import MemoryOptions, Name, SamplingFields, Text
 from server.http.stream import streamed_reply, whole_reply
 from server.wiring import Services

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from engine.transformers import LoadedModel
 from server.app import create_app
-from server.http.middleware.answers import OPEN_PATHS, is_loopback
+from server.http.middleware.gate import OPEN_PATHS, is_loopback
 from server.run import offer_first_key
 from tests.server.running import Running, running
 

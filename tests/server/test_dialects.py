@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from engine.transformers import LoadedModel
+from server.dialects import common, memos_cloud, memos_product
 from server.dialects import mem0 as mem0_routes
-from server.dialects import memos_cloud, memos_product
 from tests.server import clients
 from tests.server.running import Running, running
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from server.http.middleware import answers
-from server.http.middleware.answers import BodyLimit
+from server.http.middleware.body import BODY_FILE, BodyLimit
 
 MIB = b" " * (1 << 20)
 
@@ -101,7 +101,7 @@ def kept_in_file(bodies: list[list[Message]], folder: Path, limit: int = 100) ->
     all_there = asyncio.Event()
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        found.append(scope[answers.BODY_FILE].read())
+        found.append(scope[BODY_FILE].read())
         await all_there.wait()
 
     async def send(message: Message) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import error_body
-from server.http.middleware.answers import ENDING, ENDING_CODE, OPEN_PATHS, refuse_ending
+from server.http.middleware.answers import ENDING, ENDING_CODE, refuse_ending
+from server.http.middleware.gate import OPEN_PATHS
 
 RUNNING = "recallkv.running"
 

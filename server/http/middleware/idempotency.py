@@ -19,7 +19,9 @@ from memory import KeyedRequests, KeyReused, MemoryStoreError, Reply, StillRunni
 from memory.database import ticket
 from server.core.once import Once, once
 from server.http.errors import ApiError, describe
-from server.http.middleware.answers import BODY_FILE, TENANT, replayed
+from server.http.middleware.answers import replayed
+from server.http.middleware.body import BODY_FILE
+from server.http.middleware.gate import TENANT
 
 log = logging.getLogger(__name__)
 

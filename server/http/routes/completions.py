@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.http.middleware.answers import REQUEST_ID
+from server.http.middleware.ids import REQUEST_ID
 from server.http.replies import CompletionFormat
 from server.http.routes.openai import Provided, Tenant
 from server.http.schemas import CompletionRequest

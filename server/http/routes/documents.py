@@ -18,7 +18,7 @@ from memory import Document
 from memory.cubes import DEFAULT_CUBE
 from server.core.signing import BundleKeyError
 from server.http.errors import ApiError
-from server.http.middleware.answers import BODY_FILE
+from server.http.middleware.body import BODY_FILE
 from server.http.routes.cubes import cube_json
 from server.http.routes.openai import Provided, Tenant
 from server.http.schemas import Name

@@ -9,7 +9,8 @@ from fastapi.responses import Response
 
 from engine.base import ChatMessage, ToolCall
 from server.http.errors import ApiError
-from server.http.middleware.answers import REQUEST_ID, TENANT
+from server.http.middleware.gate import TENANT
+from server.http.middleware.ids import REQUEST_ID
 from server.http.replies import ChatFormat
 from server.http.schemas import (
     ChatRequest,
