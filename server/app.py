@@ -11,6 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from server.dialects import mem0, memos_cloud, memos_product
 from server.http import errors
+from server.http.deps import Services
 from server.http.middleware.body import BodyLimit
 from server.http.middleware.decompress import Decompress, read_as_json
 from server.http.middleware.draining import Draining
@@ -30,7 +31,6 @@ from server.http.routes import (
     ops,
     scheduler,
 )
-from server.wiring import Services
 
 
 def keys_required(services: Services) -> bool:
@@ -73,7 +73,7 @@ def create_app(services: Services) -> FastAPI:
     required = keys_required(services)
     # Added last runs first: paths, ids, then the end of serving, then the gate, then decompression, then the size limit
     # of what came out, then what is done once.
-    app.add_middleware(Idempotency, requests=services.memories.keyed)
+    app.add_middleware(Idempotency, requests=services.keyed)
     app.add_middleware(
         BodyLimit,
         max_bytes=config.max_body_bytes,
@@ -86,7 +86,7 @@ def create_app(services: Services) -> FastAPI:
         Gate,
         required=required,
         check_host=not required and is_loopback(config.host),
-        tenant_of=services.memories.keys.tenant_of,
+        tenant_of=services.keys.tenant_of,
     )
     app.add_middleware(Draining, requests=services.requests, draining=lambda: services.draining)
     if config.cors_origins:

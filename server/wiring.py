@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -32,13 +29,15 @@ from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_
 from server.config import CacheConfig, Config, EngineConfig, MemoryConfig
 from server.config_values import ConfigError
 from server.core.bundles import Bundles
-from server.core.chat import ChatService
+from server.core.chat import ChatDefaults, ChatService
 from server.core.completing import Completions
 from server.core.extraction import ServedCompleter
-from server.core.memories import Remembering
+from server.core.generation import Followers
+from server.core.invalidation import Invalidation
+from server.core.memories import Extractors, MemoryService
 from server.core.signing import BundleKey
+from server.http.deps import Services
 from server.http.metrics import Metrics
-from server.http.middleware.draining import Requests
 from server.lock import DataDirLock
 
 log = logging.getLogger(__name__)
@@ -55,51 +54,6 @@ class OwningEngine(Engine, Protocol):
     def store(self) -> SegmentStore: ...
 
 
-@dataclass
-class Services:
-    """Everything routes work with."""
-
-    config: Config
-    engine: Engine
-    store: SegmentStore
-    memories: MemoryStore
-    embedder: WholeEmbedder
-    chat: ChatService
-    completions: Completions
-    upkeep: Upkeep
-    remembering: Remembering
-    bundles: Bundles
-    metrics: Metrics
-    served: ServedCompleter
-    foresight: Foresight | None = None
-    lock: DataDirLock | None = None
-    draining: bool = False
-    requests: Requests = field(default_factory=Requests)
-    started_at: float = field(default_factory=time.time)
-
-    def start(self) -> None:
-        """Begin to work, in the running event loop."""
-        self.served.bind(asyncio.get_running_loop())
-        self.remembering.jobs.start()
-        if self.foresight is not None:
-            self.foresight.start(self.config.data_dir / "scheduler.json")
-
-    async def close(self) -> None:
-        """Close everything, the data folder's lock last. Requests have ended, or fail; jobs are left for the next
-        start."""
-        self.draining = True
-        self.served.stop()
-        self.bundles.close()
-        await self.remembering.close()
-        if self.foresight is not None:
-            await self.foresight.close()
-        await self.upkeep.close()
-        await self.engine.close()
-        await asyncio.to_thread(self.memories.close)
-        if self.lock is not None:
-            self.lock.release()
-
-
 def assemble(
     config: Config,
     engine: Engine,
@@ -111,44 +65,43 @@ def assemble(
     """Put finished parts together."""
     upkeep = Upkeep(engine, memories)
     foresight = _foresight(config, engine, store, memories, upkeep)
-    metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
     served = ServedCompleter(engine)
-    extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
-    remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor, foresight)
-    bundles = Bundles(memories, engine, store, upkeep, _bundle_key(config), config.server.max_body_bytes)
-    chat = ChatService(
-        engine,
-        memories,
-        Planner(engine, memories, sessions=config.cache.sessions),
-        upkeep,
-        metrics,
-        served_name=config.engine.served_name or config.engine.model,
-        default_max_tokens=config.server.default_max_tokens,
-        default_mode=config.memory.mode,
-        default_top_k=config.memory.top_k,
-        default_fidelity=config.memory.fidelity,
-        sessions=config.cache.sessions,
-        remember=remembering.remember,
-        foresight=foresight,
-    )
-    metrics.watch_memories(remembering.stats)
+    by_name: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
+    extractors = Extractors(by_name, config.memory.extractor)
+    door = MemoryService(memories, Invalidation(engine, upkeep, foresight), extractors)
+    metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
+    metrics.watch_memories(door.stats)
     if foresight is not None:
         metrics.watch_foresight(foresight.stats, foresight.report)
+    planner = Planner(engine, memories, sessions=config.cache.sessions)
+    chat = ChatService(engine, door, planner, Followers(metrics, upkeep, foresight), _chat_defaults(config))
     return Services(
-        config,
-        engine,
-        store,
-        memories,
-        embedder,
-        chat,
-        Completions(chat, engine),
-        upkeep,
-        remembering,
-        bundles,
-        metrics,
-        served,
-        foresight,
-        lock,
+        config=config,
+        engine=engine,
+        store=store,
+        memories=door,
+        embedder=embedder,
+        chat=chat,
+        completions=Completions(chat, engine),
+        bundles=Bundles(memories, engine, store, upkeep, _bundle_key(config), config.server.max_body_bytes),
+        upkeep=upkeep,
+        metrics=metrics,
+        served=served,
+        keys=memories.keys,
+        keyed=memories.keyed,
+        foresight=foresight,
+        lock=lock,
+    )
+
+
+def _chat_defaults(config: Config) -> ChatDefaults:
+    return ChatDefaults(
+        served_name=config.engine.served_name or config.engine.model,
+        max_tokens=config.server.default_max_tokens,
+        mode=config.memory.mode,
+        top_k=config.memory.top_k,
+        fidelity=config.memory.fidelity,
+        sessions=config.cache.sessions,
     )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from engine.base import ChatMessage, Delta, Engine, Event, Started, TokenLogprob
 from engine.errors import ContextTooLong, QueueFull
 from scheduler import Plan
-from server.core.chat import ChatService, Generation
-from server.http.errors import ApiError
-from server.http.schemas import CompletionRequest
+from server.core.chat import ChatService
+from server.core.errors import InvalidValue, PromptTooLong, Unsupported
+from server.core.generation import AnswerOptions, Generation, Recalled, RecallOptions
 
 # Log-probabilities of prompt tokens, rivals and choices included, that one reply may hold: about 40 MB of JSON.
 MAX_SCORES = 1 << 20
@@ -24,6 +24,23 @@ MAX_SCORES = 1 << 20
 _AGAIN_S = 0.02
 # So many bytes of a text may have no token that stands for them (what a tokenizer changed before it cut the text up).
 _SKIP = 16
+
+
+@dataclass(frozen=True)
+class CompletionOptions:
+    """What a request asks for. ``prompts`` are texts or token ids, each with its place in the body; ``in_list`` says
+    that the body has them, or the one, in a list. ``recall`` None: without memories."""
+
+    prompts: tuple[tuple[str, str | list[int]], ...]
+    answer: AnswerOptions
+    in_list: bool = False
+    echo: bool = False
+    recall: RecallOptions | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Tell if log-likelihoods of the prompts are wanted."""
+        return self.echo and self.answer.sampling.logprobs is not None
 
 
 @dataclass(frozen=True)
@@ -51,28 +68,27 @@ class Answered:
 
 
 class Completions:
-    """Turns bodies into generations."""
+    """Turns requests with prompts into generations."""
 
     def __init__(self, chat: ChatService, engine: Engine) -> None:
         self._chat = chat
         self._engine = engine
 
     @asynccontextmanager
-    async def complete(self, tenant: str, body: CompletionRequest, request_id: str) -> AsyncGenerator[Batch, None]:
+    async def complete(self, tenant: str, options: CompletionOptions) -> AsyncGenerator[Batch, None]:
         """Answer all prompts of a request; leaving the block before the end aborts them. What is wrong with any of the
         prompts is raised before the first one runs."""
         arrived = time.perf_counter()
-        self._chat.check_model(body.model)
-        self._chat.check_features(body)
-        _check(body)
+        self._chat.check(options.answer)
+        _check(options)
         asked = []
-        for name, prompt in body.prompts:
+        for name, prompt in options.prompts:
             asked.append(self._asked(name, prompt))
             await asyncio.sleep(0)  # others go on between long texts
-        _check_scores(body, asked)
-        answered = [await self._answered(tenant, one, body, request_id, arrived) for one in asked]
-        at_once = max(1, self._engine.capacity().max_running // body.n)
-        batch = Batch(answered, body, at_once, self._engine)
+        _check_scores(options, asked)
+        answered = [await self._answered(tenant, one, options, arrived) for one in asked]
+        at_once = max(1, self._engine.capacity().max_running // options.answer.n)
+        batch = Batch(answered, options, at_once, self._engine)
         async with aclosing(batch.events):
             yield batch
 
@@ -81,50 +97,41 @@ class Completions:
             ids, raw = tuple(self._engine.tokenize(prompt)), prompt.encode()
         else:
             if not all(token < self._engine.vocabulary_size for token in prompt):
-                raise ApiError(400, f"{name}: a token id is outside the vocabulary.", "invalid_value", param=name)
+                raise InvalidValue(f"{name}: a token id is outside the vocabulary.", name)
             ids = tuple(prompt)
             raw = b"".join(self._engine.token_bytes(i) or self._engine.token_text(i).encode() for i in ids)
         if not ids:
-            raise ApiError(400, f"{name}: it is empty.", "invalid_value", param=name)
+            raise InvalidValue(f"{name}: it is empty.", name)
         begin = tuple(self._engine.tokenize(""))
         n = len(begin) if ids[: len(begin)] == begin and len(ids) > len(begin) else 0
         return Asked(name, ids[:n], ids[n:], raw)
 
-    async def _answered(
-        self, tenant: str, asked: Asked, body: CompletionRequest, request_id: str, arrived: float
-    ) -> Answered:
-        with _named(asked.name, alone=not isinstance(body.prompt, list)):
-            plan, cubes = await self._plan(tenant, asked, body)
+    async def _answered(self, tenant: str, asked: Asked, options: CompletionOptions, arrived: float) -> Answered:
+        with _named(asked.name, alone=not options.in_list):
+            plan, recalled = await self._plan(tenant, asked, options)
 
             def begin() -> Generation:
                 scored = len(asked.token_ids) if plan.memories else asked.n_tokens
-                generation = self._chat.generation(
-                    plan.prompt,
-                    body,
-                    body.max_tokens,
-                    body.logprobs,
-                    request_id,
+                return self._chat.generation(
                     tenant,
-                    arrived,
-                    use_segments=plan.mode == "kv",
-                    fidelity=plan.fidelity,
-                    score_last=scored if body.echo and body.logprobs is not None else 0,
+                    plan,
+                    options.answer,
+                    arrived=arrived,
+                    recalled=recalled,
+                    score_last=scored if options.scored else 0,
                 )
-                if body.memory is not None:
-                    generation.plan, generation.retrieve_s, generation.cubes = plan, plan.retrieve_s, cubes
-                return generation
 
             return Answered(asked, begin(), begin)
 
-    async def _plan(self, tenant: str, asked: Asked, body: CompletionRequest) -> tuple[Plan, tuple[str, ...]]:
-        """The prompt, with memories where the request has an object ``memory``, and their cubes."""
-        if body.memory is None:
+    async def _plan(self, tenant: str, asked: Asked, options: CompletionOptions) -> tuple[Plan, Recalled | None]:
+        """The prompt, with memories where the request wants some."""
+        if options.recall is None:
             alone = self._engine.render_completion(asked.token_ids, begin=asked.begin)
-            return Plan(alone, (), "off", 0.0), ()
+            return Plan(alone, (), "off", 0.0), None
         messages = (ChatMessage("user", asked.raw.decode(errors="replace")),)
-        ask = await self._chat.ask(tenant, messages, body.memory, body.max_tokens)
+        ask = await self._chat.ask(tenant, messages, options.recall, options.answer.max_tokens)
         plan = await self._chat.plan(replace(ask, token_ids=asked.token_ids, begin=asked.begin))
-        return plan, ask.cube_ids
+        return plan, Recalled(plan, ask.cube_ids)
 
 
 class Batch:
@@ -134,9 +141,9 @@ class Batch:
     only the first one's being refused refuses the request.
     """
 
-    def __init__(self, answered: Sequence[Answered], body: CompletionRequest, at_once: int, engine: Engine) -> None:
+    def __init__(self, answered: Sequence[Answered], options: CompletionOptions, at_once: int, engine: Engine) -> None:
         self._answered = answered
-        self._body = body
+        self._options = options
         self._at_once = at_once
         self._engine = engine
         self._echoed: set[int] = set()
@@ -146,7 +153,7 @@ class Batch:
 
     def prompt_of(self, index: int) -> int:
         """Give the prompt that choice ``index`` answers."""
-        return index // self._body.n
+        return index // self._options.answer.n
 
     def receipt(self, prompt: int | None = None) -> Any:
         """The ``memory`` object of one prompt; of all, in a list, where there are several."""
@@ -226,9 +233,9 @@ class Batch:
         if isinstance(event, Started):
             yield event
             return
-        index = prompt * self._body.n + event.index
+        index = prompt * self._options.answer.n + event.index
         logprobs = event.logprobs
-        if self._body.echo:
+        if self._options.echo:
             if index not in self._echoed:
                 self._echoed.add(index)
                 yield self._echo(prompt, index)
@@ -241,7 +248,7 @@ class Batch:
         started = one.generation.started
         assert started is not None, "a choice's first event comes after that"
         logprobs: tuple[TokenLogprob, ...] = ()
-        if self._body.logprobs is not None:
+        if self._options.scored:
             apart = one.asked.begin if one.asked.n_tokens > len(started.scores) else ()
             before = (TokenLogprob(i, self._engine.token_text(i), None) for i in apart)
             logprobs = tuple(as_written([*before, *started.scores], one.asked.raw))
@@ -262,25 +269,26 @@ def as_written(tokens: Sequence[TokenLogprob], raw: bytes) -> Iterator[TokenLogp
         at = end
 
 
-def _check(body: CompletionRequest) -> None:
-    if body.max_tokens == 0 and not body.echo:
-        raise ApiError(400, "max_tokens: 0 needs echo.", "invalid_value", param="max_tokens")
-    if body.memory is not None and body.memory.remember:
+def _check(options: CompletionOptions) -> None:
+    if options.answer.max_tokens == 0 and not options.echo:
+        raise InvalidValue("max_tokens: 0 needs echo.", "max_tokens")
+    if options.recall is not None and options.recall.remember:
         message = "memory.remember: a completion's prompt is no message of a user; send it to /v1/memories/messages."
-        raise ApiError(400, message, "unsupported", param="memory.remember")
+        raise Unsupported(message, "memory.remember")
 
 
-def _check_scores(body: CompletionRequest, asked: Sequence[Asked]) -> None:
-    if not body.echo or body.logprobs is None:
+def _check_scores(options: CompletionOptions, asked: Sequence[Asked]) -> None:
+    answer = options.answer
+    if not options.scored:
         return
-    of_each = (body.logprobs + 1) * body.n
+    of_each = ((answer.sampling.logprobs or 0) + 1) * answer.n
     for one, total in zip(asked, accumulate(one.n_tokens for one in asked), strict=True):
         if total * of_each > MAX_SCORES:
             message = (
                 f"{one.name}: the prompts up to this one have {total} tokens; log-probabilities of at most "
                 f"{MAX_SCORES // of_each} are given in one reply with these logprobs and n. Send fewer prompts."
             )
-            raise ApiError(400, message, "invalid_value", param=one.name)
+            raise InvalidValue(message, one.name)
 
 
 @contextmanager
@@ -291,4 +299,4 @@ def _named(name: str, *, alone: bool) -> Iterator[None]:
     except ContextTooLong as error:
         if alone:
             raise
-        raise ApiError(400, f"{name}: {error}", "context_length_exceeded", param=name) from error
+        raise PromptTooLong(f"{name}: {error}", name) from error

@@ -1,79 +1,130 @@
-"""What the server does with memories, whatever dialect asks: the side store's work, and then what follows from it for
-segments. Every way in goes through here, so that no dialect can forget to."""
+"""The one door to memory: what the server does with memories, whatever dialect asks. Whatever changes a memory has its
+segments removed here, so that no route can forget to."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from engine.base import Engine
 from memory import (
-    Cube,
+    Change,
     Extractor,
-    FeedbackOutcome,
     Hit,
+    InvalidMemory,
     Job,
     Memory,
+    MemoryStatus,
     MemoryStore,
     Message,
     ModelExtractor,
+    NotFound,
+    Page,
     Placed,
     Proof,
     Said,
     Subject,
-    new_message,
 )
-from memory.checks import checked_time
-from memory.errors import InvalidMemory, NotFound
-from scheduler import Foresight, JobRunner, Upkeep
 from server.core import once
-from server.core.recalled import without_recalled
-from server.http.metrics import MemoryStats
+from server.core.checks import check_filter, message_of
+from server.core.cubes import CubeService
+from server.core.documents import DocumentService
+from server.core.feedback import FeedbackService
+from server.core.invalidation import Invalidation
+from server.core.jobs import JobService
 
 T = TypeVar("T")
 _READERS = 4
+_PAGE = 500
 
 
-class Remembering:
-    """Async, for the event loop; the side store's blocking work runs in threads."""
+@dataclass(frozen=True)
+class MemoryStats:
+    """Counters of the side store: what became of what was said, by action; jobs there are, by status."""
 
-    def __init__(
-        self,
-        memories: MemoryStore,
-        engine: Engine,
-        upkeep: Upkeep,
-        extractors: dict[str, Extractor],
-        default: str,
-        foresight: Foresight | None = None,
-    ) -> None:
-        self.store = memories
-        self._engine = engine
-        self._upkeep = upkeep
-        self._foresight = foresight
+    placed: Mapping[str, int]
+    jobs: Mapping[str, int]
+    job_failures: int
+    extractor_fallbacks: int
+
+
+@dataclass(frozen=True)
+class Extractors:
+    """What finds memories in messages, by name, and the name of the one that is used by default."""
+
+    by_name: Mapping[str, Extractor]
+    default: str
+
+    def chosen(self, name: str | None) -> Extractor:
+        """Return the extractor of that name, or the default one. Raises ``InvalidMemory`` for an unknown name."""
+        name = name or self.default
+        if name not in self.by_name:
+            told = f"There is no extractor '{name}' here; there are {', '.join(self.by_name)}."
+            raise InvalidMemory(told, "extractor")
+        return self.by_name[name]
+
+    @property
+    def fallbacks(self) -> int:
+        """How often messages were read without the model that was to read them."""
+        return sum(one.fallbacks for one in self.by_name.values() if isinstance(one, ModelExtractor))
+
+
+class MemoryService:
+    """Async, for the event loop; the side store's blocking work runs in threads. It owns the side store, which nobody
+    behind this door sees; what is about cubes, documents, feedback and jobs is in parts of those names.
+
+    Unless something else is said, a method raises ``NotFound`` for what is nobody's or another tenant's, and
+    ``Forbidden`` for a change of what was shared for reading.
+    """
+
+    def __init__(self, store: MemoryStore, invalidation: Invalidation, extractors: Extractors) -> None:
+        self._store = store
+        self._invalidation = invalidation
         self._extractors = extractors
-        self._default = default
         # Apart from the threads that all requests need: a model takes its time.
         self._readers = ThreadPoolExecutor(_READERS, "extract")
-        self.jobs = JobRunner(memories.jobs, {"messages": self._messages_job}, self._chores)
         self._placed: Counter[str] = Counter()
+        self.cubes = CubeService(store, invalidation)
+        self.documents = DocumentService(store, self.cubes, invalidation)
+        self.feedback = FeedbackService(store, self.cubes, invalidation)
+        self.jobs = JobService(store.jobs, {"messages": self._messages_job}, self._chores)
+
+    # -- the service itself ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to do jobs, in the running event loop."""
+        self.jobs.start()
+
+    async def stop(self) -> None:
+        """Begin nothing more. Jobs are left for the next start."""
+        await self.jobs.close()
+        self.documents.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def close(self) -> None:
+        """Close the side store, after ``stop`` and once nobody asks for anything."""
+        await asyncio.to_thread(self._store.close)
 
     def stats(self) -> MemoryStats:
-        """For the metrics page."""
-        fallbacks = sum(e.fallbacks for e in self._extractors.values() if isinstance(e, ModelExtractor))
-        return MemoryStats(self._placed, self.store.jobs.counts(), self.jobs.failures, fallbacks)
+        """Return what the metrics page shows. Blocks."""
+        return MemoryStats(self._placed, self.jobs.counts(), self.jobs.failures, self._extractors.fallbacks)
+
+    @property
+    def undelete_s(self) -> float:
+        """For how many seconds a deleted memory can be brought back."""
+        return self._store.undelete_s
 
     # -- adding ----------------------------------------------------------------------------------------------
 
     async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> Placed:
         """Store a memory as it is given."""
-        id = await self.cube_id(tenant, cube)
-        placed = await asyncio.to_thread(lambda: self.store.add_noted(tenant, id, text, **fields))
+        id = await self.cubes.id_of(tenant, cube)
+        placed = await asyncio.to_thread(lambda: self._store.add_noted(tenant, id, text, **fields))
         await self._replaced(tenant, [placed])
         return placed
 
@@ -81,9 +132,9 @@ class Remembering:
         self, tenant: str, cube: str | None, messages: Sequence[Message], said: Said, extractor: str | None = None
     ) -> list[Placed]:
         """Keep messages and what is worth remembering of them, now."""
-        id = await self.cube_id(tenant, cube)
-        find = self.extractor(extractor)
-        placed = await self._read(find, lambda: self.store.add_messages(tenant, id, messages, said, extractor=find))
+        id = await self.cubes.id_of(tenant, cube)
+        find = self._extractors.chosen(extractor)
+        placed = await self._read(find, lambda: self._store.add_messages(tenant, id, messages, said, extractor=find))
         await self._replaced(tenant, placed)
         return placed
 
@@ -98,18 +149,16 @@ class Remembering:
     ) -> Job:
         """Keep messages in a job, which finds what is worth remembering of them later. What cannot be kept is refused
         now."""
-        id = await self.cube_id(tenant, cube)
-        self.extractor(extractor)
-        await asyncio.to_thread(self.store.check_messages, tenant, id, messages, said)
+        id = await self.cubes.id_of(tenant, cube)
+        self._extractors.chosen(extractor)
+        await asyncio.to_thread(self._store.check_messages, tenant, id, messages, said)
         payload = {
             "cube": id,
             "messages": [asdict(message) for message in messages],
             "said": asdict(said),
             "extractor": extractor,
         }
-        job = await asyncio.to_thread(self.store.jobs.put, tenant, "messages", payload, job_id)
-        self.jobs.wake()
-        return job
+        return await self.jobs.put(tenant, "messages", payload, job_id)
 
     async def remember(self, tenant: str, cube: str, text: str, session: str | None) -> None:
         """Keep what a user said in a chat, in a job; that of a request with a key, once."""
@@ -122,11 +171,11 @@ class Remembering:
         given = job.payload
         messages = [Message(**fields) for fields in given["messages"]]
         said = Said(**{**given["said"], "tags": tuple(given["said"]["tags"])})
-        finish = self.store.jobs.finishing(job.id)
-        find = self.extractor(given["extractor"])
+        finish = self._store.jobs.finishing(job.id)
+        find = self._extractors.chosen(given["extractor"])
         placed = await self._read(
             find,
-            lambda: self.store.add_messages(
+            lambda: self._store.add_messages(
                 job.tenant,
                 given["cube"],
                 messages,
@@ -143,168 +192,168 @@ class Remembering:
             return await asyncio.to_thread(work)
         return await asyncio.get_running_loop().run_in_executor(self._readers, copy_context().run, work)
 
-    def extractor(self, name: str | None) -> Extractor:
-        """Raises ``InvalidMemory`` for an unknown one."""
-        name = name or self._default
-        if name not in self._extractors:
-            raise InvalidMemory(
-                f"There is no extractor '{name}' here; there are {', '.join(self._extractors)}.", "extractor"
-            )
-        return self._extractors[name]
+    async def _replaced(self, tenant: str, placed: Sequence[Placed]) -> None:
+        self._placed.update(item.action for item in placed)
+        await self._invalidation.drop(tenant, [memory for item in placed for memory in item.replaced])
 
     # -- finding ---------------------------------------------------------------------------------------------
 
     async def search(
         self, tenant: str, query: str, cubes: Sequence[str] | None, *, top_k: int = 5, **options: Any
     ) -> list[Hit]:
-        """Search in these cubes (None: the default one)."""
+        """Search in these cubes (None: the default one), and return the best memories, best first."""
 
         def find() -> list[Hit]:
-            ids = cubes if cubes is not None else [self.store.default_cube(tenant).id]
-            return self.store.search(tenant, query, cube_ids=ids, top_k=top_k, **options)
+            ids = cubes if cubes is not None else [self._store.default_cube(tenant).id]
+            return self._store.search(tenant, query, cube_ids=ids, top_k=top_k, **options)
 
         return await asyncio.to_thread(find)
 
-    async def cube_id(self, tenant: str, cube: str | None) -> str:
-        """A cube's id by id or name; the default cube's for None. Raises ``NotFound``."""
+    async def get(self, tenant: str, memory_id: str) -> Memory:
+        """Return a memory."""
+        return await asyncio.to_thread(self._store.get, tenant, memory_id)
 
-        def find() -> Cube:
-            return self.store.default_cube(tenant) if cube is None else self.store.cube(tenant, cube)
+    async def existing(self, tenant: str, ids: Iterable[str]) -> list[Memory]:
+        """Return the memories of these ids, each once; ids of nobody's are skipped."""
 
-        return (await asyncio.to_thread(find)).id
+        def read() -> list[Memory]:
+            memories: list[Memory] = []
+            for id in dict.fromkeys(ids):
+                with contextlib.suppress(NotFound):
+                    memories.append(self._store.get(tenant, id))
+            return memories
+
+        return await asyncio.to_thread(read)
+
+    async def page(self, tenant: str, cube: str | None = None, **options: Any) -> Page:
+        """Return one page of a cube's memories (None: of all one's own), in order of creation. ``options`` are
+        ``MemoryStore.list_memories``'s: kind, status, limit, after, filter. Raises ``InvalidMemory``."""
+        return await asyncio.to_thread(lambda: self._store.list_memories(tenant, cube, **options))
+
+    async def everything(
+        self,
+        tenant: str,
+        names: Sequence[str] | None,
+        filter: Mapping[str, Any],
+        statuses: Sequence[MemoryStatus] = ("active",),
+    ) -> list[Memory]:
+        """Return all memories of these statuses in one's own cubes of these names (None: in all of them), in order of
+        creation. Raises ``InvalidMemory`` for a bad filter, whether the cubes exist or not."""
+        check_filter(filter)
+        cubes = await self.cubes.own(tenant, names)
+        ids: Sequence[str | None] = (None,) if names is None else [cube.id for cube in cubes.values()]
+
+        def read() -> list[Memory]:
+            found: list[Memory] = []
+            for id in ids:
+                with contextlib.suppress(NotFound):  # it was deleted meanwhile
+                    for status in statuses:
+                        found += self._whole_list(tenant, id, status, filter)
+            return found
+
+        return await asyncio.to_thread(read)
+
+    def _whole_list(self, tenant: str, cube: str | None, status: str, filter: Mapping[str, Any]) -> list[Memory]:
+        found: list[Memory] = []
+        after: str | None = None
+        while True:
+            page = self._store.list_memories(
+                tenant, cube, status=status, limit=_PAGE, after=after, filter=filter or None
+            )
+            found += page.items
+            after = page.next
+            if after is None:
+                return found
+
+    async def history(self, tenant: str, memory_id: str) -> list[Change]:
+        """Return what was done to a memory, oldest first."""
+        return await asyncio.to_thread(self._store.history, tenant, memory_id)
+
+    async def sources(self, tenant: str, memory_id: str) -> list[Message]:
+        """Return the messages that a memory is from, in order."""
+        return await asyncio.to_thread(self._store.sources, tenant, memory_id)
+
+    async def messages(self, tenant: str, cube: str | None, session: str | None, limit: int) -> list[Message]:
+        """Return the last messages of a cube (None: of the default one), or of one conversation in it, oldest first."""
+        id = await self.cubes.id_of(tenant, cube)
+        return await asyncio.to_thread(self._store.messages, tenant, id, session, limit)
+
+    async def labels_of(self, tenant: str) -> set[str]:
+        """Return the labels that segments of the tenant's own memories have."""
+        return await asyncio.to_thread(self._store.labels_of, tenant)
 
     # -- changing --------------------------------------------------------------------------------------------
 
     async def update(self, tenant: str, memory_id: str, **fields: Any) -> Memory:
-        """Change a memory, as ``MemoryStore.change`` does. What was computed from its old text is removed before the
-        reply."""
-        changed = await asyncio.to_thread(lambda: self.store.change(tenant, memory_id, **fields))
+        """Change a memory, as ``MemoryStore.change`` does, and return it. What was computed from its old text is
+        removed before the reply."""
+        changed = await asyncio.to_thread(lambda: self._store.change(tenant, memory_id, **fields))
         if changed.before.label != changed.after.label or changed.after.status != "active":
-            await self.drop_segments(tenant, [changed.before])
+            await self._invalidation.drop(tenant, [changed.before])
         return changed.after
 
     async def delete(self, tenant: str, memory_id: str, expected: Collection[int] | None = None) -> tuple[Memory, int]:
-        """Take a memory out of use, and remove what was computed from it; how many segments that were. ``expected``:
+        """Take a memory out of use, and return it with the number of segments that were removed. ``expected``:
         revisions that may be deleted (None: any)."""
-        memory = await asyncio.to_thread(self.store.delete, tenant, memory_id, expected)
-        return memory, await self.drop_segments(tenant, [memory])
+        memory = await asyncio.to_thread(self._store.delete, tenant, memory_id, expected)
+        return memory, await self._invalidation.drop(tenant, [memory])
+
+    async def undelete(self, tenant: str, memory_id: str, *, within: str | None = None) -> Memory:
+        """Bring a deleted memory back, and return it. ``within``: the name of one's own cube that it must be in."""
+
+        def undelete() -> Memory:
+            if within is not None:
+                cube = self._store.own_cube(tenant, within)
+                wanted = {"id": memory_id}
+                if not self._store.list_memories(tenant, cube.id, status="deleted", filter=wanted, limit=1).items:
+                    raise NotFound("deleted memory", memory_id)
+            return self._store.undelete(tenant, memory_id)
+
+        return await asyncio.to_thread(undelete)
 
     async def forget(
         self, tenant: str, memory_id: str, expected: Collection[int] | None = None
     ) -> tuple[Proof, int, int]:
-        """Overwrite a memory and everything computed from it; the proof, the segments removed, and those that a look
-        afterwards still finds."""
-        proof = await asyncio.to_thread(self.store.forget, tenant, memory_id, expected)
-        removed = await self._gone(tenant, [proof.memory])
-        left = await self._engine.forget([proof.memory.label])
-        return proof, removed, left
+        """Overwrite a memory and everything computed from it. Return the proof, the number of segments removed, and of
+        those that a look afterwards still found."""
+        proof = await asyncio.to_thread(self._store.forget, tenant, memory_id, expected)
+        removed = await self._invalidation.erase(tenant, [proof.memory])
+        return proof, removed, await self._invalidation.left_of(proof.memory)
 
     async def remove(self, tenant: str, memories: Iterable[Memory]) -> list[Memory]:
-        """``delete`` several memories; those that were there."""
+        """``delete`` several memories, and return those that were there."""
         gone: list[Memory] = []
 
         def delete() -> None:
             for memory in memories:
                 with contextlib.suppress(NotFound):  # another request was faster
-                    gone.append(self.store.delete(tenant, memory.id))
+                    gone.append(self._store.delete(tenant, memory.id))
 
         try:
             await asyncio.to_thread(delete)
         finally:
-            await self.drop_segments(tenant, gone)
+            await self._invalidation.drop(tenant, gone)
         return gone
 
     async def erase(self, tenant: str, subject: Subject, cubes: Sequence[str] | None = None) -> list[Memory]:
         """Remove all that was ever said by and remembered of a subject (in the cubes of these names only), whatever its
-        status: at once and for good, with everything that was computed from it. The memories are returned."""
-        memories = await asyncio.to_thread(self.store.erase, tenant, subject, cubes)
-        await self._gone(tenant, memories)
+        status: at once and for good, with everything that was computed from it. Return the memories."""
+        memories = await asyncio.to_thread(self._store.erase, tenant, subject, cubes)
+        await self._invalidation.erase(tenant, memories)
         return memories
 
-    async def delete_cube(
-        self, tenant: str, cube: str, expected: Collection[int] | None = None
-    ) -> tuple[list[Memory], int]:
-        """Delete one's own cube (by id or name) with all that is in it, at once and for good; its memories, and how
-        many segments were removed. ``expected``: revisions that may be deleted (None: any). Raises ``NotFound``,
-        ``Stale``."""
-        id = await self.cube_id(tenant, cube)
-        memories = await asyncio.to_thread(self.store.delete_cube, tenant, id, expected)
-        self._upkeep.forget(tenant, id)
-        if self._foresight is not None:
-            self._foresight.forget(tenant, id)
-        return memories, await self._gone(tenant, memories)
-
-    async def _gone(self, tenant: str, memories: Iterable[Memory]) -> int:
-        """Remove what was computed from texts that are gone for good, and from conversations: their words stand in the
-        turns, whose keys and values are kept too. How many segments that were."""
-        return await self.drop_segments(tenant, memories) + await self._engine.forget_conversations(tenant)
-
-    async def feedback(
-        self,
-        tenant: str,
-        cube: str | None,
-        text: str,
-        *,
-        memory_ids: Sequence[str] = (),
-        corrected: str | None = None,
-        at: float | None = None,
-    ) -> FeedbackOutcome:
-        """Do what somebody says of memories (without a cube: of the first one's), and remove what was computed from
-        those that it changed."""
-
-        def give() -> FeedbackOutcome:
-            if cube is None and memory_ids:
-                id = self.store.get(tenant, memory_ids[0]).cube_id
-            else:
-                id = self.store.default_cube(tenant).id if cube is None else cube
-            return self.store.feedback(tenant, id, text, memory_ids=memory_ids, corrected=corrected, at=at)
-
-        outcome = await asyncio.to_thread(give)
-        await self.drop_segments(tenant, outcome.replaced)
-        return outcome
-
-    async def drop_segments(self, tenant: str, memories: Iterable[Memory]) -> int:
-        """Remove what was computed from these texts, in every tier."""
-        gone = list(memories)
-        if not gone:
-            return 0
-        removed = await self._engine.forget([memory.label for memory in gone])
-        for cube in {memory.cube_id for memory in gone}:
-            self._upkeep.changed(tenant, cube)
-        return removed
-
-    async def _replaced(self, tenant: str, placed: Sequence[Placed]) -> None:
-        self._placed.update(item.action for item in placed)
-        await self.drop_segments(tenant, [memory for item in placed for memory in item.replaced])
+    # -- in between ------------------------------------------------------------------------------------------
 
     async def _chores(self) -> None:
-        for tenant in await asyncio.to_thread(self.store.forget_late):
-            await self._engine.forget_conversations(tenant)
-        await self.drop_segments("", await asyncio.to_thread(self.store.archive_expired))
-        await asyncio.to_thread(self.store.jobs.sweep)
-        await asyncio.to_thread(self.store.keyed.sweep)
-
-    async def close(self) -> None:
-        await self.jobs.close()
-        self._readers.shutdown(wait=False, cancel_futures=True)
-
-
-def message_of(
-    text: str,
-    role: str = "user",
-    *,
-    name: str | None = None,
-    time: str | float | None = None,
-    metadata: dict[str, Any] | None = None,
-) -> Message:
-    """A message as a client sends it, without memories that were recalled for it. ``time`` is ISO 8601 or Unix time.
-    Raises ``InvalidMemory``."""
-    at, offset = (None, 0) if time is None else checked_time(time, "messages")
-    return new_message(without_recalled(text, role), role, at, name, utc_offset=offset, metadata=metadata or {})
+        for tenant in await asyncio.to_thread(self._store.forget_late):
+            await self._invalidation.drop_conversations(tenant)
+        await self._invalidation.drop("", await asyncio.to_thread(self._store.archive_expired))
+        await asyncio.to_thread(self._store.jobs.sweep)
+        await asyncio.to_thread(self._store.keyed.sweep)
 
 
 def placed_json(placed: Placed) -> dict[str, Any]:
-    """What became of a unit, without texts."""
+    """Return what became of a unit, without texts."""
     return {
         "action": placed.action,
         "id": placed.memory.id,

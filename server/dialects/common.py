@@ -7,8 +7,6 @@ reading and deleting make nothing. What has no user is kept in a cube of its age
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -18,15 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from memory import Cube, Hit, Job, Memory, MemoryStatus, Message, Said
-from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
-from memory.errors import InvalidMemory, NotFound
-from memory.filters import compile_filter
+from memory import Hit, InvalidMemory, Job, Memory, MemoryStatus, Message, NotFound, Said
 from server.core import once
-from server.core.memories import message_of
+from server.core.checks import check_filter, checked_message_of, checked_said
+from server.core.memories import MemoryService
 from server.http.errors import ApiError
-from server.http.schemas import Name, Spoken, Text, Time
-from server.wiring import Services
+from server.http.schemas.fields import Name, Text, Time
+from server.http.schemas.memories import Spoken
 
 T = TypeVar("T")
 
@@ -67,13 +63,11 @@ def messages_of(given: PeerMessages, time: Time | None = None) -> list[Message]:
     items = given if isinstance(given, list) else [given]
     messages = [PeerMessage(content=item) if isinstance(item, str) else item for item in items]
     found = [
-        checked_message(
-            message_of(
-                item.said,
-                "system" if item.role == "developer" else item.role,
-                name=item.name,
-                time=time if item.chat_time is None else item.chat_time,
-            )
+        checked_message_of(
+            item.said,
+            "system" if item.role == "developer" else item.role,
+            name=item.name,
+            time=time if item.chat_time is None else item.chat_time,
         )
         for item in messages
         if item.said.strip()
@@ -109,8 +103,7 @@ class Whose:
         """What all messages of one addition have in common. Checked here: a job could only fail. Raises
         ``InvalidMemory``."""
         details = {**(metadata or {}), **({} if self.app is None else {"app_id": self.app})}
-        checked_metadata(details)
-        return Said(self.run, self.user, self.agent, checked_tags(list(tags)), details, expires)
+        return checked_said(Said(self.run, self.user, self.agent, tuple(tags), details, expires))
 
     @property
     def filter(self) -> dict[str, Any]:
@@ -190,16 +183,11 @@ def translated(filter: Any, depth: int = 0) -> Any:
     return found
 
 
-async def cube_for(services: Services, tenant: str, name: str) -> Cube:
-    """The cube to add to, made where there is none."""
-    return await asyncio.to_thread(services.memories.named_cube, tenant, name)
-
-
-async def added_to(services: Services, tenant: str, name: str, add: Callable[[str], Awaitable[T]]) -> T:
+async def added_to(memories: MemoryService, tenant: str, name: str, add: Callable[[str], Awaitable[T]]) -> T:
     """``add`` to the cube of that name, by its id; to a new one where it is deleted at the same time."""
     tries = _TRIES
     while True:
-        cube = await cube_for(services, tenant, name)
+        cube = await memories.cubes.named(tenant, name)
         try:
             return await add(cube.id)
         except NotFound as error:
@@ -208,92 +196,34 @@ async def added_to(services: Services, tenant: str, name: str, add: Callable[[st
                 raise
 
 
-async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None) -> dict[str, Cube]:
-    """The cubes of these names that there are (None: all of one's own), by the name that was asked for."""
-
-    def find() -> dict[str, Cube]:
-        if names is None:
-            return {cube.name: cube for cube in services.memories.cubes(tenant) if cube.tenant == tenant}
-        found: dict[str, Cube] = {}
-        for name in names:
-            with contextlib.suppress(NotFound):
-                found[name] = services.memories.own_cube(tenant, name)
-        return found
-
-    return await asyncio.to_thread(find)
-
-
 # -- finding ---------------------------------------------------------------------------------------------------
 
 
 async def listed(
-    services: Services, tenant: str, place: Where, statuses: Sequence[MemoryStatus] = ("active",)
+    memories: MemoryService, tenant: str, place: Where, statuses: Sequence[MemoryStatus] = ("active",)
 ) -> list[Memory]:
     """All memories there of these statuses, in order of creation. Raises ``InvalidMemory`` for a bad filter, of an
     unknown user's too."""
-    compile_filter(place.filter)
-    cubes = await cubes_at(services, tenant, place.cubes)
-    ids: Sequence[str | None] = (None,) if place.cubes is None else [cube.id for cube in cubes.values()]
-
-    def read() -> list[Memory]:
-        found: list[Memory] = []
-        for id in ids:
-            with contextlib.suppress(NotFound):  # it was deleted meanwhile
-                for status in statuses:
-                    found += _whole_list(services, tenant, id, status, place.filter)
-        return found
-
-    return await asyncio.to_thread(read)
-
-
-def _whole_list(services: Services, tenant: str, cube: str | None, status: str, filter: dict[str, Any]) -> list[Memory]:
-    found: list[Memory] = []
-    after: str | None = None
-    while True:
-        page = services.memories.list_memories(
-            tenant, cube, status=status, limit=_PAGE, after=after, filter=filter or None
-        )
-        found += page.items
-        after = page.next
-        if after is None:
-            return found
+    return await memories.everything(tenant, place.cubes, place.filter, statuses)
 
 
 async def found(
-    services: Services, tenant: str, query: str, place: Where, top_k: int, *, floor: float = 0.0, **options: Any
+    memories: MemoryService, tenant: str, query: str, place: Where, top_k: int, *, floor: float = 0.0, **options: Any
 ) -> list[Hit]:
     """The best memories there, best first; ``floor`` is the least ``score_of`` that counts. Raises ``InvalidMemory``
     for a bad filter, of an unknown user's too."""
-    compile_filter(place.filter)
-    cubes = await cubes_at(services, tenant, place.cubes)
+    check_filter(place.filter)
+    cubes = await memories.cubes.own(tenant, place.cubes)
     if not cubes or top_k < 1:
         return []
     ids = [cube.id for cube in cubes.values()]
-    hits = await services.remembering.search(tenant, query, ids, top_k=top_k, filter=place.filter or None, **options)
+    hits = await memories.search(tenant, query, ids, top_k=top_k, filter=place.filter or None, **options)
     return [hit for hit in hits if score_of(hit) >= floor]
 
 
 def score_of(hit: Hit) -> float:
     """A hit's score from 0 to 1, as these clients expect it; ours has no upper end."""
     return round(1 - math.exp(-max(0.0, hit.score)), 6)
-
-
-async def own_memory(services: Services, tenant: str, id: str) -> Memory:
-    """A memory by its id. Raises ``NotFound``."""
-    return await asyncio.to_thread(services.memories.get, tenant, id)
-
-
-async def those_of(services: Services, tenant: str, ids: Iterable[str]) -> list[Memory]:
-    """The memories of these ids that there are."""
-
-    def read() -> list[Memory]:
-        memories: list[Memory] = []
-        for id in dict.fromkeys(ids):
-            with contextlib.suppress(NotFound):
-                memories.append(services.memories.get(tenant, id))
-        return memories
-
-    return await asyncio.to_thread(read)
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------
@@ -310,7 +240,7 @@ def task_job_id(user: str, task: str | None = None) -> str:
     return f"job_{_tag(user)}{own[:_TAG_CHARS] if task is None else _tag(task)}{own[-16:]}"
 
 
-async def jobs_of(services: Services, tenant: str, user: str | None = None, task: str | None = None) -> list[Job]:
+async def jobs_of(memories: MemoryService, tenant: str, user: str | None = None, task: str | None = None) -> list[Job]:
     """The tenant's jobs of a user, or of a task (a job's id, or the client's name), the newest first."""
 
     def belongs(job: Job) -> bool:
@@ -319,21 +249,11 @@ async def jobs_of(services: Services, tenant: str, user: str | None = None, task
             return job.id == task or tags[_TAG_CHARS : 2 * _TAG_CHARS] == _tag(task)
         return user is None or tags[:_TAG_CHARS] == _tag(user)
 
-    jobs = await asyncio.to_thread(lambda: services.memories.jobs.all(tenant, limit=_MAX_JOBS))
+    jobs = await memories.jobs.all(tenant, _MAX_JOBS)
     return [job for job in jobs if belongs(job)]
 
 
 # -- writing ---------------------------------------------------------------------------------------------------
-
-
-def moment(value: Time | None, param: str) -> tuple[float | None, int]:
-    """A time as Unix seconds, and its clock's offset from UTC. Raises ``InvalidMemory``."""
-    return (None, 0) if value is None else checked_time(value, param)
-
-
-def unix_time(value: Time | None, param: str) -> float | None:
-    """A time as Unix seconds. Raises ``InvalidMemory``."""
-    return moment(value, param)[0]
 
 
 def iso(at: float | None) -> str | None:

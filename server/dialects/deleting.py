@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from memory import Memory, Subject
-from memory.filters import compile_filter
+from server.core.checks import check_filter
+from server.core.memories import MemoryService
 from server.dialects import common
 from server.dialects.common import Where, Whose
-from server.wiring import Services
 
 # What a filter may ask for that names somebody, in the side store's words and in the clients'.
 _IDS = {
@@ -28,35 +28,35 @@ _IDS = {
 
 
 async def delete_everything(
-    services: Services, tenant: str, place: Where, within: tuple[str, ...] | None = None
+    memories: MemoryService, tenant: str, place: Where, within: tuple[str, ...] | None = None
 ) -> list[Memory]:
     """Delete all memories there, whatever their status. Where nothing but ids say which, all that was said goes as
     well, at once and for good; else the memories can be brought back one by one. ``within`` are names of cubes that
     nothing outside of is touched. Raises ``InvalidMemory`` for a bad filter."""
-    compile_filter(place.filter)
+    check_filter(place.filter)
     ids = _ids_of(place.filter)
     if ids is None:
-        memories = await common.listed(services, tenant, place, ("active", "archived", "merged"))
-        return await services.remembering.remove(tenant, memories)
+        wanted = await common.listed(memories, tenant, place, ("active", "archived", "merged"))
+        return await memories.remove(tenant, wanted)
     if within is None and place.cubes is not None:
         if "owner" in ids:  # of somebody else, in a user's cube
             within = place.cubes
         else:
             (ids["owner"],) = place.cubes
-    return await services.remembering.erase(tenant, Subject(**ids), within)
+    return await memories.erase(tenant, Subject(**ids), within)
 
 
 async def delete_in(
-    services: Services, tenant: str, cubes: Sequence[str], whose: Whose, filter: Mapping[str, Any] | None
+    memories: MemoryService, tenant: str, cubes: Sequence[str], whose: Whose, filter: Mapping[str, Any] | None
 ) -> list[Memory]:
     """``delete_everything`` of ``whose`` that a filter lets through, in the cubes of these names; without names in all.
     Who is asked for by the name of one of the cubes has all that is in it."""
     if not cubes:
-        return await delete_everything(services, tenant, common.limited(common.where(whose, filter)))
+        return await delete_everything(memories, tenant, common.limited(common.where(whose, filter)))
     place = common.where(replace(whose, user=None), filter)
     owners = [user for user in (whose.user, *(place.cubes or ())) if user is not None and user not in cubes]
     place = Where(tuple(cubes), common.both(place.filter, *({"owner": user} for user in owners)))
-    return await delete_everything(services, tenant, place, within=tuple(cubes))
+    return await delete_everything(memories, tenant, place, within=tuple(cubes))
 
 
 def _ids_of(filter: Mapping[str, Any]) -> dict[str, str] | None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,17 +14,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from memory import Change, Job, Memory, Message, Placed, Said
-from memory.dates import LATEST
-from memory.errors import InvalidMemory, NotFound
+from memory import Change, InvalidMemory, Job, Memory, Message, NotFound, Placed, Said
+from server.core.checks import moment, unix_time, within_calendar
 from server.dialects import common, mem0_entities
 from server.dialects.common import PeerMessages, Where, Whose, iso
 from server.dialects.deleting import delete_everything
 from server.http.bodies import Body, lone_surrogate
 from server.http.conditions import Expected, tagged
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import Name, Text, Time
-from server.wiring import Services
+from server.http.deps import Provided, Services, Tenant
+from server.http.schemas.fields import Name, Text, Time
 
 router = APIRouter()
 router.include_router(mem0_entities.router)
@@ -126,7 +123,7 @@ class Update(Body):
             "metadata": None
             if self.metadata is None
             else {key: value for key, value in self.metadata.items() if key not in _IDENTITY},
-            "event_at": common.unix_time(self.timestamp, "timestamp"),
+            "event_at": unix_time(self.timestamp, "timestamp"),
         }
         if "expiration_date" in self.model_fields_set:
             expires = _expiry(self.expiration_date)
@@ -158,10 +155,10 @@ class Feedback(Body):
 
 def _expiry(date: str | None) -> float | None:
     """The end of a day given as YYYY-MM-DD; any other time as it is. Raises ``InvalidMemory``."""
-    at = common.unix_time(date, "expiration_date")
+    at = unix_time(date, "expiration_date")
     if at is None or date is None or len(date.strip()) != 10:
         return at
-    return min(at + 86_400, LATEST)
+    return within_calendar(at + 86_400)
 
 
 def _date(expires: float | None) -> str | None:
@@ -246,9 +243,9 @@ def _addition(body: Add) -> _Addition:
 async def _queue(body: Add, services: Services, tenant: str) -> Job:
     given = _addition(body)
     id = common.task_job_id(given.name)
-    queue = services.remembering.queue_messages
+    queue = services.memories.queue_messages
     return await common.added_to(
-        services, tenant, given.name, lambda cube: queue(tenant, cube, given.messages, given.said, job_id=id)
+        services.memories, tenant, given.name, lambda cube: queue(tenant, cube, given.messages, given.said, job_id=id)
     )
 
 
@@ -258,16 +255,16 @@ async def _add(body: Add, services: Services, tenant: str) -> list[Placed]:
 
     async def add_to(cube: str) -> list[Placed]:
         if body.infer:
-            return await services.remembering.add_messages(tenant, cube, given.messages, given.said)
+            return await services.memories.add_messages(tenant, cube, given.messages, given.said)
         as_given = [message for message in given.messages if message.role != "system"]
         timed = body.timestamp is not None
         return [await _add_text(services, tenant, cube, message, given.said, timed) for message in as_given]
 
-    return await common.added_to(services, tenant, given.name, add_to)
+    return await common.added_to(services.memories, tenant, given.name, add_to)
 
 
 async def _add_text(services: Services, tenant: str, cube_id: str, message: Message, said: Said, timed: bool) -> Placed:
-    return await services.remembering.add(
+    return await services.memories.add(
         tenant,
         cube_id,
         message.text,
@@ -321,12 +318,12 @@ async def add(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
 async def event(event_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """What became of an addition."""
     if event_id.startswith("mem_"):
-        memory = await common.own_memory(services, tenant, event_id)
+        memory = await services.memories.get(tenant, event_id)
         results = [{**_placed_json("added", memory), "data": {"memory": memory.text}}]
         return _event_json(memory.id, "SUCCEEDED", memory.created_at, memory.created_at, results)
-    job = await asyncio.to_thread(services.memories.jobs.get, tenant, event_id)
+    job = await services.memories.jobs.get(tenant, event_id)
     done = {item["id"]: item["action"] for item in job.result or ()}
-    memories = await common.those_of(services, tenant, done)
+    memories = await services.memories.existing(tenant, done)
     results = [{**_placed_json(done[m.id], m), "data": {"memory": m.text}} for m in memories]
     return _event_json(job.id, _STATES[job.status], job.created_at, job.finished_at, results, job.error)
 
@@ -339,9 +336,9 @@ async def event(event_id: str, services: Provided, tenant: Tenant) -> dict[str, 
 @router.post("/search")
 async def search(body: Search, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Hybrid search; scores are from 0 to 1, and ``threshold`` is the least that counts (default: any)."""
-    at, offset = common.moment(body.reference_date, "reference_date")
+    at, offset = moment(body.reference_date, "reference_date")
     hits = await common.found(
-        services,
+        services.memories,
         tenant,
         body.query,
         Where(body.where.cubes, common.both(body.where.filter, _tagged(body.categories))),
@@ -363,7 +360,7 @@ async def _page(body: List, services: Services, tenant: str) -> tuple[list[Memor
     span = {op: value for op, value in times.items() if value is not None}
     made = {"created_at": span} if span else {}
     place = Where(body.where.cubes, common.both(body.where.filter, made, _tagged(body.categories)))
-    memories = (await common.listed(services, tenant, place))[::-1]
+    memories = (await common.listed(services.memories, tenant, place))[::-1]
     size = body.page_size or 100
     begin = ((body.page or 1) - 1) * size
     return memories[begin : begin + size], len(memories)
@@ -412,7 +409,7 @@ async def list_memories(
 @router.get("/memories/{memory_id}")
 async def get(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
     """One memory."""
-    memory = await common.own_memory(services, tenant, memory_id)
+    memory = await services.memories.get(tenant, memory_id)
     tagged(response, memory)
     return _memory_json(memory)
 
@@ -421,8 +418,8 @@ async def get(memory_id: str, services: Provided, tenant: Tenant, response: Resp
 @router.get("/memories/{memory_id}/history")
 async def history(memory_id: str, services: Provided, tenant: Tenant) -> list[dict[str, Any]]:
     """What was done to a memory, oldest first."""
-    memory = await common.own_memory(services, tenant, memory_id)
-    steps = await asyncio.to_thread(services.memories.history, tenant, memory_id)
+    memory = await services.memories.get(tenant, memory_id)
+    steps = await services.memories.history(tenant, memory_id)
     after: str | None = memory.text
     found = []
     for number in range(len(steps) - 1, -1, -1):
@@ -441,7 +438,7 @@ async def update(
     memory_id: str, body: Update, services: Provided, tenant: Tenant, expected: Expected, response: Response
 ) -> dict[str, Any]:
     """Change a memory; metadata are set key by key. What was computed from its old text is removed before the reply."""
-    memory = await services.remembering.update(tenant, memory_id, overlay="set", expected=expected, **body.fields())
+    memory = await services.memories.update(tenant, memory_id, overlay="set", expected=expected, **body.fields())
     tagged(response, memory)
     return _memory_json(memory, text=memory.text, message="Memory updated successfully!")
 
@@ -450,7 +447,7 @@ async def update(
 @router.delete("/memories/{memory_id}")
 async def delete(memory_id: str, services: Provided, tenant: Tenant, expected: Expected) -> dict[str, Any]:
     """Take a memory out of use, with everything that was computed from it."""
-    await services.remembering.delete(tenant, memory_id, expected)
+    await services.memories.delete(tenant, memory_id, expected)
     return {"message": "Memory deleted successfully!"}
 
 
@@ -468,7 +465,7 @@ async def delete_all(
 ) -> dict[str, Any]:
     """Delete all memories and messages of a user (``*``: of everybody), an agent or a run, at once and for good."""
     ids = Ids(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id, filters=_filters_of(filters))
-    await delete_everything(services, tenant, ids.where)
+    await delete_everything(services.memories, tenant, ids.where)
     return {"message": "Memories deleted successfully!"}
 
 
@@ -490,7 +487,7 @@ def _filters_of(text: str | None) -> dict[str, Any] | None:
 
 async def _all_known(services: Services, tenant: str, ids: list[str]) -> list[Memory]:
     """Raises ``NotFound`` unless all of them are there: a batch is not begun in vain."""
-    memories = await common.those_of(services, tenant, ids)
+    memories = await services.memories.existing(tenant, ids)
     known = {memory.id for memory in memories}
     for id in ids:
         if id not in known:
@@ -504,7 +501,7 @@ async def update_many(body: UpdateMany, services: Provided, tenant: Tenant) -> d
     await _all_known(services, tenant, [item.memory_id for item in body.memories])
     changes = [(item.memory_id, item.fields()) for item in body.memories]
     for id, fields in changes:
-        await services.remembering.update(tenant, id, overlay="set", **fields)
+        await services.memories.update(tenant, id, overlay="set", **fields)
     return {"message": f"Successfully updated {len(changes)} memories"}
 
 
@@ -512,17 +509,17 @@ async def update_many(body: UpdateMany, services: Provided, tenant: Tenant) -> d
 async def delete_many(body: DeleteMany, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Delete several memories."""
     memories = await _all_known(services, tenant, [item.memory_id for item in body.memories])
-    gone = await services.remembering.remove(tenant, memories)
+    gone = await services.memories.remove(tenant, memories)
     return {"message": f"Successfully deleted {len(gone)} memories"}
 
 
 @router.post("/v1/feedback/")
 async def feedback(body: Feedback, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Praise reinforces a memory, blame archives it. The reason is about the memory, so it is not remembered."""
-    memory = await common.own_memory(services, tenant, body.memory_id)
+    memory = await services.memories.get(tenant, body.memory_id)
     if body.feedback is not None:
         text = _REMARKS[body.feedback]
-        await services.remembering.feedback(tenant, memory.cube_id, text, memory_ids=[memory.id])
+        await services.memories.feedback.give(tenant, memory.cube_id, text, memory_ids=[memory.id])
     return {"id": memory.id, "feedback": body.feedback, "feedback_reason": body.feedback_reason}
 
 

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 
-from memory import Memory, Subject
-from memory.errors import NotFound
+from memory import Memory, NotFound, Subject
 from server.dialects import common
 from server.dialects.common import Where, iso
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import Name
+from server.http.deps import Provided, Tenant
+from server.http.schemas.fields import Name
 
 router = APIRouter()
 
@@ -32,9 +31,9 @@ def _entities_of(memory: Memory, cube: str) -> list[tuple[str, str]]:
 @router.get("/v1/entities/")
 async def entities(services: Provided, tenant: Tenant) -> dict[str, Any]:
     """All users, agents, runs and applications that have memories."""
-    cubes = {cube.id: name for name, cube in (await common.cubes_at(services, tenant, None)).items()}
+    cubes = {cube.id: name for name, cube in (await services.memories.cubes.own(tenant, None)).items()}
     theirs: dict[tuple[str, str], list[Memory]] = {}
-    for memory in await common.listed(services, tenant, Where(None, {})):
+    for memory in await common.listed(services.memories, tenant, Where(None, {})):
         for entity in _entities_of(memory, cubes.get(memory.cube_id, memory.cube_id)):
             theirs.setdefault(entity, []).append(memory)
     results = [
@@ -56,10 +55,10 @@ async def delete_entity(kind: _Entity, id: Name, services: Provided, tenant: Ten
     """Delete a user, an agent, a run or an application with all that was said and remembered, and the cube that it has
     to itself: at once and for good."""
     subject = Subject(**{{"user": "owner", "run": "session"}.get(kind, kind): id})
-    cubes = await common.cubes_at(services, tenant, [id if kind == "user" else f"{kind}:{id}"])
-    memories = await services.remembering.erase(tenant, subject)
+    cubes = await services.memories.cubes.own(tenant, [id if kind == "user" else f"{kind}:{id}"])
+    memories = await services.memories.erase(tenant, subject)
     for cube in cubes.values():
-        await services.remembering.delete_cube(tenant, cube.id)
+        await services.memories.cubes.delete(tenant, cube.id)
     if not cubes and not memories:
         raise NotFound(kind, id)
     return {"message": "Entity deleted successfully!"}
@@ -68,6 +67,6 @@ async def delete_entity(kind: _Entity, id: Name, services: Provided, tenant: Ten
 @router.post("/reset")
 async def reset(services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Delete all cubes of the key's tenant, for good."""
-    for cube in (await common.cubes_at(services, tenant, None)).values():
-        await services.remembering.delete_cube(tenant, cube.id)
+    for cube in (await services.memories.cubes.own(tenant, None)).values():
+        await services.memories.cubes.delete(tenant, cube.id)
     return {"message": "All memories reset"}

@@ -12,16 +12,16 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
 from engine.base import ChatMessage, Delta
-from memory.checks import storable
-from server.core.chat import Generation
-from server.core.memories import message_of
+from server.core.checks import answer_of, message_of
+from server.core.generation import Generation, RecallOptions
 from server.dialects import common
 from server.dialects.common import PeerMessage, Where, Whose
 from server.http.bodies import Body
+from server.http.deps import Services
 from server.http.middleware.ids import REQUEST_ID
-from server.http.schemas import MemoryOptions, Name, SamplingFields, Text
+from server.http.schemas.fields import Name, Text
+from server.http.schemas.generation import SamplingFields
 from server.http.stream import streamed_reply, whole_reply
-from server.wiring import Services
 
 _MAX_RETRIEVED = 64
 # Of the context, an answer gets at most this part: clients ask for 8192 tokens by default, and what is kept free for
@@ -124,7 +124,8 @@ async def _opened(
     )
     longest = max(1, services.engine.capacity().context // _ANSWER)
     max_tokens = None if body.max_tokens is None else min(body.max_tokens, longest)
-    return services.chat.chat(tenant, _turns(asked), options, fields, max_tokens, None, request.scope[REQUEST_ID])
+    answer = fields.answer(request.scope[REQUEST_ID], max_tokens)
+    return services.chat.chat(tenant, _turns(asked), options, answer)
 
 
 def _turns(asked: Asked) -> tuple[ChatMessage, ...]:
@@ -135,20 +136,22 @@ def _turns(asked: Asked) -> tuple[ChatMessage, ...]:
     return (*first, *turns, ChatMessage("user", asked.body.query))
 
 
-async def _options(asked: Asked, services: Services, tenant: str) -> MemoryOptions:
+async def _options(asked: Asked, services: Services, tenant: str) -> RecallOptions:
     """Which memories: those of the cubes that there are; found here where a filter or a bound must be kept to."""
-    cubes = await common.cubes_at(services, tenant, asked.read)
+    cubes = await services.memories.cubes.own(tenant, asked.read)
     if not cubes:
-        return MemoryOptions(mode="off")
-    ids = [cube.id for cube in cubes.values()]
+        return RecallOptions(mode="off")
+    ids = tuple(cube.id for cube in cubes.values())
     top_k = min(_MAX_RETRIEVED, asked.top_k)
     body = asked.body
     narrow = common.where(Whose(agent=asked.whose.agent, app=asked.whose.app), body.filter)
     if not narrow.filter and narrow.cubes is None and not body.relativity:
-        return MemoryOptions(cube=ids, top_k=top_k)
+        return RecallOptions(cubes=ids, top_k=top_k)
     place = Where(asked.read, common.both(narrow.filter, *({"owner": user} for user in narrow.cubes or ())))
-    hits = await common.found(services, tenant, body.query[:10_000], place, top_k, floor=body.relativity or 0.0)
-    return MemoryOptions(cube=ids, top_k=0, ids=[hit.memory.id for hit in hits])
+    hits = await common.found(
+        services.memories, tenant, body.query[:10_000], place, top_k, floor=body.relativity or 0.0
+    )
+    return RecallOptions(cubes=ids, top_k=0, ids=tuple(hit.memory.id for hit in hits))
 
 
 async def _remember(asked: Asked, services: Services, tenant: str, answer: str) -> None:
@@ -158,7 +161,7 @@ async def _remember(asked: Asked, services: Services, tenant: str, answer: str) 
     for name in asked.write:
         messages = [message_of(asked.body.query)]
         if answer.strip():
-            messages.append(message_of(storable(answer), "assistant"))
-        cube = await common.cube_for(services, tenant, name)
+            messages.append(answer_of(answer))
+        cube = await services.memories.cubes.named(tenant, name)
         id = common.task_job_id(asked.body.user_id)
-        await services.remembering.queue_messages(tenant, cube.id, messages, said, job_id=id)
+        await services.memories.queue_messages(tenant, cube.id, messages, said, job_id=id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -11,18 +10,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from memory import Job, Memory
-from memory.errors import NotFound
+from memory import Job, Memory, NotFound
+from server.core.checks import unix_time
 from server.dialects import common, memos_chat
 from server.dialects.common import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessages, Where, Whose
 from server.dialects.deleting import delete_everything
 from server.dialects.memos_chat import Asked, ChatFields, MemosFormat
 from server.dialects.memos_product import status_of, type_of
 from server.http.bodies import Body
+from server.http.deps import Provided, Tenant
 from server.http.errors import ApiError
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import Name, Text, Time
-from server.wiring import Services
+from server.http.schemas.fields import Name, Text, Time
 
 router = APIRouter(prefix="/api/openmem/v1")
 
@@ -30,7 +28,6 @@ router = APIRouter(prefix="/api/openmem/v1")
 _WAIT_S = 25.0
 _STATES = {"waiting": "running", "cancelled": "failed"}
 _KEY_CHARS = 60
-_FEEDBACK_LOOKED_AT = 1_000
 
 
 def _ok(data: Any) -> dict[str, Any]:
@@ -207,16 +204,16 @@ async def add_message(body: AddMessage, services: Provided, tenant: Tenant) -> d
     additions = [(w.cube, w.said(body.info, body.tags or ()), common.messages_of(body.messages)) for w in owners]
     for name, said, messages in additions:
         queue = partial(
-            services.remembering.queue_messages,
+            services.memories.queue_messages,
             tenant,
             messages=messages,
             said=said,
             job_id=common.task_job_id(name),
         )
         # Jobs are done one after the other: when the last one is done, all are.
-        job = await common.added_to(services, tenant, name, queue)
+        job = await common.added_to(services.memories, tenant, name, queue)
     if not body.async_mode:
-        job = await services.remembering.jobs.wait(tenant, job.id, _WAIT_S)
+        job = await services.memories.jobs.wait(tenant, job.id, _WAIT_S)
         if job.status == "failed":
             raise ApiError(500, f"The messages could not be added: {job.error}.", "add_failed", type="server_error")
     return _ok(_task(job.id, _status(job)))
@@ -233,7 +230,7 @@ async def search_memory(body: SearchMemory, services: Provided, tenant: Tenant) 
         (TOOLS, body.tool_memory_limit_number if body.include_tool_memory else 0),
     ):
         floor = body.relativity or 0.0
-        hits += await common.found(services, tenant, body.query, place, limit, floor=floor, kinds=kinds)
+        hits += await common.found(services.memories, tenant, body.query, place, limit, floor=floor, kinds=kinds)
     found = _lists([(hit.memory, common.score_of(hit)) for hit in hits])
     return _ok({**found, "message_detail_list": [], "preference_note": ""})
 
@@ -243,8 +240,8 @@ async def get_message(body: GetMessage, services: Provided, tenant: Tenant) -> d
     """The last messages of a user, or of one conversation, oldest first."""
     limit = body.message_limit_number or 6
     found = []
-    for cube in (await common.cubes_at(services, tenant, [body.user_id])).values():
-        found = await asyncio.to_thread(services.memories.messages, tenant, cube.id, body.conversation_id, limit)
+    for cube in (await services.memories.cubes.own(tenant, [body.user_id])).values():
+        found = await services.memories.messages(tenant, cube.id, body.conversation_id, limit)
     details = [
         {
             "id": message.id,
@@ -265,7 +262,7 @@ async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> d
         *(() if body.include_preference else PREFERENCES),
         *(() if body.include_tool_memory else TOOLS),
     }
-    memories = await common.listed(services, tenant, body.where(body.filter))
+    memories = await common.listed(services.memories, tenant, body.where(body.filter))
     wanted = [memory for memory in reversed(memories) if memory.kind not in unwanted]
     begin = (body.page - 1) * body.size
     pages = {"total": len(wanted), "size": body.size, "current": body.page, "pages": -(-len(wanted) // body.size)}
@@ -275,15 +272,15 @@ async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> d
 @router.get("/get/memory/{memory_id}")
 async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """One memory."""
-    return _ok(_memory_json(await common.own_memory(services, tenant, memory_id)))
+    return _ok(_memory_json(await services.memories.get(tenant, memory_id)))
 
 
 @router.post("/add/feedback")
 async def add_feedback(body: AddFeedback, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Do what is said of a user's memories. It is done when the reply comes."""
-    cube = await common.cube_for(services, tenant, body.user_id)
-    at = common.unix_time(body.feedback_time, "feedback_time")
-    outcome = await services.remembering.feedback(tenant, cube.id, body.feedback_content, at=at)
+    cube = await services.memories.cubes.named(tenant, body.user_id)
+    at = unix_time(body.feedback_time, "feedback_time")
+    outcome = await services.memories.feedback.give(tenant, cube.id, body.feedback_content, at=at)
     return _ok(_task(outcome.id, "completed"))
 
 
@@ -294,13 +291,13 @@ async def delete_memory(body: DeleteMemory, services: Provided, tenant: Tenant) 
     if sum(ways) != 1:
         raise ApiError(400, "Give one of memory_ids, user_id, agent_id and filter.", "invalid_value")
     if body.memory_ids is not None:
-        memories = await common.those_of(services, tenant, body.memory_ids)
+        memories = await services.memories.existing(tenant, body.memory_ids)
         if not memories:
             raise NotFound("memory", body.memory_ids[0])
-        await services.remembering.remove(tenant, memories)
+        await services.memories.remove(tenant, memories)
     else:
         place = common.where(Whose(body.user_id, body.agent_id), body.filter)
-        await delete_everything(services, tenant, common.limited(place))
+        await delete_everything(services.memories, tenant, common.limited(place))
     return _ok({"success": True})
 
 
@@ -312,31 +309,18 @@ async def update_memory(body: UpdateMemory, services: Provided, tenant: Tenant) 
         fields["metadata"] = {"title": body.title}
     if body.status is not None:
         fields["status"] = "active" if body.status == "activated" else "archived"
-    return _ok(_memory_json(await services.remembering.update(tenant, body.memory_id, overlay="set", **fields)))
+    return _ok(_memory_json(await services.memories.update(tenant, body.memory_id, overlay="set", **fields)))
 
 
 @router.post("/get/status")
 async def get_status(body: Status, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """How far a task is. Feedback is done as soon as it has an id."""
     if body.task_id.startswith("fb_"):
-        await _known_feedback(services, tenant, body.task_id)
+        if not await services.memories.feedback.is_known(tenant, body.task_id):
+            raise NotFound("task", body.task_id)
         return _ok({"task_id": body.task_id, "status": "completed"})
-    job = await asyncio.to_thread(services.memories.jobs.get, tenant, body.task_id)
+    job = await services.memories.jobs.get(tenant, body.task_id)
     return _ok({"task_id": job.id, "status": _status(job)})
-
-
-async def _known_feedback(services: Services, tenant: str, id: str) -> None:
-    """Raises ``NotFound`` for feedback that this tenant did not give lately."""
-
-    def known() -> bool:
-        return any(
-            outcome.id == id
-            for cube in services.memories.cubes(tenant)
-            for outcome in services.memories.feedback_list(tenant, cube.id, _FEEDBACK_LOOKED_AT)
-        )
-
-    if not await asyncio.to_thread(known):
-        raise NotFound("task", id)
 
 
 @router.post("/chat")

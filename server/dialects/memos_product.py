@@ -6,7 +6,6 @@ memory is not listed, since every memory is one.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -16,17 +15,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from memory import Cube, Hit, Job, Memory, Placed, Said
-from memory.errors import InvalidMemory, NotFound
+from memory import Cube, Hit, InvalidMemory, Job, Memory, NotFound, Placed, Said
+from server.core.checks import moment, unix_time
 from server.dialects import common, memos_chat
 from server.dialects.common import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessage, PeerMessages, Where, Whose, iso
 from server.dialects.deleting import delete_in
 from server.dialects.memos_chat import Asked, ChatFields, MemosFormat
 from server.http.bodies import Body
+from server.http.deps import Provided, Services, Tenant
 from server.http.errors import ApiError
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import Name, Text, Time
-from server.wiring import Services
+from server.http.schemas.fields import Name, Text, Time
 
 router = APIRouter(prefix="/product")
 
@@ -202,7 +200,7 @@ async def add(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
     data = []
     for name in names:
         add = partial(_add_to, name, body, services, tenant)
-        data += await common.added_to(services, tenant, name, add)
+        data += await common.added_to(services.memories, tenant, name, add)
     return _ok("Memory added successfully", data)
 
 
@@ -218,12 +216,12 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: s
             "tags": said.tags,
             "metadata": said.metadata,
         }
-        placed = [await services.remembering.add(tenant, cube, body.memory_content, kind="fact", **fields)]
+        placed = [await services.memories.add(tenant, cube, body.memory_content, kind="fact", **fields)]
     if messages and body.async_mode == "sync":
-        placed += await services.remembering.add_messages(tenant, cube, messages, said)
+        placed += await services.memories.add_messages(tenant, cube, messages, said)
     elif messages:
         id = common.task_job_id(body.user_id, body.task_id)
-        job = await services.remembering.queue_messages(tenant, cube, messages, said, job_id=id)
+        job = await services.memories.queue_messages(tenant, cube, messages, said, job_id=id)
         done.append({"cube_id": name, "task_id": body.task_id or job.id, "status": _task_status(job)})
     done += [
         {
@@ -242,7 +240,7 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: s
 async def feedback(body: Feedback, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Do what is said of memories: of those that were retrieved, or of those in the cubes that it is about."""
     names = _names(body.writable_cube_ids, body.mem_cube_id, body.user_id)
-    at = common.unix_time(body.feedback_time, "feedback_time")
+    at = unix_time(body.feedback_time, "feedback_time")
     ids = body.retrieved_memory_ids or []
     return _ok("Feedback completed successfully", await _give(services, tenant, names, body.feedback_content, ids, at))
 
@@ -256,12 +254,12 @@ async def _give(
     at: float | None = None,
 ) -> list[dict[str, Any]]:
     """Feedback to each cube, on those of the memories that are in it. Raises ``NotFound`` for ids of nobody's."""
-    memories = [await common.own_memory(services, tenant, id) for id in dict.fromkeys(memory_ids)]
+    memories = [await services.memories.get(tenant, id) for id in dict.fromkeys(memory_ids)]
     records = []
     for name in names:
-        cube = await common.cube_for(services, tenant, name)
+        cube = await services.memories.cubes.named(tenant, name)
         ids = [memory.id for memory in memories if memory.cube_id == cube.id]
-        outcome = await services.remembering.feedback(tenant, cube.id, text, memory_ids=ids, at=at)
+        outcome = await services.memories.feedback.give(tenant, cube.id, text, memory_ids=ids, at=at)
         done = [{"id": action.memory_id, "action": action.action} for action in outcome.actions]
         added = [item for item in done if item["action"] == "added"]
         record = {"add": added, "update": [item for item in done if item["id"] and item not in added]}
@@ -276,13 +274,13 @@ async def _give(
 async def search(body: Search, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Hybrid search in each kind of memory; ``relativity`` is the least score that counts (default: any)."""
     names = _names(body.readable_cube_ids, body.mem_cube_id, body.user_id)
-    cubes = await common.cubes_at(services, tenant, names)
+    cubes = await services.memories.cubes.own(tenant, names)
     place = Where(tuple(cubes), common.translated(body.filter or {}))
-    at, offset = common.moment(body.reference_time, "reference_time")
+    at, offset = moment(body.reference_time, "reference_time")
 
     async def of(kinds: Sequence[str], top_k: int) -> list[dict[str, Any]]:
         hits = await common.found(
-            services,
+            services.memories,
             tenant,
             body.query,
             place,
@@ -326,7 +324,7 @@ async def chat_complete(body: Chat, request: Request, services: Provided, tenant
 @router.get("/get_memory/{memory_id}")
 async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """One memory."""
-    return _ok("Memory retrieved successfully", _item(await common.own_memory(services, tenant, memory_id)))
+    return _ok("Memory retrieved successfully", _item(await services.memories.get(tenant, memory_id)))
 
 
 @router.post("/get_memory_by_ids")
@@ -334,7 +332,7 @@ async def get_memory_by_ids(
     body: Annotated[list[Text], Field(max_length=1000)], services: Provided, tenant: Tenant
 ) -> dict[str, Any]:
     """Those of these memories that there are."""
-    memories = await common.those_of(services, tenant, body)
+    memories = await services.memories.existing(tenant, body)
     return _ok("Memories retrieved successfully", {"memories": [_item(memory) for memory in memories]})
 
 
@@ -344,7 +342,7 @@ async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> d
     filter = common.translated(body.filter or {})
     if body.user_id not in (None, body.mem_cube_id):
         filter = common.both(filter, {"owner": body.user_id})
-    memories = await common.listed(services, tenant, Where((body.mem_cube_id,), filter))
+    memories = await common.listed(services.memories, tenant, Where((body.mem_cube_id,), filter))
 
     def of(kinds: Sequence[str]) -> list[dict[str, Any]]:
         wanted = [memory for memory in memories if memory.kind in kinds]
@@ -367,15 +365,15 @@ async def get_all(body: GetAll, services: Provided, tenant: Tenant) -> dict[str,
     message = "Memories retrieved successfully"
     if body.memory_type != "text_mem":
         return _ok(message, [])
-    cubes = await common.cubes_at(services, tenant, _names(body.mem_cube_ids, None, body.user_id))
+    cubes = await services.memories.cubes.own(tenant, _names(body.mem_cube_ids, None, body.user_id))
     data = []
     for name in cubes:
         place = Where((name,), {})
         if body.search_query and body.search_query.strip():
-            hits = await common.found(services, tenant, body.search_query, place, 100)
+            hits = await common.found(services.memories, tenant, body.search_query, place, 100)
             items = [_item(hit.memory, common.score_of(hit)) for hit in hits]
         else:
-            items = [_item(memory) for memory in await common.listed(services, tenant, place)]
+            items = [_item(memory) for memory in await common.listed(services.memories, tenant, place)]
         data.append({"cube_id": name, "memories": [{"nodes": items, "edges": [], "total_nodes": len(items)}]})
     return _ok(message, data)
 
@@ -393,13 +391,13 @@ async def delete_memory(body: Delete, services: Provided, tenant: Tenant) -> dic
     if (body.memory_ids is not None) == by_filter:
         raise ApiError(400, "Give either memory_ids, or filter, user_id or session_id.", "invalid_value")
     if body.memory_ids is not None:
-        memories = await common.those_of(services, tenant, body.memory_ids)
+        memories = await services.memories.existing(tenant, body.memory_ids)
         if body.memory_ids and not memories:
             raise NotFound("memory", body.memory_ids[0])
-        memories = await services.remembering.remove(tenant, memories)
+        memories = await services.memories.remove(tenant, memories)
     else:
         whose = Whose(body.user_id, run=session)
-        memories = await delete_in(services, tenant, body.writable_cube_ids or (), whose, body.filter)
+        memories = await delete_in(services.memories, tenant, body.writable_cube_ids or (), whose, body.filter)
     data = {"status": "success", "record_ids": [memory.id for memory in memories]}
     return _ok("Memories deleted successfully", data)
 
@@ -407,15 +405,7 @@ async def delete_memory(body: Delete, services: Provided, tenant: Tenant) -> dic
 @router.post("/recover_memory_by_record_id")
 async def recover_memory(body: Recover, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Bring a deleted memory back. The record's id is the memory's."""
-
-    def recover() -> Memory:
-        wanted = {"id": body.delete_record_id}
-        cube = services.memories.own_cube(tenant, body.mem_cube_id)
-        if not services.memories.list_memories(tenant, cube.id, status="deleted", filter=wanted, limit=1).items:
-            raise NotFound("deleted memory", body.delete_record_id)
-        return services.memories.undelete(tenant, body.delete_record_id)
-
-    memory = await asyncio.to_thread(recover)
+    memory = await services.memories.undelete(tenant, body.delete_record_id, within=body.mem_cube_id)
     return _ok("Called Successfully", {"status": "success", "memory_id": memory.id})
 
 
@@ -425,7 +415,7 @@ async def recover_memory(body: Recover, services: Provided, tenant: Tenant) -> d
 @router.post("/create_cube")
 async def create_cube(body: NewCube, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Add a cube. Its id in this dialect is its name here: the one that the client chooses, else the cube's."""
-    cube = await asyncio.to_thread(services.memories.create_cube, tenant, body.cube_id or body.cube_name)
+    cube = await services.memories.cubes.create(tenant, body.cube_id or body.cube_name)
     data = {"cube_id": cube.name, "cube_name": body.cube_name, "owner_id": body.owner_id}
     return _ok("Cube created successfully", data)
 
@@ -433,7 +423,7 @@ async def create_cube(body: NewCube, services: Provided, tenant: Tenant) -> dict
 @router.post("/exist_mem_cube_id")
 async def exist_mem_cube_id(body: CubeId, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Tell if there is a cube of that name."""
-    found = await common.cubes_at(services, tenant, [body.mem_cube_id])
+    found = await services.memories.cubes.own(tenant, [body.mem_cube_id])
     return _ok("Successfully", {body.mem_cube_id: bool(found)})
 
 
@@ -464,10 +454,10 @@ async def scheduler_status(
 ) -> dict[str, Any]:
     """The status of a task, by the id it was given or by the client's own; or of all that were added for a user."""
     if task_id is None:
-        jobs = await common.jobs_of(services, tenant, user=user_id)
+        jobs = await common.jobs_of(services.memories, tenant, user=user_id)
         data = [{"task_id": job.id, "status": _task_status(job)} for job in jobs]
     else:
-        jobs = await common.jobs_of(services, tenant, task=task_id)
+        jobs = await common.jobs_of(services.memories, tenant, task=task_id)
         if not jobs:
             raise NotFound("task", task_id)
         data = [{"task_id": task_id, "status": _joint_status(jobs)}]
@@ -477,7 +467,7 @@ async def scheduler_status(
 @router.get("/scheduler/allstatus")
 async def scheduler_allstatus(services: Provided, tenant: Tenant) -> dict[str, Any]:
     """How many of the key's jobs there are of each status."""
-    summary = _summary(await common.jobs_of(services, tenant))
+    summary = _summary(await common.jobs_of(services.memories, tenant))
     data = {"scheduler_summary": summary, "all_tasks_summary": summary}
     return _ok("Scheduler status summary retrieved successfully", data)
 
@@ -485,7 +475,7 @@ async def scheduler_allstatus(services: Provided, tenant: Tenant) -> dict[str, A
 @router.get("/scheduler/task_queue_status")
 async def task_queue_status(services: Provided, tenant: Tenant, user_id: Name) -> dict[str, Any]:
     """How many of a user's jobs are being done, and how many wait."""
-    summary = _summary(await common.jobs_of(services, tenant, user=user_id))
+    summary = _summary(await common.jobs_of(services.memories, tenant, user=user_id))
     pending, remaining = summary["in_progress"], summary["waiting"]
     data = {
         "user_id": user_id,
@@ -508,9 +498,9 @@ async def scheduler_wait(
     """Wait until all that was added for a user is done."""
     begin = time.monotonic()
     running = 0
-    for job in reversed(await common.jobs_of(services, tenant, user=user_name)):
+    for job in reversed(await common.jobs_of(services.memories, tenant, user=user_name)):
         left = max(0.0, timeout_seconds - (time.monotonic() - begin))
-        if not job.ended and not (await services.remembering.jobs.wait(tenant, job.id, left)).ended:
+        if not job.ended and not (await services.memories.jobs.wait(tenant, job.id, left)).ended:
             running += 1
     data = {
         "running_tasks": running,

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from engine import errors as engine_errors
 from memory import errors as memory_errors
+from server.core import errors as core_errors
 from server.http.bodies import encodable
 from server.http.faults import fault_of
 from server.http.middleware.paths import ALLOWED
@@ -58,6 +59,11 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (engine_errors.OutOfDeviceMemory, 503, "server_error", "out_of_device_memory"),
     (engine_errors.EngineClosed, 503, "server_error", "shutting_down"),
     (engine_errors.EngineError, 500, "server_error", "engine_failed"),
+    (core_errors.ModelUnknown, 404, "invalid_request_error", "model_not_found"),
+    (core_errors.Unsupported, 400, "invalid_request_error", "unsupported"),
+    (core_errors.InvalidValue, 400, "invalid_request_error", "invalid_value"),
+    (core_errors.InvalidMessages, 400, "invalid_request_error", "invalid_messages"),
+    (core_errors.PromptTooLong, 400, "invalid_request_error", "context_length_exceeded"),
 )
 _RETRY_AFTER = {503: {"Retry-After": "1"}}
 # Why the framework could not read a body, where it is not a matter of JSON's grammar.

@@ -5,8 +5,7 @@ The names that dashboards for vLLM use are exported beside ours where they mean 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -16,6 +15,7 @@ from prometheus_client.registry import Collector
 from engine.base import Capacity, Started
 from kvcache import TIERS, StoreStats, TierName
 from scheduler import ForesightStats, PreloaderStats, UpkeepStats
+from server.core.memories import MemoryStats
 
 # vLLM's buckets, so that dashboards and quantiles can be compared.
 TTFT_BUCKETS = (
@@ -24,16 +24,6 @@ TTFT_BUCKETS = (
 )
 _TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0)
 _REQUEST_BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 480.0)
-
-
-@dataclass(frozen=True)
-class MemoryStats:
-    """Counters of the side store: what became of what was said, by action; jobs there are, by status."""
-
-    placed: Mapping[str, int]
-    jobs: Mapping[str, int]
-    job_failures: int
-    extractor_fallbacks: int
 
 
 class Metrics:
@@ -54,10 +44,10 @@ class Metrics:
         self._queue = self._histogram("recallkv_request_queue_seconds", "Seconds waited for the engine.", TTFT_BUCKETS)
         self._load = self._histogram("recallkv_segment_load_seconds", "Seconds spent loading segments.", TTFT_BUCKETS)
         self._prefill = self._histogram("recallkv_request_prefill_seconds", "Seconds of prefill.", TTFT_BUCKETS)
-        self.inter_token = self._histogram(
+        self._inter_token = self._histogram(
             "recallkv_inter_token_latency_seconds", "Seconds between tokens of one choice.", _TOKEN_BUCKETS
         )
-        self.end_to_end = self._histogram(
+        self._end_to_end = self._histogram(
             "recallkv_e2e_request_latency_seconds", "Seconds a request took.", _REQUEST_BUCKETS
         )
         self._prompt = [
@@ -75,7 +65,7 @@ class Metrics:
             self._counter(name, "Prompt tokens that came from segments.")
             for name in ("recallkv_prefix_cache_hits", "vllm:prefix_cache_hits")
         ]
-        self.finished = Counter(
+        self._finished = Counter(
             "recallkv_choices_finished", "Choices by finish reason.", ["reason"], registry=self.registry
         )
         self.http = Counter(
@@ -114,7 +104,7 @@ class Metrics:
         return Counter(name, text, registry=self.registry)
 
     def observe_started(self, started: Started, ttft_s: float) -> None:
-        """A request's first token is out."""
+        """Note that a request's first token is out, ``ttft_s`` seconds after it arrived."""
         for histogram in self._ttft:
             histogram.observe(ttft_s)
         self._queue.observe(started.queue_s)
@@ -132,10 +122,20 @@ class Metrics:
                 self._composed.labels(report.fidelity).inc(report.n_tokens)
                 self._repaired.inc(report.recomputed)
 
-    def count_tokens(self, n: int) -> None:
-        """Tokens were generated."""
+    def observe_tokens(self, n: int, gap_s: float | None) -> None:
+        """Note the next tokens of a choice, ``gap_s`` seconds after those before (None: they are its first)."""
         for counter in self._generated:
             counter.inc(n)
+        if gap_s is not None:
+            self._inter_token.observe(gap_s)
+
+    def observe_finished(self, reason: str) -> None:
+        """Note that a choice has ended."""
+        self._finished.labels(reason).inc()
+
+    def observe_ended(self, total_s: float) -> None:
+        """Note that a request has ended, ``total_s`` seconds after it arrived."""
+        self._end_to_end.observe(total_s)
 
 
 def _misses(stats: StoreStats) -> dict[TierName, int]:

@@ -13,11 +13,11 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from engine.base import Delta, Event, Started
-from server.core.chat import Answering, headers
+from server.core.generation import Answering
 from server.http.errors import ApiError, describe
 from server.http.middleware.draining import waiting_for_tokens
 from server.http.replies import Format
-from server.http.schemas import SamplingFields
+from server.http.schemas.generation import SamplingFields
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,7 +77,7 @@ async def whole_reply(
                     choices.setdefault(event.index, []).append(event)
             more = {"memory": generation.receipt()} if with_memory else {}
             body = format.whole(choices, usage=generation.usage(), **more)
-            return JSONResponse(body, headers=dict(headers(generation)))
+            return JSONResponse(body, headers=_headers(generation))
 
     return await until_gone(request, collect())
 
@@ -113,7 +113,7 @@ async def streamed_reply(
     return StreamingResponse(
         _closing(stack, stream.lines()),
         media_type="text/event-stream",
-        headers={**headers(generation), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        headers={**_headers(generation), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
@@ -201,6 +201,10 @@ class _Stream:
             return []
         more = {"memory": self._generation.receipt()} if self._with_memory else {}
         return [self._format.chunk([], usage=self._generation.usage(), **more)]
+
+
+def _headers(generation: Answering) -> dict[str, str]:
+    return {"Server-Timing": generation.server_timing()}
 
 
 def _line(chunk: dict[str, Any]) -> str:

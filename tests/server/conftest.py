@@ -25,5 +25,5 @@ def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def keys(guarded: Running) -> dict[str, dict[str, str]]:
     """Headers of two tenants."""
-    create = guarded.services.memories.keys.create
+    create = guarded.services.keys.create
     return {tenant: {"Authorization": f"Bearer {create(tenant, tenant)}"} for tenant in ("anna", "boris")}

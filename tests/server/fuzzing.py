@@ -35,8 +35,7 @@ WAITS = ("wait_s", "timeout_seconds")
 def described() -> BaseSchema:
     """The description of the application; no parts are needed to make it."""
     keys = SimpleNamespace(tenant_of=None)
-    memories = SimpleNamespace(keys=keys, keyed=None)
-    parts: Any = SimpleNamespace(config=Config(), memories=memories, requests=None)
+    parts: Any = SimpleNamespace(config=Config(), keys=keys, keyed=None, requests=None)
     config = schemathesis.Config()
     config.output.sanitization.update(enabled=False)
     return schemathesis.openapi.from_dict(create_app(parts).openapi(), config=config).exclude(path=ENDLESS)

@@ -183,7 +183,7 @@ def test_loaded_pages_outlive_a_restart(model: LoadedModel, dumped: bytes, tmp_p
     with running(model, tmp_path) as server:
         assert pages(server) == found
         labels = {label for entry in server.services.store.entries() for label in entry.labels}
-        assert labels <= server.services.memories.active_labels()
+        assert labels <= server.memories.active_labels()
         assert all(entry.certificate is not None for entry in server.services.store.entries() if entry.root)
 
 

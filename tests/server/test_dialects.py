@@ -425,7 +425,7 @@ def test_product_kinds_are_kept_apart(server: Running) -> None:
 
 
 def server_cube(server: Running, name: str) -> str:
-    id: str = server.services.memories.named_cube("default", name).id
+    id: str = server.memories.named_cube("default", name).id
     return id
 
 
@@ -807,7 +807,7 @@ def _filled(value: Any, ids: dict[str, str]) -> Any:
 @pytest.fixture(scope="module")
 def anna(guarded: Running) -> tuple[dict[str, str], dict[str, str]]:
     """Anna's headers, and the ids of what is hers."""
-    headers = {"Authorization": f"Token {guarded.services.memories.keys.create('anna', 'anna')}"}
+    headers = {"Authorization": f"Token {guarded.services.keys.create('anna', 'anna')}"}
     client = guarded.client
     body = {"messages": "The secret is under the oak.", "user_id": "shared", "agent_id": "spy"}
     event = client.post("/v3/memories/add/", json=body, headers=headers).json()["event_id"]
@@ -842,7 +842,7 @@ def test_tenants_see_nothing_of_each_other(
     headers, ids = anna
     before = _hers(guarded, headers)
     assert before[0]
-    boris = {"X-API-Key": guarded.services.memories.keys.create(f"boris-{time.time_ns()}", f"k{time.time_ns()}")}
+    boris = {"X-API-Key": guarded.services.keys.create(f"boris-{time.time_ns()}", f"k{time.time_ns()}")}
     reply = guarded.client.request(method, _filled(path, ids), headers=boris, **_filled(request_, ids))
     if isinstance(expected, int):
         assert reply.status_code == expected, reply.text
@@ -854,7 +854,7 @@ def test_tenants_see_nothing_of_each_other(
 
 
 def test_one_user_of_two_tenants(guarded: Running) -> None:
-    keys = {tenant: guarded.services.memories.keys.create(tenant, f"{tenant}-two") for tenant in ("carla", "dario")}
+    keys = {tenant: guarded.services.keys.create(tenant, f"{tenant}-two") for tenant in ("carla", "dario")}
     for tenant, key in keys.items():
         memos = clients.memos().MemOSClient(api_key=key, base_url=guarded.url + CLOUD)
         with mem0_client(guarded, key) as mem0:

@@ -102,7 +102,7 @@ def test_recalled_memories_are_not_remembered_again(server: Running, cube: str, 
 
 def test_a_chat_that_remembers_leaves_out_what_was_recalled(server: Running, cube: str) -> None:
     def ended() -> int:
-        jobs = server.services.memories.jobs.counts()
+        jobs = server.memories.jobs.counts()
         return jobs.get("done", 0) + jobs.get("failed", 0)
 
     before = ended()

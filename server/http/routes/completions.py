@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from server.http.deps import Provided, Tenant
 from server.http.middleware.ids import REQUEST_ID
 from server.http.replies import CompletionFormat
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import CompletionRequest
+from server.http.schemas.generation import CompletionRequest
 from server.http.stream import reply
 
 router = APIRouter()
@@ -18,7 +18,7 @@ router = APIRouter()
 async def completions(body: CompletionRequest, request: Request, services: Provided, tenant: Tenant) -> Response:
     """Go on with a text or tokens, or each of several; behind memories where ``memory`` is given."""
     id = request.scope[REQUEST_ID]
-    opened = services.completions.complete(tenant, body, id)
+    opened = services.completions.complete(tenant, body.options(id))
     format = CompletionFormat(f"cmpl-{id}", services.chat.served_name, logprobs=body.logprobs is not None)
     ping_s = services.config.server.sse_ping_s
     return await reply(request, opened, format, body, ping_s, with_memory=body.memory is not None)

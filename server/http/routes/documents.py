@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import asdict
 from typing import Annotated, Any, BinaryIO
 
@@ -15,13 +12,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from memory import Document
-from memory.cubes import DEFAULT_CUBE
 from server.core.signing import BundleKeyError
+from server.http.deps import Provided, Tenant
 from server.http.errors import ApiError
 from server.http.middleware.body import BODY_FILE
 from server.http.routes.cubes import cube_json
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import Name
+from server.http.schemas.fields import Name
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +25,6 @@ router = APIRouter(prefix="/v1")
 LOAD_PATH = "/v1/cubes/load"
 
 FileName = Annotated[str, Query(min_length=1, max_length=500)]
-# Reading a file may take a minute: so many at once, in threads that nothing else waits for.
-_readers = ThreadPoolExecutor(2, thread_name_prefix="document-reader")
 
 
 def document_json(document: Document) -> dict[str, Any]:
@@ -45,12 +39,8 @@ async def add_document(
 ) -> dict[str, Any]:
     """Keep a file (the body, as it is) as memories of kind document. Its content type, else its name, says what it
     is: txt, md, html, pdf, docx. A file of the same name is replaced."""
-    id = await services.remembering.cube_id(tenant, None if cube_id == DEFAULT_CUBE else cube_id)
     data, media_type = await request.body(), request.headers.get("content-type")
-    add = services.memories.add_document
-    loop = asyncio.get_running_loop()
-    done = await loop.run_in_executor(_readers, copy_context().run, add, tenant, id, name, data, media_type)
-    removed = await services.remembering.drop_segments(tenant, done.replaced)
+    done, removed = await services.memories.documents.add(tenant, cube_id, name, data, media_type)
     return {
         **document_json(done.document),
         "action": done.action,
@@ -62,15 +52,14 @@ async def add_document(
 @router.get("/cubes/{cube_id}/documents")
 async def list_documents(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """A cube's documents, by name."""
-    documents = await asyncio.to_thread(services.memories.documents, tenant, cube_id)
+    documents = await services.memories.documents.all(tenant, cube_id)
     return {"object": "list", "data": [document_json(document) for document in documents]}
 
 
 @router.delete("/cubes/{cube_id}/documents/{document_id}")
 async def delete_document(cube_id: Name, document_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Delete a document: its memories go out of use, with everything that was computed from them."""
-    memories = await asyncio.to_thread(services.memories.delete_document, tenant, cube_id, document_id)
-    removed = await services.remembering.drop_segments(tenant, memories)
+    memories, removed = await services.memories.documents.delete(tenant, cube_id, document_id)
     return {
         "object": "document.deleted",
         "id": document_id,

@@ -12,10 +12,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from memory import WholeEmbedder
+from server.http.deps import Provided, Services
 from server.http.errors import ApiError
-from server.http.routes.openai import Provided
-from server.http.schemas import EmbeddingRequest
-from server.wiring import Services
+from server.http.schemas.generation import EmbeddingRequest
 
 router = APIRouter()
 # Many texts take their time: so many requests at once, in threads that nothing else waits for.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
 from memory import FeedbackOutcome
-from memory.checks import checked_time
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import FeedbackAdd
+from server.core.checks import unix_time
+from server.http.deps import Provided, Tenant
+from server.http.schemas.memories import FeedbackAdd
 
 router = APIRouter(prefix="/v1")
 
@@ -31,8 +30,8 @@ def feedback_json(outcome: FeedbackOutcome) -> dict[str, Any]:
 async def give_feedback(body: FeedbackAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Confirm, correct or deny memories in plain words, or with the text that they should have had. What was computed
     from those that it changed is removed before the reply."""
-    at = None if body.at is None else checked_time(body.at, "at")[0]
-    outcome = await services.remembering.feedback(
+    at = unix_time(body.at, "at")
+    outcome = await services.memories.feedback.give(
         tenant, body.cube, body.text, memory_ids=body.memory_ids, corrected=body.corrected, at=at
     )
     return feedback_json(outcome)
@@ -46,6 +45,5 @@ async def list_feedback(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> dict[str, Any]:
     """The last feedback on a cube, the newest first."""
-    id = await services.remembering.cube_id(tenant, cube)
-    found = await asyncio.to_thread(services.memories.feedback_list, tenant, id, limit)
+    found = await services.memories.feedback.latest(tenant, cube, limit)
     return {"object": "list", "data": [feedback_json(outcome) for outcome in found]}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
 from memory import Change, Hit, Memory, Message, Said
-from memory.checks import checked_time
 from scheduler import result_of
 from server.core import once
-from server.core.memories import message_of, placed_json
+from server.core.checks import message_of, moment
+from server.core.memories import placed_json
 from server.http.conditions import Expected, shown, tagged
+from server.http.deps import Provided, Tenant
 from server.http.errors import ApiError
-from server.http.routes.openai import Provided, Tenant
-from server.http.schemas import MemoryAdd, MemoryChange, MemoryList, MemorySearch, MessagesAdd
+from server.http.schemas.memories import MemoryAdd, MemoryChange, MemoryList, MemorySearch, MessagesAdd
 
 router = APIRouter(prefix="/v1")
 
@@ -83,7 +82,7 @@ async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant, respon
     """Add a memory; ``{"text": "..."}`` is enough. It is on disk when the reply comes. What fills no slot stays as it
     was given: the same text twice is two memories, unless both requests have the same ``Idempotency-Key``."""
     fields = body.model_dump(exclude={"cube", "text"}, exclude_none=True)
-    placed = await services.remembering.add(tenant, body.cube, body.text, **fields)
+    placed = await services.memories.add(tenant, body.cube, body.text, **fields)
     tagged(response, placed.memory)
     return {**memory_json(placed.memory), "action": placed.action, "replaced": [m.id for m in placed.replaced]}
 
@@ -98,13 +97,13 @@ async def add_messages(body: MessagesAdd, services: Provided, tenant: Tenant, re
     said = Said(body.session, body.owner, body.agent, tuple(body.tags), body.metadata, body.expires_at)
     own = once.once.get()
     if body.wait and own is None:
-        placed = await services.remembering.add_messages(tenant, body.cube, messages, said, body.extractor)
+        placed = await services.memories.add_messages(tenant, body.cube, messages, said, body.extractor)
         return {"object": "list", "data": [placed_json(item) for item in placed]}
     # A request with a key is a job all the same: one of that name is done once, even if this process ends now.
     job_id = None if own is None else f"job_{own.next()[:24]}"
-    job = await services.remembering.queue_messages(tenant, body.cube, messages, said, body.extractor, job_id)
+    job = await services.memories.queue_messages(tenant, body.cube, messages, said, body.extractor, job_id)
     if body.wait:
-        job = await services.remembering.jobs.wait(tenant, job.id, 60.0)
+        job = await services.memories.jobs.wait(tenant, job.id, 60.0)
         if job.status == "completed":
             return {"object": "list", "data": job.result}
         if job.status == "failed":
@@ -122,8 +121,7 @@ async def list_messages(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> dict[str, Any]:
     """The last messages of a cube, or of one conversation in it, oldest first."""
-    id = await services.remembering.cube_id(tenant, cube)
-    messages = await asyncio.to_thread(services.memories.messages, tenant, id, session, limit)
+    messages = await services.memories.messages(tenant, cube, session, limit)
     return {"object": "list", "data": [message_json(message) for message in messages]}
 
 
@@ -145,25 +143,16 @@ async def list_memories(
 @router.post("/memories/list")
 async def filter_memories(body: MemoryList, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """The same, with a filter."""
-    page = await asyncio.to_thread(
-        lambda: services.memories.list_memories(
-            tenant,
-            body.cube,
-            kind=body.kind,
-            status=body.status,
-            limit=body.limit,
-            after=body.after,
-            filter=body.filter,
-        )
-    )
+    options = body.model_dump(include={"kind", "status", "limit", "after", "filter"})
+    page = await services.memories.page(tenant, body.cube, **options)
     return {"object": "list", "data": [memory_json(item) for item in page.items], "next": page.next}
 
 
 @router.post("/memories/search")
 async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Hybrid search in one or several cubes (default: the key's default cube)."""
-    at, offset = (None, 0) if body.at is None else checked_time(body.at, "at")
-    hits = await services.remembering.search(
+    at, offset = moment(body.at, "at")
+    hits = await services.memories.search(
         tenant,
         body.query,
         [body.cube] if isinstance(body.cube, str) else body.cube,
@@ -183,15 +172,15 @@ async def get_memory(
     memory_id: str, services: Provided, tenant: Tenant, request: Request, response: Response
 ) -> Response | dict[str, Any]:
     """One memory; its ``ETag`` is its revision."""
-    memory = await asyncio.to_thread(services.memories.get, tenant, memory_id)
+    memory = await services.memories.get(tenant, memory_id)
     return shown(request, response, memory, memory_json(memory))
 
 
 @router.get("/memories/{memory_id}/history")
 async def history(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """What was done to a memory, oldest first, and the messages that it is from."""
-    changes = await asyncio.to_thread(services.memories.history, tenant, memory_id)
-    sources = await asyncio.to_thread(services.memories.sources, tenant, memory_id)
+    changes = await services.memories.history(tenant, memory_id)
+    sources = await services.memories.sources(tenant, memory_id)
     return {
         "object": "list",
         "data": [_change_json(change) for change in changes],
@@ -207,7 +196,7 @@ async def change_memory(
     (``replace_metadata``). What was computed from its old text is removed before the reply."""
     fields = body.model_dump(exclude_unset=True, exclude={"replace_metadata"})
     overlay = "replace" if body.replace_metadata else "merge"
-    memory = await services.remembering.update(tenant, memory_id, overlay=overlay, expected=expected, **fields)
+    memory = await services.memories.update(tenant, memory_id, overlay=overlay, expected=expected, **fields)
     tagged(response, memory)
     return memory_json(memory)
 
@@ -220,17 +209,17 @@ async def delete_memory(
     ``?forget=true``: overwrite it now, and return the proof."""
     reply = {"object": "memory.deleted", "id": memory_id, "deleted": True}
     if forget:
-        proof, removed, left = await services.remembering.forget(tenant, memory_id, expected)
+        proof, removed, left = await services.memories.forget(tenant, memory_id, expected)
         found = proof.as_json()
         found["found"]["segments"] = left
         return {**reply, "segments_removed": removed, "proof": {**found, "clean": found["clean"] and not left}}
-    _, removed = await services.remembering.delete(tenant, memory_id, expected)
+    _, removed = await services.memories.delete(tenant, memory_id, expected)
     return {**reply, "segments_removed": removed, "undelete_s": services.memories.undelete_s}
 
 
 @router.post("/memories/{memory_id}/undelete")
 async def undelete_memory(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
     """Bring a deleted memory back."""
-    memory = await asyncio.to_thread(services.memories.undelete, tenant, memory_id)
+    memory = await services.memories.undelete(tenant, memory_id)
     tagged(response, memory)
     return memory_json(memory)

@@ -1,72 +1,29 @@
-"""OpenAI's routes."""
+"""OpenAI's chat, and what makes tokens of text and text of tokens."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from engine.base import ChatMessage, ToolCall
+from server.http.deps import Provided, Tenant
 from server.http.errors import ApiError
-from server.http.middleware.gate import TENANT
 from server.http.middleware.ids import REQUEST_ID
 from server.http.replies import ChatFormat
-from server.http.schemas import (
-    ChatRequest,
-    DetokenizeRequest,
-    Message,
-    TokenizeRequest,
-)
+from server.http.schemas.generation import ChatRequest, DetokenizeRequest, TokenizeRequest
 from server.http.stream import reply
-from server.wiring import Services
 
 router = APIRouter()
-
-
-def services_of(request: Request) -> Services:
-    services: Services = request.app.state.services
-    return services
-
-
-def tenant_of(request: Request) -> str:
-    tenant: str = request.scope[TENANT]
-    return tenant
-
-
-Provided = Annotated[Services, Depends(services_of)]
-Tenant = Annotated[str, Depends(tenant_of)]
-
-
-def chat_messages(messages: list[Message]) -> tuple[ChatMessage, ...]:
-    return tuple(
-        ChatMessage(
-            "system" if message.role == "developer" else message.role,
-            message.text,
-            tuple(
-                ToolCall(i, call.id, call.function.name, call.function.arguments)
-                for i, call in enumerate(message.tool_calls)
-            ),
-            message.tool_call_id,
-        )
-        for message in messages
-    )
 
 
 @router.post("/v1/chat/completions")
 async def chat_completions(body: ChatRequest, request: Request, services: Provided, tenant: Tenant) -> Response:
     """Chat, with the memories of the request's cubes in the prompt."""
     id = request.scope[REQUEST_ID]
-    opened = services.chat.chat(
-        tenant,
-        chat_messages(body.messages),
-        body.memory,
-        body,
-        body.max_completion_tokens or body.max_tokens,
-        body.wanted_logprobs,
-        id,
-        body.wanted_tools,
-    )
+    turns = tuple(message.as_said for message in body.messages)
+    recall = None if body.memory is None else body.memory.recall
+    opened = services.chat.chat(tenant, turns, recall, body.chat_answer(id))
     format = ChatFormat(f"chatcmpl-{id}", services.chat.served_name, logprobs=bool(body.logprobs))
     return await reply(request, opened, format, body, services.config.server.sse_ping_s, with_memory=True)
 
@@ -76,7 +33,7 @@ async def tokenize(body: TokenizeRequest, services: Provided) -> dict[str, Any]:
     """Token ids of a text, or of messages as the model's template renders them."""
     if body.messages is not None:
         try:
-            tokens = list(services.engine.render(chat_messages(body.messages)).token_ids)
+            tokens = list(services.engine.render([message.as_said for message in body.messages]).token_ids)
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_messages", param="messages") from error
     else:

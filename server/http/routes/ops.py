@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from kvcache import TIERS, Entry
-from server.http.routes.openai import Provided, Tenant
+from server.http.deps import Provided, Tenant
 
 router = APIRouter()
 
@@ -43,8 +43,9 @@ async def cache(
 ) -> dict[str, Any]:
     """What the tiers hold, and the segments of the tenant's own memories, the last used first."""
 
+    labels = await services.memories.labels_of(tenant)
+
     def own() -> list[Entry]:
-        labels = services.memories.labels_of(tenant)
         found = [entry for entry in services.store.entries() if entry.labels and entry.labels <= labels]
         return sorted(found, key=lambda entry: -entry.last_used_at)
 

@@ -14,10 +14,11 @@ from fastapi.responses import StreamingResponse
 
 from engine.base import ChatMessage
 from scheduler import Foresight, advice_summary
+from server.core.generation import RecallOptions
+from server.http.deps import Provided, Services, Tenant
 from server.http.errors import ApiError
-from server.http.routes.openai import Provided, Tenant, chat_messages
-from server.http.schemas import MemoryOptions, Name, Prefetch, SceneHint
-from server.wiring import Services
+from server.http.schemas.fields import Name
+from server.http.schemas.memories import Prefetch, SceneHint
 
 router = APIRouter(prefix="/v1")
 
@@ -94,8 +95,8 @@ async def plan(
     """Whether it pays to keep the keys and values of a cube's memories on this machine: seconds to build, bytes, uses
     expected, and from how many uses on."""
     foresight = _foresight(services)
-    cube = await services.remembering.cube_id(tenant, cube_id)
-    page = await asyncio.to_thread(lambda: services.memories.list_memories(tenant, cube, limit=limit))
+    cube = await services.memories.cubes.id_of(tenant, cube_id)
+    page = await services.memories.page(tenant, cube, limit=limit)
     try:
         found = foresight.advise(tenant, cube, page.items, services.config.cache.high_share)
     except ValueError as error:
@@ -111,7 +112,7 @@ async def plan(
 @router.post("/scenes/hint")
 async def hint(body: SceneHint, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """An application says what is coming; segments of memories near to that are brought up."""
-    cube = await services.remembering.cube_id(tenant, body.cube)
+    cube = await services.memories.cubes.id_of(tenant, body.cube)
     expected = await _foresight(services).hint(tenant, cube, body.text)
     return {"object": "scene.hint", "cube": cube, "segments": expected}
 
@@ -120,14 +121,11 @@ async def hint(body: SceneHint, services: Provided, tenant: Tenant) -> dict[str,
 async def prefetch(body: Prefetch, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Somebody is typing: what the unfinished message finds is brought up, and while nobody waits the prompt with these
     memories is computed, so that the turn is exact and quick if it finds them too. The text is kept nowhere."""
-    cube = await services.remembering.cube_id(tenant, body.cube)
+    cube = await services.memories.cubes.id_of(tenant, body.cube)
     top_k = services.config.memory.top_k if body.top_k is None else body.top_k
     expected = await _foresight(services).typing(tenant, cube, body.text, top_k)
-    messages = (*chat_messages(body.messages), ChatMessage("user", body.text))
-    try:
-        prompt = await services.chat.expected(tenant, messages, MemoryOptions(cube=cube, top_k=top_k))
-    except ValueError as error:
-        raise ApiError(400, str(error), "invalid_messages", param="messages") from error
+    messages = (*(message.as_said for message in body.messages), ChatMessage("user", body.text))
+    prompt = await services.chat.expected(tenant, messages, RecallOptions(cubes=(cube,), top_k=top_k))
     if prompt is not None:
         services.upkeep.expect(tenant, cube, prompt)
     return {"object": "prefetch", "cube": cube, "segments": expected}

@@ -1,56 +1,22 @@
-"""What requests may say. OpenAI's bodies ignore what they do not know, as OpenAI does; ours do not."""
+"""Bodies of OpenAI's routes, which ignore what they do not know, as OpenAI does."""
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from engine.base import Fidelity, Sampling, Structured, Tools
-from memory.dates import EARLIEST, LATEST
+from engine.base import ChatMessage, Fidelity, Sampling, Structured, ToolCall, Tools
+from server.core.completing import CompletionOptions
+from server.core.generation import AnswerOptions, RecallOptions
 from server.http import refusals
-from server.http.bodies import UNSUPPORTED, Body, Strict, encodable_as_it_is, fault
+from server.http.bodies import UNSUPPORTED, Body, Strict, fault
+from server.http.schemas.fields import Schema, StopText, Text
 
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 256
-
-
-def _encodable(text: str) -> str:
-    if not encodable_as_it_is(text):
-        raise ValueError("the text holds a lone surrogate")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
-Seconds = Annotated[float, Field(ge=EARLIEST, le=LATEST)]
-"""Unix seconds, within the calendar."""
-StopText = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
-
-
-def _schema(value: Any) -> Any:
-    """A JSON schema, which some clients send as text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError("must be a JSON schema") from error
-
-
-Schema = Annotated[dict[str, Any], BeforeValidator(_schema)]
 
 
 class MemoryOptions(Strict):
@@ -64,12 +30,18 @@ class MemoryOptions(Strict):
     remember: bool = False
     session: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
 
-
-class SceneHint(Strict):
-    """What an application knows is coming."""
-
-    text: Annotated[Text, Field(min_length=1, max_length=2000)]
-    cube: str | None = None
+    @property
+    def recall(self) -> RecallOptions:
+        """Return what the core is asked for."""
+        return RecallOptions(
+            cubes=(self.cube,) if isinstance(self.cube, str) else None if self.cube is None else tuple(self.cube),
+            mode=self.mode,
+            top_k=self.top_k,
+            ids=tuple(self.ids),
+            fidelity=self.fidelity,
+            remember=self.remember,
+            session=self.session,
+        )
 
 
 class StreamOptions(Body):
@@ -178,11 +150,26 @@ class SamplingFields(Body):
         """The field that says how long the answer may be, for errors about it."""
         return "max_tokens"
 
-    def sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
+    def answer(
+        self, request_id: str, max_tokens: int | None, logprobs: int | None = None, tools: Tools | None = None
+    ) -> AnswerOptions:
+        """Return what the core is asked for."""
+        return AnswerOptions(
+            model=self.model,
+            request_id=request_id,
+            sampling=self._sampling(logprobs),
+            max_tokens=max_tokens,
+            n=self.n,
+            tools=tools,
+            prompt_field=self.prompt_field,
+            length_field=self.length_field,
+            structured_field=None if self.structured is None else self.structured[0],
+        )
+
+    def _sampling(self, logprobs: int | None) -> Sampling:
         """As the engine takes it. Unset fields get OpenAI's defaults; ``top_p`` 0 means the likeliest token."""
         likeliest = self.top_p == 0
         return Sampling(
-            max_tokens=max_tokens,
             min_tokens=self.min_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None or likeliest else self.top_p,
@@ -245,18 +232,19 @@ class Message(Body):
 
     @property
     def text(self) -> str:
+        """The text of all parts."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
 
-
-class Prefetch(Strict):
-    """A message that is being typed, and the conversation before it."""
-
-    text: Annotated[Text, Field(min_length=1, max_length=8000)]
-    messages: Annotated[list[Message], Field(max_length=2000)] = []
-    cube: str | None = None
-    top_k: Annotated[int, Field(ge=0, le=64)] | None = None
+    @property
+    def as_said(self) -> ChatMessage:
+        """Return the message as the engine takes it."""
+        calls = (
+            ToolCall(i, call.id, call.function.name, call.function.arguments) for i, call in enumerate(self.tool_calls)
+        )
+        role = "system" if self.role == "developer" else self.role
+        return ChatMessage(role, self.text, tuple(calls), self.tool_call_id)
 
 
 class FunctionSpec(Body):
@@ -303,16 +291,17 @@ class ChatRequest(SamplingFields):
     def length_field(self) -> str:
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
+    def chat_answer(self, request_id: str) -> AnswerOptions:
+        """Return what the core is asked for."""
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return self.answer(request_id, self.max_completion_tokens or self.max_tokens, logprobs, self._tools)
+
     @property
-    def wanted_tools(self) -> Tools | None:
+    def _tools(self) -> Tools | None:
         if not self.tools or self.tool_choice == "none":
             return None
         choice = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
         return Tools(tuple(tool.model_dump(exclude_none=True) for tool in self.tools), choice or "auto")
-
-    @property
-    def wanted_logprobs(self) -> int | None:
-        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 def _kind_of_prompt(prompt: Any) -> str:
@@ -343,13 +332,23 @@ class CompletionRequest(SamplingFields):
     echo: bool = False
     memory: MemoryOptions | None = None
 
+    def options(self, request_id: str) -> CompletionOptions:
+        """Return what the core is asked for."""
+        return CompletionOptions(
+            prompts=self._prompts,
+            answer=self.answer(request_id, self.max_tokens, self.logprobs),
+            in_list=isinstance(self.prompt, list),
+            echo=self.echo,
+            recall=None if self.memory is None else self.memory.recall,
+        )
+
     @property
-    def prompts(self) -> list[tuple[str, str | list[int]]]:
+    def _prompts(self) -> tuple[tuple[str, str | list[int]], ...]:
         """Each prompt with its place in the body."""
         prompt: Any = self.prompt
         if _kind_of_prompt(prompt) in ("text", "tokens"):
-            return [("prompt", prompt)]
-        return [(f"prompt.{i}", one) for i, one in enumerate(prompt)]
+            return (("prompt", prompt),)
+        return tuple((f"prompt.{i}", one) for i, one in enumerate(prompt))
 
 
 MAX_EMBEDDED = 2048
@@ -395,128 +394,3 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]]
-
-
-Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_encodable)
-]
-"""An id or a name, without white space around it."""
-Time = str | float
-"""ISO 8601, or Unix seconds."""
-
-
-class MemoryFields(Strict):
-    """What may be said of a memory beside its text."""
-
-    pinned: bool | None = None
-    event_at: Seconds | None = None
-    event_until: Seconds | None = None
-    metadata: dict[str, Any] | None = None
-    tags: list[Text] | None = None
-    importance: Annotated[float, Field(ge=0, le=1)] | None = None
-    expires_at: Seconds | None = None
-
-
-class MemoryAdd(MemoryFields):
-    text: str
-    cube: str | None = None
-    kind: str | None = None
-    owner: Name | None = None
-    author: Name | None = None
-    agent: Name | None = None
-    session: Name | None = None
-
-
-class Spoken(Body):
-    """Content of a message that is kept: text, OpenAI's parts, or nothing."""
-
-    content: Text | list[dict[str, Any]] | dict[str, Any] | None = None
-
-    @property
-    def said(self) -> str:
-        """The text of it; images and files are left out."""
-        if self.content is None or isinstance(self.content, str):
-            return self.content or ""
-        parts = self.content if isinstance(self.content, list) else [self.content]
-        return "\n".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-
-
-class SaidMessage(Strict, Spoken):
-    """One message of a conversation, as OpenAI has it, with its time and speaker where they are known. Calls of tools
-    are no text: a turn of nothing else says nothing."""
-
-    role: Literal["user", "assistant", "tool", "system", "developer"] = "user"
-    name: Name | None = None
-    time: Time | None = None
-    metadata: dict[str, Any] = {}
-    tool_calls: list[dict[str, Any]] = []
-    tool_call_id: Text | None = None
-    refusal: Text | None = None
-
-
-class MessagesAdd(Strict):
-    messages: Annotated[list[SaidMessage], Field(min_length=1, max_length=10_000)]
-    cube: str | None = None
-    session: Name | None = None
-    owner: Name | None = None
-    agent: Name | None = None
-    tags: list[Text] = []
-    metadata: dict[str, Any] = {}
-    expires_at: Seconds | None = None
-    extractor: str | None = None
-    wait: bool = True
-
-
-class FeedbackAdd(Strict):
-    text: Annotated[Text, Field(min_length=1, max_length=10_000)]
-    cube: str | None = None
-    memory_ids: Annotated[list[Name], Field(max_length=100)] = []
-    corrected: Text | None = None
-    at: Time | None = None
-
-
-class MemoryChange(MemoryFields):
-    text: str | None = None
-    kind: str | None = None
-    status: str | None = None
-    replace_metadata: bool = False
-    """``metadata`` is all of it; else it is overlaid (RFC 7396)."""
-
-
-class MemorySearch(Strict):
-    query: Annotated[Text, Field(min_length=1, max_length=10_000)]
-    cube: str | list[str] | None = None
-    top_k: Annotated[int, Field(ge=1, le=100)] = 5
-    kinds: list[str] | None = None
-    filter: dict[str, Any] | None = None
-    at: Time | None = None
-    hops: Annotated[int, Field(ge=0, le=2)] = 1
-    diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
-    explain: bool = False
-
-
-class MemoryList(Strict):
-    cube: str | None = None
-    kind: str | None = None
-    status: str = "active"
-    filter: dict[str, Any] | None = None
-    limit: Annotated[int, Field(ge=1, le=500)] = 50
-    after: str | None = None
-
-
-class GrantAdd(Strict):
-    principal: Name
-    access: Literal["read", "write"] = "read"
-
-
-class GroupSet(Strict):
-    members: Annotated[list[Name], Field(max_length=10_000)]
-
-
-class CubeAdd(Strict):
-    name: str
-    fidelity: Fidelity | None = None
-
-
-class CubeChange(Strict):
-    fidelity: Fidelity | None
