@@ -9,7 +9,9 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from server.dialects import mem0, memos_cloud, memos_product
+from server.dialects import memos_cloud
+from server.dialects.mem0 import router as mem0
+from server.dialects.memos_product import router as memos_product
 from server.http import errors
 from server.http.deps import Services
 from server.http.middleware.body import BodyLimit

@@ -16,7 +16,7 @@ from server.dialects import common, memos_chat
 from server.dialects.common import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessages, Where, Whose
 from server.dialects.deleting import delete_everything
 from server.dialects.memos_chat import Asked, ChatFields, MemosFormat
-from server.dialects.memos_product import status_of, type_of
+from server.dialects.memos_product.replies import status_of, type_of
 from server.http.bodies import Body
 from server.http.deps import Provided, Tenant
 from server.http.errors import ApiError

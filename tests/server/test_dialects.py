@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from engine.transformers import LoadedModel
-from server.dialects import common, memos_cloud, memos_product
-from server.dialects import mem0 as mem0_routes
+from server.dialects import common, memos_cloud
+from server.dialects.mem0 import router as mem0_routes
+from server.dialects.memos_product import router as memos_product
 from tests.server import clients
 from tests.server.running import Running, running
 
