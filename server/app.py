@@ -14,6 +14,7 @@ from server.dialects.mem0 import router as mem0
 from server.dialects.memos_product import router as memos_product
 from server.http import errors
 from server.http.deps import Services
+from server.http.describing import ERRORS
 from server.http.middleware.body import BodyLimit
 from server.http.middleware.decompress import Decompress, read_as_json
 from server.http.middleware.draining import Draining
@@ -34,6 +35,9 @@ from server.http.routes import (
     scheduler,
 )
 
+NATIVE = (openai, completions, embeddings, memories, feedback, cubes, documents, jobs, scheduler, ops)
+DIALECTS = (mem0, memos_product, memos_cloud)
+
 
 def keys_required(services: Services) -> bool:
     """Whether requests need a key: on demand, or as soon as others than this machine can connect."""
@@ -50,24 +54,16 @@ def create_app(services: Services) -> FastAPI:
         yield
         await services.close()
 
-    app = FastAPI(title="RecallKV", version=version("recallkv"), lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="RecallKV",
+        version=version("recallkv"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        responses=ERRORS,
+    )
     app.state.services = services
     errors.install(app)
-    for module in (
-        openai,
-        completions,
-        embeddings,
-        memories,
-        feedback,
-        cubes,
-        documents,
-        jobs,
-        scheduler,
-        ops,
-        mem0,
-        memos_product,
-        memos_cloud,
-    ):
+    for module in (*NATIVE, *DIALECTS):
         app.include_router(module.router)
     decode_names(app.routes)
     read_as_json(app)

@@ -12,6 +12,8 @@ from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from typing_extensions import TypedDict
+
 from memory import (
     Change,
     Extractor,
@@ -352,7 +354,15 @@ class MemoryService:
         await asyncio.to_thread(self._store.keyed.sweep)
 
 
-def placed_json(placed: Placed) -> dict[str, Any]:
+class PlacedUnit(TypedDict):
+    """What became of something that was said: the memory's id, and the ids of those that it took the place of."""
+
+    action: str
+    id: str
+    replaced: list[str]
+
+
+def placed_json(placed: Placed) -> PlacedUnit:
     """Return what became of a unit, without texts."""
     return {
         "action": placed.action,

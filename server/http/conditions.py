@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Response
 
 from memory import Cube, Memory
+from server.http.describing import Responses
 from server.http.errors import ApiError
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS = re.compile(rf"{_TAG}(?:[ \t]*,[ \t]*(?:{_TAG})?)*")
 _REVISION = re.compile("[1-9][0-9]{0,17}")
 _ONE = re.compile(r'(W/)?"([^"]*)"')
+
+
+T = TypeVar("T")
+
+NOT_MODIFIED: Responses = {304: {"description": "The client has this revision"}}
 
 
 def etag(found: Memory | Cube) -> str:
@@ -46,9 +52,7 @@ Expected = Annotated[frozenset[int] | None, Depends(_if_match)]
 """The revisions that ``If-Match`` lets through; None: any. Weak tags match nothing."""
 
 
-def shown(
-    request: Request, response: Response, found: Memory | Cube, body: dict[str, Any]
-) -> Response | dict[str, Any]:
+def shown(request: Request, response: Response, found: Memory | Cube, body: T) -> Response | T:
     """Give the reply to a GET: the body with its tag, or a 304 where ``If-None-Match`` has that. Raises a 400."""
     if _is_known(request, found):
         return Response(status_code=304, headers={"ETag": etag(found)})

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
@@ -14,10 +13,19 @@ from fastapi.responses import StreamingResponse
 from memory import Document
 from server.core.signing import BundleKeyError
 from server.http.deps import Provided, Tenant
+from server.http.describing import documented
 from server.http.errors import ApiError
 from server.http.middleware.body import BODY_FILE
 from server.http.routes.cubes import cube_json
 from server.http.schemas.fields import Name
+from server.http.schemas.memory_replies import (
+    CubeLoaded,
+    DocumentAdded,
+    DocumentDeleted,
+    DocumentList,
+    DocumentReply,
+    PagesTaken,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,18 +35,25 @@ LOAD_PATH = "/v1/cubes/load"
 FileName = Annotated[str, Query(min_length=1, max_length=500)]
 
 
-def document_json(document: Document) -> dict[str, Any]:
-    """A document as the API shows it."""
-    shown = asdict(document)
-    return {"object": "document", "id": shown.pop("id"), "cube": shown.pop("cube_id"), **shown}
+def document_json(document: Document) -> DocumentReply:
+    """Return a document as the API shows it."""
+    return {
+        "object": "document",
+        "id": document.id,
+        "cube": document.cube_id,
+        "name": document.name,
+        "digest": document.digest,
+        "n_chunks": document.n_chunks,
+        "created_at": document.created_at,
+    }
 
 
 @router.post("/cubes/{cube_id}/documents", status_code=201)
 async def add_document(
     cube_id: Name, name: FileName, request: Request, services: Provided, tenant: Tenant
-) -> dict[str, Any]:
-    """Keep a file (the body, as it is) as memories of kind document. Its content type, else its name, says what it
-    is: txt, md, html, pdf, docx. A file of the same name is replaced."""
+) -> DocumentAdded:
+    """Keep a file (the body, as it is) as memories of kind document. Its content type, else its name, says which kind
+    of file it is: txt, md, html, pdf, docx. A file of the same name is replaced."""
     data, media_type = await request.body(), request.headers.get("content-type")
     done, removed = await services.memories.documents.add(tenant, cube_id, name, data, media_type)
     return {
@@ -50,15 +65,15 @@ async def add_document(
 
 
 @router.get("/cubes/{cube_id}/documents")
-async def list_documents(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """A cube's documents, by name."""
+async def list_documents(cube_id: Name, services: Provided, tenant: Tenant) -> DocumentList:
+    """List a cube's documents by name."""
     documents = await services.memories.documents.all(tenant, cube_id)
     return {"object": "list", "data": [document_json(document) for document in documents]}
 
 
 @router.delete("/cubes/{cube_id}/documents/{document_id}")
-async def delete_document(cube_id: Name, document_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Delete a document: its memories go out of use, with everything that was computed from them."""
+async def delete_document(cube_id: Name, document_id: str, services: Provided, tenant: Tenant) -> DocumentDeleted:
+    """Delete a document, its memories, and everything computed from them."""
     memories, removed = await services.memories.documents.delete(tenant, cube_id, document_id)
     return {
         "object": "document.deleted",
@@ -69,10 +84,10 @@ async def delete_document(cube_id: Name, document_id: str, services: Provided, t
     }
 
 
-@router.get("/cubes/{cube_id}/dump")
+@router.get("/cubes/{cube_id}/dump", response_class=StreamingResponse, responses=documented("application/zip"))
 async def dump_cube(cube_id: Name, services: Provided, tenant: Tenant, segments: bool = False) -> StreamingResponse:
-    """A cube as one file; for its owner, and whom it was shared with for writing. With ``segments`` the pages of its
-    memories come along, which are large, for servers with the same bundle key."""
+    """Download a cube as one file, if you own it or may write to it. With `segments` the pages of its memories are
+    included, which are large, for servers with the same bundle key."""
     file = tempfile.TemporaryFile(dir=services.config.data_dir)  # noqa: SIM115 - closed, and so removed, once it is sent
     try:
         await services.bundles.dump(tenant, cube_id, file, segments=segments)
@@ -101,9 +116,13 @@ def _parts(file: BinaryIO) -> Iterator[bytes]:
 
 
 @router.post(LOAD_PATH.removeprefix(router.prefix), status_code=201)
-async def load_cube(name: Name, request: Request, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Make a new cube from a dump (the body, as it is). Pages that come along are taken where this server's bundle key
-    signed them for this tenant and model; those of the other memories that had some are built in idle time."""
+async def load_cube(name: Name, request: Request, services: Provided, tenant: Tenant) -> CubeLoaded:
+    """Create a cube from a dump (the body, as it is). Pages in it are taken if this server's bundle key signed them for
+    this tenant and model; the other memories get theirs in idle time."""
     loaded, taken = await services.bundles.load(tenant, name, request.scope[BODY_FILE])
-    segments = {"taken": taken.taken, "left": taken.left.total(), "reasons": dict(taken.left)}
+    segments: PagesTaken = {
+        "taken": taken.taken,
+        "left": taken.left.total(),
+        "reasons": dict(taken.left),
+    }
     return {**cube_json(loaded.cube, tenant), "memories": loaded.n_memories, "segments": segments}

@@ -1,4 +1,4 @@
-"""OpenAI's route for vectors, and the list of models: the one that chats, and the one that makes vectors."""
+"""OpenAI's routes for vectors and for the list of models: the one that chats, and the one that makes vectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -15,16 +15,17 @@ from memory import WholeEmbedder
 from server.http.deps import Provided, Services
 from server.http.errors import ApiError
 from server.http.schemas.generation import EmbeddingRequest
+from server.http.schemas.generation_replies import EmbeddingList, ModelList, ModelReply
 
 router = APIRouter()
 # Many texts take their time: so many requests at once, in threads that nothing else waits for.
 _threads = ThreadPoolExecutor(2, thread_name_prefix="embeddings")
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", response_model=EmbeddingList)
 async def embeddings(body: EmbeddingRequest, services: Provided) -> Response:
-    """Vectors of the embedder that search uses. A text that is longer than what it reads at once is read in several
-    windows, and has the mean of their vectors."""
+    """Compute vectors with the embedder that search uses. A text longer than the embedder's window is read in several
+    windows, and gets the mean of their vectors."""
     embedder = services.embedder
     if body.model not in (None, embedder.title, services.chat.served_name):
         raise _unknown(body.model or "", services)
@@ -33,11 +34,11 @@ async def embeddings(body: EmbeddingRequest, services: Provided) -> Response:
 
 
 def _reply(embedder: WholeEmbedder, body: EmbeddingRequest) -> bytes:
-    """Written here and not in the event loop: it may be many megabytes."""
+    """Write the reply in a thread and not in the event loop: it may be many megabytes."""
     found = embedder.embed_whole(body.input, body.dimensions)
     as_text = body.encoding_format == "base64"
     rows = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in found.vectors]
-    reply = {
+    reply: EmbeddingList = {
         "object": "list",
         "model": embedder.title,
         "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
@@ -51,26 +52,35 @@ def _unknown(name: str, services: Services) -> ApiError:
     return ApiError(404, f"The model '{name}' does not exist; this server has {own}.", "model_not_found", param="model")
 
 
-def _models(services: Services) -> list[dict[str, Any]]:
-    """The model that chats comes first: many clients take the first."""
-    common = {"object": "model", "created": int(services.started_at), "owned_by": "recallkv"}
-    chat = {"id": services.chat.served_name, **common, "type": "chat"}
-    embedder = {"id": services.embedder.title, **common, "type": "embedding"}
+def _models(services: Services) -> list[ModelReply]:
+    """List the model that chats first: many clients take the first."""
+    created, context = int(services.started_at), services.engine.capacity().context
     return [
-        {**chat, "max_model_len": services.engine.capacity().context},
-        {**embedder, "max_model_len": services.embedder.window},
+        _model_json(services.chat.served_name, "chat", created, context),
+        _model_json(services.embedder.title, "embedding", created, services.embedder.window),
     ]
 
 
+def _model_json(name: str, type: Literal["chat", "embedding"], created: int, tokens: int | None) -> ModelReply:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "recallkv",
+        "type": type,
+        "max_model_len": tokens,
+    }
+
+
 @router.get("/v1/models")
-async def models(services: Provided) -> dict[str, Any]:
-    """The models that are served."""
+async def models(services: Provided) -> ModelList:
+    """List the models that are served."""
     return {"object": "list", "data": _models(services)}
 
 
 @router.get("/v1/models/{name:path}")
-async def model(name: str, services: Provided) -> dict[str, Any]:
-    """A model by its name."""
+async def model(name: str, services: Provided) -> ModelReply:
+    """Return a model by its name."""
     found = next((each for each in _models(services) if each["id"] == name), None)
     if found is None:
         raise _unknown(name, services)

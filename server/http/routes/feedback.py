@@ -1,8 +1,8 @@
-"""What is said of memories, and what it changed."""
+"""Feedback on memories, and what it changed."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 
@@ -10,12 +10,13 @@ from memory import FeedbackOutcome
 from server.core.checks import unix_time
 from server.http.deps import Provided, Tenant
 from server.http.schemas.memories import FeedbackAdd
+from server.http.schemas.memory_replies import FeedbackList, FeedbackReply
 
 router = APIRouter(prefix="/v1")
 
 
-def feedback_json(outcome: FeedbackOutcome) -> dict[str, Any]:
-    """Feedback as the API shows it."""
+def feedback_json(outcome: FeedbackOutcome) -> FeedbackReply:
+    """Return feedback as the API shows it."""
     return {
         "object": "feedback",
         "id": outcome.id,
@@ -27,9 +28,9 @@ def feedback_json(outcome: FeedbackOutcome) -> dict[str, Any]:
 
 
 @router.post("/feedback", status_code=201)
-async def give_feedback(body: FeedbackAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Confirm, correct or deny memories in plain words, or with the text that they should have had. What was computed
-    from those that it changed is removed before the reply."""
+async def give_feedback(body: FeedbackAdd, services: Provided, tenant: Tenant) -> FeedbackReply:
+    """Confirm, correct or deny memories in plain words, or with `corrected`, the text that they should have. Keys and
+    values computed from changed memories are removed before the reply."""
     at = unix_time(body.at, "at")
     outcome = await services.memories.feedback.give(
         tenant, body.cube, body.text, memory_ids=body.memory_ids, corrected=body.corrected, at=at
@@ -43,7 +44,7 @@ async def list_feedback(
     tenant: Tenant,
     cube: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> dict[str, Any]:
-    """The last feedback on a cube, the newest first."""
+) -> FeedbackList:
+    """List the last feedback on a cube, newest first."""
     found = await services.memories.feedback.latest(tenant, cube, limit)
     return {"object": "list", "data": [feedback_json(outcome) for outcome in found]}

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from memory import Change, Hit, Memory, Message, Said
-from scheduler import result_of
+from memory import Change, Hit, Memory, Message, Proof, Said
 from server.core import once
 from server.core.checks import message_of, moment
 from server.core.memories import placed_json
-from server.http.conditions import Expected, shown, tagged
+from server.http.conditions import NOT_MODIFIED, Expected, shown, tagged
 from server.http.deps import Provided, Tenant
+from server.http.describing import Responses
 from server.http.errors import ApiError
+from server.http.routes.jobs import job_json
 from server.http.schemas.memories import MemoryAdd, MemoryChange, MemoryList, MemorySearch, MessagesAdd
+from server.http.schemas.memory_replies import (
+    ChangeReply,
+    HistoryReply,
+    HitList,
+    HitReply,
+    JobReply,
+    MemoryAdded,
+    MemoryDeleted,
+    MemoryPage,
+    MemoryReply,
+    MessageList,
+    MessageReply,
+    PlacedList,
+    ProofReply,
+)
 
 router = APIRouter(prefix="/v1")
 
+QUEUED: Responses = {202: {"model": JobReply, "description": "The messages are in a job"}}
 
-def memory_json(memory: Memory) -> dict[str, Any]:
-    """A memory as the API shows it. Times are Unix seconds."""
+
+def memory_json(memory: Memory) -> MemoryReply:
+    """Return a memory as the API shows it. Times are Unix seconds."""
     return {
         "object": "memory",
         "id": memory.id,
@@ -49,8 +67,8 @@ def memory_json(memory: Memory) -> dict[str, Any]:
     }
 
 
-def message_json(message: Message) -> dict[str, Any]:
-    """A message as the API shows it."""
+def message_json(message: Message) -> MessageReply:
+    """Return a message as the API shows it."""
     return {
         "object": "message",
         "id": message.id,
@@ -62,7 +80,7 @@ def message_json(message: Message) -> dict[str, Any]:
     }
 
 
-def _change_json(change: Change) -> dict[str, Any]:
+def _change_json(change: Change) -> ChangeReply:
     return {
         "at": change.at,
         "action": change.action,
@@ -72,24 +90,29 @@ def _change_json(change: Change) -> dict[str, Any]:
     }
 
 
-def _hit_json(hit: Hit, explain: bool) -> dict[str, Any]:
-    shown = {"memory": memory_json(hit.memory), "score": hit.score, "why": hit.why}
-    return {**shown, "parts": dict(hit.parts)} if explain else shown
+def _hit_json(hit: Hit, explain: bool) -> HitReply:
+    shown: HitReply = {"memory": memory_json(hit.memory), "score": hit.score, "why": hit.why}
+    if explain:
+        shown["parts"] = dict(hit.parts)
+    return shown
 
 
 @router.post("/memories", status_code=201)
-async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
-    """Add a memory; ``{"text": "..."}`` is enough. It is on disk when the reply comes. What fills no slot stays as it
-    was given: the same text twice is two memories, unless both requests have the same ``Idempotency-Key``."""
+async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant, response: Response) -> MemoryAdded:
+    """Add a memory; `{"text": "..."}` is enough. It is on disk when the reply comes. The same text twice is two
+    memories, unless both requests have the same `Idempotency-Key` or the text states something that only one memory can
+    hold."""
     fields = body.model_dump(exclude={"cube", "text"}, exclude_none=True)
     placed = await services.memories.add(tenant, body.cube, body.text, **fields)
     tagged(response, placed.memory)
     return {**memory_json(placed.memory), "action": placed.action, "replaced": [m.id for m in placed.replaced]}
 
 
-@router.post("/memories/messages", status_code=201)
-async def add_messages(body: MessagesAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
-    """Keep messages, and what is worth remembering of them: now, or (``"wait": false``) in a job."""
+@router.post("/memories/messages", status_code=201, responses=QUEUED)
+async def add_messages(
+    body: MessagesAdd, services: Provided, tenant: Tenant, response: Response
+) -> PlacedList | JobReply:
+    """Keep messages, and extract memories from them: now, or with `"wait": false` in a job."""
     messages = [
         message_of(m.said, "system" if m.role == "developer" else m.role, name=m.name, time=m.time, metadata=m.metadata)
         for m in body.messages
@@ -109,7 +132,7 @@ async def add_messages(body: MessagesAdd, services: Provided, tenant: Tenant, re
         if job.status == "failed":
             raise ApiError(500, f"The messages could not be added: {job.error}.", "add_failed", type="server_error")
     response.status_code = 201 if job.ended else 202
-    return result_of(job)
+    return job_json(job)
 
 
 @router.get("/messages")
@@ -119,8 +142,8 @@ async def list_messages(
     cube: str | None = None,
     session: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> dict[str, Any]:
-    """The last messages of a cube, or of one conversation in it, oldest first."""
+) -> MessageList:
+    """List the last messages of a cube, or of one conversation in it, oldest first."""
     messages = await services.memories.messages(tenant, cube, session, limit)
     return {"object": "list", "data": [message_json(message) for message in messages]}
 
@@ -134,23 +157,23 @@ async def list_memories(
     status: Literal["active", "merged", "archived", "deleted"] = "active",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     after: str | None = None,
-) -> dict[str, Any]:
-    """Memories in order of creation; ``next`` is the ``after`` of the page that follows."""
+) -> MemoryPage:
+    """List memories in order of creation. To get the next page, pass `next` as `after`."""
     body = MemoryList(cube=cube, kind=kind, status=status, limit=limit, after=after)
     return await filter_memories(body, services, tenant)
 
 
 @router.post("/memories/list")
-async def filter_memories(body: MemoryList, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """The same, with a filter."""
+async def filter_memories(body: MemoryList, services: Provided, tenant: Tenant) -> MemoryPage:
+    """List memories that a filter lets through, in order of creation. To get the next page, pass `next` as `after`."""
     options = body.model_dump(include={"kind", "status", "limit", "after", "filter"})
     page = await services.memories.page(tenant, body.cube, **options)
     return {"object": "list", "data": [memory_json(item) for item in page.items], "next": page.next}
 
 
 @router.post("/memories/search")
-async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Hybrid search in one or several cubes (default: the key's default cube)."""
+async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant) -> HitList:
+    """Search one or several cubes (default: the key's default cube) by meaning, words, names and time."""
     at, offset = moment(body.at, "at")
     hits = await services.memories.search(
         tenant,
@@ -167,18 +190,18 @@ async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant
     return {"object": "list", "data": [_hit_json(hit, body.explain) for hit in hits]}
 
 
-@router.get("/memories/{memory_id}", response_model=None)
+@router.get("/memories/{memory_id}", response_model=MemoryReply, responses=NOT_MODIFIED)
 async def get_memory(
     memory_id: str, services: Provided, tenant: Tenant, request: Request, response: Response
-) -> Response | dict[str, Any]:
-    """One memory; its ``ETag`` is its revision."""
+) -> Response | MemoryReply:
+    """Return a memory. Its `ETag` is its revision; `If-None-Match` makes an unchanged one a 304."""
     memory = await services.memories.get(tenant, memory_id)
     return shown(request, response, memory, memory_json(memory))
 
 
 @router.get("/memories/{memory_id}/history")
-async def history(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """What was done to a memory, oldest first, and the messages that it is from."""
+async def history(memory_id: str, services: Provided, tenant: Tenant) -> HistoryReply:
+    """Return the changes of a memory, oldest first, and the messages that it was extracted from."""
     changes = await services.memories.history(tenant, memory_id)
     sources = await services.memories.sources(tenant, memory_id)
     return {
@@ -191,9 +214,9 @@ async def history(memory_id: str, services: Provided, tenant: Tenant) -> dict[st
 @router.patch("/memories/{memory_id}")
 async def change_memory(
     memory_id: str, body: MemoryChange, services: Provided, tenant: Tenant, expected: Expected, response: Response
-) -> dict[str, Any]:
-    """Change the fields that are given. Metadata are a JSON Merge Patch (null removes a key), or all there is
-    (``replace_metadata``). What was computed from its old text is removed before the reply."""
+) -> MemoryReply:
+    """Change the fields that are given. `metadata` is a JSON Merge Patch (null removes a key), or with
+    `replace_metadata` the whole of it. Keys and values computed from the old text are removed before the reply."""
     fields = body.model_dump(exclude_unset=True, exclude={"replace_metadata"})
     overlay = "replace" if body.replace_metadata else "merge"
     memory = await services.memories.update(tenant, memory_id, overlay=overlay, expected=expected, **fields)
@@ -204,21 +227,34 @@ async def change_memory(
 @router.delete("/memories/{memory_id}")
 async def delete_memory(
     memory_id: str, services: Provided, tenant: Tenant, expected: Expected, forget: bool = False
-) -> dict[str, Any]:
-    """Take a memory out of use, with everything that was computed from it; for a while it can be brought back.
-    ``?forget=true``: overwrite it now, and return the proof."""
-    reply = {"object": "memory.deleted", "id": memory_id, "deleted": True}
+) -> MemoryDeleted:
+    """Delete a memory and the keys and values computed from it. It can be undeleted for `undelete_s` seconds; with
+    `forget=true` it is overwritten at once, and the reply holds the proof."""
     if forget:
         proof, removed, left = await services.memories.forget(tenant, memory_id, expected)
-        found = proof.as_json()
-        found["found"]["segments"] = left
-        return {**reply, "segments_removed": removed, "proof": {**found, "clean": found["clean"] and not left}}
+        return {**_deleted_json(memory_id, removed), "proof": _proof_json(proof, left)}
     _, removed = await services.memories.delete(tenant, memory_id, expected)
-    return {**reply, "segments_removed": removed, "undelete_s": services.memories.undelete_s}
+    return {**_deleted_json(memory_id, removed), "undelete_s": services.memories.undelete_s}
+
+
+def _deleted_json(memory_id: str, removed: int) -> MemoryDeleted:
+    return {"object": "memory.deleted", "id": memory_id, "deleted": True, "segments_removed": removed}
+
+
+def _proof_json(proof: Proof, segments: int) -> ProofReply:
+    found = proof.as_json()
+    return {
+        "memory": found["memory"],
+        "digest": found["digest"],
+        "found": {**found["found"], "segments": segments},
+        "clean": found["clean"] and not segments,
+        "covers": found["covers"],
+        "at": found["at"],
+    }
 
 
 @router.post("/memories/{memory_id}/undelete")
-async def undelete_memory(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
+async def undelete_memory(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> MemoryReply:
     """Bring a deleted memory back."""
     memory = await services.memories.undelete(tenant, memory_id)
     tagged(response, memory)

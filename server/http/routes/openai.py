@@ -1,25 +1,26 @@
-"""OpenAI's chat, and what makes tokens of text and text of tokens."""
+"""OpenAI's chat, and tokens of text and text of tokens."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from server.http.deps import Provided, Tenant
+from server.http.describing import documented
 from server.http.errors import ApiError
 from server.http.middleware.ids import REQUEST_ID
 from server.http.replies import ChatFormat
 from server.http.schemas.generation import ChatRequest, DetokenizeRequest, TokenizeRequest
+from server.http.schemas.generation_replies import ChatReply, TextReply, TokensReply
 from server.http.stream import reply
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", response_model=ChatReply, responses=documented("text/event-stream"))
 async def chat_completions(body: ChatRequest, request: Request, services: Provided, tenant: Tenant) -> Response:
-    """Chat, with the memories of the request's cubes in the prompt."""
+    """Chat, with memories of the request's cubes in the prompt. `memory` says which cubes, how many memories and how
+    exact; the reply's `memory` says where each one's keys and values came from."""
     id = request.scope[REQUEST_ID]
     turns = tuple(message.as_said for message in body.messages)
     recall = None if body.memory is None else body.memory.recall
@@ -29,8 +30,8 @@ async def chat_completions(body: ChatRequest, request: Request, services: Provid
 
 
 @router.post("/tokenize")
-async def tokenize(body: TokenizeRequest, services: Provided) -> dict[str, Any]:
-    """Token ids of a text, or of messages as the model's template renders them."""
+async def tokenize(body: TokenizeRequest, services: Provided) -> TokensReply:
+    """Return the token ids of a text, or of messages as the model's chat template renders them."""
     if body.messages is not None:
         try:
             tokens = list(services.engine.render([message.as_said for message in body.messages]).token_ids)
@@ -42,8 +43,8 @@ async def tokenize(body: TokenizeRequest, services: Provided) -> dict[str, Any]:
 
 
 @router.post("/detokenize")
-async def detokenize(body: DetokenizeRequest, services: Provided) -> dict[str, str]:
-    """Text of token ids."""
+async def detokenize(body: DetokenizeRequest, services: Provided) -> TextReply:
+    """Return the text of token ids."""
     if not all(token < services.engine.vocabulary_size for token in body.tokens):
         raise ApiError(400, "tokens: a token id is outside the vocabulary.", "invalid_value", param="tokens")
     return {"prompt": services.engine.detokenize(body.tokens)}

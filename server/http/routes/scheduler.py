@@ -6,19 +6,30 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from engine.base import ChatMessage
-from scheduler import Foresight, advice_summary
+from kvcache import PreloadStats
+from scheduler import Advice, Foresight, PreloaderStats, advice_summary
 from server.core.generation import RecallOptions
 from server.http.deps import Provided, Services, Tenant
+from server.http.describing import documented
 from server.http.errors import ApiError
+from server.http.routes.ops import upkeep_json
 from server.http.schemas.fields import Name
 from server.http.schemas.memories import Prefetch, SceneHint
+from server.http.schemas.ops_replies import (
+    AdviceReply,
+    HintReply,
+    PlanReply,
+    PrefetchReply,
+    PreloaderReply,
+    PreloadsReply,
+    SchedulerReply,
+)
 
 router = APIRouter(prefix="/v1")
 
@@ -33,30 +44,30 @@ def _foresight(services: Services) -> Foresight:
 
 
 @router.get("/scheduler")
-async def state(services: Provided, tenant: Tenant, events: Annotated[int, Query(ge=0, le=256)] = 20) -> dict[str, Any]:
-    """Queues, the predictor's report card, what preloading has brought, and the last events."""
+async def state(services: Provided, tenant: Tenant, events: Annotated[int, Query(ge=0, le=256)] = 20) -> SchedulerReply:
+    """Return the queues, the predictor's report card, what preloading has saved, and the last events."""
     upkeep, preloads = services.upkeep.stats(), services.store.stats().preloads
     jobs = await asyncio.to_thread(services.memories.jobs.counts)
-    found: dict[str, Any] = {
+    found: SchedulerReply = {
         "object": "scheduler",
         "predictor": None,
-        "upkeep": asdict(upkeep),
+        "upkeep": upkeep_json(upkeep),
         "jobs": jobs,
-        "preloads": {**asdict(preloads), "saved_s": round(preloads.saved_s, 4)},
+        "preloads": _preloads_json(preloads),
         "events": [],
     }
     if services.foresight is not None:
         scenes, preloader = services.foresight.stats()
         found["predictor"] = services.foresight.report()
-        found["preloader"] = asdict(preloader)
+        found["preloader"] = _preloader_json(preloader)
         found["sources"] = dict(scenes.sources)
         found["events"] = [_shown(event) for event in services.foresight.events.last(events, tenant)]
     return found
 
 
-@router.get("/scheduler/events")
+@router.get("/scheduler/events", response_class=StreamingResponse, responses=documented("text/event-stream"))
 async def events(services: Provided, tenant: Tenant) -> StreamingResponse:
-    """What the scheduler does, as server-sent events, from now on."""
+    """Stream what the scheduler does from now on, as server-sent events."""
     log = _foresight(services).events
 
     async def lines() -> AsyncIterator[str]:
@@ -84,6 +95,45 @@ async def events(services: Provided, tenant: Tenant) -> StreamingResponse:
     )
 
 
+def _preloads_json(stats: PreloadStats) -> PreloadsReply:
+    return {
+        "segments": stats.segments,
+        "bytes": stats.bytes,
+        "used_bytes": stats.used_bytes,
+        "wasted_bytes": stats.wasted_bytes,
+        "saved_s": round(stats.saved_s, 4),
+    }
+
+
+def _preloader_json(stats: PreloaderStats) -> PreloaderReply:
+    return {
+        "waiting": stats.waiting,
+        "offered": stats.offered,
+        "moved": stats.moved,
+        "moved_bytes": stats.moved_bytes,
+        "cancelled": stats.cancelled,
+        "expired": stats.expired,
+        "refused": stats.refused,
+        "failures": stats.failures,
+    }
+
+
+def _advice_json(advice: Advice) -> AdviceReply:
+    return {
+        "memory_id": advice.memory_id,
+        "tokens": advice.tokens,
+        "bytes": advice.bytes,
+        "build_s": advice.build_s,
+        "compute_s": advice.compute_s,
+        "load_s": advice.load_s,
+        "saved_s": advice.saved_s,
+        "expected_uses": advice.expected_uses,
+        "break_even_uses": advice.break_even_uses,
+        "activated": advice.activated,
+        "verdict": advice.verdict,
+    }
+
+
 def _shown(event: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in event.items() if name != "tenant"}
 
@@ -91,9 +141,9 @@ def _shown(event: dict[str, Any]) -> dict[str, Any]:
 @router.get("/cubes/{cube_id}/plan")
 async def plan(
     cube_id: Name, services: Provided, tenant: Tenant, limit: Annotated[int, Query(ge=1, le=500)] = 100
-) -> dict[str, Any]:
-    """Whether it pays to keep the keys and values of a cube's memories on this machine: seconds to build, bytes, uses
-    expected, and from how many uses on."""
+) -> PlanReply:
+    """Advise if it pays to keep the keys and values of a cube's memories on this machine: seconds to build, bytes,
+    expected uses, and the number of uses that pays for it."""
     foresight = _foresight(services)
     cube = await services.memories.cubes.id_of(tenant, cube_id)
     page = await services.memories.page(tenant, cube, limit=limit)
@@ -105,22 +155,23 @@ async def plan(
         "object": "plan",
         "cube": cube,
         "summary": advice_summary(found),
-        "data": [asdict(advice) for advice in found],
+        "data": [_advice_json(advice) for advice in found],
     }
 
 
 @router.post("/scenes/hint")
-async def hint(body: SceneHint, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """An application says what is coming; segments of memories near to that are brought up."""
+async def hint(body: SceneHint, services: Provided, tenant: Tenant) -> HintReply:
+    """Announce what is coming, so that segments of memories near to it are preloaded."""
     cube = await services.memories.cubes.id_of(tenant, body.cube)
     expected = await _foresight(services).hint(tenant, cube, body.text)
     return {"object": "scene.hint", "cube": cube, "segments": expected}
 
 
 @router.post("/prefetch")
-async def prefetch(body: Prefetch, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Somebody is typing: what the unfinished message finds is brought up, and while nobody waits the prompt with these
-    memories is computed, so that the turn is exact and quick if it finds them too. The text is kept nowhere."""
+async def prefetch(body: Prefetch, services: Provided, tenant: Tenant) -> PrefetchReply:
+    """Announce a message that somebody is typing. Segments of the memories that it finds are preloaded, and while
+    nobody waits the prompt with these memories is computed, so that the turn is quick if it finds them too. The text is
+    not stored."""
     cube = await services.memories.cubes.id_of(tenant, body.cube)
     top_k = services.config.memory.top_k if body.top_k is None else body.top_k
     expected = await _foresight(services).typing(tenant, cube, body.text, top_k)
