@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 
 from server.app import NATIVE
+from server.http.schemas.generation_replies import ChatReply, CompletionReply, EmbeddingList
+from server.http.schemas.ops_replies import HealthReply
 from tests.server import fuzzing
 from tests.server.running import Running
 
@@ -95,3 +98,24 @@ def test_replies_are_what_their_models_say(server: Running) -> None:
     assert explained.keys() == {"memory", "score", "why", "parts"}
     gone = server.client.delete(f"/v1/memories/{added['id']}").json()
     assert gone.keys() == {"object", "id", "deleted", "segments_removed", "undelete_s"}
+
+
+def _exactly(model: Any, reply: Any) -> None:
+    """Nothing is in a reply that its model does not name, and the other way round."""
+    adapter = TypeAdapter(model)
+    assert adapter.dump_python(adapter.validate_python(reply)) == reply
+
+
+def test_replies_that_are_made_by_hand_are_what_their_models_say(server: Running) -> None:
+    """The framework passes these on as they are."""
+    server.add("The kite is red.")
+    _exactly(ChatReply, server.chat("Which kite?", logprobs=True, top_logprobs=1, n=2).json())
+    _exactly(ChatReply, server.chat("Which kite?", memory={"mode": "off"}).json())
+    prompt = {"model": "tiny", "prompt": ["One", "Two"], "max_tokens": 2}
+    for more in ({}, {"logprobs": 1}, {"memory": {}}):
+        _exactly(CompletionReply, server.client.post("/v1/completions", json={**prompt, **more}).json())
+    _exactly(CompletionReply, server.client.post("/v1/completions", json={**prompt, "prompt": "One"}).json())
+    for encoding in ("float", "base64"):
+        body = {"input": ["One", "Two"], "encoding_format": encoding}
+        _exactly(EmbeddingList, server.client.post("/v1/embeddings", json=body).json())
+    _exactly(HealthReply, server.client.get("/health").json())
