@@ -81,7 +81,7 @@ def messages_of(given: PeerMessages, time: Time | None = None) -> list[Message]:
 
 
 @dataclass(frozen=True)
-class Whose:
+class ClientIds:
     """The ids that a client names its memories by."""
 
     user: str | None = None
@@ -113,14 +113,14 @@ class Whose:
 
 
 @dataclass(frozen=True)
-class Where:
+class Selection:
     """Where to look: the cubes of these names (None: all of one's own), and what must hold of a memory."""
 
     cubes: tuple[str, ...] | None
     filter: dict[str, Any]
 
 
-def where(whose: Whose, filter: Mapping[str, Any] | None = None) -> Where:
+def selection_of(whose: ClientIds, filter: Mapping[str, Any] | None = None) -> Selection:
     """Where the memories of ``whose`` are that ``filter``, in the peers' words, lets through. A user that must hold
     names the cube; with several users, or none, all cubes are searched."""
     user, rest = _split_user(filter or {})
@@ -129,7 +129,7 @@ def where(whose: Whose, filter: Mapping[str, Any] | None = None) -> Where:
         if user not in (None, whose.user):
             conditions.append({"owner": user})
         user = whose.user
-    return Where(None if user is None else (user,), both(*conditions))
+    return Selection(None if user is None else (user,), both(*conditions))
 
 
 def both(*filters: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def both(*filters: dict[str, Any]) -> dict[str, Any]:
     return {"and": parts} if len(parts) > 1 else parts[0] if parts else {}
 
 
-def limited(place: Where) -> Where:
+def limited(place: Selection) -> Selection:
     """Raises a 400 when ``place`` is everywhere: nothing is to be deleted, or listed, because a filter was empty."""
     if place.cubes is None and not place.filter:
         raise ApiError(400, "filters: at least one is needed, such as user_id.", "invalid_value", param="filters")
@@ -200,7 +200,7 @@ async def added_to(memories: MemoryService, tenant: str, name: str, add: Callabl
 
 
 async def listed(
-    memories: MemoryService, tenant: str, place: Where, statuses: Sequence[MemoryStatus] = ("active",)
+    memories: MemoryService, tenant: str, place: Selection, statuses: Sequence[MemoryStatus] = ("active",)
 ) -> list[Memory]:
     """All memories there of these statuses, in order of creation. Raises ``InvalidMemory`` for a bad filter, of an
     unknown user's too."""
@@ -208,7 +208,14 @@ async def listed(
 
 
 async def found(
-    memories: MemoryService, tenant: str, query: str, place: Where, top_k: int, *, floor: float = 0.0, **options: Any
+    memories: MemoryService,
+    tenant: str,
+    query: str,
+    place: Selection,
+    top_k: int,
+    *,
+    floor: float = 0.0,
+    **options: Any,
 ) -> list[Hit]:
     """The best memories there, best first; ``floor`` is the least ``score_of`` that counts. Raises ``InvalidMemory``
     for a bad filter, of an unknown user's too."""

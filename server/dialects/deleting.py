@@ -11,7 +11,7 @@ from memory import Memory, Subject
 from server.core.checks import check_filter
 from server.core.memories import MemoryService
 from server.dialects import common
-from server.dialects.common import Where, Whose
+from server.dialects.common import ClientIds, Selection
 
 # What a filter may ask for that names somebody, in the side store's words and in the clients'.
 _IDS = {
@@ -28,7 +28,7 @@ _IDS = {
 
 
 async def delete_everything(
-    memories: MemoryService, tenant: str, place: Where, within: tuple[str, ...] | None = None
+    memories: MemoryService, tenant: str, place: Selection, within: tuple[str, ...] | None = None
 ) -> list[Memory]:
     """Delete all memories there, whatever their status. Where nothing but ids say which, all that was said goes as
     well, at once and for good; else the memories can be brought back one by one. ``within`` are names of cubes that
@@ -47,15 +47,15 @@ async def delete_everything(
 
 
 async def delete_in(
-    memories: MemoryService, tenant: str, cubes: Sequence[str], whose: Whose, filter: Mapping[str, Any] | None
+    memories: MemoryService, tenant: str, cubes: Sequence[str], whose: ClientIds, filter: Mapping[str, Any] | None
 ) -> list[Memory]:
     """``delete_everything`` of ``whose`` that a filter lets through, in the cubes of these names; without names in all.
     Who is asked for by the name of one of the cubes has all that is in it."""
     if not cubes:
-        return await delete_everything(memories, tenant, common.limited(common.where(whose, filter)))
-    place = common.where(replace(whose, user=None), filter)
+        return await delete_everything(memories, tenant, common.limited(common.selection_of(whose, filter)))
+    place = common.selection_of(replace(whose, user=None), filter)
     owners = [user for user in (whose.user, *(place.cubes or ())) if user is not None and user not in cubes]
-    place = Where(tuple(cubes), common.both(place.filter, *({"owner": user} for user in owners)))
+    place = Selection(tuple(cubes), common.both(place.filter, *({"owner": user} for user in owners)))
     return await delete_everything(memories, tenant, place, within=tuple(cubes))
 
 

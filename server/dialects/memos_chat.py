@@ -15,7 +15,7 @@ from engine.base import ChatMessage, Delta
 from server.core.checks import answer_of, message_of
 from server.core.generation import Generation, RecallOptions
 from server.dialects import common
-from server.dialects.common import PeerMessage, Where, Whose
+from server.dialects.common import ClientIds, PeerMessage, Selection
 from server.http.bodies import Body
 from server.http.deps import Services
 from server.http.middleware.ids import REQUEST_ID
@@ -49,7 +49,7 @@ class Asked:
     question and its answer are added to."""
 
     body: ChatFields
-    whose: Whose
+    whose: ClientIds
     read: tuple[str, ...]
     write: tuple[str, ...]
     top_k: int
@@ -144,10 +144,10 @@ async def _options(asked: Asked, services: Services, tenant: str) -> RecallOptio
     ids = tuple(cube.id for cube in cubes.values())
     top_k = min(_MAX_RETRIEVED, asked.top_k)
     body = asked.body
-    narrow = common.where(Whose(agent=asked.whose.agent, app=asked.whose.app), body.filter)
+    narrow = common.selection_of(ClientIds(agent=asked.whose.agent, app=asked.whose.app), body.filter)
     if not narrow.filter and narrow.cubes is None and not body.relativity:
         return RecallOptions(cubes=ids, top_k=top_k)
-    place = Where(asked.read, common.both(narrow.filter, *({"owner": user} for user in narrow.cubes or ())))
+    place = Selection(asked.read, common.both(narrow.filter, *({"owner": user} for user in narrow.cubes or ())))
     hits = await common.found(
         services.memories, tenant, body.query[:10_000], place, top_k, floor=body.relativity or 0.0
     )

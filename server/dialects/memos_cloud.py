@@ -13,7 +13,7 @@ from pydantic import Field
 from memory import Job, Memory, NotFound
 from server.core.checks import unix_time
 from server.dialects import common, memos_chat
-from server.dialects.common import OTHER_KINDS, PREFERENCES, TOOLS, PeerMessages, Where, Whose
+from server.dialects.common import OTHER_KINDS, PREFERENCES, TOOLS, ClientIds, PeerMessages, Selection
 from server.dialects.deleting import delete_everything
 from server.dialects.memos_chat import Asked, ChatFields, MemosFormat
 from server.dialects.memos_product.replies import status_of, type_of
@@ -47,11 +47,11 @@ class Subject(Body):
     agent_id: Name | None = None
     app_id: Name | None = None
 
-    def where(self, filter: dict[str, Any] | None = None) -> Where:
+    def selection(self, filter: dict[str, Any] | None = None) -> Selection:
         """Where they are. Raises a 400 when nobody is named."""
         if self.user_id is None and self.agent_id is None:
             raise ApiError(400, "user_id or agent_id is needed.", "invalid_value", param="user_id")
-        return common.where(Whose(self.user_id, self.agent_id, app=self.app_id), filter)
+        return common.selection_of(ClientIds(self.user_id, self.agent_id, app=self.app_id), filter)
 
 
 class AddMessage(Body):
@@ -65,13 +65,13 @@ class AddMessage(Body):
     async_mode: bool = True
 
     @property
-    def whose(self) -> list[Whose]:
+    def whose(self) -> list[ClientIds]:
         """One for each user, or for each agent when there is no user."""
         users, agents = _several(self.user_id), _several(self.agent_id)
         agent = agents[0] if len(agents) == 1 else None
         if users:
-            return [Whose(user, agent, self.conversation_id, self.app_id) for user in users]
-        return [Whose(None, each, self.conversation_id, self.app_id) for each in agents]
+            return [ClientIds(user, agent, self.conversation_id, self.app_id) for user in users]
+        return [ClientIds(None, each, self.conversation_id, self.app_id) for each in agents]
 
 
 class SearchMemory(Subject):
@@ -222,7 +222,7 @@ async def add_message(body: AddMessage, services: Provided, tenant: Tenant) -> d
 @router.post("/search/memory")
 async def search_memory(body: SearchMemory, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Hybrid search in each kind of memory; ``relativity`` is the least score that counts (default: any)."""
-    place = body.where(body.filter)
+    place = body.selection(body.filter)
     hits = []
     for kinds, limit in (
         (OTHER_KINDS, body.memory_limit_number),
@@ -262,7 +262,7 @@ async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> d
         *(() if body.include_preference else PREFERENCES),
         *(() if body.include_tool_memory else TOOLS),
     }
-    memories = await common.listed(services.memories, tenant, body.where(body.filter))
+    memories = await common.listed(services.memories, tenant, body.selection(body.filter))
     wanted = [memory for memory in reversed(memories) if memory.kind not in unwanted]
     begin = (body.page - 1) * body.size
     pages = {"total": len(wanted), "size": body.size, "current": body.page, "pages": -(-len(wanted) // body.size)}
@@ -296,7 +296,7 @@ async def delete_memory(body: DeleteMemory, services: Provided, tenant: Tenant) 
             raise NotFound("memory", body.memory_ids[0])
         await services.memories.remove(tenant, memories)
     else:
-        place = common.where(Whose(body.user_id, body.agent_id), body.filter)
+        place = common.selection_of(ClientIds(body.user_id, body.agent_id), body.filter)
         await delete_everything(services.memories, tenant, common.limited(place))
     return _ok({"success": True})
 
@@ -328,7 +328,7 @@ async def chat(body: Chat, request: Request, services: Provided, tenant: Tenant)
     """Chat with a user's memories in the prompt, whole or as server-sent events."""
     asked = Asked(
         body,
-        Whose(body.user_id, body.agent_id, body.conversation_id, body.app_id),
+        ClientIds(body.user_id, body.agent_id, body.conversation_id, body.app_id),
         (body.user_id,),
         (body.user_id,),
         body.memory_limit_number,

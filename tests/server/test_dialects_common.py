@@ -117,6 +117,6 @@ def test_messages_in_every_form() -> None:
         ({}, {"OR": []}, None, {"OR": []}),
     ],
 )
-def test_where(whose: dict[str, Any], filter: dict[str, Any], cubes: Any, rest: dict[str, Any]) -> None:
-    place = common.where(common.Whose(**whose), filter)
+def test_selection_of(whose: dict[str, Any], filter: dict[str, Any], cubes: Any, rest: dict[str, Any]) -> None:
+    place = common.selection_of(common.ClientIds(**whose), filter)
     assert (place.cubes, place.filter) == (cubes, rest)

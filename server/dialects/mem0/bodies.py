@@ -9,7 +9,7 @@ from pydantic import Field
 
 from server.core.checks import unix_time, within_calendar
 from server.dialects import common
-from server.dialects.common import PeerMessages, Where, Whose
+from server.dialects.common import ClientIds, PeerMessages, Selection
 from server.http.bodies import Body
 from server.http.schemas.fields import Name, Text, Time
 
@@ -29,14 +29,14 @@ class Ids(Body):
     filters: dict[str, Any] | None = None
 
     @property
-    def whose(self) -> Whose:
+    def whose(self) -> ClientIds:
         """The ids beside the filters."""
-        return Whose(self.user_id, self.agent_id, self.run_id, self.app_id)
+        return ClientIds(self.user_id, self.agent_id, self.run_id, self.app_id)
 
     @property
-    def where(self) -> Where:
+    def selection(self) -> Selection:
         """Where to look. Raises a 400 when that is everywhere."""
-        place = common.where(self.whose, self.filters)
+        place = common.selection_of(self.whose, self.filters)
         return place if self.user_id == "*" else common.limited(place)
 
 
@@ -49,10 +49,10 @@ class Add(Ids):
     async_mode: bool = True
 
     @property
-    def to(self) -> Whose:
+    def to(self) -> ClientIds:
         """Whom to add for; here ``filters`` only name ids."""
         given = {name: value for name, value in (self.filters or {}).items() if isinstance(value, str) and value}
-        return Whose(
+        return ClientIds(
             self.user_id or given.get("user_id"),
             self.agent_id or given.get("agent_id"),
             self.run_id or given.get("run_id"),

@@ -62,7 +62,7 @@ async def delete_all(
 ) -> dict[str, Any]:
     """Delete all memories and messages of a user (``*``: of everybody), an agent or a run, at once and for good."""
     ids = Ids(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id, filters=_filters_of(filters))
-    await delete_everything(services.memories, tenant, ids.where)
+    await delete_everything(services.memories, tenant, ids.selection)
     return {"message": "Memories deleted successfully!"}
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from memory import Memory, NotFound, Subject
 from server.dialects import common
-from server.dialects.common import Where, iso
+from server.dialects.common import Selection, iso
 from server.http.deps import Provided, Tenant
 from server.http.schemas.fields import Name
 
@@ -33,7 +33,7 @@ async def entities(services: Provided, tenant: Tenant) -> dict[str, Any]:
     """All users, agents, runs and applications that have memories."""
     cubes = {cube.id: name for name, cube in (await services.memories.cubes.own(tenant, None)).items()}
     theirs: dict[tuple[str, str], list[Memory]] = {}
-    for memory in await common.listed(services.memories, tenant, Where(None, {})):
+    for memory in await common.listed(services.memories, tenant, Selection(None, {})):
         for entity in _entities_of(memory, cubes.get(memory.cube_id, memory.cube_id)):
             theirs.setdefault(entity, []).append(memory)
     results = [

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from memory import Memory
 from server.core.checks import moment
 from server.dialects import common
-from server.dialects.common import Where
+from server.dialects.common import Selection
 from server.dialects.mem0.bodies import (
     List,
     Search,
@@ -32,7 +32,7 @@ async def search(body: Search, services: Provided, tenant: Tenant) -> dict[str, 
         services.memories,
         tenant,
         body.query,
-        Where(body.where.cubes, common.both(body.where.filter, _tagged(body.categories))),
+        Selection(body.selection.cubes, common.both(body.selection.filter, _tagged(body.categories))),
         min(100, body.top_k or body.limit or 10),
         floor=body.threshold or 0.0,
         at=at,
@@ -50,7 +50,7 @@ async def _page(body: List, services: Services, tenant: str) -> tuple[list[Memor
     times = {"gte": body.start_date, "lte": body.end_date}
     span = {op: value for op, value in times.items() if value is not None}
     made = {"created_at": span} if span else {}
-    place = Where(body.where.cubes, common.both(body.where.filter, made, _tagged(body.categories)))
+    place = Selection(body.selection.cubes, common.both(body.selection.filter, made, _tagged(body.categories)))
     memories = (await common.listed(services.memories, tenant, place))[::-1]
     size = body.page_size or 100
     begin = ((body.page or 1) - 1) * size

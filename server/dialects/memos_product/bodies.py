@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from memory import Said
-from server.dialects.common import PeerMessage, PeerMessages, Whose
+from server.dialects.common import ClientIds, PeerMessage, PeerMessages
 from server.dialects.memos_chat import ChatFields
 from server.http.bodies import Body
 from server.http.schemas.fields import Name, Text, Time
@@ -32,7 +32,7 @@ class Add(Body):
 
     @property
     def said(self) -> Said:
-        return Whose(user=self.user_id, run=self.session_id).said(self.info, self.custom_tags or ())
+        return ClientIds(user=self.user_id, run=self.session_id).said(self.info, self.custom_tags or ())
 
 
 class Search(Body):

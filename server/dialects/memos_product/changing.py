@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from memory import NotFound
-from server.dialects.common import Whose
+from server.dialects.common import ClientIds
 from server.dialects.deleting import delete_in
 from server.dialects.memos_product.bodies import (
     CubeId,
@@ -37,7 +37,7 @@ async def delete_memory(body: Delete, services: Provided, tenant: Tenant) -> dic
             raise NotFound("memory", body.memory_ids[0])
         memories = await services.memories.remove(tenant, memories)
     else:
-        whose = Whose(body.user_id, run=session)
+        whose = ClientIds(body.user_id, run=session)
         memories = await delete_in(services.memories, tenant, body.writable_cube_ids or (), whose, body.filter)
     data = {"status": "success", "record_ids": [memory.id for memory in memories]}
     return ok("Memories deleted successfully", data)

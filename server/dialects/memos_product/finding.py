@@ -11,7 +11,7 @@ from pydantic import Field
 
 from server.core.checks import moment
 from server.dialects import common, memos_chat
-from server.dialects.common import OTHER_KINDS, PREFERENCES, TOOLS, Where, Whose
+from server.dialects.common import OTHER_KINDS, PREFERENCES, TOOLS, ClientIds, Selection
 from server.dialects.memos_chat import Asked, MemosFormat
 from server.dialects.memos_product.bodies import (
     Chat,
@@ -32,7 +32,7 @@ async def search(body: Search, services: Provided, tenant: Tenant) -> dict[str, 
     """Hybrid search in each kind of memory; ``relativity`` is the least score that counts (default: any)."""
     names = names_of(body.readable_cube_ids, body.mem_cube_id, body.user_id)
     cubes = await services.memories.cubes.own(tenant, names)
-    place = Where(tuple(cubes), common.translated(body.filter or {}))
+    place = Selection(tuple(cubes), common.translated(body.filter or {}))
     at, offset = moment(body.reference_time, "reference_time")
 
     async def of(kinds: Sequence[str], top_k: int) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ async def chat_complete(body: Chat, request: Request, services: Provided, tenant
     """Chat with the memories of the readable cubes in the prompt."""
     asked = Asked(
         body,
-        Whose(user=body.user_id, run=body.session_id),
+        ClientIds(user=body.user_id, run=body.session_id),
         names_of(body.readable_cube_ids, body.mem_cube_id, body.user_id),
         names_of(body.writable_cube_ids, body.mem_cube_id, body.user_id),
         body.top_k,
@@ -99,7 +99,7 @@ async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> d
     filter = common.translated(body.filter or {})
     if body.user_id not in (None, body.mem_cube_id):
         filter = common.both(filter, {"owner": body.user_id})
-    memories = await common.listed(services.memories, tenant, Where((body.mem_cube_id,), filter))
+    memories = await common.listed(services.memories, tenant, Selection((body.mem_cube_id,), filter))
 
     def of(kinds: Sequence[str]) -> list[dict[str, Any]]:
         wanted = [memory for memory in memories if memory.kind in kinds]
@@ -125,7 +125,7 @@ async def get_all(body: GetAll, services: Provided, tenant: Tenant) -> dict[str,
     cubes = await services.memories.cubes.own(tenant, names_of(body.mem_cube_ids, None, body.user_id))
     data = []
     for name in cubes:
-        place = Where((name,), {})
+        place = Selection((name,), {})
         if body.search_query and body.search_query.strip():
             hits = await common.found(services.memories, tenant, body.search_query, place, 100)
             items = [memory_json(hit.memory, common.score_of(hit)) for hit in hits]
