@@ -6,7 +6,7 @@ from scheduler.advice import summary as advice_summary
 from scheduler.conversations import last_words
 from scheduler.events import EventLog
 from scheduler.foresight import Foresight, ForesightConfig, ForesightStats
-from scheduler.jobs import JobRunner, result_of
+from scheduler.jobs import JobRunner
 from scheduler.planner import Ask, Mode, Plan, PlannedMemory, Planner
 from scheduler.predictors import PredictorName
 from scheduler.preloader import PreloadConfig, PreloaderStats
@@ -31,5 +31,4 @@ __all__ = [
     "UpkeepStats",
     "advice_summary",
     "last_words",
-    "result_of",
 ]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from memory import EmbedderError, Job, JobEnded, JobQueue, MemoryStoreError, StorageFull
 
@@ -117,18 +116,3 @@ class JobRunner:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-
-def result_of(job: Job) -> dict[str, Any]:
-    """A job as the API shows it."""
-    return {
-        "object": "job",
-        "id": job.id,
-        "kind": job.kind,
-        "status": job.status,
-        "attempts": job.attempts,
-        "created_at": job.created_at,
-        "finished_at": job.finished_at,
-        "result": job.result,
-        "error": job.error,
-    }

@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 from server import logs
 from server.app import create_app, keys_required
 from server.config import Resolved
-from server.services import Services, open_services
+from server.http.deps import Services
+from server.wiring import open_services
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def offer_first_key(services: Services) -> None:
-    """Where keys are needed and there is none, make one and show it, this once."""
-    if keys_required(services) and not services.memories.keys.all():
-        key = services.memories.keys.create("default", "first")
+    """Make a key and show it, this once, if keys are needed and there is none."""
+    if keys_required(services) and not services.keys.all():
+        key = services.keys.create("default", "first")
         print(f"API key (shown only now): {key}", file=sys.stderr, flush=True)

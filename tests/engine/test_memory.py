@@ -24,7 +24,7 @@ from engine.transformers.runner import ModelRunner, Work
 from engine.vocabulary import Vocabulary
 from kvcache import Loaded, SegmentStore
 from kvcache.copies import Copied
-from server.errors import describe
+from server.http.errors import describe
 from tests.engine.test_engine import collect, engine_on, oracle, prompt_of, run, tokens_of
 
 Forward = Callable[..., torch.Tensor]

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from engine.transformers import LoadedModel
+from tests.server import clients
+from tests.server.dialects import CLOUD, mem0_client
 from tests.server.running import Running, running
 
 
@@ -25,5 +28,16 @@ def guarded(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def keys(guarded: Running) -> dict[str, dict[str, str]]:
     """Headers of two tenants."""
-    create = guarded.services.memories.keys.create
+    create = guarded.services.keys.create
     return {tenant: {"Authorization": f"Bearer {create(tenant, tenant)}"} for tenant in ("anna", "boris")}
+
+
+@pytest.fixture(scope="module")
+def mem0(server: Running) -> Iterator[Any]:
+    with mem0_client(server) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def memos(server: Running) -> Any:
+    return clients.memos().MemOSClient(api_key="none", base_url=server.url + CLOUD)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 import schemathesis
+from fastapi import FastAPI
 from hypothesis import strategies as st
 from schemathesis.schemas import BaseSchema
 
@@ -32,14 +33,18 @@ ENDLESS = "/v1/scheduler/events"
 WAITS = ("wait_s", "timeout_seconds")
 
 
-def described() -> BaseSchema:
-    """The description of the application; no parts are needed to make it."""
+def application() -> FastAPI:
+    """The application without parts: enough for its description."""
     keys = SimpleNamespace(tenant_of=None)
-    memories = SimpleNamespace(keys=keys, keyed=None)
-    parts: Any = SimpleNamespace(config=Config(), memories=memories, requests=None)
+    parts: Any = SimpleNamespace(config=Config(), keys=keys, keyed=None, requests=None)
+    return create_app(parts)
+
+
+def described() -> BaseSchema:
+    """The description of the application."""
     config = schemathesis.Config()
     config.output.sanitization.update(enabled=False)
-    return schemathesis.openapi.from_dict(create_app(parts).openapi(), config=config).exclude(path=ENDLESS)
+    return schemathesis.openapi.from_dict(application().openapi(), config=config).exclude(path=ENDLESS)
 
 
 # -- values --------------------------------------------------------------------------------------------------------

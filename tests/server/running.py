@@ -20,18 +20,20 @@ from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import SegmentStore
 from memory import HashEmbedder, MemoryStore
 from server.config import Config, EngineSettings, ServerSettings
+from server.http.deps import Services
 from server.run import Server
-from server.services import Services, assemble
+from server.wiring import assemble
 
 
 @dataclass
 class Running:
-    """A serving application, its parts, and a client of it."""
+    """A serving application, its parts, and a client of it. ``memories`` is the side store behind the services."""
 
     url: str
     services: Services
     client: httpx.Client
     app: Server
+    memories: MemoryStore
 
     def chat(self, text: str = "hello", **body: Any) -> httpx.Response:
         """A short greedy chat request."""
@@ -112,7 +114,7 @@ def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
-            yield Running(url, services, client, app)
+            yield Running(url, services, client, app, memories)
     finally:
         app.should_exit = True
         wait()

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from engine.transformers import LoadedModel
 from server.app import create_app
-from server.middleware import OPEN_PATHS, is_loopback
+from server.http.middleware.gate import OPEN_PATHS, is_loopback
 from server.run import offer_first_key
 from tests.server.running import Running, running
 
@@ -59,7 +59,7 @@ def test_wrong_keys(guarded: Running, header: str | bytes) -> None:
     [{"Authorization": "Token KEY"}, {"authorization": "token   KEY"}, {"X-API-Key": "KEY"}, {"x-api-key": "KEY"}],
 )
 def test_a_key_in_other_servers_headers(guarded: Running, headers: dict[str, str]) -> None:
-    key = guarded.services.memories.keys.create("carl", f"carl-{headers}")
+    key = guarded.services.keys.create("carl", f"carl-{headers}")
     first = {"Authorization": f"Bearer {key}"}
     added = guarded.client.post("/v1/memories", json={"text": "Found by any header."}, headers=first).json()
     given = {name: value.replace("KEY", key) for name, value in headers.items()}
@@ -127,7 +127,7 @@ def test_an_address_that_is_not_loopback_needs_keys_and_offers_the_first(
 
 
 def test_a_revoked_key_is_refused_at_once(guarded: Running) -> None:
-    keys = guarded.services.memories.keys
+    keys = guarded.services.keys
     header = {"Authorization": f"Bearer {keys.create('x', 'temporary')}"}
     assert guarded.client.get("/v1/models", headers=header).status_code == 200
     keys.revoke("temporary")
@@ -135,7 +135,7 @@ def test_a_revoked_key_is_refused_at_once(guarded: Running) -> None:
 
 
 def test_on_loopback_no_key_is_needed_but_a_real_one_counts(server: Running) -> None:
-    header = {"Authorization": f"Bearer {server.services.memories.keys.create('anna', 'k')}"}
+    header = {"Authorization": f"Bearer {server.services.keys.create('anna', 'k')}"}
     server.client.post("/v1/memories", json={"text": "anna's"}, headers=header)
     assert len(server.client.get("/v1/memories", headers=header).json()["data"]) == 1
     placeholder = {"Authorization": "Bearer none"}

@@ -233,7 +233,7 @@ def test_a_damaged_segment_is_computed_and_counted(model: LoadedModel, tmp_path:
 
 def test_a_full_disk_is_507_and_chat_goes_on(server: Running, tmp_path: Path) -> None:
     """SQLite is told that its file may not grow: what it says then is what it says on a full disk."""
-    database = server.services.memories._database
+    database = server.memories._database
     with database.read() as db:
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         (most,) = db.execute("PRAGMA max_page_count").fetchone()

@@ -18,8 +18,8 @@ from engine.transformers import LoadedModel
 from kvcache import verify_folder
 from memory.dates import EARLIEST, LATEST
 from server.config import Config, EngineSettings, MemorySettings
-from server.services import open_services
-from server.signing import KEY_BYTES, BundleKey, BundleKeyError
+from server.core.signing import KEY_BYTES, BundleKey, BundleKeyError
+from server.wiring import open_services
 from tests.server.running import Running, running
 from tests.server.test_cli import call
 from tests.server.test_documents import load
@@ -183,7 +183,7 @@ def test_loaded_pages_outlive_a_restart(model: LoadedModel, dumped: bytes, tmp_p
     with running(model, tmp_path) as server:
         assert pages(server) == found
         labels = {label for entry in server.services.store.entries() for label in entry.labels}
-        assert labels <= server.services.memories.active_labels()
+        assert labels <= server.memories.active_labels()
         assert all(entry.certificate is not None for entry in server.services.store.entries() if entry.root)
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_memory_commands(server: Running, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_chat_once(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    server.services.chat._default_max_tokens = 8
+    server.services.chat.defaults = replace(server.services.chat.defaults, max_tokens=8)
     status, out, _ = call(capsys, "chat", "--once", "hello", "--url", server.url)
     assert status == 0
     assert "prompt tokens from KV" in out
@@ -52,7 +53,7 @@ def test_chat_goes_on_until_the_input_ends(
     server: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn that is refused is said so and forgotten; the next one is answered."""
-    server.services.chat._default_max_tokens = 4
+    server.services.chat.defaults = replace(server.services.chat.defaults, max_tokens=4)
     monkeypatch.setattr("sys.stdin", io.StringIO("far too long " * 5000 + "\nhello\n"))
     status, out, _ = call(capsys, "chat", "--url", server.url)
     assert status == 0

@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from engine.base import Delta, TokenLogprob
 from engine.transformers import prepare
-from server.completing import MAX_SCORES, as_written
-from server.replies import CompletionFormat
-from server.schemas import MAX_PROMPTS
+from server.core.completing import MAX_SCORES, as_written
+from server.http.replies import CompletionFormat
+from server.http.schemas.generation import MAX_PROMPTS
 from tests.server import running as serving
 from tests.server.running import Running
 from tests.tiny import tiny_network, tiny_tokenizer

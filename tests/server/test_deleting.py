@@ -183,7 +183,7 @@ def test_what_a_filter_lets_through_can_be_brought_back(server: Running) -> None
 
 
 def test_queued_messages_of_a_deleted_user_come_to_nothing(server: Running) -> None:
-    client, jobs = server.client, server.services.memories.jobs
+    client, jobs = server.client, server.memories.jobs
     client.post("/memories", json={"messages": "Here I am.", "user_id": "queued", "infer": False})
     cube = client.get("/v1/cubes/queued").json()["id"]
     said = {"session": None, "owner": "queued", "agent": None, "tags": [], "metadata": None, "expires_at": None}

@@ -17,7 +17,7 @@ TENANTS = ("anna", "boris", "clara")
 
 @pytest.fixture(scope="module")
 def keys(guarded: Running) -> dict[str, dict[str, str]]:
-    create = guarded.services.memories.keys.create
+    create = guarded.services.keys.create
     return {tenant: {"Authorization": f"Bearer {create(tenant, tenant)}"} for tenant in TENANTS}
 
 

@@ -208,14 +208,14 @@ def test_a_body_that_is_arriving_is_served_if_it_comes_in_time(model: LoadedMode
 def test_a_write_under_way_is_finished(model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where there is no time to drain: nobody is told of a failure of what was written."""
     with running(model, tmp_path, drain_s=0.0) as server:
-        add, begun = server.services.memories.add_noted, threading.Event()
+        add, begun = server.memories.add_noted, threading.Event()
 
         def slowly(*args: Any, **fields: Any) -> Any:
             begun.set()
             time.sleep(1.0)
             return add(*args, **fields)
 
-        monkeypatch.setattr(server.services.memories, "add_noted", slowly)
+        monkeypatch.setattr(server.memories, "add_noted", slowly)
         with asked(lambda: httpx.post(f"{server.url}/v1/memories", json={"text": "The dog barks."})) as found:
             begun.wait()
             server.app.handle_exit(signal.SIGTERM, None)

@@ -16,8 +16,8 @@ from memory import EndpointRerank, ExtractorError, ModelExtractor
 from memory.extract_model import SCHEMA
 from server.config import Config, MemorySettings, load_config
 from server.config.values import ConfigError
-from server.extracting import ServedCompleter
-from server.services import open_services
+from server.core.extraction import ServedCompleter
+from server.wiring import open_services
 from tests.server.running import Running
 
 
@@ -41,7 +41,7 @@ def test_feedback_corrects_a_memory_and_removes_its_segments(server: Running) ->
     assert (changed["text"], changed["version"]) == ("My dog is called Rex.", 2)
     receipt = server.chat("What is my dog called?", **options).json()["memory"]
     assert receipt["memories"][0]["source"] == "computed"
-    assert server.services.memories.active_labels().isdisjoint({f"{memory['id']}@1"})
+    assert server.memories.active_labels().isdisjoint({f"{memory['id']}@1"})
     history = server.client.get(f"/v1/memories/{memory['id']}/history").json()
     assert history["data"][-1]["detail"] == {"feedback": given["id"]}
     assert history["sources"][-1]["content"] == given["text"]
@@ -205,7 +205,7 @@ def test_slow_extraction_holds_up_nothing_else(server: Running, monkeypatch: pyt
             release.wait(20)
             return []
 
-    monkeypatch.setitem(server.services.remembering._extractors, "model", Slow(lambda messages, schema: ""))
+    monkeypatch.setitem(server.services.memories._extractors.by_name, "model", Slow(lambda messages, schema: ""))
     waiting = [threading.Thread(target=said, args=(server, f"message {i}")) for i in range(40)]
     for thread in waiting:
         thread.start()
@@ -243,6 +243,6 @@ def test_settings_of_endpoints(tmp_path: Path) -> None:
 def test_a_reranker_that_is_down_is_a_503(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add("a zebra crossed the road")
     rerank = EndpointRerank("http://127.0.0.1:9", "m", timeout_s=1.0)
-    monkeypatch.setattr(server.services.memories, "rerank", rerank)
+    monkeypatch.setattr(server.memories, "rerank", rerank)
     reply = server.client.post("/v1/memories/search", json={"query": "zebra"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "reranker_failed")

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from server.middleware import OPEN_PATHS
+from server.http.middleware.gate import OPEN_PATHS
 from tests.server import fuzzing
 from tests.server.running import Running
 

@@ -24,7 +24,7 @@ from engine.transformers import LoadedModel
 from memory import EmbedderError, HashEmbedder, KeyedRequests, MemoryStore
 from memory import retries as retries_module
 from server.app import create_app
-from server.idempotency import READS, REPEATABLE, WRITES, Idempotency
+from server.http.middleware.idempotency import READS, REPEATABLE, WRITES, Idempotency
 from tests.process import free_port
 from tests.server.running import Running, running
 from tests.server.test_memories import found, new_cube
@@ -55,7 +55,7 @@ def same(first: httpx.Response, again: httpx.Response) -> None:
 def state(server: Running) -> list[Any]:
     """All that there is, and all that was done, of all cubes."""
     tables = ("memories", "memory_changes", "messages", "cubes", "documents", "feedback", "grants", "groups")
-    with server.services.memories._database.read() as db:
+    with server.memories._database.read() as db:
         rows = [db.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in tables]  # noqa: S608 - ours
         n_jobs = db.execute("SELECT count(*) FROM jobs").fetchone()[0]
     return [n_jobs, *([tuple(row) for row in found] for found in rows)]
@@ -134,7 +134,7 @@ def requests(server: Running) -> list[tuple[str, str, dict[str, Any]]]:
 
 def settled(server: Running) -> None:
     """Wait until every job has ended."""
-    jobs = server.services.memories.jobs
+    jobs = server.memories.jobs
     while any(jobs.counts().get(status, 0) for status in ("waiting", "running")):
         time.sleep(0.01)
 
@@ -275,7 +275,7 @@ def test_what_failed_may_be_tried_again(server: Running, monkeypatch: pytest.Mon
     cube, headers = new_cube(server, "failing"), key()
     assert server.client.post("/v1/memories", json={"text": "", "cube": cube}, headers=headers).status_code == 400
     body = {"text": "In the end.", "cube": cube}
-    embeddings = server.services.memories._embeddings
+    embeddings = server.memories._embeddings
 
     def fails(error: Exception, *args: Any) -> Any:
         raise error
@@ -301,7 +301,7 @@ def test_what_failed_may_be_tried_again(server: Running, monkeypatch: pytest.Mon
 def test_what_failed_after_it_had_written_is_not_done_again(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     cube, headers = new_cube(server, "half done"), key()
     body = {"messages": [*SAID, {"role": "user", "content": "Second."}], "user_id": "half done", "infer": False}
-    add, calls = server.services.memories.add_noted, itertools.count()
+    add, calls = server.memories.add_noted, itertools.count()
 
     def fails_second(*args: Any, **fields: Any) -> Any:
         if next(calls):
@@ -309,7 +309,7 @@ def test_what_failed_after_it_had_written_is_not_done_again(server: Running, mon
         return add(*args, **fields)
 
     with monkeypatch.context() as patched:
-        patched.setattr(server.services.memories, "add_noted", fails_second)
+        patched.setattr(server.memories, "add_noted", fails_second)
         assert server.client.post("/memories", json=body, headers=headers).status_code == 503
     for _ in range(2):
         reply = server.client.post("/memories", json=body, headers=headers)
@@ -319,14 +319,14 @@ def test_what_failed_after_it_had_written_is_not_done_again(server: Running, mon
 
 def test_a_retry_waits_for_the_first(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     cube, headers = new_cube(server, "waiting"), key()
-    add, begun, go = server.services.memories.add_noted, threading.Event(), threading.Event()
+    add, begun, go = server.memories.add_noted, threading.Event(), threading.Event()
 
     def slowly(*args: Any, **fields: Any) -> Any:
         begun.set()
         assert go.wait(20)
         return add(*args, **fields)
 
-    monkeypatch.setattr(server.services.memories, "add_noted", slowly)
+    monkeypatch.setattr(server.memories, "add_noted", slowly)
 
     def post(text: str = "Only once.") -> httpx.Response:
         return server.client.post("/v1/memories", json={"text": text, "cube": cube}, headers=headers)
@@ -345,7 +345,7 @@ def test_a_retry_waits_for_the_first(server: Running, monkeypatch: pytest.Monkey
 
 def test_a_retry_does_not_wait_for_ever(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     headers, go, begun = key(), threading.Event(), threading.Event()
-    add = server.services.memories.add_noted
+    add = server.memories.add_noted
     middleware = _middleware(server)
     monkeypatch.setattr(middleware, "_wait_s", 0.05)
 
@@ -354,7 +354,7 @@ def test_a_retry_does_not_wait_for_ever(server: Running, monkeypatch: pytest.Mon
         assert go.wait(20)
         return add(*args, **fields)
 
-    monkeypatch.setattr(server.services.memories, "add_noted", slowly)
+    monkeypatch.setattr(server.memories, "add_noted", slowly)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.client.post, "/v1/memories", json={"text": "Slow."}, headers=headers)
         assert begun.wait(20)
@@ -368,9 +368,7 @@ def test_a_retry_does_not_wait_for_ever(server: Running, monkeypatch: pytest.Mon
 
 def _middleware(server: Running) -> Idempotency:
     (own,) = [
-        item
-        for item in gc.get_objects()
-        if type(item) is Idempotency and item._requests is server.services.memories.keyed
+        item for item in gc.get_objects() if type(item) is Idempotency and item._requests is server.services.keyed
     ]
     return own
 
@@ -402,7 +400,7 @@ def test_replies_do_not_outlive_what_they_quote(model: LoadedModel, tmp_path: Pa
             changed = server.client.patch(f"/v1/memories/{id}", json={"text": f"A {word}!"}, headers=key())
             assert changed.status_code == 200
         assert word.encode() in files(server)
-        with server.services.memories._database.read() as db:
+        with server.memories._database.read() as db:
             assert db.execute("SELECT count(*) FROM keyed_requests WHERE body IS NOT NULL").fetchone()[0] >= 1
         if way == "cube":
             server.client.delete(f"/v1/cubes/{cube}", headers=key())
@@ -410,7 +408,7 @@ def test_replies_do_not_outlive_what_they_quote(model: LoadedModel, tmp_path: Pa
             server.client.delete("/v2/entities/user/ada/", headers=key())
         elif way == "purge":
             server.client.delete(f"/v1/memories/{id}")
-            server.services.memories.purge(time.time() + 90_000)
+            server.memories.purge(time.time() + 90_000)
         else:
             own = key()
             proofs = [
@@ -429,11 +427,11 @@ def test_a_reply_that_comes_after_its_memory_was_forgotten_is_not_kept(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cube, headers = new_cube(server, "late"), key()
-    keyed = server.services.memories.keyed
+    keyed = server.services.keyed
     finish = keyed.finish
 
     def later(own: Any, reply: Any) -> None:
-        server.services.memories.forget("default", json.loads(reply.body)["id"])
+        server.memories.forget("default", json.loads(reply.body)["id"])
         finish(own, reply)
 
     with monkeypatch.context() as patched:
@@ -449,7 +447,7 @@ def test_of_a_request_there_is_a_digest_only(server: Running) -> None:
     body = {"messages": [{"content": "Hm."}], "session": "narwhalsession", "cube": new_cube(server, "digests")}
     server.client.post("/v1/memories/messages", json=body, headers=headers)
     settled(server)
-    with server.services.memories._database.read() as db:
+    with server.memories._database.read() as db:
         rows = [tuple(row) for row in db.execute("SELECT * FROM keyed_requests").fetchall()]
     assert "secret-key" not in repr(rows)
     assert "narwhalsession" not in repr(rows)

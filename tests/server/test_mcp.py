@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said(server: Running) -> None:
 
 
 def test_the_key_says_whose_memories(server: Running) -> None:
-    keys = server.services.memories.keys
+    keys = server.services.keys
     boris = keys.create("mcp-boris", "mcp-boris")
     anna = keys.create("mcp-anna", "mcp-anna")
 

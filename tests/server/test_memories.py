@@ -75,9 +75,9 @@ def test_messages_in_a_job_that_is_done_once(server: Running) -> None:
 
 def test_a_job_of_a_cube_that_is_gone_fails_and_says_so(server: Running) -> None:
     cube = new_cube(server, "gone")
-    server.services.remembering.jobs._queue.put("default", "messages", _payload(cube), "job_gone")
+    server.memories.jobs.put("default", "messages", _payload(cube), "job_gone")
     server.client.delete(f"/v1/cubes/{cube}")
-    server.services.remembering.jobs._queue.put("default", "messages", _payload(cube), "job_gone2")
+    server.memories.jobs.put("default", "messages", _payload(cube), "job_gone2")
     for id in ("job_gone", "job_gone2"):
         ended = server.client.get(f"/v1/jobs/{id}", params={"wait_s": 30}).json()
         assert ended["status"] in ("failed", "completed")
@@ -198,8 +198,7 @@ def test_what_has_expired_is_archived_by_the_worker(server: Running) -> None:
     body = {"text": "A passing thing", "cube": cube, "expires_at": time.time() - 1}
     memory = server.client.post("/v1/memories", json=body).json()
     assert found(server, cube, "passing thing") == []
-    loop = server.services.remembering
-    assert loop.store.purge()
+    assert server.memories.purge()
     assert server.client.get(f"/v1/memories/{memory['id']}").json()["status"] == "archived"
 
 

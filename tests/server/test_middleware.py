@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from server import middleware
-from server.middleware import BodyLimit
+from server.http.middleware import answers
+from server.http.middleware.body import BODY_FILE, BodyLimit
 
 MIB = b" " * (1 << 20)
 
@@ -57,7 +57,7 @@ def test_a_body_that_came_whole_is_answered_at_once() -> None:
 
 
 def test_no_more_is_read_than_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "_LINGER_BYTES", 8 << 20)
+    monkeypatch.setattr(answers, "_LINGER_BYTES", 8 << 20)
     n = 0
 
     async def receive() -> Message:
@@ -70,7 +70,7 @@ def test_no_more_is_read_than_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nobody_is_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "_LINGER_QUIET_S", 0.05)
+    monkeypatch.setattr(answers, "_LINGER_QUIET_S", 0.05)
 
     async def silence() -> Message:
         await asyncio.sleep(3600)
@@ -78,7 +78,7 @@ def test_nobody_is_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
     refused(silence, **{"content-length": "99999999"})
 
-    monkeypatch.setattr(middleware, "_LINGER_S", 0.2)
+    monkeypatch.setattr(answers, "_LINGER_S", 0.2)
 
     async def drip() -> Message:
         await asyncio.sleep(0.01)
@@ -101,7 +101,7 @@ def kept_in_file(bodies: list[list[Message]], folder: Path, limit: int = 100) ->
     all_there = asyncio.Event()
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
-        found.append(scope[middleware.BODY_FILE].read())
+        found.append(scope[BODY_FILE].read())
         await all_there.wait()
 
     async def send(message: Message) -> None:

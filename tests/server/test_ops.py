@@ -6,7 +6,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from server.metrics import TTFT_BUCKETS
+from server.http.metrics import TTFT_BUCKETS
 from tests.server.running import Running
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from engine.transformers import LoadedModel
 from server.app import create_app
-from server.middleware import OPEN_PATHS
+from server.http.middleware.gate import OPEN_PATHS
 from tests.server.running import Running, running
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.prompt import CLOSING, HEADING
-from server.recalled import without_recalled
+from server.core.recalled import without_recalled
 from tests.server.running import Running
 
 FACTS = ["User: I live in Oslo.", "User: I have a labrador called Otto."]
@@ -102,7 +102,7 @@ def test_recalled_memories_are_not_remembered_again(server: Running, cube: str, 
 
 def test_a_chat_that_remembers_leaves_out_what_was_recalled(server: Running, cube: str) -> None:
     def ended() -> int:
-        jobs = server.services.memories.jobs.counts()
+        jobs = server.memories.jobs.counts()
         return jobs.get("done", 0) + jobs.get("failed", 0)
 
     before = ended()

@@ -131,7 +131,7 @@ def test_structure_is_refused_by_the_name_it_has(server: Running, path: str, bod
 
 @pytest.mark.parametrize("body", STRUCTURES, ids=str)
 def test_the_engine_is_asked_for_the_structure(body: dict[str, Any]) -> None:
-    from server.schemas import ChatRequest, CompletionRequest
+    from server.http.schemas.generation import ChatRequest, CompletionRequest
 
     messages = [{"role": "user", "content": "x"}]
     for request in (

@@ -1,0 +1,371 @@
+"""The one door to memory: what the server does with memories, whatever dialect asks. Whatever changes a memory has its
+segments removed here, so that no route can forget to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from typing_extensions import TypedDict
+
+from memory import (
+    Change,
+    Extractor,
+    Hit,
+    InvalidMemory,
+    Job,
+    Memory,
+    MemoryStatus,
+    MemoryStore,
+    Message,
+    ModelExtractor,
+    NotFound,
+    Page,
+    Placed,
+    Proof,
+    Said,
+    Subject,
+)
+from server.core import once
+from server.core.checks import check_filter, message_of
+from server.core.cubes import CubeService
+from server.core.documents import DocumentService
+from server.core.feedback import FeedbackService
+from server.core.invalidation import Invalidation
+from server.core.jobs import JobService
+
+T = TypeVar("T")
+_READERS = 4
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """Counters of the side store: what became of what was said, by action; jobs there are, by status."""
+
+    placed: Mapping[str, int]
+    jobs: Mapping[str, int]
+    job_failures: int
+    extractor_fallbacks: int
+
+
+@dataclass(frozen=True)
+class Extractors:
+    """The extractors of memories from messages, by name, and the name of the default one."""
+
+    by_name: Mapping[str, Extractor]
+    default: str
+
+    def chosen(self, name: str | None) -> Extractor:
+        """Return the extractor of that name, or the default one. Raises ``InvalidMemory`` for an unknown name."""
+        name = name or self.default
+        if name not in self.by_name:
+            told = f"There is no extractor '{name}' here; there are {', '.join(self.by_name)}."
+            raise InvalidMemory(told, "extractor")
+        return self.by_name[name]
+
+    @property
+    def fallbacks(self) -> int:
+        """Count how often messages were read without the model that was to read them."""
+        return sum(one.fallbacks for one in self.by_name.values() if isinstance(one, ModelExtractor))
+
+
+class MemoryService:
+    """Async, for the event loop; the side store's blocking work runs in threads. It owns the side store, which nobody
+    behind this door sees; what is about cubes, documents, feedback and jobs is in parts of those names.
+
+    Unless something else is said, a method raises ``NotFound`` for what is nobody's or another tenant's, and
+    ``Forbidden`` for a change of what was shared for reading.
+    """
+
+    def __init__(self, store: MemoryStore, invalidation: Invalidation, extractors: Extractors) -> None:
+        self._store = store
+        self._invalidation = invalidation
+        self._extractors = extractors
+        # Apart from the threads that all requests need: a model takes its time.
+        self._readers = ThreadPoolExecutor(_READERS, "extract")
+        self._placed: Counter[str] = Counter()
+        self.cubes = CubeService(store, invalidation)
+        self.documents = DocumentService(store, self.cubes, invalidation)
+        self.feedback = FeedbackService(store, self.cubes, invalidation)
+        self.jobs = JobService(store.jobs, {"messages": self._messages_job}, self._chores)
+
+    # -- the service itself ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to do jobs, in the running event loop."""
+        self.jobs.start()
+
+    async def stop(self) -> None:
+        """Begin nothing more. Jobs are left for the next start."""
+        await self.jobs.close()
+        self.documents.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def close(self) -> None:
+        """Close the side store, after ``stop`` and once nobody asks for anything."""
+        await asyncio.to_thread(self._store.close)
+
+    def stats(self) -> MemoryStats:
+        """Return what the metrics page shows. Blocks."""
+        return MemoryStats(self._placed, self.jobs.counts(), self.jobs.failures, self._extractors.fallbacks)
+
+    @property
+    def undelete_s(self) -> float:
+        """Return for how many seconds a deleted memory can be brought back."""
+        return self._store.undelete_s
+
+    # -- adding ----------------------------------------------------------------------------------------------
+
+    async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> Placed:
+        """Store a memory as it is given."""
+        id = await self.cubes.id_of(tenant, cube)
+        placed = await asyncio.to_thread(lambda: self._store.add_noted(tenant, id, text, **fields))
+        await self._replaced(tenant, [placed])
+        return placed
+
+    async def add_messages(
+        self, tenant: str, cube: str | None, messages: Sequence[Message], said: Said, extractor: str | None = None
+    ) -> list[Placed]:
+        """Keep messages and what is worth remembering of them, now."""
+        id = await self.cubes.id_of(tenant, cube)
+        find = self._extractors.chosen(extractor)
+        placed = await self._read(find, lambda: self._store.add_messages(tenant, id, messages, said, extractor=find))
+        await self._replaced(tenant, placed)
+        return placed
+
+    async def queue_messages(
+        self,
+        tenant: str,
+        cube: str | None,
+        messages: Sequence[Message],
+        said: Said,
+        extractor: str | None = None,
+        job_id: str | None = None,
+    ) -> Job:
+        """Keep messages in a job, which finds what is worth remembering of them later. What cannot be kept is refused
+        now."""
+        id = await self.cubes.id_of(tenant, cube)
+        self._extractors.chosen(extractor)
+        await asyncio.to_thread(self._store.check_messages, tenant, id, messages, said)
+        payload = {
+            "cube": id,
+            "messages": [asdict(message) for message in messages],
+            "said": asdict(said),
+            "extractor": extractor,
+        }
+        return await self.jobs.put(tenant, "messages", payload, job_id)
+
+    async def remember(self, tenant: str, cube: str, text: str, session: str | None) -> None:
+        """Keep what a user said in a chat, in a job; that of a request with a key, once."""
+        message = message_of(text)
+        if message.text.strip():
+            id = "job_" + once.token()[:24]
+            await self.queue_messages(tenant, cube, [message], Said(session=session), job_id=id)
+
+    async def _messages_job(self, job: Job) -> None:
+        given = job.payload
+        messages = [Message(**fields) for fields in given["messages"]]
+        said = Said(**{**given["said"], "tags": tuple(given["said"]["tags"])})
+        finish = self._store.jobs.finishing(job.id)
+        find = self._extractors.chosen(given["extractor"])
+        placed = await self._read(
+            find,
+            lambda: self._store.add_messages(
+                job.tenant,
+                given["cube"],
+                messages,
+                said,
+                extractor=find,
+                finish=lambda db, done: finish(db, [placed_json(item) for item in done]),
+            ),
+        )
+        await self._replaced(job.tenant, placed)
+
+    async def _read(self, extractor: Extractor, work: Callable[[], T]) -> T:
+        """Do work that waits for an extractor in a thread."""
+        if extractor.name == "local":
+            return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, copy_context().run, work)
+
+    async def _replaced(self, tenant: str, placed: Sequence[Placed]) -> None:
+        self._placed.update(item.action for item in placed)
+        await self._invalidation.drop(tenant, [memory for item in placed for memory in item.replaced])
+
+    # -- finding ---------------------------------------------------------------------------------------------
+
+    async def search(
+        self, tenant: str, query: str, cubes: Sequence[str] | None, *, top_k: int = 5, **options: Any
+    ) -> list[Hit]:
+        """Search in these cubes (None: the default one), and return the best memories, best first."""
+
+        def find() -> list[Hit]:
+            ids = cubes if cubes is not None else [self._store.default_cube(tenant).id]
+            return self._store.search(tenant, query, cube_ids=ids, top_k=top_k, **options)
+
+        return await asyncio.to_thread(find)
+
+    async def get(self, tenant: str, memory_id: str) -> Memory:
+        """Return a memory."""
+        return await asyncio.to_thread(self._store.get, tenant, memory_id)
+
+    async def existing(self, tenant: str, ids: Iterable[str]) -> list[Memory]:
+        """Return the memories of these ids, each once; ids of nobody's are skipped."""
+
+        def read() -> list[Memory]:
+            memories: list[Memory] = []
+            for id in dict.fromkeys(ids):
+                with contextlib.suppress(NotFound):
+                    memories.append(self._store.get(tenant, id))
+            return memories
+
+        return await asyncio.to_thread(read)
+
+    async def page(self, tenant: str, cube: str | None = None, **options: Any) -> Page:
+        """Return one page of a cube's memories (None: of all one's own), in order of creation. ``options`` are
+        ``MemoryStore.list_memories``'s: kind, status, limit, after, filter. Raises ``InvalidMemory``."""
+        return await asyncio.to_thread(lambda: self._store.list_memories(tenant, cube, **options))
+
+    async def everything(
+        self,
+        tenant: str,
+        names: Sequence[str] | None,
+        filter: Mapping[str, Any],
+        statuses: Sequence[MemoryStatus] = ("active",),
+    ) -> list[Memory]:
+        """Return all memories of these statuses in one's own cubes of these names (None: in all of them), in order of
+        creation. Raises ``InvalidMemory`` for a bad filter, whether the cubes exist or not."""
+        check_filter(filter)
+        cubes = await self.cubes.own(tenant, names)
+        ids: Sequence[str | None] = (None,) if names is None else [cube.id for cube in cubes.values()]
+
+        def read() -> list[Memory]:
+            found: list[Memory] = []
+            for id in ids:
+                with contextlib.suppress(NotFound):  # it was deleted meanwhile
+                    for status in statuses:
+                        found += self._whole_list(tenant, id, status, filter)
+            return found
+
+        return await asyncio.to_thread(read)
+
+    def _whole_list(self, tenant: str, cube: str | None, status: str, filter: Mapping[str, Any]) -> list[Memory]:
+        found: list[Memory] = []
+        after: str | None = None
+        while True:
+            page = self._store.list_memories(
+                tenant, cube, status=status, limit=_PAGE, after=after, filter=filter or None
+            )
+            found += page.items
+            after = page.next
+            if after is None:
+                return found
+
+    async def history(self, tenant: str, memory_id: str) -> list[Change]:
+        """Return what was done to a memory, oldest first."""
+        return await asyncio.to_thread(self._store.history, tenant, memory_id)
+
+    async def sources(self, tenant: str, memory_id: str) -> list[Message]:
+        """Return the messages that a memory is from, in order."""
+        return await asyncio.to_thread(self._store.sources, tenant, memory_id)
+
+    async def messages(self, tenant: str, cube: str | None, session: str | None, limit: int) -> list[Message]:
+        """Return the last messages of a cube (None: of the default one), or of one conversation in it, oldest first."""
+        id = await self.cubes.id_of(tenant, cube)
+        return await asyncio.to_thread(self._store.messages, tenant, id, session, limit)
+
+    async def labels_of(self, tenant: str) -> set[str]:
+        """Return the labels that segments of the tenant's own memories have."""
+        return await asyncio.to_thread(self._store.labels_of, tenant)
+
+    # -- changing --------------------------------------------------------------------------------------------
+
+    async def update(self, tenant: str, memory_id: str, **fields: Any) -> Memory:
+        """Change a memory, as ``MemoryStore.change`` does, and return it. What was computed from its old text is
+        removed before the reply."""
+        changed = await asyncio.to_thread(lambda: self._store.change(tenant, memory_id, **fields))
+        if changed.before.label != changed.after.label or changed.after.status != "active":
+            await self._invalidation.drop(tenant, [changed.before])
+        return changed.after
+
+    async def delete(self, tenant: str, memory_id: str, expected: Collection[int] | None = None) -> tuple[Memory, int]:
+        """Take a memory out of use, and return it with the number of segments that were removed. ``expected``:
+        revisions that may be deleted (None: any)."""
+        memory = await asyncio.to_thread(self._store.delete, tenant, memory_id, expected)
+        return memory, await self._invalidation.drop(tenant, [memory])
+
+    async def undelete(self, tenant: str, memory_id: str, *, within: str | None = None) -> Memory:
+        """Bring a deleted memory back, and return it. ``within``: the name of one's own cube that it must be in."""
+
+        def undelete() -> Memory:
+            if within is not None:
+                cube = self._store.own_cube(tenant, within)
+                wanted = {"id": memory_id}
+                if not self._store.list_memories(tenant, cube.id, status="deleted", filter=wanted, limit=1).items:
+                    raise NotFound("deleted memory", memory_id)
+            return self._store.undelete(tenant, memory_id)
+
+        return await asyncio.to_thread(undelete)
+
+    async def forget(
+        self, tenant: str, memory_id: str, expected: Collection[int] | None = None
+    ) -> tuple[Proof, int, int]:
+        """Overwrite a memory and everything computed from it. Return the proof, the number of segments removed, and of
+        those that a look afterwards still found."""
+        proof = await asyncio.to_thread(self._store.forget, tenant, memory_id, expected)
+        removed = await self._invalidation.erase(tenant, [proof.memory])
+        return proof, removed, await self._invalidation.left_of(proof.memory)
+
+    async def remove(self, tenant: str, memories: Iterable[Memory]) -> list[Memory]:
+        """``delete`` several memories, and return those that were there."""
+        gone: list[Memory] = []
+
+        def delete() -> None:
+            for memory in memories:
+                with contextlib.suppress(NotFound):  # another request was faster
+                    gone.append(self._store.delete(tenant, memory.id))
+
+        try:
+            await asyncio.to_thread(delete)
+        finally:
+            await self._invalidation.drop(tenant, gone)
+        return gone
+
+    async def erase(self, tenant: str, subject: Subject, cubes: Sequence[str] | None = None) -> list[Memory]:
+        """Remove all that was ever said by and remembered of a subject (in the cubes of these names only), whatever its
+        status: at once and for good, with everything that was computed from it. Return the memories."""
+        memories = await asyncio.to_thread(self._store.erase, tenant, subject, cubes)
+        await self._invalidation.erase(tenant, memories)
+        return memories
+
+    # -- in between ------------------------------------------------------------------------------------------
+
+    async def _chores(self) -> None:
+        for tenant in await asyncio.to_thread(self._store.forget_late):
+            await self._invalidation.drop_conversations(tenant)
+        await self._invalidation.drop("", await asyncio.to_thread(self._store.archive_expired))
+        await asyncio.to_thread(self._store.jobs.sweep)
+        await asyncio.to_thread(self._store.keyed.sweep)
+
+
+class PlacedUnit(TypedDict):
+    """The outcome for one unit of what was said: the memory's id, and the ids of those that it replaced."""
+
+    action: str
+    id: str
+    replaced: list[str]
+
+
+def placed_json(placed: Placed) -> PlacedUnit:
+    """Return what became of a unit, without texts."""
+    return {
+        "action": placed.action,
+        "id": placed.memory.id,
+        "replaced": [memory.id for memory in placed.replaced],
+    }

@@ -1,0 +1,180 @@
+"""The composition root: the one place where the server's parts are made and put together."""
+
+from __future__ import annotations
+
+import logging
+
+from engine.base import Engine
+from engine.registry import COMPUTES_HERE, ENGINES, OwningEngine
+from engine.transformers import leave_to_engine, usable_threads
+from kvcache import SegmentStore
+from memory import (
+    EndpointCompleter,
+    EndpointEmbedder,
+    EndpointRerank,
+    Extractor,
+    FolderEmbedder,
+    HashEmbedder,
+    LocalExtractor,
+    MemoryStore,
+    ModelExtractor,
+    WholeEmbedder,
+)
+from scheduler import Foresight, Planner, Upkeep
+from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
+from server.config import Config, MemorySettings
+from server.config.sections import DEMO
+from server.config.values import ConfigError
+from server.core.bundles import Bundles
+from server.core.chat import ChatDefaults, ChatService
+from server.core.completing import Completions
+from server.core.extraction import ServedCompleter
+from server.core.generation import Followers
+from server.core.invalidation import Invalidation
+from server.core.memories import Extractors, MemoryService
+from server.core.signing import BundleKey
+from server.http.deps import Services
+from server.http.metrics import Metrics
+from server.lock import DataDirLock
+
+log = logging.getLogger(__name__)
+
+
+def assemble(
+    config: Config,
+    engine: Engine,
+    store: SegmentStore,
+    memories: MemoryStore,
+    embedder: WholeEmbedder,
+    lock: DataDirLock | None = None,
+) -> Services:
+    """Put finished parts together."""
+    upkeep = Upkeep(engine, memories)
+    foresight = _foresight(config, engine, store, memories, upkeep)
+    served = ServedCompleter(engine)
+    by_name: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
+    extractors = Extractors(by_name, config.memory.extractor)
+    door = MemoryService(memories, Invalidation(engine, upkeep, foresight), extractors)
+    metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
+    metrics.watch_memories(door.stats)
+    if foresight is not None:
+        metrics.watch_foresight(foresight.stats, foresight.report)
+    planner = Planner(engine, memories, sessions=config.cache.sessions)
+    chat = ChatService(engine, door, planner, Followers(metrics, upkeep, foresight), _chat_defaults(config))
+    return Services(
+        config=config,
+        engine=engine,
+        store=store,
+        memories=door,
+        embedder=embedder,
+        chat=chat,
+        completions=Completions(chat, engine),
+        bundles=Bundles(memories, engine, store, upkeep, _bundle_key(config), config.server.max_body_bytes),
+        upkeep=upkeep,
+        metrics=metrics,
+        served=served,
+        keys=memories.keys,
+        keyed=memories.keyed,
+        foresight=foresight,
+        lock=lock,
+    )
+
+
+def _chat_defaults(config: Config) -> ChatDefaults:
+    return ChatDefaults(
+        served_name=config.engine.served_name or config.engine.model,
+        max_tokens=config.server.default_max_tokens,
+        mode=config.memory.mode,
+        top_k=config.memory.top_k,
+        fidelity=config.memory.fidelity,
+        sessions=config.cache.sessions,
+    )
+
+
+def _foresight(
+    config: Config, engine: Engine, store: SegmentStore, memories: MemoryStore, upkeep: Upkeep
+) -> Foresight | None:
+    """Make next-scene prediction, if it is wanted; the memory tiers then keep what it says."""
+    if config.scheduler.predictor == "off":
+        return None
+    budgets = store.stats().budgets
+    foresight = Foresight(
+        engine,
+        memories,
+        upkeep,
+        lambda: store.stats().preloads,
+        config.scheduler.foresight(max(budgets["device"], budgets["host"])),
+    )
+    store.set_worth(foresight.worth)
+    return foresight
+
+
+def open_services(config: Config) -> Services:
+    """Open the data folder and load the models. Raises the parts' named errors; what was opened is closed then."""
+    _check_urls(config.memory)
+    _bundle_key(config).check()
+    threads = config.engine.threads or usable_threads()
+    if config.engine.kind in COMPUTES_HERE:  # before anything else computes
+        leave_to_engine()
+    lock = DataDirLock(config.data_dir)
+    try:
+        embedder = _embedder(config.memory)
+        undelete_s = config.memory.undelete_hours * 3600
+        rerank = _rerank(config.memory)
+        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder, undelete_s=undelete_s, rerank=rerank)
+        try:
+            engine = _engine(config, threads)
+        except BaseException:
+            memories.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    swept = engine.store.sweep(memories.active_labels())
+    if swept:
+        log.info("removed %d segments of memories that are gone", swept)
+    return assemble(config, engine, engine.store, memories, embedder, lock)
+
+
+def _embedder(config: MemorySettings) -> WholeEmbedder:
+    name = config.embedder
+    if name == "hash":
+        return HashEmbedder()
+    if name.startswith(("http://", "https://")):
+        return EndpointEmbedder(name, config.embedder_model or "default", config.embedder_api_key)
+    bundled = name == "bundled"
+    embedder = FolderEmbedder(bundled_embedder_folder(), BUNDLED_EMBEDDER) if bundled else FolderEmbedder(name)
+    embedder.load()
+    return embedder
+
+
+def _model_extractor(config: MemorySettings, served: ServedCompleter) -> ModelExtractor:
+    if config.extractor_url is None:
+        return ModelExtractor(served, window_chars=served.window_chars)
+    model = config.extractor_model or "default"
+    return ModelExtractor(EndpointCompleter(config.extractor_url, model, config.extractor_api_key))
+
+
+def _rerank(config: MemorySettings) -> EndpointRerank | None:
+    if config.reranker is None:
+        return None
+    return EndpointRerank(config.reranker, config.reranker_model or "default", config.reranker_api_key)
+
+
+def _check_urls(config: MemorySettings) -> None:
+    """Refuse what is no URL, before anything is opened. Raises ``ConfigError``."""
+    for key, url in (("memory.reranker", config.reranker), ("memory.extractor_url", config.extractor_url)):
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ConfigError(f"{key}: '{url}' is not the URL of an endpoint.")
+
+
+def _bundle_key(config: Config) -> BundleKey:
+    """Return the operator's key, which must exist, or the data folder's own, which is made when it is needed."""
+    given = config.memory.bundle_key_file
+    return BundleKey(given or config.data_dir / "bundle.key", made=given is None)
+
+
+def _engine(config: Config, threads: int) -> OwningEngine:
+    model = demo_model_folder() if config.engine.model == DEMO else config.engine.model
+    store = config.cache.store(config.data_dir / "segments")
+    return ENGINES[config.engine.kind](config.engine_config(model, threads), store)
