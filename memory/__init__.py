@@ -1,11 +1,17 @@
 """The plaintext side store: cubes, messages, memories, search, jobs, keys."""
 
-from memory.bundle import Attach, Attached, Loaded, Stored
-from memory.cubes import Grant, Group
-from memory.database import Ticket
-from memory.documents import Document, Imported
-from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
-from memory.erasing import Subject
+from memory.domain.adding import Said, new_message
+from memory.domain.bundles import Attach, Attached, Loaded, Stored
+from memory.domain.cubes import Grant, Group
+from memory.domain.documents import Document, Imported
+from memory.domain.erasing import Subject
+from memory.domain.feedback import FeedbackAction, FeedbackOutcome
+from memory.domain.jobs import Job, JobQueue
+from memory.domain.keys import KeyInfo, KeyStore
+from memory.domain.lifecycle import Changed, Overlay, Page
+from memory.domain.merging import Placed
+from memory.domain.proof import Proof
+from memory.domain.retries import KeyedRequests, Reply
 from memory.errors import (
     Conflict,
     CutOff,
@@ -25,18 +31,12 @@ from memory.errors import (
     StoreCorrupt,
     UnreadableDocument,
 )
-from memory.extract import Extractor, LocalExtractor, Unit
-from memory.extract_model import EndpointCompleter, ModelExtractor
-from memory.feedback import FeedbackAction, FeedbackOutcome
-from memory.finding import Surroundings
-from memory.intake import Said, new_message
-from memory.jobs import Job, JobQueue
-from memory.keeping import Changed, Overlay, Page
-from memory.keys import KeyInfo, KeyStore
-from memory.placing import Placed
-from memory.proof import Proof
-from memory.rerank import EndpointRerank
-from memory.retries import KeyedRequests, Reply
+from memory.language.extract import Extractor, LocalExtractor, Unit
+from memory.language.extract_model import EndpointCompleter, ModelExtractor
+from memory.search.api import Surroundings
+from memory.search.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
+from memory.search.rerank import EndpointRerank
+from memory.storage.sqlite.database import Ticket
 from memory.store import MemoryStore
 from memory.types import KINDS, Access, Change, Cube, Hit, Memory, MemoryKind, MemoryStatus, Message
 

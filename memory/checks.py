@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from memory.dates import parse_time
 from memory.errors import InvalidMemory
+from memory.language.dates import parse_time
 from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message
 
 _MAX_METADATA_BYTES = 16_384
@@ -76,7 +76,7 @@ def checked_fidelity(fidelity: str | None) -> str | None:
 
 
 def checked_time(value: str | float, param: str) -> tuple[float, int]:
-    """A time as Unix seconds, and its clock's offset from UTC in seconds (see ``memory.dates.parse_time``)."""
+    """A time as Unix seconds, and its clock's offset from UTC in seconds (see ``memory.language.dates.parse_time``)."""
     try:
         return parse_time(value)
     except ValueError as error:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memory.bundle import BundleMethods
-from memory.cubes import CubeMethods
-from memory.documents import DocumentMethods
-from memory.embed import Embedder
-from memory.erasing import DAY_S
-from memory.feedback import FeedbackMethods
-from memory.finding import Rerank, SearchMethods
-from memory.intake import IntakeMethods
-from memory.jobs import JobQueue
-from memory.keeping import KeepingMethods
-from memory.keys import KeyStore
-from memory.retries import KeyedRequests
+from memory.domain.adding import IntakeMethods
+from memory.domain.bundles import BundleMethods
+from memory.domain.cubes import CubeMethods
+from memory.domain.documents import DocumentMethods
+from memory.domain.erasing import DAY_S
+from memory.domain.feedback import FeedbackMethods
+from memory.domain.jobs import JobQueue
+from memory.domain.keys import KeyStore
+from memory.domain.lifecycle import KeepingMethods
+from memory.domain.retries import KeyedRequests
+from memory.search.api import Rerank, SearchMethods
+from memory.search.embed import Embedder
 
 
 class MemoryStore(

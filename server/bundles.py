@@ -41,7 +41,7 @@ from kvcache import (
     standalone_root,
 )
 from memory import Attached, Loaded, MemoryStore, Stored
-from memory.bundle_file import MAX_ATTACHED, MAX_MEMBER_BYTES, AttachedFiles
+from memory.domain.bundle_file import MAX_ATTACHED, MAX_MEMBER_BYTES, AttachedFiles
 from memory.errors import InvalidMemory
 from scheduler import Upkeep
 from server.signing import BundleKey, BundleKeyError

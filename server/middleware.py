@@ -15,7 +15,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from memory.keys import PREFIX as KEY_PREFIX
+from memory.domain.keys import PREFIX as KEY_PREFIX
 from server.errors import error_body
 from server.logs import request_id
 

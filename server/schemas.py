@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from engine.base import Fidelity, Sampling, Structured, Tools
-from memory.dates import EARLIEST, LATEST
+from memory.language.dates import EARLIEST, LATEST
 from server import refusals
 from server.bodies import UNSUPPORTED, Body, Strict, encodable_as_it_is, fault
 

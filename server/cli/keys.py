@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from memory.database import Database
-from memory.keys import KeyStore
+from memory.domain.keys import KeyStore
+from memory.storage.sqlite.database import Database
 from server.cli.text import plain
 from server.config import default_data_dir
 from server.lock import make_data_dir

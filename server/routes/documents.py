@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from memory import Document
-from memory.cubes import DEFAULT_CUBE
+from memory.domain.cubes import DEFAULT_CUBE
 from server.errors import ApiError
 from server.middleware import BODY_FILE
 from server.routes.cubes import cube_json

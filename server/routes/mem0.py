@@ -16,8 +16,8 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from memory import Change, Job, Memory, Message, Placed, Said
-from memory.dates import LATEST
 from memory.errors import InvalidMemory, NotFound
+from memory.language.dates import LATEST
 from server.bodies import Body, lone_surrogate
 from server.conditions import Expected, tagged
 from server.routes import mem0_entities, peers

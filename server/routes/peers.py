@@ -21,7 +21,7 @@ from pydantic import Field
 from memory import Cube, Hit, Job, Memory, MemoryStatus, Message, Said
 from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
 from memory.errors import InvalidMemory, NotFound
-from memory.filters import compile_filter
+from memory.search.filters import compile_filter
 from server import once
 from server.errors import ApiError
 from server.remembering import message_of

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from memory import Memory, Subject
-from memory.filters import compile_filter
+from memory.search.filters import compile_filter
 from server.routes import peers
 from server.routes.peers import Where, Whose
 from server.services import Services

@@ -29,7 +29,7 @@ from memory import (
     bundle_file,
     new_message,
 )
-from memory.bundle_file import AttachedFiles, MemoryLine, read_bundle
+from memory.domain.bundle_file import AttachedFiles, MemoryLine, read_bundle
 
 T = "tenant"
 QUESTIONS = ("where does Ingrid live?", "what is the dog called?", "harbour office opens", "Olav sails every weekend")

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory import HashEmbedder, InvalidMemory, MemoryStore, NotFound, UnreadableDocument, parsing
-from memory.chunking import CHUNK_WORDS, chunks_of, count_words, sentences
-from memory.documents import MAX_DOCUMENT_BYTES, kind_of_file, read_document
-from memory.parsing import MAX_CHARS, Block
+from memory import HashEmbedder, InvalidMemory, MemoryStore, NotFound, UnreadableDocument
+from memory.domain.documents import MAX_DOCUMENT_BYTES, kind_of_file, read_document
+from memory.language import parsing
+from memory.language.chunking import CHUNK_WORDS, chunks_of, count_words, sentences
+from memory.language.parsing import MAX_CHARS, Block
 from tests.memory.files import docx, pdf
 
 T = "tenant"

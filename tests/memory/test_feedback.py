@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory import Conflict, Forbidden, HashEmbedder, InvalidMemory, MemoryStore, NotFound, new_message
-from memory.feedback import FeedbackOutcome
-from memory.remarks import Remark, remarks_in
+from memory.domain.feedback import FeedbackOutcome
+from memory.language.remarks import Remark, remarks_in
 from memory.types import Memory
 
 T = "tenant"

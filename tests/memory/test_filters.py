@@ -1,4 +1,4 @@
-"""Filters against a plain evaluation of the same rule (see ``memory.filters``)."""
+"""Filters against a plain evaluation of the same rule (see ``memory.search.filters``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory import HashEmbedder, InvalidMemory, Memory, MemoryStore
-from memory.filters import compile_filter
+from memory.search.filters import compile_filter
 
 T = "tenant"
 KEYS = ["status", "n", "a.b", "a", "Größe", "it's", "back\\slash", "%_", "new\nline", "x"]

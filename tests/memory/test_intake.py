@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from memory import FolderEmbedder, Forbidden, HashEmbedder, InvalidMemory, MemoryStore, NotFound, Said, new_message
-from memory.dates import parse_time
+from memory.language.dates import parse_time
 
 T = "tenant"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memory import HashEmbedder, MemoryStore, NotFound
-from memory.jobs import MAX_ATTEMPTS
+from memory.domain.jobs import MAX_ATTEMPTS
 
 T = "tenant"
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory import HashEmbedder, InvalidMemory, MemoryStore
-from memory import vectors as vector_index
-from memory.fulltext import BUDGET, telling_words, text_scores
-from memory.vectors import CubeIndex, ExactIndex, GraphIndex
+from memory.search import vectors as vector_index
+from memory.search.vectors import CubeIndex, ExactIndex, GraphIndex
+from memory.storage.sqlite.fulltext import BUDGET, telling_words, text_scores
 
 T = "tenant"
 
@@ -272,7 +272,7 @@ def test_a_large_cube_is_searched_alike_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
 ) -> None:
     """From the saved graph, brought up to what was written since; from the rows where the file is no good."""
-    monkeypatch.setattr("memory.vectors.EXACT_LIMIT", 50)
+    monkeypatch.setattr("memory.search.vectors.EXACT_LIMIT", 50)
     path = tmp_path / "m.sqlite"
     store = MemoryStore(path, HashEmbedder(64), undelete_s=0)
     cube = store.default_cube(T).id

@@ -25,7 +25,7 @@ from memory import (
     StoreCorrupt,
     new_message,
 )
-from memory.migrations import MIGRATIONS
+from memory.storage.sqlite.migrations import MIGRATIONS
 
 T = "tenant"
 

@@ -13,7 +13,7 @@ import pytest
 from engine.base import GenerateRequest
 from engine.errors import EngineClosed, EngineError
 from memory import EndpointRerank, ExtractorError, ModelExtractor
-from memory.extract_model import SCHEMA
+from memory.language.extract_model import SCHEMA
 from server.config import Config, MemoryConfig, load_config
 from server.config_values import ConfigError
 from server.extracting import ServedCompleter

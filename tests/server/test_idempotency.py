@@ -22,7 +22,7 @@ import pytest
 
 from engine.transformers import LoadedModel
 from memory import EmbedderError, HashEmbedder, KeyedRequests, MemoryStore
-from memory import retries as retries_module
+from memory.domain import retries as retries_module
 from server.app import create_app
 from server.idempotency import READS, REPEATABLE, WRITES, Idempotency
 from tests.process import free_port
@@ -499,8 +499,8 @@ def test_a_key_is_free_after_a_day(log: KeyedRequests, monkeypatch: pytest.Monke
 _SERVER = """
 import os, signal, sys
 from pathlib import Path
-from memory.intake import IntakeMethods
-from memory.retries import KeyedRequests
+from memory.domain.adding import IntakeMethods
+from memory.domain.retries import KeyedRequests
 from tests.server import running as server
 from tests.tiny import tiny_model
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.keeping import _merged
+from memory.domain.lifecycle import _merged
 from tests.server.running import Running
 from tests.server.test_memories import found, new_cube, say
 

@@ -8,8 +8,8 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
-from memory.database import Database
 from memory.errors import Conflict, NotFound
+from memory.storage.sqlite.database import Database
 
 PREFIX = "rk_"
 

@@ -8,11 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from memory.base import Findable
-from memory.fulltext import words_of
-from memory.rows import LIVE, digest_of, insert_noted, memory_of, note_change, remove_search_rows, update_memory
-from memory.searching import alike
-from memory.states import State, state_of
+from memory.language.states import State, state_of
+from memory.search.index import Findable
+from memory.search.scoring import alike
+from memory.storage.sqlite.fulltext import words_of
+from memory.storage.sqlite.rows import (
+    LIVE,
+    digest_of,
+    insert_noted,
+    memory_of,
+    note_change,
+    remove_search_rows,
+    update_memory,
+)
 from memory.types import Memory
 
 Action = Literal["added", "reinforced", "merged", "superseded", "outdated"]

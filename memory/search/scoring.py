@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from memory.dates import clue_of
-from memory.entities import linked, mentioned_by, named_in
-from memory.filters import compile_filter
-from memory.fulltext import past_of, text_scores, words_of
-from memory.rows import memory_of, vector_of
+from memory.language.dates import clue_of
+from memory.language.names import linked, mentioned_by, named_in
+from memory.search.filters import compile_filter
+from memory.search.vectors import MIN_COSINE, CubeIndex, Vector
+from memory.storage.sqlite.fulltext import past_of, text_scores, words_of
+from memory.storage.sqlite.rows import memory_of, vector_of
 from memory.types import Hit, Memory
-from memory.vectors import MIN_COSINE, CubeIndex, Vector
 
 VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT, FORMER = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02, 1.0
 _RECENCY_S = 30 * 86_400.0

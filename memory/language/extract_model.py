@@ -18,10 +18,10 @@ from typing import Any, cast
 import httpx
 
 from memory.checks import unstorable
-from memory.dates import local_time, parse_time
 from memory.errors import ExtractorError
-from memory.extract import LocalExtractor, Unit
-from memory.states import State, state_of
+from memory.language.dates import local_time, parse_time
+from memory.language.extract import LocalExtractor, Unit
+from memory.language.states import State, state_of
 from memory.types import MemoryKind, Message
 
 log = logging.getLogger(__name__)

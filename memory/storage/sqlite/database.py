@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from memory.errors import InvalidMemory, StorageFull, StoreCorrupt
-from memory.migrations import migrate
+from memory.storage.sqlite.migrations import migrate
 
 _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
 # SQLite keeps 2 MB of pages by itself, less than one search over ten thousand memories reads.
@@ -30,7 +30,7 @@ _PRAGMAS = (
 
 @dataclass
 class Ticket:
-    """A request with a key of its own, while it is worked on (``memory.retries``): the row that stands for it, and the
+    """A request with a key of its own, while it is worked on (``memory.domain.retries``): the row that stands for it, and the
     cubes that it has looked into."""
 
     database: Database

@@ -8,11 +8,11 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from memory.base import Findable, StoreBase
-from memory.fulltext import past_of
-from memory.jobs import end_messages
-from memory.proof import Proof, Scan, scan
-from memory.rows import (
+from memory.domain.jobs import end_messages
+from memory.domain.proof import Proof, Scan, scan
+from memory.search.index import Findable, StoreBase
+from memory.storage.sqlite.fulltext import past_of
+from memory.storage.sqlite.rows import (
     changes_of,
     check_revision,
     find_row,
@@ -23,8 +23,8 @@ from memory.rows import (
     update_memory,
     write_vector,
 )
+from memory.storage.sqlite.wiping import leave_out, messages_of, wipe_memories, wipe_messages
 from memory.types import Memory
-from memory.wiping import leave_out, messages_of, wipe_memories, wipe_messages
 
 DAY_S = 86_400.0
 _AT_ONCE = 1000
@@ -116,7 +116,7 @@ class ErasingMethods(StoreBase):
 
     def forget_late(self, now: float | None = None) -> set[str]:
         """Forget what was deleted longer ago than it can be brought back, with the states that it had replaced and the
-        messages that nothing else is from (see ``memory.wiping.leave_out``). Returns the tenants it was of."""
+        messages that nothing else is from (see ``memory.storage.sqlite.wiping.leave_out``). Returns the tenants it was of."""
         before = (time.time() if now is None else now) - self.undelete_s
         tenants: set[str] = set()
         while True:

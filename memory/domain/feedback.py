@@ -12,21 +12,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from memory.base import Findable
 from memory.checks import checked_text
-from memory.dates import local_time, with_dates
+from memory.domain.adding import IntakeMethods, Said
+from memory.domain.lifecycle import KeepingMethods
+from memory.domain.merging import Placed, restated, slot_of
 from memory.errors import InvalidMemory, NotFound, Stale
-from memory.extract import LocalExtractor, Unit
-from memory.finding import SearchMethods
-from memory.fulltext import telling_words
-from memory.intake import IntakeMethods, Said
-from memory.keeping import KeepingMethods
-from memory.placing import Placed, restated, slot_of
-from memory.remarks import Remark, remarks_in
-from memory.rows import LIVE, find_row, mark_deleted, memories_of, memory_of, note_change, update_memory
-from memory.states import State, state_of
+from memory.language.dates import local_time, with_dates
+from memory.language.extract import LocalExtractor, Unit
+from memory.language.remarks import Remark, remarks_in
+from memory.language.states import State, state_of
+from memory.search.api import SearchMethods
+from memory.search.index import Findable
+from memory.search.vectors import Vector
+from memory.storage.sqlite.fulltext import telling_words
+from memory.storage.sqlite.rows import LIVE, find_row, mark_deleted, memories_of, memory_of, note_change, update_memory
 from memory.types import Memory, Message
-from memory.vectors import Vector
 
 FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "deleted", "added", "nothing"]
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from memory.base import StoreBase
 from memory.checks import checked_fidelity, unstorable
-from memory.database import note_cube, uncounted
+from memory.domain.jobs import end_messages
 from memory.errors import Conflict, InvalidMemory, NotFound
-from memory.jobs import end_messages
-from memory.rows import VISIBLE, check_revision, cube_of, memory_of
+from memory.search.index import StoreBase
+from memory.storage.sqlite.database import note_cube, uncounted
+from memory.storage.sqlite.rows import VISIBLE, check_revision, cube_of, memory_of
+from memory.storage.sqlite.wiping import wipe_cube
 from memory.types import Access, Cube, Memory
-from memory.wiping import wipe_cube
 
 DEFAULT_CUBE = "default"
 _MAX_NAME_CHARS = 200

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memory.database import Database
-from memory.embed import Embedder
-from memory.embedding import Embeddings
-from memory.rows import (
+from memory.search.embed import Embedder
+from memory.search.embedding import Embeddings
+from memory.search.graph_files import SavedGraphs
+from memory.search.vectors import CubeIndex, Vector
+from memory.storage.sqlite.database import Database
+from memory.storage.sqlite.rows import (
     LIVE,
     VISIBLE,
     context_of,
@@ -25,9 +27,7 @@ from memory.rows import (
     write_text_rows,
     write_vector,
 )
-from memory.saved import SavedGraphs
 from memory.types import Access, Cube, Memory
-from memory.vectors import CubeIndex, Vector
 
 log = logging.getLogger(__name__)
 

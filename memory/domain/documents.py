@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from memory import parsing
-from memory.base import Findable
 from memory.checks import checked_text, unstorable
-from memory.chunking import Chunk, chunks_of
+from memory.domain.lifecycle import KeepingMethods
 from memory.errors import InvalidMemory, NotFound, UnreadableDocument
-from memory.keeping import KeepingMethods
-from memory.parsing import Block
-from memory.rows import find_cube, insert_noted, mark_deleted, memory_of, note_change
+from memory.language import parsing
+from memory.language.chunking import Chunk, chunks_of
+from memory.language.parsing import Block
+from memory.search.index import Findable
+from memory.search.vectors import Vector
+from memory.storage.sqlite.rows import find_cube, insert_noted, mark_deleted, memory_of, note_change
 from memory.types import Memory
-from memory.vectors import Vector
 
 MAX_DOCUMENT_BYTES = 16 << 20
 SUFFIXES = {
@@ -178,7 +178,7 @@ def read_document(data: bytes, kind: str) -> list[Block]:
 
 
 def _read_apart(data: bytes, kind: str) -> list[Block]:
-    """Parse in a process of its own (see ``memory.parsing``)."""
+    """Parse in a process of its own (see ``memory.language.parsing``)."""
     command = [sys.executable, "-I", parsing.__file__, kind]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=_READ_TIMEOUT_S, check=False, env={})

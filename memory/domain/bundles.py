@@ -1,4 +1,4 @@
-"""Cubes as files: one cube dumped to a bundle (``memory.bundle_file`` has the format), or loaded as a new one.
+"""Cubes as files: one cube dumped to a bundle (``memory.domain.bundle_file`` has the format), or loaded as a new one.
 
 Keys and values come along only where the server asks for it, and are only ever believed where it has signed them, and
 this is why. Segments are found by content, in all cubes of a tenant, and a checksum says only that a file is whole, not
@@ -29,8 +29,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from memory.base import StoreBase
-from memory.bundle_file import (
+from memory.checks import checked_fidelity, checked_message, checked_metadata, checked_tags, checked_text
+from memory.domain.bundle_file import (
     Attachment,
     ChangeLine,
     Contents,
@@ -44,12 +44,13 @@ from memory.bundle_file import (
     read_bundle,
     write_bundle,
 )
-from memory.checks import checked_fidelity, checked_message, checked_metadata, checked_tags, checked_text
-from memory.cubes import checked_name
-from memory.database import note_cube
-from memory.documents import Document, checked_document_name, document_of, insert_document
+from memory.domain.cubes import checked_name
+from memory.domain.documents import Document, checked_document_name, document_of, insert_document
 from memory.errors import Conflict
-from memory.rows import (
+from memory.search.index import StoreBase
+from memory.search.vectors import Vector
+from memory.storage.sqlite.database import note_cube
+from memory.storage.sqlite.rows import (
     changes_of,
     context_of,
     insert_memory,
@@ -58,9 +59,8 @@ from memory.rows import (
     message_of,
     write_search_rows,
 )
+from memory.storage.sqlite.whose import name_messages
 from memory.types import Cube, Memory, Message
-from memory.vectors import Vector
-from memory.whose import name_messages
 
 _BATCH = 256
 _SAMPLE = 8
@@ -86,7 +86,7 @@ Attach = Callable[[Mapping[str, str]], Iterable[Stored]]
 
 @dataclass(frozen=True)
 class Attached:
-    """A file of keys and values in a bundle that was loaded (``memory.bundle_file.AttachedFiles`` reads it): the
+    """A file of keys and values in a bundle that was loaded (``memory.domain.bundle_file.AttachedFiles`` reads it): the
     memories that it depends on, by the labels that they had where it comes from."""
 
     name: str

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from memory.base import Findable, StoreBase
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
-from memory.extract import Extractor, LocalExtractor, Unit
-from memory.placing import LOOKED_AT, NEAR, Placed, place, slot_of
-from memory.rows import find_cube, insert_message, insert_noted, messages_before, spoken
-from memory.states import State, state_of
+from memory.domain.merging import LOOKED_AT, NEAR, Placed, place, slot_of
+from memory.language.extract import Extractor, LocalExtractor, Unit
+from memory.language.states import State, state_of
+from memory.search.index import Findable, StoreBase
+from memory.search.vectors import Vector
+from memory.storage.sqlite.rows import find_cube, insert_message, insert_noted, messages_before, spoken
 from memory.types import Cube, Memory, Message
-from memory.vectors import Vector
 
 Finish = Callable[[sqlite3.Connection, list[Placed]], Sequence[Findable] | None]
 """Writes what goes with an addition, in its transaction; returns what that made findable or not."""

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from memory.states import state_of
+from memory.language.states import state_of
 
 RemarkKind = Literal["confirmation", "denial", "removal", "correction", "statement"]
 

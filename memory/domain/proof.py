@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from memory.fulltext import cube_word
-from memory.rows import digest_of
+from memory.storage.sqlite.fulltext import cube_word
+from memory.storage.sqlite.rows import digest_of
 from memory.types import Memory
 
 _REPLIES = (

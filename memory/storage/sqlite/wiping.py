@@ -6,9 +6,9 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from memory.extract import sentences_in
-from memory.fulltext import words_of
-from memory.rows import context_of
+from memory.language.extract import sentences_in
+from memory.storage.sqlite.fulltext import words_of
+from memory.storage.sqlite.rows import context_of
 
 _ALL = "(SELECT value FROM json_each(?))"
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from memory.errors import StoreCorrupt
-from memory.whose import name_messages
+from memory.storage.sqlite.whose import name_messages
 
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: list[Migration] = []

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from memory.database import Database
 from memory.errors import JobEnded, NotFound
+from memory.storage.sqlite.database import Database
 
 JobStatus = Literal["waiting", "running", "completed", "failed", "cancelled"]
 LEASE_S = 60.0

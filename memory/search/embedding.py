@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from memory.embed import Embedder
-from memory.vectors import Vector
+from memory.search.embed import Embedder
+from memory.search.vectors import Vector
 
-# Weights of the memory before and the one before that (chosen with the weights of fusion, see memory.searching).
+# Weights of the memory before and the one before that (chosen with the weights of fusion, see memory.search.scoring).
 _BEFORE = (0.3, 0.15)
 _CACHED = 4096
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from memory.rows import vector_of
-from memory.vectors import CubeIndex, GraphIndex
+from memory.search.vectors import CubeIndex, GraphIndex
+from memory.storage.sqlite.rows import vector_of
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from memory.dates import DAYS, MONTHS
-from memory.fulltext import words_of
+from memory.language.dates import DAYS, MONTHS
+from memory.storage.sqlite.fulltext import words_of
 
 _MAX_NAMES = 16
 # A name that so many memories mention tells little, and following it costs much.

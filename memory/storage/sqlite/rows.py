@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from memory.database import note_cube
-from memory.entities import link, names_in, unlink
 from memory.errors import Forbidden, NotFound, Stale
-from memory.fulltext import cube_word
+from memory.language.names import link, names_in, unlink
+from memory.search.vectors import Vector
+from memory.storage.sqlite.database import note_cube
+from memory.storage.sqlite.fulltext import cube_word
 from memory.types import Access, Change, Cube, Memory, Message
-from memory.vectors import Vector
 
 # Cubes a tenant may use: its own, and those that were shared with it or with a group that it is a member of.
 _GRANTED = (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from memory.dates import spans_in, with_dates
-from memory.states import State, kind_of, state_of
+from memory.language.dates import spans_in, with_dates
+from memory.language.states import State, kind_of, state_of
 from memory.types import MemoryKind, Message
 
 # A unit is one memory: longer messages are cut between sentences, so that little else comes with what is asked for.

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from memory.base import StoreBase
 from memory.checks import checked_kind
-from memory.entities import linked, mentioned_by
-from memory.rows import LIVE
-from memory.searching import Search, SearchQuery
+from memory.language.names import linked, mentioned_by
+from memory.search.index import StoreBase
+from memory.search.scoring import Search, SearchQuery
+from memory.search.vectors import Vector
+from memory.storage.sqlite.rows import LIVE
 from memory.types import Hit
-from memory.vectors import Vector
 
 
 class Rerank(Protocol):

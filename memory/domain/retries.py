@@ -19,8 +19,8 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
-from memory.database import Database, Ticket
 from memory.errors import CutOff, KeyReused, ReplyGone, StillRunning
+from memory.storage.sqlite.database import Database, Ticket
 
 KEPT_S = 86_400.0
 MAX_KEYS = 50_000

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from memory.parsing import Block
+from memory.language.parsing import Block
 
 CHUNK_WORDS = 120
 # A section of fewer words shares its chunk with the next one.

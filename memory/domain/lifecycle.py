@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
-from memory.erasing import ErasingMethods
+from memory.domain.erasing import ErasingMethods
+from memory.domain.merging import restated
 from memory.errors import InvalidMemory
-from memory.filters import compile_filter
-from memory.placing import restated
-from memory.rows import (
+from memory.search.filters import compile_filter
+from memory.storage.sqlite.rows import (
     LIVE,
     changes_of,
     check_revision,

@@ -40,8 +40,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from memory.checks import unstorable
-from memory.dates import EARLIEST, LATEST
 from memory.errors import InvalidMemory
+from memory.language.dates import EARLIEST, LATEST
 from memory.types import MAX_TEXT_CHARS, MemoryKind, Role
 
 MAX_LINES = 500_000

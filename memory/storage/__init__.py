@@ -1,0 +1,1 @@
+"""Where memories are kept: the interface (``base``) and its backends."""
