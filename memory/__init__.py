@@ -1,17 +1,14 @@
-"""The plaintext side store: cubes, messages, memories, search, jobs, keys."""
+"""The memory store: plaintext cubes, messages, memories, search, jobs, keys."""
 
 from memory.domain.adding import Said, new_message
 from memory.domain.bundles import Attach, Attached, Loaded, Stored
-from memory.domain.cubes import Grant, Group
-from memory.domain.documents import Document, Imported
-from memory.domain.erasing import Subject
-from memory.domain.feedback import FeedbackAction, FeedbackOutcome
-from memory.domain.jobs import Job, JobQueue
-from memory.domain.keys import KeyInfo, KeyStore
+from memory.domain.documents import Imported
+from memory.domain.jobs import JobQueue
+from memory.domain.keys import KeyStore
 from memory.domain.lifecycle import Changed, Overlay, Page
-from memory.domain.merging import Placed
+from memory.domain.merging import AddOutcome
 from memory.domain.proof import Proof
-from memory.domain.retries import KeyedRequests, Reply
+from memory.domain.retries import KeyedRequests
 from memory.errors import (
     Conflict,
     CutOff,
@@ -36,13 +33,34 @@ from memory.language.extract_model import EndpointCompleter, ModelExtractor
 from memory.search.api import Surroundings
 from memory.search.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
 from memory.search.rerank import EndpointRerank
-from memory.storage.sqlite.database import Ticket
+from memory.storage.base import Transaction
+from memory.storage.ticket import Ticket
 from memory.store import MemoryStore
-from memory.types import KINDS, Access, Change, Cube, Hit, Memory, MemoryKind, MemoryStatus, Message
+from memory.types import (
+    KINDS,
+    Access,
+    Change,
+    Cube,
+    Document,
+    FeedbackAction,
+    FeedbackOutcome,
+    Grant,
+    Group,
+    Hit,
+    Job,
+    KeyInfo,
+    Memory,
+    MemoryKind,
+    MemoryStatus,
+    Message,
+    Reply,
+    Subject,
+)
 
 __all__ = [
     "KINDS",
     "Access",
+    "AddOutcome",
     "Attach",
     "Attached",
     "Change",
@@ -87,7 +105,6 @@ __all__ = [
     "NotFound",
     "Overlay",
     "Page",
-    "Placed",
     "Proof",
     "Reply",
     "ReplyGone",
@@ -101,6 +118,7 @@ __all__ = [
     "Subject",
     "Surroundings",
     "Ticket",
+    "Transaction",
     "Unit",
     "UnreadableDocument",
     "WholeEmbedder",

@@ -9,18 +9,13 @@ from typing import Any, cast
 
 from memory.errors import InvalidMemory
 from memory.language.dates import parse_time
-from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message
+from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message, unstorable
 
 _MAX_METADATA_BYTES = 16_384
 # With room for dates around them, which the calendar must have too.
 _FIRST_TIME, _LAST_TIME = -6.21e10, 2.2e11
 _MAX_TAGS = 64
 _MAX_TAG_CHARS = 200
-
-
-def unstorable(text: str) -> bool:
-    """Whether a text holds what UTF-8 or SQLite cannot: lone surrogates or NUL."""
-    return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def storable(text: str) -> str:

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memory import KeyedRequests, KeyReused, MemoryStoreError, Reply, StillRunning, Ticket
-from memory.storage.sqlite.database import ticket
+from memory.storage.ticket import ticket
 from server.errors import ApiError, describe
 from server.middleware import BODY_FILE, TENANT, replayed
 from server.once import Once, once

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from engine.base import Engine
 from memory import (
+    AddOutcome,
     Cube,
     Extractor,
     FeedbackOutcome,
@@ -23,7 +24,6 @@ from memory import (
     MemoryStore,
     Message,
     ModelExtractor,
-    Placed,
     Proof,
     Said,
     Subject,
@@ -70,7 +70,7 @@ class Remembering:
 
     # -- adding ----------------------------------------------------------------------------------------------
 
-    async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> Placed:
+    async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> AddOutcome:
         """Store a memory as it is given."""
         id = await self.cube_id(tenant, cube)
         placed = await asyncio.to_thread(lambda: self.store.add_noted(tenant, id, text, **fields))
@@ -79,7 +79,7 @@ class Remembering:
 
     async def add_messages(
         self, tenant: str, cube: str | None, messages: Sequence[Message], said: Said, extractor: str | None = None
-    ) -> list[Placed]:
+    ) -> list[AddOutcome]:
         """Keep messages and what is worth remembering of them, now."""
         id = await self.cube_id(tenant, cube)
         find = self.extractor(extractor)
@@ -100,7 +100,7 @@ class Remembering:
         now."""
         id = await self.cube_id(tenant, cube)
         self.extractor(extractor)
-        await asyncio.to_thread(self.store.check_messages, tenant, id, messages, said)
+        await asyncio.to_thread(self.store.adding.check_messages, tenant, id, messages, said)
         payload = {
             "cube": id,
             "messages": [asdict(message) for message in messages],
@@ -217,7 +217,7 @@ class Remembering:
     async def erase(self, tenant: str, subject: Subject, cubes: Sequence[str] | None = None) -> list[Memory]:
         """Remove all that was ever said by and remembered of a subject (in the cubes of these names only), whatever its
         status: at once and for good, with everything that was computed from it. The memories are returned."""
-        memories = await asyncio.to_thread(self.store.erase, tenant, subject, cubes)
+        memories = await asyncio.to_thread(self.store.erasing.erase, tenant, subject, cubes)
         await self._gone(tenant, memories)
         return memories
 
@@ -228,7 +228,7 @@ class Remembering:
         many segments were removed. ``expected``: revisions that may be deleted (None: any). Raises ``NotFound``,
         ``Stale``."""
         id = await self.cube_id(tenant, cube)
-        memories = await asyncio.to_thread(self.store.delete_cube, tenant, id, expected)
+        memories = await asyncio.to_thread(self.store.cubes.delete, tenant, id, expected)
         self._upkeep.forget(tenant, id)
         if self._foresight is not None:
             self._foresight.forget(tenant, id)
@@ -257,7 +257,7 @@ class Remembering:
                 id = self.store.get(tenant, memory_ids[0]).cube_id
             else:
                 id = self.store.default_cube(tenant).id if cube is None else cube
-            return self.store.feedback(tenant, id, text, memory_ids=memory_ids, corrected=corrected, at=at)
+            return self.store.feedback.take(tenant, id, text, memory_ids=memory_ids, corrected=corrected, at=at)
 
         outcome = await asyncio.to_thread(give)
         await self.drop_segments(tenant, outcome.replaced)
@@ -273,14 +273,14 @@ class Remembering:
             self._upkeep.changed(tenant, cube)
         return removed
 
-    async def _replaced(self, tenant: str, placed: Sequence[Placed]) -> None:
+    async def _replaced(self, tenant: str, placed: Sequence[AddOutcome]) -> None:
         self._placed.update(item.action for item in placed)
         await self.drop_segments(tenant, [memory for item in placed for memory in item.replaced])
 
     async def _chores(self) -> None:
-        for tenant in await asyncio.to_thread(self.store.forget_late):
+        for tenant in await asyncio.to_thread(self.store.erasing.forget_late):
             await self._engine.forget_conversations(tenant)
-        await self.drop_segments("", await asyncio.to_thread(self.store.archive_expired))
+        await self.drop_segments("", await asyncio.to_thread(self.store.erasing.archive_expired))
         await asyncio.to_thread(self.store.jobs.sweep)
         await asyncio.to_thread(self.store.keyed.sweep)
 
@@ -303,7 +303,7 @@ def message_of(
     return new_message(without_recalled(text, role), role, at, name, utc_offset=offset, metadata=metadata or {})
 
 
-def placed_json(placed: Placed) -> dict[str, Any]:
+def placed_json(placed: AddOutcome) -> dict[str, Any]:
     """What became of a unit, without texts."""
     return {
         "action": placed.action,

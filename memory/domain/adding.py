@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
-from memory.domain.merging import LOOKED_AT, NEAR, Placed, place, slot_of
+from memory.domain.merging import LOOKED_AT, NEAR, AddOutcome, insert, insert_as_given, insert_or_merge, slot_of
 from memory.language.extract import Extractor, LocalExtractor, Unit
 from memory.language.states import State, state_of
-from memory.search.index import Findable, StoreBase
-from memory.search.vectors import Vector
-from memory.storage.sqlite.rows import find_cube, insert_message, insert_noted, messages_before, spoken
-from memory.types import Cube, Memory, Message
+from memory.search.index import IndexChange, SearchIndex
+from memory.storage.access import find_cube
+from memory.storage.base import Storage, Transaction
+from memory.types import Cube, Memory, Message, Vector
 
-Finish = Callable[[sqlite3.Connection, list[Placed]], Sequence[Findable] | None]
+Finish = Callable[[Transaction, list[AddOutcome]], Sequence[IndexChange] | None]
 """Writes what goes with an addition, in its transaction; returns what that made findable or not."""
 
 
@@ -50,8 +49,12 @@ def new_message(
     )
 
 
-class IntakeMethods(StoreBase):
+class Adding:
     """Adding memories: whole ones, and such as are found in messages."""
+
+    def __init__(self, storage: Storage, index: SearchIndex) -> None:
+        self._storage = storage
+        self._index = index
 
     def add(
         self,
@@ -74,34 +77,33 @@ class IntakeMethods(StoreBase):
             tenant, cube_id, text, kind=kind, owner=owner, pinned=pinned, event_at=event_at, metadata=metadata, **fields
         ).memory
 
-    def add_noted(self, tenant: str, cube_id: str, text: str, *, kind: str | None = None, **fields: Any) -> Placed:
+    def add_noted(self, tenant: str, cube_id: str, text: str, *, kind: str | None = None, **fields: Any) -> AddOutcome:
         """``add``, and what it did to the memories that were there."""
-        cube = self.cube(tenant, cube_id, "write")
+        cube = find_cube(self._storage, tenant, cube_id, "write")
         memory, state = _given(cube.id, text, kind, fields)
-        (vector,) = self._embeddings.in_context([memory.text], [[]])
-        self._index(cube.id)
-        with self._writing() as (db, changed):
-            find_cube(db, tenant, cube.id, "write")  # embedding takes a while: it may be gone by now
+        (vector,) = self._index.embeddings.in_context([memory.text], [[]])
+        self._index.cube(cube.id)
+        with self._index.writing() as (tx, changed):
+            tx.cubes.find(tenant, cube.id, "write")  # embedding takes a while: it may be gone by now
             # What fills no slot stays as it was given.
-            placed, row, gone = _as_given(db, memory) if state is None else place(db, memory, state)
-            if row is not None:
-                changed.append(self._make_findable(db, row, memory, vector, context=""))
-            changed += gone
-        return placed
+            done = insert_as_given(tx, memory) if state is None else insert_or_merge(tx, memory, state)
+            if done.number is not None:
+                changed.append(self._index.add(tx, done.number, done.outcome.memory, vector, context=""))
+            changed += done.gone
+        return done.outcome
 
     def add_many(
         self, tenant: str, cube_id: str, texts: Sequence[str], *, kind: str = "fact", **fields: Any
     ) -> list[Memory]:
         """Store memories as they are given, all or none: for imports. ``fields`` are as for ``add``. Raises what
         ``add`` raises."""
-        cube = self.cube(tenant, cube_id, "write")
+        cube = find_cube(self._storage, tenant, cube_id, "write")
         memories = [_given(cube.id, text, kind, dict(fields))[0] for text in texts]
-        vectors = self._embeddings.in_context([memory.text for memory in memories], [[]] * len(memories))
-        with self._writing() as (db, changed):
-            find_cube(db, tenant, cube.id, "write")
+        vectors = self._index.embeddings.in_context([memory.text for memory in memories], [[]] * len(memories))
+        with self._index.writing() as (tx, changed):
+            tx.cubes.find(tenant, cube.id, "write")
             for memory, vector in zip(memories, vectors, strict=True):
-                row = insert_noted(db, memory, "added")
-                changed.append(self._make_findable(db, row, memory, vector, context=""))
+                changed.append(self._index.add(tx, insert(tx, memory), memory, vector, context=""))
         return memories
 
     def add_messages(
@@ -113,7 +115,7 @@ class IntakeMethods(StoreBase):
         *,
         extractor: Extractor | None = None,
         finish: Finish | None = None,
-    ) -> list[Placed]:
+    ) -> list[AddOutcome]:
         """Keep messages, and what is worth remembering of them. All of it is on disk when this returns, or nothing.
 
         Messages whose id is known are left out, so that doing it twice does it once. ``finish`` writes in the same
@@ -122,72 +124,87 @@ class IntakeMethods(StoreBase):
         said = said or Said()
         cube, checked = self.check_messages(tenant, cube_id, messages, said)
         fresh = self._unknown(checked)
+        embeddings = self._index.embeddings
         while True:
-            erasures = self._erasures
+            erasures = self._index.erasures
             before, earlier = self._before(cube.id, said)
             units = (extractor or LocalExtractor()).extract(fresh, before)
             memories = _drafts(units, cube.id, said, earlier)
             texts = [memory.text for memory in memories]
-            vectors = self._embeddings.in_a_row(texts, _in_order(earlier))
-            placed: list[Placed] = []
-            with self._database.read() as db:  # from here on nobody adds, changes or forgets what is looked at
+            vectors = embeddings.in_a_row(texts, _in_order(earlier))
+            with self._storage.read():  # from here on nobody adds, changes or forgets what is looked at
                 now_before, now = self._before(cube.id, said)
-                if erasures != self._erasures and (before, earlier) != (now_before, now):
+                if erasures != self._index.erasures and (before, earlier) != (now_before, now):
                     continue  # what came before was deleted meanwhile
                 near = self._alike(cube.id, vectors)
-                contexts = _contexts(fresh, now_before)
                 if now != earlier:
                     memories = _following(memories, now)
-                    vectors[:2] = self._embeddings.in_a_row(texts[:2], _in_order(now))
-                with self._writing() as (db, changed):
-                    find_cube(db, tenant, cube.id, "write")  # finding and embedding take a while: it may be gone by now
-                    for message in fresh:
-                        insert_message(
-                            db, cube.id, said.session, message, owner=said.owner, agent=said.agent, app=said.app
-                        )
-                    for unit, memory, vector, alike in zip(units, memories, vectors, near, strict=True):
-                        said_now = [item.row for item in changed if _near(item.vector, vector)]
-                        done, row, gone = place(db, memory, unit.state, [*alike, *said_now])
-                        _note_sources(db, done.memory.id, [fresh[i].id for i in unit.sources])
-                        changed += gone
-                        if row is not None:
-                            changed.append(self._make_findable(db, row, memory, vector, contexts[unit.sources[0]]))
-                        placed.append(done)
-                    if finish is not None:
-                        changed += finish(db, placed) or ()
-            return placed
+                    vectors[:2] = embeddings.in_a_row(texts[:2], _in_order(now))
+                contexts = _contexts(fresh, now_before)
+                addition = _Addition(fresh, contexts, units, memories, vectors, near)
+                return self._write(tenant, cube, said, addition, finish)
+
+    def _write(
+        self, tenant: str, cube: Cube, said: Said, addition: _Addition, finish: Finish | None
+    ) -> list[AddOutcome]:
+        with self._index.writing() as (tx, changed):
+            tx.cubes.find(tenant, cube.id, "write")  # finding and embedding take a while: it may be gone by now
+            for message in addition.messages:
+                tx.messages.insert(cube.id, said.session, message, owner=said.owner, agent=said.agent, app=said.app)
+            outcomes = [self._write_unit(tx, changed, addition, i) for i in range(len(addition.units))]
+            if finish is not None:
+                changed += finish(tx, outcomes) or ()
+        return outcomes
+
+    def _write_unit(self, tx: Transaction, changed: list[IndexChange], addition: _Addition, i: int) -> AddOutcome:
+        unit, memory, vector = addition.units[i], addition.memories[i], addition.vectors[i]
+        said_now = [item.number for item in changed if _near(item.vector, vector)]
+        done = insert_or_merge(tx, memory, unit.state, [*addition.near[i], *said_now])
+        tx.sources.link((done.outcome.memory.id, addition.messages[n].id) for n in unit.sources)
+        changed += done.gone
+        if done.number is not None:
+            context = addition.contexts[unit.sources[0]]
+            changed.append(self._index.add(tx, done.number, memory, vector, context))
+        return done.outcome
 
     def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
-        """For each vector, rows of the cube that may say the same."""
-        with self._database.read():
-            found = self._index(cube_id).nearest_to_each(vectors, LOOKED_AT, NEAR)
-        return [[row for row, _ in pairs] for pairs in found]
+        """Return for each vector the numbers of memories of the cube that may say the same."""
+        with self._storage.read():
+            found = self._index.cube(cube_id).nearest_to_each(vectors, LOOKED_AT, NEAR)
+        return [[number for number, _ in pairs] for pairs in found]
 
     def check_messages(
         self, tenant: str, cube_id: str, messages: Sequence[Message], said: Said
     ) -> tuple[Cube, list[Message]]:
-        """The cube and the messages as they would be kept. Raises ``InvalidMemory``, ``NotFound``, ``Forbidden``."""
-        cube = self.cube(tenant, cube_id, "write")
+        """Return the cube and the messages as they would be kept. Raises ``InvalidMemory``, ``NotFound``,
+        ``Forbidden``."""
+        cube = find_cube(self._storage, tenant, cube_id, "write")
         checked_tags(said.tags)
         checked_metadata(said.metadata or {})
         return cube, [checked_message(message) for message in messages]
 
     def _unknown(self, messages: Sequence[Message]) -> list[Message]:
-        with self._database.read() as db:
-            return [
-                m for m in messages if db.execute("SELECT 1 FROM messages WHERE id = ?", (m.id,)).fetchone() is None
-            ]
+        with self._storage.read() as tx:
+            return [message for message in messages if not tx.messages.has(message.id)]
 
     def _before(self, cube_id: str, said: Said) -> tuple[list[Message], list[tuple[str, str]]]:
-        """The last two messages of the conversation, and id and text of its last two memories, the last first."""
-        with self._database.read() as db:
-            messages = messages_before(db, cube_id, said.session, None)
-            rows = db.execute(
-                "SELECT id, text FROM memories WHERE cube_id = ? AND session = ? AND status != 'deleted'"
-                " ORDER BY rowid DESC LIMIT 2",
-                (cube_id, said.session),
-            ).fetchall()
-        return messages, [(row["id"], row["text"]) for row in rows]
+        """Return the last two messages of the conversation, and id and text of its last two memories, the last
+        first."""
+        with self._storage.read() as tx:
+            return tx.messages.before(cube_id, said.session), tx.memories.last_of(cube_id, said.session)
+
+
+@dataclass(frozen=True)
+class _Addition:
+    """What messages come to: of each message its context, and of each unit its memory, its vector, and the numbers of
+    memories that may say the same."""
+
+    messages: Sequence[Message]
+    contexts: Sequence[str]
+    units: Sequence[Unit]
+    memories: Sequence[Memory]
+    vectors: Sequence[Vector]
+    near: Sequence[Sequence[int]]
 
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:
@@ -216,10 +233,6 @@ def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) ->
         **fields,
     )
     return memory, state
-
-
-def _as_given(db: sqlite3.Connection, memory: Memory) -> tuple[Placed, int | None, list[Findable]]:
-    return Placed("added", memory), insert_noted(db, memory, "added"), []
 
 
 def _drafts(units: Sequence[Unit], cube_id: str, said: Said, earlier: Sequence[tuple[str, str]]) -> list[Memory]:
@@ -275,8 +288,4 @@ def _contexts(messages: Sequence[Message], before: Sequence[Message]) -> list[st
     """For each message, the two that were sent before it."""
     all_ = [*before, *messages]
     n = len(before)
-    return [" ".join(spoken(m) for m in all_[max(0, n + i - 2) : n + i]) for i in range(len(messages))]
-
-
-def _note_sources(db: sqlite3.Connection, memory_id: str, messages: Sequence[str]) -> None:
-    db.executemany("INSERT OR IGNORE INTO provenance VALUES (?, ?)", [(memory_id, message) for message in messages])
+    return [" ".join(m.spoken for m in all_[max(0, n + i - 2) : n + i]) for i in range(len(messages))]

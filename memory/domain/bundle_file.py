@@ -39,10 +39,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from memory.checks import unstorable
 from memory.errors import InvalidMemory
 from memory.language.dates import EARLIEST, LATEST
-from memory.types import MAX_TEXT_CHARS, MemoryKind, Role
+from memory.types import MAX_TEXT_CHARS, MemoryKind, Role, unstorable
 
 MAX_LINES = 500_000
 MAX_MEMBER_BYTES = 512 << 20

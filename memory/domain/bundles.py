@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,22 +44,12 @@ from memory.domain.bundle_file import (
     write_bundle,
 )
 from memory.domain.cubes import checked_name
-from memory.domain.documents import Document, checked_document_name, document_of, insert_document
+from memory.domain.documents import checked_document_name
 from memory.errors import Conflict
-from memory.search.index import StoreBase
-from memory.search.vectors import Vector
-from memory.storage.sqlite.database import note_cube
-from memory.storage.sqlite.rows import (
-    changes_of,
-    context_of,
-    insert_memory,
-    insert_message,
-    memory_of,
-    message_of,
-    write_search_rows,
-)
-from memory.storage.sqlite.whose import name_messages
-from memory.types import Cube, Memory, Message
+from memory.search.index import SearchIndex
+from memory.storage.access import find_cube
+from memory.storage.base import Storage, Transaction
+from memory.types import Change, Cube, Document, Memory, Message, Vector
 
 _BATCH = 256
 _SAMPLE = 8
@@ -106,10 +95,14 @@ class Loaded:
     attached: list[Attached] = field(default_factory=list)
 
 
-class BundleMethods(StoreBase):
+class Bundles:
     """Dumping and loading cubes."""
 
-    def dump_cube(
+    def __init__(self, storage: Storage, index: SearchIndex) -> None:
+        self._storage = storage
+        self._index = index
+
+    def dump(
         self,
         tenant: str,
         cube_id: str,
@@ -123,10 +116,10 @@ class BundleMethods(StoreBase):
         the messages that only they are from, are left out; so are feedback and who may use the cube. ``fingerprint``
         is the model's, ``computed`` the labels of memories whose keys and values are stored, ``attach`` says which of
         these go along. Raises ``NotFound``, ``Forbidden``, ``EmbedderError``."""
-        cube = self.cube(tenant, cube_id, "write")
-        with self._database.read() as db:
-            self._index(cube.id)  # vectors that are missing, or of another embedder, are made
-            rows = _Rows.of(db, cube.id)
+        cube = find_cube(self._storage, tenant, cube_id, "write")
+        with self._storage.read() as tx:
+            self._index.cube(cube.id)  # vectors that are missing, or of another embedder, are made
+            rows = _Rows.of(tx, cube.id)
         contents = self._contents(cube, rows, fingerprint, computed)
         write_bundle(contents, into, () if attach is None else _attachments(rows.memories, attach))
         return contents.manifest.counts
@@ -154,7 +147,7 @@ class BundleMethods(StoreBase):
         manifest = Manifest(
             format="recallkv.cube/1",
             created=time.time(),
-            embedder=self._embeddings.name,
+            embedder=self._index.embeddings.name,
             fingerprint=fingerprint,
             fidelity=cube.fidelity,  # type: ignore[arg-type]
             counts=counts,
@@ -170,7 +163,7 @@ class BundleMethods(StoreBase):
         for begin in range(0, len(tainted), _BATCH):
             batch = tainted[begin : begin + _BATCH]
             before = [_texts_before(memory.id, follows, texts) for memory in batch]
-            fresh = self._embeddings.in_context([memory.text for memory in batch], before)
+            fresh = self._index.embeddings.in_context([memory.text for memory in batch], before)
             vectors.update({memory.id: vector for memory, vector in zip(batch, fresh, strict=True)})
         dim = next((len(vector) for vector in vectors.values()), 1)
         matrix = np.zeros((len(rows.memories), dim), dtype=np.float16)
@@ -179,41 +172,42 @@ class BundleMethods(StoreBase):
                 matrix[i] = vectors[memory.id]
         return matrix
 
-    def load_cube(self, tenant: str, name: str, source: BinaryIO, *, max_packed_bytes: int | None = None) -> Loaded:
+    def load(self, tenant: str, name: str, source: BinaryIO, *, max_packed_bytes: int | None = None) -> Loaded:
         """Make a new cube of that name from a bundle, or nothing. Everything gets new ids; links, histories and times
         are kept. ``max_packed_bytes`` bounds what of the bundle is no segments. Raises ``InvalidMemory`` (also for a
         bad bundle), ``Conflict`` (the name), ``StorageFull``, ``EmbedderError``."""
         name = checked_name(name)
         contents = read_bundle(source, max_packed_bytes)
         cube = Cube("cube_" + secrets.token_hex(12), tenant, name, time.time(), contents.manifest.fidelity)
-        with self._database.read() as db:
-            _check_free(db, cube)  # embedding may take a while
+        with self._storage.read() as tx:
+            if tx.cubes.named(tenant, name) is not None:  # known now, since embedding may take a while
+                raise Conflict(f"There is a cube named '{name}' already.")
         fresh = _Fresh.of(contents, cube)
         vectors = self._loaded_vectors(contents)
-        with self._database.write() as db:
-            _insert_cube(db, cube)
-            for conversation, message in fresh.messages:
-                insert_message(db, cube.id, conversation, message)
-            rows = [insert_memory(db, memory) for memory in fresh.memories]
-            db.executemany("INSERT INTO provenance VALUES (?, ?)", fresh.sources)
-            name_messages(db, cube.id)
-            db.executemany(
-                "INSERT INTO memory_changes (memory_id, at, action, version, text, detail) VALUES (?, ?, ?, ?, ?, ?)",
-                fresh.changes,
-            )
-            for document in fresh.documents:
-                insert_document(db, document)
-            for row, memory, vector in zip(rows, fresh.memories, vectors, strict=True):
-                if vector is not None:
-                    write_search_rows(db, row, memory, context_of(db, memory.id), self._embeddings.name, vector)
+        with self._storage.write() as tx:
+            tx.cubes.insert(cube)
+            self._write(tx, cube, fresh, vectors)
         return _loaded(cube, contents, fresh.memories)
+
+    def _write(self, tx: Transaction, cube: Cube, fresh: _Fresh, vectors: Sequence[Vector | None]) -> None:
+        for conversation, message in fresh.messages:
+            tx.messages.insert(cube.id, conversation, message)
+        numbers = [tx.memories.insert(memory) for memory in fresh.memories]
+        tx.sources.link(fresh.sources)
+        tx.messages.infer_ids(cube.id)
+        tx.history.add_all(fresh.changes)
+        for document in fresh.documents:
+            tx.documents.insert(document)
+        for number, memory, vector in zip(numbers, fresh.memories, vectors, strict=True):
+            if vector is not None:
+                self._index.add(tx, number, memory, vector)
 
     def _loaded_vectors(self, contents: Contents) -> list[Vector | None]:
         """A vector for each active memory."""
         lines = contents.memories
         active = [i for i, line in enumerate(lines) if line.status == "active"]
         found: list[Vector | None] = [None] * len(lines)
-        if contents.manifest.embedder == self._embeddings.name and self._are_ours(contents, active):
+        if contents.manifest.embedder == self._index.embeddings.name and self._are_ours(contents, active):
             for i in active:
                 found[i] = contents.vectors[i].astype(np.float32)
             return found
@@ -222,7 +216,7 @@ class BundleMethods(StoreBase):
         for begin in range(0, len(active), _BATCH):
             batch = active[begin : begin + _BATCH]
             before = [_texts_before(lines[i].id, follows, texts) for i in batch]
-            fresh = self._embeddings.in_context([lines[i].text for i in batch], before)
+            fresh = self._index.embeddings.in_context([lines[i].text for i in batch], before)
             for i, vector in zip(batch, fresh, strict=True):
                 found[i] = vector
         return found
@@ -232,7 +226,7 @@ class BundleMethods(StoreBase):
         sample = list(active[:: max(1, len(active) // _SAMPLE)])
         if not sample:
             return True
-        made = np.stack(self._embeddings.of([contents.memories[i].text for i in sample]))
+        made = np.stack(self._index.embeddings.of([contents.memories[i].text for i in sample]))
         there = contents.vectors[sample].astype(np.float32)
         if made.shape != there.shape:
             return False
@@ -253,47 +247,24 @@ class _Rows:
     deleted: set[str]
 
     @classmethod
-    def of(cls, db: sqlite3.Connection, cube_id: str) -> _Rows:
-        there = "FROM memories WHERE cube_id = ?1 AND status != 'deleted'"
-        kept = f"SELECT id {there}"
-        memories = [memory_of(row) for row in db.execute(f"SELECT * {there} ORDER BY rowid", (cube_id,))]
-        messages = db.execute(
-            "SELECT * FROM messages s WHERE s.cube_id = ?1 AND s.text != '' AND (NOT EXISTS (SELECT 1 FROM provenance p"
-            f" WHERE p.message_id = s.id) OR EXISTS (SELECT 1 FROM provenance p WHERE p.message_id = s.id"
-            f" AND p.memory_id IN ({kept}))) ORDER BY s.rowid",
-            (cube_id,),
-        ).fetchall()
-        links = db.execute(
-            f"SELECT p.memory_id, p.message_id FROM provenance p JOIN messages s ON s.id = p.message_id"
-            f" WHERE s.text != '' AND p.memory_id IN ({kept}) ORDER BY s.rowid",
-            (cube_id,),
-        )
-        sources: dict[str, list[str]] = {}
-        for link in links:
-            sources.setdefault(link["memory_id"], []).append(link["message_id"])
-        vectors = db.execute(
-            "SELECT m.id, v.vector FROM vectors v JOIN memories m ON m.rowid = v.memory WHERE m.cube_id = ?"
-            " AND m.status = 'active'",
-            (cube_id,),
-        )
-        documents = db.execute("SELECT * FROM documents WHERE cube_id = ? ORDER BY created_at, id", (cube_id,))
-        deleted = db.execute("SELECT id FROM memories WHERE cube_id = ? AND status = 'deleted'", (cube_id,))
+    def of(cls, tx: Transaction, cube_id: str) -> _Rows:
+        """Read a cube."""
+        every = tx.lists.of_cube(cube_id)
+        memories = [memory for memory in every if memory.status != "deleted"]
+        documents = tx.documents.of_cube(cube_id)
         return cls(
             memories,
-            [(row["conversation"], message_of(row)) for row in messages],
-            sources,
-            [line for memory in memories for line in _change_lines(db, memory)],
-            [document_of(row) for row in documents],
-            {row["id"]: np.frombuffer(row["vector"], np.float16) for row in vectors},
-            {row["id"] for row in deleted},
+            tx.messages.of_cube(cube_id),
+            tx.sources.of_cube(cube_id),
+            [_change_line(memory.id, change) for memory in memories for change in tx.history.of(memory.id)],
+            sorted(documents, key=lambda document: (document.created_at, document.id)),
+            tx.vectors.by_memory(cube_id),
+            {memory.id for memory in every if memory.status == "deleted"},
         )
 
 
-def _change_lines(db: sqlite3.Connection, memory: Memory) -> list[ChangeLine]:
-    return [
-        ChangeLine(memory=memory.id, at=c.at, action=c.action, version=c.version, text=c.text, detail=c.detail)
-        for c in changes_of(db, memory.id)
-    ]
+def _change_line(memory_id: str, c: Change) -> ChangeLine:
+    return ChangeLine(memory=memory_id, at=c.at, action=c.action, version=c.version, text=c.text, detail=c.detail)
 
 
 def _attachments(memories: Sequence[Memory], attach: Attach) -> Iterable[Attachment]:
@@ -352,7 +323,7 @@ class _Fresh:
     memories: list[Memory]
     messages: list[tuple[str | None, Message]]
     sources: list[tuple[str, str]]
-    changes: list[tuple[str, float, str, int, str | None, str]]
+    changes: list[tuple[str, Change]]
     documents: list[Document]
 
     @classmethod
@@ -367,10 +338,7 @@ class _Fresh:
             [_fresh_memory(line, cube.id, ids, files) for line in contents.memories],
             [(line.conversation, _fresh_message(line, said)) for line in contents.messages],
             [(ids[line.id], said[source]) for line in contents.memories for source in line.sources],
-            [
-                (ids[c.memory], c.at, c.action, c.version, c.text, checked_metadata(_renamed(c.detail, everything)))
-                for c in contents.changes
-            ],
+            [(ids[change.memory], _fresh_change(change, everything)) for change in contents.changes],
             [
                 Document(
                     files[line.id],
@@ -403,6 +371,12 @@ def _fresh_memory(line: MemoryLine, cube_id: str, ids: dict[str, str], files: di
     return Memory(**fields)
 
 
+def _fresh_change(line: ChangeLine, ids: dict[str, str]) -> Change:
+    detail = _renamed(line.detail, ids)
+    checked_metadata(detail)
+    return Change(line.at, line.action, line.version, line.text, detail)
+
+
 def _fresh_message(line: MessageLine, ids: dict[str, str]) -> Message:
     message = Message(
         ids[line.id], line.role, line.text, line.sent_at, line.author, line.utc_offset, dict(line.metadata)
@@ -419,19 +393,3 @@ def _renamed(value: Any, ids: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {key: _renamed(item, ids) for key, item in value.items()}
     return value
-
-
-def _check_free(db: sqlite3.Connection, cube: Cube) -> None:
-    """Raises ``Conflict`` when the tenant has a cube of that name."""
-    known = db.execute("SELECT 1 FROM cubes WHERE tenant = ? AND name = ?", (cube.tenant, cube.name)).fetchone()
-    if known is not None:
-        raise Conflict(f"There is a cube named '{cube.name}' already.")
-
-
-def _insert_cube(db: sqlite3.Connection, cube: Cube) -> None:
-    _check_free(db, cube)
-    db.execute(
-        "INSERT INTO cubes (id, tenant, name, created_at, fidelity) VALUES (?, ?, ?, ?, ?)",
-        (cube.id, cube.tenant, cube.name, cube.created_at, cube.fidelity),
-    )
-    note_cube(cube.id)

@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import secrets
-import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from memory.checks import checked_text, unstorable
-from memory.domain.lifecycle import KeepingMethods
+from memory.checks import checked_text
+from memory.domain.erasing import Erasing
+from memory.domain.merging import insert
 from memory.errors import InvalidMemory, NotFound, UnreadableDocument
-from memory.language import parsing
 from memory.language.chunking import Chunk, chunks_of
-from memory.language.parsing import Block
-from memory.search.index import Findable
-from memory.search.vectors import Vector
-from memory.storage.sqlite.rows import find_cube, insert_noted, mark_deleted, memory_of, note_change
-from memory.types import Memory
+from memory.language.reading import kind_of_file, read_document
+from memory.search.index import IndexChange, SearchIndex
+from memory.storage.access import find_cube
+from memory.storage.base import Storage, Transaction
+from memory.storage.records import StoredMemory
+from memory.types import Document, Memory, Vector, unstorable
 
-MAX_DOCUMENT_BYTES = 16 << 20
-SUFFIXES = {
-    ".txt": "txt",
-    ".text": "txt",
-    ".md": "md",
-    ".markdown": "md",
-    ".html": "html",
-    ".htm": "html",
-    ".pdf": "pdf",
-    ".docx": "docx",
-}
-_MEDIA_TYPES = {
-    "text/plain": "txt",
-    "text/markdown": "md",
-    "text/html": "html",
-    "application/xhtml+xml": "html",
-    "application/pdf": "pdf",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
-}
 _MAX_NAME_CHARS = 500
-_READ_TIMEOUT_S = 90.0
-_CHUNKS = "SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND status != 'deleted'"
-_CHUNKS += " AND json_extract(metadata, '$.document') = ? ORDER BY rowid"
-
-
-@dataclass(frozen=True)
-class Document:
-    """A file that a cube knows. ``digest`` is of its bytes; ``created_at`` in Unix seconds."""
-
-    id: str
-    cube_id: str
-    name: str
-    digest: str
-    n_chunks: int
-    created_at: float
 
 
 @dataclass(frozen=True)
@@ -73,22 +34,25 @@ class Imported:
     replaced: list[Memory]
 
 
-class DocumentMethods(KeepingMethods):
+class DocumentStore:
     """Adding, listing and deleting documents. A chunk belongs to its document by its metadata: one whose metadata was
     changed to name none is a memory of its own, and stays when the document goes."""
 
-    def add_document(
-        self, tenant: str, cube_id: str, name: str, data: bytes, media_type: str | None = None
-    ) -> Imported:
+    def __init__(self, storage: Storage, index: SearchIndex, erasing: Erasing) -> None:
+        self._storage = storage
+        self._index = index
+        self._erasing = erasing
+
+    def add(self, tenant: str, cube_id: str, name: str, data: bytes, media_type: str | None = None) -> Imported:
         """Keep a file's text as memories; a file of the same name is replaced, the same bytes again change nothing.
         Raises ``NotFound``, ``Forbidden``, ``InvalidMemory``, ``UnreadableDocument``, ``StorageFull``,
         ``EmbedderError``."""
-        cube = self.cube(tenant, cube_id, "write")
+        cube = find_cube(self._storage, tenant, cube_id, "write")
         name = checked_document_name(name)
         kind = kind_of_file(name, media_type)
         digest = hashlib.blake2b(data, digest_size=32).hexdigest()
-        with self._database.read() as db:
-            known = _find(db, cube.id, name=name)
+        with self._storage.read() as tx:
+            known = tx.documents.find(cube.id, name=name)
         if known is not None and known.digest == digest:
             return Imported("unchanged", known, [])
         chunks = chunks_of(read_document(data, kind))
@@ -96,107 +60,60 @@ class DocumentMethods(KeepingMethods):
             raise UnreadableDocument("The file cannot be read: it holds no text.")
         document = Document("doc_" + secrets.token_hex(12), cube.id, name, digest, len(chunks), time.time())
         memories = _memories(document, chunks)
-        vectors = self._embeddings.in_a_row([memory.text for memory in memories])
-        return self._replace_document(tenant, document, memories, vectors)
+        vectors = self._index.embeddings.in_a_row([memory.text for memory in memories])
+        return self._replace(tenant, document, memories, vectors)
 
-    def documents(self, tenant: str, cube_id: str) -> list[Document]:
-        """A cube's documents by name. Raises ``NotFound``."""
-        cube = self.cube(tenant, cube_id)
-        with self._database.read() as db:
-            rows = db.execute("SELECT * FROM documents WHERE cube_id = ? ORDER BY name", (cube.id,)).fetchall()
-        return [document_of(row) for row in rows]
+    def all(self, tenant: str, cube_id: str) -> list[Document]:
+        """Return a cube's documents by name. Raises ``NotFound``."""
+        cube = find_cube(self._storage, tenant, cube_id)
+        with self._storage.read() as tx:
+            return tx.documents.of_cube(cube.id)
 
-    def delete_document(self, tenant: str, cube_id: str, document_id: str) -> list[Memory]:
+    def delete(self, tenant: str, cube_id: str, document_id: str) -> list[Memory]:
         """Delete a document with its chunks, as memories are deleted; they are returned. Raises ``NotFound``,
         ``Forbidden``."""
-        cube = self.cube(tenant, cube_id, "write")
-        with self._writing() as (db, changed):
-            document = _find(db, cube.id, id=document_id)
+        cube = find_cube(self._storage, tenant, cube_id, "write")
+        with self._index.writing() as (tx, changed):
+            document = tx.documents.find(cube.id, id=document_id)
             if document is None:
                 raise NotFound("document", document_id)
-            rows, gone = self._remove_document(db, document)
+            chunks, gone = self._remove(tx, document)
             changed += gone
-        self._after_removal(rows)
-        return [memory_of(row) for row in rows]
+        self._after_removal(chunks)
+        return [chunk.memory for chunk in chunks]
 
-    def _replace_document(
+    def _replace(
         self, tenant: str, document: Document, memories: Sequence[Memory], vectors: Sequence[Vector]
     ) -> Imported:
-        rows: list[sqlite3.Row] = []
-        with self._writing() as (db, changed):
-            find_cube(db, tenant, document.cube_id, "write")  # reading a file takes a while: it may be gone by now
-            known = _find(db, document.cube_id, name=document.name)
+        chunks: list[StoredMemory] = []
+        with self._index.writing() as (tx, changed):
+            tx.cubes.find(tenant, document.cube_id, "write")  # reading a file takes a while: it may be gone by now
+            known = tx.documents.find(document.cube_id, name=document.name)
             if known is not None and known.digest == document.digest:  # another request was faster
                 return Imported("unchanged", known, [])
             if known is not None:
-                rows, gone = self._remove_document(db, known)
+                chunks, gone = self._remove(tx, known)
                 changed += gone
-            insert_document(db, document)
+            tx.documents.insert(document)
             for memory, vector in zip(memories, vectors, strict=True):
-                row = insert_noted(db, memory, "added")
-                changed.append(self._make_findable(db, row, memory, vector, context=""))
-        self._after_removal(rows)
-        return Imported("added" if known is None else "replaced", document, [memory_of(row) for row in rows])
+                changed.append(self._index.add(tx, insert(tx, memory), memory, vector, context=""))
+        self._after_removal(chunks)
+        replaced = [chunk.memory for chunk in chunks]
+        return Imported("added" if known is None else "replaced", document, replaced)
 
-    def _remove_document(self, db: sqlite3.Connection, document: Document) -> tuple[list[sqlite3.Row], list[Findable]]:
-        """Take a document and its chunks out of use; the rows of the chunks as they were."""
-        rows = db.execute(_CHUNKS, (document.cube_id, document.id)).fetchall()
-        gone = [self._make_unfindable(db, row["row"], document.cube_id) for row in rows]
-        for row in rows:
-            mark_deleted(db, row["row"])
-            note_change(db, memory_of(row), "deleted", detail={"document": document.id})
-        db.execute("DELETE FROM documents WHERE id = ?", (document.id,))
-        return rows, gone
+    def _remove(self, tx: Transaction, document: Document) -> tuple[list[StoredMemory], list[IndexChange]]:
+        """Take a document and its chunks out of use; return the chunks as they were."""
+        chunks = tx.memories.of_document(document.cube_id, document.id)
+        gone = [self._index.remove(tx, chunk.number, document.cube_id) for chunk in chunks]
+        for chunk in chunks:
+            tx.memories.mark_deleted(chunk.number)
+            tx.history.add(chunk.memory, "deleted", detail={"document": document.id})
+        tx.documents.remove(document.id)
+        return chunks, gone
 
-    def _after_removal(self, rows: Sequence[sqlite3.Row]) -> None:
-        if rows and self.undelete_s <= 0:
-            self._forget_rows([row["row"] for row in rows])
-
-
-def kind_of_file(name: str, media_type: str | None) -> str:
-    """What kind of file it is: by its media type where that is a known one, else by its name. Raises
-    ``UnreadableDocument``."""
-    declared = (media_type or "").partition(";")[0].strip().lower()
-    kind = _MEDIA_TYPES.get(declared) or SUFFIXES.get(Path(name).suffix.lower())
-    if kind is None:
-        raise UnreadableDocument(f"Files of this kind cannot be read; those that can: {', '.join(parsing.KINDS)}.")
-    return kind
-
-
-def read_document(data: bytes, kind: str) -> list[Block]:
-    """The paragraphs of a file. Raises ``UnreadableDocument``."""
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise UnreadableDocument(f"A document has at most {MAX_DOCUMENT_BYTES >> 20} MiB.")
-    if kind in ("txt", "md"):
-        try:
-            blocks = parsing.parse(data, kind)
-        except parsing.Unreadable as error:
-            raise UnreadableDocument(f"The file cannot be read: {error}.") from error
-    else:
-        blocks = _read_apart(data, kind)
-    return [Block(text, _storable(b.heading), b.page) for b in blocks if (text := _storable(b.text).strip())]
-
-
-def _read_apart(data: bytes, kind: str) -> list[Block]:
-    """Parse in a process of its own (see ``memory.language.parsing``)."""
-    command = [sys.executable, "-I", parsing.__file__, kind]
-    try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=_READ_TIMEOUT_S, check=False, env={})
-    except subprocess.TimeoutExpired as error:
-        raise UnreadableDocument("The file cannot be read: it takes too long.") from error
-    if done.returncode < 0:
-        raise UnreadableDocument("The file cannot be read: it takes too long or too much memory.")
-    if done.returncode or not done.stdout:
-        raise UnreadableDocument("The file cannot be read: its parser failed.")
-    reply: dict[str, Any] = json.loads(done.stdout)
-    if "error" in reply:
-        raise UnreadableDocument(f"The file cannot be read: {reply['error']}.")
-    return [Block(**block) for block in reply["blocks"]]
-
-
-def _storable(text: str) -> str:
-    """Without control characters and half characters, which parsers let through."""
-    return re.sub("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", " ", text)
+    def _after_removal(self, chunks: Sequence[StoredMemory]) -> None:
+        if chunks and self._erasing.undelete_s <= 0:
+            self._erasing.forget_memories([chunk.number for chunk in chunks])
 
 
 def checked_document_name(name: str) -> str:
@@ -231,23 +148,3 @@ def _memories(document: Document, chunks: Sequence[Chunk]) -> list[Memory]:
             )
         )
     return memories
-
-
-def insert_document(db: sqlite3.Connection, document: Document) -> None:
-    """Write a document's row."""
-    db.execute(
-        "INSERT INTO documents (id, cube_id, name, digest, n_chunks, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (document.id, document.cube_id, document.name, document.digest, document.n_chunks, document.created_at),
-    )
-
-
-def _find(db: sqlite3.Connection, cube_id: str, *, id: str | None = None, name: str | None = None) -> Document | None:
-    row = db.execute(
-        "SELECT * FROM documents WHERE cube_id = ?1 AND (id = ?2 OR name = ?3)", (cube_id, id, name)
-    ).fetchone()
-    return None if row is None else document_of(row)
-
-
-def document_of(row: sqlite3.Row) -> Document:
-    """The document a row stands for."""
-    return Document(row["id"], row["cube_id"], row["name"], row["digest"], row["n_chunks"], row["created_at"])

@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
-import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 from memory.checks import checked_text
-from memory.domain.adding import IntakeMethods, Said
-from memory.domain.lifecycle import KeepingMethods
-from memory.domain.merging import Placed, restated, slot_of
+from memory.domain.adding import Adding, Said
+from memory.domain.corrections import best_match, corrected_text
+from memory.domain.erasing import Erasing
+from memory.domain.merging import AddOutcome, restated, slot_of
 from memory.errors import InvalidMemory, NotFound, Stale
-from memory.language.dates import local_time, with_dates
+from memory.language.dates import local_time
 from memory.language.extract import LocalExtractor, Unit
 from memory.language.remarks import Remark, remarks_in
-from memory.language.states import State, state_of
-from memory.search.api import SearchMethods
-from memory.search.index import Findable
-from memory.search.vectors import Vector
-from memory.storage.sqlite.fulltext import telling_words
-from memory.storage.sqlite.rows import LIVE, find_row, mark_deleted, memories_of, memory_of, note_change, update_memory
-from memory.types import Memory, Message
-
-FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "deleted", "added", "nothing"]
+from memory.language.states import state_of
+from memory.search.api import MemorySearch
+from memory.search.index import IndexChange, SearchIndex
+from memory.storage.access import find_cube
+from memory.storage.base import Storage, Transaction
+from memory.types import FeedbackAct, FeedbackAction, FeedbackOutcome, Memory, Message, Vector
 
 MAX_MEMORIES = 100
 _LOOKED_AT = 10
 # What it is about may be changed while that is found out; the last time, nobody else changes anything.
 _TRIES = 3
-# Share of the telling words that a memory and a correction have in common, when nobody says that it is about it.
-_ALIKE = 0.5
-
-
-@dataclass(frozen=True)
-class FeedbackAction:
-    """What became of one memory; ``nothing`` has none."""
-
-    action: FeedbackAct
-    memory_id: str | None = None
-
-
-@dataclass(frozen=True)
-class FeedbackOutcome:
-    """Feedback and what it did. ``replaced`` are the memories that are not as they were, as they were: what was
-    computed from them is to be removed (not kept: empty when read back). Forgetting one of the memories forgets
-    it."""
-
-    id: str
-    cube_id: str
-    text: str
-    at: float
-    actions: tuple[FeedbackAction, ...]
-    replaced: tuple[Memory, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,10 +70,19 @@ class _Statements:
         return [Unit(self._text, "fact", (0,), event_at=message.sent_at, author=message.speaker)]
 
 
-class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
+class FeedbackStore:
     """Taking feedback."""
 
-    def feedback(
+    def __init__(
+        self, storage: Storage, index: SearchIndex, adding: Adding, search: MemorySearch, erasing: Erasing
+    ) -> None:
+        self._storage = storage
+        self._index = index
+        self._adding = adding
+        self._search = search
+        self._erasing = erasing
+
+    def take(
         self,
         tenant: str,
         cube_id: str,
@@ -122,11 +101,11 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         """
         for _ in range(1, _TRIES):
             with suppress(Stale):
-                return self._feedback(tenant, cube_id, text, memory_ids, corrected, at)
-        with self._database.read():
-            return self._feedback(tenant, cube_id, text, memory_ids, corrected, at)
+                return self._take(tenant, cube_id, text, memory_ids, corrected, at)
+        with self._storage.read():
+            return self._take(tenant, cube_id, text, memory_ids, corrected, at)
 
-    def _feedback(
+    def _take(
         self,
         tenant: str,
         cube_id: str,
@@ -135,8 +114,8 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         corrected: str | None,
         at: float | None,
     ) -> FeedbackOutcome:
-        """Raises ``Stale`` when a memory that it is about was changed meanwhile."""
-        cube = self.cube(tenant, cube_id, "write")
+        """Take feedback once. Raises ``Stale`` when a memory that it is about was changed meanwhile."""
+        cube = find_cube(self._storage, tenant, cube_id, "write")
         text = checked_text(text)
         at = _checked_time(at)
         given = self._given(tenant, cube.id, memory_ids)
@@ -144,58 +123,52 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
             plan = self._plan(tenant, cube.id, remarks_in(text), given, at)
         else:
             plan = self._plan_corrected(tenant, cube.id, checked_text(corrected), given, at)
-        steps = [self._with_vector(step) for step in plan.steps]
-        token = secrets.token_hex(12)
-        id = f"fb_{token}"
-        author = given[0].author if given and given[0].author != "Assistant" else None
-        message = Message(f"msg_{token}", "user", text, at, author, metadata={"feedback": id})
-        owner = given[0].owner if given else None
-        outcome = FeedbackOutcome(id, cube.id, text, at, ())
+        plan.steps = [self._with_vector(step) for step in plan.steps]
+        outcome = FeedbackOutcome(f"fb_{secrets.token_hex(12)}", cube.id, text, at, ())
+        outcome = self._carry_out(tenant, outcome, plan, given, as_given=corrected is not None)
+        if self._erasing.undelete_s <= 0:
+            self._forget_deleted(tenant, plan.steps)
+        return outcome
 
-        def finish(db: sqlite3.Connection, placed: list[Placed]) -> list[Findable]:
+    def _carry_out(
+        self, tenant: str, outcome: FeedbackOutcome, plan: _Plan, given: Sequence[Memory], *, as_given: bool
+    ) -> FeedbackOutcome:
+        """Write the changes, and what the feedback says that is new."""
+        author = given[0].author if given and given[0].author != "Assistant" else None
+        message_id = f"msg_{outcome.id.removeprefix('fb_')}"
+        metadata = {"feedback": outcome.id}
+        message = Message(message_id, "user", outcome.text, outcome.at, author, metadata=metadata)
+
+        def finish(tx: Transaction, added: list[AddOutcome]) -> list[IndexChange]:
             nonlocal outcome
-            changed = [findable for step in steps for findable in self._take(db, tenant, step, id)]
-            outcome = replace(outcome, actions=_actions(steps, placed), replaced=_replaced(steps, placed))
-            _note(db, outcome, message.id, placed)
+            changed = [change for step in plan.steps for change in self._write(tx, tenant, step, outcome.id)]
+            outcome = replace(outcome, actions=_actions(plan.steps, added), replaced=_replaced(plan.steps, added))
+            _note(tx, outcome, message.id, added)
             return changed
 
         # A conversation of its own, so that it is nobody's context.
-        self.add_messages(
+        self._adding.add_messages(
             tenant,
-            cube.id,
+            outcome.cube_id,
             [message],
-            Said(session=id, owner=owner),
-            extractor=_Statements(plan.statements, as_given=corrected is not None),
+            Said(session=outcome.id, owner=given[0].owner if given else None),
+            extractor=_Statements(plan.statements, as_given=as_given),
             finish=finish,
         )
-        if self.undelete_s <= 0:
-            gone = [step.before.id for step in steps if step.action == "deleted"]
-            with self._database.read() as db:
-                rows = [int(find_row(db, tenant, memory, with_deleted=True)["row"]) for memory in gone]
-            if rows:
-                self._forget_rows(rows)
         return outcome
 
-    def feedback_list(self, tenant: str, cube_id: str, limit: int = 50) -> list[FeedbackOutcome]:
-        """The last feedback on a cube, the newest first. Raises ``NotFound``."""
-        cube = self.cube(tenant, cube_id)
-        with self._database.read() as db:
-            rows = db.execute(
-                "SELECT f.id, f.at, f.actions, coalesce(s.text, '') AS said FROM feedback f"
-                " LEFT JOIN messages s ON s.id = 'msg_' || substr(f.id, 4)"
-                " WHERE f.cube_id = ? ORDER BY f.at DESC, f.id LIMIT ?",
-                (cube.id, limit),
-            ).fetchall()
-        return [
-            FeedbackOutcome(
-                row["id"],
-                cube.id,
-                row["said"],
-                row["at"],
-                tuple(FeedbackAction(item["action"], item["memory"]) for item in json.loads(row["actions"])),
-            )
-            for row in rows
-        ]
+    def _forget_deleted(self, tenant: str, steps: Sequence[_Step]) -> None:
+        gone = [step.before.id for step in steps if step.action == "deleted"]
+        with self._storage.read() as tx:
+            numbers = [tx.memories.find(tenant, memory, with_deleted=True).number for memory in gone]
+        if numbers:
+            self._erasing.forget_memories(numbers)
+
+    def all(self, tenant: str, cube_id: str, limit: int = 50) -> list[FeedbackOutcome]:
+        """Return the last feedback on a cube, the newest first. Raises ``NotFound``."""
+        cube = find_cube(self._storage, tenant, cube_id)
+        with self._storage.read() as tx:
+            return tx.feedback.of_cube(cube.id, limit)
 
     # -- what is to be done ----------------------------------------------------------------------------------
 
@@ -203,12 +176,12 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         """The memories that feedback names, each once."""
         if len(memory_ids) > MAX_MEMORIES:
             raise InvalidMemory(f"Feedback is about at most {MAX_MEMORIES} memories.", "memory_ids")
-        with self._database.read() as db:
-            rows = [find_row(db, tenant, id) for id in dict.fromkeys(memory_ids)]
-        for row in rows:
-            if row["cube_id"] != cube_id:
-                raise NotFound("memory", row["id"])
-        return memories_of(rows)
+        with self._storage.read() as tx:
+            given = [tx.memories.find(tenant, id).memory for id in dict.fromkeys(memory_ids)]
+        for memory in given:
+            if memory.cube_id != cube_id:
+                raise NotFound("memory", memory.id)
+        return given
 
     def _plan(self, tenant: str, cube_id: str, remarks: Sequence[Remark], given: list[Memory], at: float) -> _Plan:
         plan = _Plan()
@@ -233,7 +206,7 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         changes = state is not None and not remark.firm
         about = [] if changes else self._about(tenant, cube_id, remark, given, plan.taken)
         if about:
-            after = _resaid(about[0], _corrected_text(about[0], remark, at), at)
+            after = _resaid(about[0], corrected_text(about[0], remark, at), at)
             plan.steps.append(_Step("updated", about[0], after))
         elif remark.statement:
             plan.statements.append(remark.statement)
@@ -254,7 +227,7 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         """The memory that a remark is about: one of those given, or else one in the cube; none when unsure."""
         pool = given or self._near(tenant, cube_id, remark)
         pool = [memory for memory in pool if memory.status == "active" and memory.id not in taken]
-        best = _best(remark, pool, given=bool(given))
+        best = best_match(remark, pool, given=bool(given))
         return [] if best is None else [best]
 
     def _near(self, tenant: str, cube_id: str, remark: Remark) -> list[Memory]:
@@ -262,15 +235,11 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
         state = state_of(remark.statement)
         found: list[Memory] = []
         if state is not None:
-            with self._database.read() as db:
-                rows = db.execute(
-                    f"SELECT * FROM memories WHERE cube_id = ? AND slot = ? AND {LIVE} ORDER BY rowid DESC",
-                    (cube_id, slot_of(state, None)),
-                ).fetchall()
-            found = memories_of(rows)
+            with self._storage.read() as tx:
+                found = tx.memories.by_slot_of_anyone(cube_id, slot_of(state, None))
         if remark.statement or remark.wrong:
             query = f"{remark.statement} {remark.wrong or ''}".strip()[:10_000]
-            hits = self.search(tenant, query, cube_ids=[cube_id], top_k=_LOOKED_AT)
+            hits = self._search.search(tenant, query, cube_ids=[cube_id], top_k=_LOOKED_AT)
             found += [hit.memory for hit in hits if hit.memory not in found]
         return found
 
@@ -279,28 +248,28 @@ class FeedbackMethods(IntakeMethods, KeepingMethods, SearchMethods):
     def _with_vector(self, step: _Step) -> _Step:
         if step.action != "updated" or step.after.status != "active":
             return step
-        with self._database.read() as db:
-            return replace(step, vector=self._vector_in_place(db, step.after))
+        with self._storage.read() as tx:
+            return replace(step, vector=self._index.vector_in_place(tx, step.after))
 
-    def _take(self, db: sqlite3.Connection, tenant: str, step: _Step, feedback: str) -> list[Findable]:
+    def _write(self, tx: Transaction, tenant: str, step: _Step, feedback: str) -> list[IndexChange]:
         """Write one change. Raises ``Stale`` when the memory is not what it was when that was decided on."""
-        row = find_row(db, tenant, step.before.id, need="write")
-        now = memory_of(row)
+        stored = tx.memories.find(tenant, step.before.id, need="write")
+        now = stored.memory
         # What else the feedback says may just have reinforced it.
         before = replace(step.before, uses=now.uses, updated_at=now.updated_at, revision=now.revision)
         if now != before:
             raise Stale(now.revision)
         after = replace(step.after, uses=now.uses + (step.action == "reinforced"), revision=now.revision)
         if step.action == "deleted":
-            mark_deleted(db, row["row"])
+            tx.memories.mark_deleted(stored.number)
         else:
-            after = update_memory(db, after)
+            after = tx.memories.update(after)
         text = step.before.text if step.action == "updated" else None
-        note_change(db, after, step.action, text, {"feedback": feedback})
+        tx.history.add(after, step.action, text, {"feedback": feedback})
         if step.action == "reinforced":
             return []
-        gone = self._make_unfindable(db, row["row"], after.cube_id)
-        return [gone] if step.vector is None else [self._make_findable(db, row["row"], after, step.vector)]
+        gone = self._index.remove(tx, stored.number, after.cube_id)
+        return [gone] if step.vector is None else [self._index.add(tx, stored.number, after, step.vector)]
 
 
 def _checked_time(at: float | None) -> float:
@@ -335,85 +304,12 @@ def _resaid(memory: Memory, text: str, at: float) -> Memory:
     return restated(replace(memory, text=text, version=memory.version + 1, updated_at=at))
 
 
-# -- which memory, and how it reads then -----------------------------------------------------------------------
-
-
-def _best(remark: Remark, pool: Sequence[Memory], *, given: bool) -> Memory | None:
-    """The memory that fills the slot, that holds what is said to be wrong, or that has most words in common."""
-    state = state_of(remark.statement)
-    if state is not None:
-        same = [memory for memory in pool if _fills(memory, state)]
-        if same:
-            wrong = (remark.wrong or "").lower()
-            return next((memory for memory in same if memory.value == wrong), same[0])
-    if remark.wrong:
-        pool = [memory for memory in pool if _holds(memory.text, remark.wrong)]
-        return max(pool, key=lambda memory: _shared(memory, remark), default=None)
-    if given and len(pool) == 1:
-        return None if state is not None and pool[0].slot is not None else pool[0]
-    best = max(pool, key=lambda memory: _shared(memory, remark), default=None)
-    if best is None or state is not None:
-        return None
-    return best if _shared(best, remark) >= (1e-9 if given else _ALIKE) else None
-
-
-def _fills(memory: Memory, state: State) -> bool:
-    whose, _, slot = (memory.slot or "").partition("|")
-    return slot == state.slot and (state.subject is None or state.subject.lower() == whose)
-
-
-def _shared(memory: Memory, remark: Remark) -> float:
-    ours, theirs = set(telling_words(memory.said)), set(telling_words(remark.statement))
-    return len(ours & theirs) / max(1, len(ours | theirs))
-
-
-def _holds(text: str, words: str) -> bool:
-    return bool(words) and re.search(_whole(words), text, re.IGNORECASE) is not None
-
-
-def _whole(words: str) -> str:
-    return rf"(?<!\w){re.escape(words)}(?!\w)"
-
-
-def _corrected_text(memory: Memory, remark: Remark, at: float) -> str:
-    """The right value in the place of the wrong one; else the statement in the place of a sentence about the same;
-    else the memory with the correction behind it, so that nothing else that it says is lost."""
-    said = memory.said
-    speaker = memory.text[: len(memory.text) - len(said)]
-    wrong = next((words for words in (remark.wrong, memory.value) if words and _holds(said, words)), None)
-    value = None if wrong is None else remark.value or _value_of(remark.statement, said, wrong)
-    if wrong is not None and value is not None:
-        replaced = re.sub(_whole(wrong), lambda _: value, said, flags=re.IGNORECASE)
-        return speaker + replaced
-    statement = with_dates(remark.statement, at)
-    if statement and not re.search(r"[.!?]\s+\S", said) and _shared(memory, remark) > 0:
-        return speaker + statement[0].upper() + statement[1:]
-    return f"{memory.text} (corrected: {statement or remark.value})"
-
-
-def _value_of(statement: str, said: str, wrong: str) -> str | None:
-    """What a statement has where the memory has the wrong value: as a state has it, or behind the same words."""
-    old, new = state_of(said), state_of(statement)
-    if old is not None and new is not None and old.slot == new.slot:
-        match = re.search(_whole(new.value), statement, re.IGNORECASE)
-        return None if match is None else match.group()
-    at = re.search(_whole(wrong), said, re.IGNORECASE)
-    lead = said[: at.start()].split() if at is not None else []
-    for n in (3, 2, 1):
-        if len(lead) < n:
-            continue
-        match = re.search(rf"{_whole(' '.join(lead[-n:]))}\s+(?P<value>[^.,;!?]+)[\s.!]*$", statement, re.IGNORECASE)
-        if match is not None and len(match["value"].split()) <= len(wrong.split()) + 2:
-            return match["value"].strip()
-    return None
-
-
 # -- what is kept of it ----------------------------------------------------------------------------------------
 
 
-def _actions(steps: Sequence[_Step], placed: Sequence[Placed]) -> tuple[FeedbackAction, ...]:
+def _actions(steps: Sequence[_Step], added: Sequence[AddOutcome]) -> tuple[FeedbackAction, ...]:
     actions = [FeedbackAction(step.action, step.before.id) for step in steps]
-    for item in placed:
+    for item in added:
         if item.action == "superseded":
             actions += [FeedbackAction("superseded", old.id) for old in item.replaced]
         said_again = item.action in ("reinforced", "merged")
@@ -421,26 +317,17 @@ def _actions(steps: Sequence[_Step], placed: Sequence[Placed]) -> tuple[Feedback
     return tuple(actions) or (FeedbackAction("nothing"),)
 
 
-def _replaced(steps: Sequence[_Step], placed: Sequence[Placed]) -> tuple[Memory, ...]:
+def _replaced(steps: Sequence[_Step], added: Sequence[AddOutcome]) -> tuple[Memory, ...]:
     changed = [step.before for step in steps if step.action != "reinforced"]
-    return (*changed, *(memory for item in placed for memory in item.replaced))
+    return (*changed, *(memory for item in added for memory in item.replaced))
 
 
-def _note(db: sqlite3.Connection, outcome: FeedbackOutcome, message_id: str, placed: Sequence[Placed]) -> None:
+def _note(tx: Transaction, outcome: FeedbackOutcome, message_id: str, added: Sequence[AddOutcome]) -> None:
     """Keep what was done. The words stand as a message that the memories are from, and nowhere else: forgetting one of
     them overwrites it."""
-    actions: list[dict[str, Any]] = [{"action": item.action, "memory": item.memory_id} for item in outcome.actions]
-    db.execute(
-        "INSERT INTO feedback (id, cube_id, text, at, actions) VALUES (?, ?, '', ?, ?)",
-        (outcome.id, outcome.cube_id, outcome.at, json.dumps(actions)),
-    )
+    tx.feedback.insert(outcome)
     ids = {item.memory_id for item in outcome.actions if item.memory_id is not None}
-    placed_ids = {memory.id for item in placed for memory in (item.memory, *item.replaced)}
-    for id in sorted(ids | placed_ids):
-        db.execute("INSERT OR IGNORE INTO provenance VALUES (?, ?)", (id, message_id))
-    for id in sorted(placed_ids):  # the step that was just written
-        db.execute(
-            "UPDATE memory_changes SET detail = json_set(detail, '$.feedback', ?)"
-            " WHERE seq = (SELECT max(seq) FROM memory_changes WHERE memory_id = ?)",
-            (outcome.id, id),
-        )
+    added_ids = {memory.id for item in added for memory in (item.memory, *item.replaced)}
+    tx.sources.link((id, message_id) for id in sorted(ids | added_ids))
+    for id in sorted(added_ids):  # the step that was just written
+        tx.history.note_feedback(id, outcome.id)

@@ -4,59 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import sqlite3
 import time
-from dataclasses import dataclass
 
-from memory.errors import Conflict, NotFound
-from memory.storage.sqlite.database import Database
+from memory.errors import NotFound
+from memory.storage.base import Storage
+from memory.types import KeyInfo
 
 PREFIX = "rk_"
 
 
-@dataclass(frozen=True)
-class KeyInfo:
-    """What is known of a key: never the key itself. ``created_at`` is in Unix seconds."""
-
-    name: str
-    tenant: str
-    created_at: float
-
-
 class KeyStore:
-    """The keys of one side store's database."""
+    """The keys of one side store."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
     def create(self, tenant: str, name: str) -> str:
-        """A new key, shown this once. Raises ``Conflict`` when there is one of that name."""
+        """Create a key, and return it, this once. Raises ``Conflict`` when there is one of that name."""
         key = PREFIX + secrets.token_urlsafe(32)
-        try:
-            with self._database.write() as db:
-                db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?)", (_hash(key), name, tenant, time.time()))
-        except sqlite3.IntegrityError as error:
-            raise Conflict(f"There is a key named '{name}' already.") from error
+        with self._storage.write() as tx:
+            tx.keys.insert(_hash(key), KeyInfo(name, tenant, time.time()))
         return key
 
     def tenant_of(self, key: str) -> str | None:
-        """The tenant a key stands for; None for an unknown key.
+        """Return the tenant a key stands for; None for an unknown key.
 
         A key has 256 random bits and is looked up by its hash, so that timing tells nothing of stored keys.
         """
-        with self._database.read() as db:
-            row = db.execute("SELECT tenant FROM api_keys WHERE hash = ?", (_hash(key),)).fetchone()
-        return None if row is None else str(row["tenant"])
+        with self._storage.read() as tx:
+            return tx.keys.tenant_of(_hash(key))
 
     def all(self) -> list[KeyInfo]:
-        with self._database.read() as db:
-            rows = db.execute("SELECT name, tenant, created_at FROM api_keys ORDER BY created_at, name").fetchall()
-        return [KeyInfo(row["name"], row["tenant"], row["created_at"]) for row in rows]
+        """Return what is known of each key, in order of creation."""
+        with self._storage.read() as tx:
+            return tx.keys.all()
 
     def revoke(self, name: str) -> None:
-        """Raises ``NotFound``."""
-        with self._database.write() as db:
-            if db.execute("DELETE FROM api_keys WHERE name = ?", (name,)).rowcount == 0:
+        """Remove a key. Raises ``NotFound``."""
+        with self._storage.write() as tx:
+            if not tx.keys.remove(name):
                 raise NotFound("key", name)
 
 

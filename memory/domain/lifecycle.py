@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
-from memory.domain.erasing import ErasingMethods
+from memory.domain.erasing import Erasing
 from memory.domain.merging import restated
 from memory.errors import InvalidMemory
-from memory.search.filters import compile_filter
-from memory.storage.sqlite.rows import (
-    LIVE,
-    changes_of,
-    check_revision,
-    find_row,
-    mark_deleted,
-    memories_of,
-    memory_of,
-    message_of,
-    note_change,
-    sources_of,
-    update_memory,
-)
+from memory.search.filters import parse_filter
+from memory.search.index import SearchIndex
+from memory.storage.access import check_revision, find_cube
+from memory.storage.base import Storage, Transaction
+from memory.storage.records import Listing
 from memory.types import STATUSES, Change, Memory, Message
-
-# What has expired counts as archived at once.
-_OF_STATUS = {
-    "active": LIVE,
-    "archived": f"(m.status = 'archived' OR (m.status = 'active' AND NOT {LIVE}))",
-}
 
 
 @dataclass(frozen=True)
@@ -56,13 +40,18 @@ class Changed:
     after: Memory
 
 
-class KeepingMethods(ErasingMethods):
+class Lifecycle:
     """The life of memories that there are."""
 
+    def __init__(self, storage: Storage, index: SearchIndex, erasing: Erasing) -> None:
+        self._storage = storage
+        self._index = index
+        self._erasing = erasing
+
     def get(self, tenant: str, memory_id: str) -> Memory:
-        """Raises ``NotFound``, also for a deleted memory."""
-        with self._database.read() as db:
-            return memory_of(find_row(db, tenant, memory_id))
+        """Return a memory. Raises ``NotFound``, also for a deleted one."""
+        with self._storage.read() as tx:
+            return tx.memories.find(tenant, memory_id).memory
 
     def list_memories(
         self,
@@ -79,44 +68,22 @@ class KeepingMethods(ErasingMethods):
         ``deleted`` ones are those that can be brought back. Raises ``NotFound``, ``InvalidMemory``."""
         if status not in STATUSES:
             raise InvalidMemory(f"'{status}' is not a status; there are {', '.join(STATUSES)}.", "status")
-        values: list[Any]
-        where, values = [_OF_STATUS.get(status, "m.status = ?")], [] if status in _OF_STATUS else [status]
-        if cube_id is not None:
-            where.append("m.cube_id = ?")
-            values.append(self.cube(tenant, cube_id).id)
-        else:
-            where.append("m.cube_id IN (SELECT id FROM cubes WHERE tenant = ?)")
-            values.append(tenant)
-        if status == "deleted":
-            where.append("m.deleted_at IS NOT NULL")
-        if kind is not None:
-            where.append("m.kind = ?")
-            values.append(checked_kind(kind))
-        if filter:
-            condition, more = compile_filter(filter)
-            where.append(condition)
-            values += more
-        with self._database.read() as db:
+        cube = None if cube_id is None else find_cube(self._storage, tenant, cube_id).id
+        listing = Listing(tenant, cube, status, None if kind is None else checked_kind(kind))
+        condition = parse_filter(filter or {})
+        with self._storage.read() as tx:
             if after is not None:
-                where.append("m.rowid > ?")
-                values.append(find_row(db, tenant, after, with_deleted=True)["row"])
-            rows = db.execute(
-                f"SELECT m.* FROM memories m WHERE {' AND '.join(where)} ORDER BY m.rowid LIMIT ?",
-                (*values, limit + 1),
-            ).fetchall()
-        items = memories_of(rows[:limit])
-        return Page(items, items[-1].id if len(rows) > limit else None)
+                listing = replace(listing, after=tx.memories.find(tenant, after, with_deleted=True).number)
+            found = tx.lists.page(listing, condition, limit + 1)
+        items = found[:limit]
+        return Page(items, items[-1].id if len(found) > limit else None)
 
     def standing(self, tenant: str, cube_id: str) -> list[Memory]:
         """Active memories that are pinned or make up the profile, in order of creation: part of every prompt.
         Raises ``NotFound``."""
-        cube = self.cube(tenant, cube_id)
-        with self._database.read() as db:
-            rows = db.execute(
-                f"SELECT * FROM memories WHERE cube_id = ? AND {LIVE} AND (pinned OR kind = 'profile') ORDER BY rowid",
-                (cube.id,),
-            ).fetchall()
-        return memories_of(rows)
+        cube = find_cube(self._storage, tenant, cube_id)
+        with self._storage.read() as tx:
+            return tx.lists.standing(cube.id)
 
     def update(self, tenant: str, memory_id: str, **fields: Any) -> Memory:
         """``change``, and the memory as it is then."""
@@ -142,41 +109,52 @@ class KeepingMethods(ErasingMethods):
         known = self.get(tenant, memory_id)
         planned = _with(known, given, overlay)
         if _is_found_otherwise(known, planned):
-            self._embed_ahead(planned)
-        with self._writing() as (db, changed):
-            row = find_row(db, tenant, memory_id, need="write")
-            old = memory_of(row)
+            self._index.embed_ahead(planned)
+        with self._index.writing() as (tx, changed):
+            stored = tx.memories.find(tenant, memory_id, need="write")
+            old = stored.memory
             check_revision(old, expected)
-            new = update_memory(db, _with(old, given, overlay))
-            note_change(db, new, _action(old, new), None if new.text == old.text else old.text)
+            new = tx.memories.update(_with(old, given, overlay))
+            tx.history.add(new, _action(old, new), None if new.text == old.text else old.text)
             if _is_found_otherwise(old, new):
-                changed.append(self._make_unfindable(db, row["row"], new.cube_id))
+                changed.append(self._index.remove(tx, stored.number, new.cube_id))
                 if new.status == "active":
-                    changed[:] = [self._make_findable(db, row["row"], new, self._vector_in_place(db, new))]
+                    vector = self._index.vector_in_place(tx, new)
+                    changed[:] = [self._index.add(tx, stored.number, new, vector)]
         return Changed(old, new)
 
     def history(self, tenant: str, memory_id: str) -> list[Change]:
-        """What was done to a memory, oldest first. Raises ``NotFound``."""
-        with self._database.read() as db:
-            find_row(db, tenant, memory_id)
-            return changes_of(db, memory_id)
+        """Return what was done to a memory, oldest first. Raises ``NotFound``."""
+        with self._storage.read() as tx:
+            tx.memories.find(tenant, memory_id)
+            return tx.history.of(memory_id)
 
     def sources(self, tenant: str, memory_id: str) -> list[Message]:
-        """The messages that a memory is from, in order. Raises ``NotFound``."""
-        with self._database.read() as db:
-            find_row(db, tenant, memory_id)
-            return sources_of(db, memory_id)
+        """Return the messages that a memory is from, in order. Raises ``NotFound``."""
+        with self._storage.read() as tx:
+            tx.memories.find(tenant, memory_id)
+            return tx.sources.of(memory_id)
 
     def messages(self, tenant: str, cube_id: str, session: str | None = None, limit: int = 50) -> list[Message]:
-        """The last messages of a cube, or of one conversation in it, oldest first. Raises ``NotFound``."""
-        cube = self.cube(tenant, cube_id)
-        with self._database.read() as db:
-            rows = db.execute(
-                "SELECT * FROM messages WHERE cube_id = ?1 AND (?2 IS NULL OR conversation = ?2) AND text != ''"
-                " ORDER BY rowid DESC LIMIT ?3",
-                (cube.id, session, limit),
-            ).fetchall()
-        return [message_of(row) for row in reversed(rows)]
+        """Return the last messages of a cube, or of one conversation in it, oldest first. Raises ``NotFound``."""
+        cube = find_cube(self._storage, tenant, cube_id)
+        with self._storage.read() as tx:
+            return tx.messages.last(cube.id, session, limit)
+
+    def count(self, tenant: str) -> int:
+        """Count the active memories in the tenant's own cubes."""
+        with self._storage.read() as tx:
+            return tx.lists.count(tenant)
+
+    def labels_of(self, tenant: str) -> set[str]:
+        """Return the labels of the active memories that the tenant may read."""
+        with self._storage.read() as tx:
+            return tx.lists.labels_of(tenant)
+
+    def active_labels(self) -> set[str]:
+        """Return the labels (``Memory.label``) of all active memories of all tenants: what segments may stand for."""
+        with self._storage.read() as tx:
+            return tx.lists.all_labels()
 
     # -- the end of a memory ---------------------------------------------------------------------------------
 
@@ -184,47 +162,46 @@ class KeepingMethods(ErasingMethods):
         """Take a memory out of use at once; for ``undelete_s`` seconds it can be brought back, then it is forgotten
         (0: forgotten now). The memory as it was is returned. ``expected`` as for ``change``. Raises ``NotFound``,
         ``Forbidden``, ``Stale``."""
-        if self.undelete_s <= 0:
-            return self.forget(tenant, memory_id, expected).memory
-        with self._writing() as (db, changed):
-            row = find_row(db, tenant, memory_id, need="write")
-            memory = memory_of(row)
+        if self._erasing.undelete_s <= 0:
+            return self._erasing.forget(tenant, memory_id, expected).memory
+        with self._index.writing() as (tx, changed):
+            stored = tx.memories.find(tenant, memory_id, need="write")
+            memory = stored.memory
             check_revision(memory, expected)
-            changed.append(self._make_unfindable(db, row["row"], memory.cube_id))
-            mark_deleted(db, row["row"])
-            note_change(db, memory, "deleted")
+            changed.append(self._index.remove(tx, stored.number, memory.cube_id))
+            tx.memories.mark_deleted(stored.number)
+            tx.history.add(memory, "deleted")
         return memory
 
     def undelete(self, tenant: str, memory_id: str) -> Memory:
         """Bring a deleted memory back as it was. Raises ``NotFound`` (also when it is too late), ``Forbidden``."""
-        with self._database.read() as db:
-            row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
-        if row["deleted_at"] is not None:
-            self._embed_ahead(memory_of(row))
-        with self._writing() as (db, changed):
-            row = find_row(db, tenant, memory_id, with_deleted=True, need="write")
-            if row["deleted_at"] is None or row["deleted_at"] + self.undelete_s < time.time():
-                find_row(db, tenant, memory_id)  # not deleted: it stays; too late: not found
-                return memory_of(row)
+        with self._storage.read() as tx:
+            stored = tx.memories.find(tenant, memory_id, with_deleted=True, need="write")
+        if stored.deleted_at is not None:
+            self._index.embed_ahead(stored.memory)
+        with self._index.writing() as (tx, changed):
+            stored = tx.memories.find(tenant, memory_id, with_deleted=True, need="write")
+            if stored.deleted_at is None or stored.deleted_at + self._erasing.undelete_s < time.time():
+                tx.memories.find(tenant, memory_id)  # not deleted: it stays; too late: not found
+                return stored.memory
             # Another version: what was computed from the one that was deleted stays refused.
-            memory = replace(memory_of(row), status=row["status_before"] or "active", version=row["version"] + 1)
-            memory = update_memory(db, _as_history_where_replaced(db, memory))
-            db.execute("UPDATE memories SET status_before = NULL, deleted_at = NULL WHERE rowid = ?", (row["row"],))
-            note_change(db, memory, "undeleted")
+            old = stored.memory
+            memory = replace(old, status=stored.status_before or "active", version=old.version + 1)
+            memory = tx.memories.update(_as_history_where_replaced(tx, memory))
+            tx.memories.unmark_deleted(stored.number)
+            tx.history.add(memory, "undeleted")
             if memory.status == "active":
-                changed.append(self._make_findable(db, row["row"], memory, self._vector_in_place(db, memory)))
+                vector = self._index.vector_in_place(tx, memory)
+                changed.append(self._index.add(tx, stored.number, memory, vector))
         return memory
 
 
-def _as_history_where_replaced(db: sqlite3.Connection, memory: Memory) -> Memory:
-    """A state that comes back when another holds its slot by now is history."""
+def _as_history_where_replaced(tx: Transaction, memory: Memory) -> Memory:
+    """Archive a state that comes back when another memory holds its slot by now."""
     if memory.slot is None or memory.status != "active":
         return memory
-    row = db.execute(
-        f"SELECT id FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND {LIVE}",
-        (memory.cube_id, memory.slot, memory.owner),
-    ).fetchone()
-    return memory if row is None else replace(memory, status="archived", replaced_by=row["id"])
+    holders = tx.memories.by_slot(memory.cube_id, memory.slot, memory.owner)
+    return replace(memory, status="archived", replaced_by=holders[0].memory.id) if holders else memory
 
 
 def _checked(given: dict[str, Any]) -> dict[str, Any]:

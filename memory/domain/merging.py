@@ -3,24 +3,15 @@ that no longer holds."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from memory.language.states import State, state_of
-from memory.search.index import Findable
-from memory.search.scoring import alike
-from memory.storage.sqlite.fulltext import words_of
-from memory.storage.sqlite.rows import (
-    LIVE,
-    digest_of,
-    insert_noted,
-    memory_of,
-    note_change,
-    remove_search_rows,
-    update_memory,
-)
+from memory.language.words import alike, digest_of, words_of
+from memory.search.index import IndexChange, SearchIndex
+from memory.storage.base import Transaction
+from memory.storage.records import StoredMemory
 from memory.types import Memory
 
 Action = Literal["added", "reinforced", "merged", "superseded", "outdated"]
@@ -31,7 +22,7 @@ LOOKED_AT = 3
 
 
 @dataclass(frozen=True)
-class Placed:
+class AddOutcome:
     """What became of a unit. ``memory`` is what is active now (or kept as history, when *outdated*); ``replaced`` is
     what it took the place of."""
 
@@ -55,31 +46,51 @@ def restated(memory: Memory) -> Memory:
     return replace(memory, slot=slot_of(state, memory.author), value=state.value)
 
 
-def place(
-    db: sqlite3.Connection, memory: Memory, state: State | None, near: Sequence[int] = ()
-) -> tuple[Placed, int | None, list[Findable]]:
-    """Write a memory. ``near`` are rows with nearly the same vector. Returns what was done, the row id where it is to
-    be made findable, and what no longer is."""
-    same = _said_before(db, memory, near)
+@dataclass(frozen=True)
+class Insertion:
+    """An outcome, the number of the memory where it is to be made findable, and what no longer is findable."""
+
+    outcome: AddOutcome
+    number: int | None = None
+    gone: list[IndexChange] = field(default_factory=list)
+
+
+def insert(tx: Transaction, memory: Memory, action: str = "added") -> int:
+    """Write a memory with the first step of its history; return its number."""
+    number = tx.memories.insert(memory)
+    tx.history.add(memory, action)
+    return number
+
+
+def insert_as_given(tx: Transaction, memory: Memory) -> Insertion:
+    """Write a memory beside those there are."""
+    return Insertion(AddOutcome("added", memory), insert(tx, memory))
+
+
+def insert_or_merge(tx: Transaction, memory: Memory, state: State | None, near: Sequence[int] = ()) -> Insertion:
+    """Write a memory among those there are. ``near`` are the numbers of memories with nearly the same vector."""
+    same = _said_before(tx, memory, near)
     if same is not None:
-        return Placed("reinforced", _reinforce(db, same, memory)), None, []
+        return Insertion(AddOutcome("reinforced", _reinforce(tx, same, memory)))
     if state is None or memory.slot is None:
-        return Placed("added", memory), insert_noted(db, memory, "added"), []
-    rows = db.execute(
-        f"SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND slot = ? AND owner IS ? AND {LIVE} ORDER BY rowid",
-        (memory.cube_id, memory.slot, memory.owner),
-    ).fetchall()
-    older = [row for row in rows if _ended_by(memory_of(row), memory, state)]
-    newer = next((memory_of(row) for row in rows if _time(memory_of(row)) > _time(memory)), None)
+        return insert_as_given(tx, memory)
+    return _insert_state(tx, memory, memory.slot, state)
+
+
+def _insert_state(tx: Transaction, memory: Memory, slot: str, state: State) -> Insertion:
+    known = tx.memories.by_slot(memory.cube_id, slot, memory.owner)
+    older = [old for old in known if _ended_by(old.memory, memory, state)]
+    newer = next((old.memory for old in known if _time(old.memory) > _time(memory)), None)
     if newer is not None:  # told late: it held before what is known to hold now
         late = replace(memory, status="archived", valid_until=_time(newer), replaced_by=newer.id)
-        insert_noted(db, late, "outdated")
-        return Placed("outdated", late), None, []
-    memory = replace(memory, uses=memory.uses + sum(old["uses"] for old in older if _same_value(old["value"], state)))
-    row = insert_noted(db, memory, "added")
-    gone = [_retire(db, old, memory, state) for old in older]
+        insert(tx, late, "outdated")
+        return Insertion(AddOutcome("outdated", late))
+    said = sum(old.memory.uses for old in older if _same_value(old.memory.value, state))
+    memory = replace(memory, uses=memory.uses + said)
+    number = insert(tx, memory)
+    gone = [_retire(tx, old, memory, state) for old in older]
     action: Action = "added" if not gone else "superseded" if any(m.status == "archived" for m, _ in gone) else "merged"
-    return Placed(action, memory, tuple(m for m, _ in gone)), row, [findable for _, findable in gone]
+    return Insertion(AddOutcome(action, memory, tuple(m for m, _ in gone)), number, [change for _, change in gone])
 
 
 def _time(memory: Memory) -> float:
@@ -97,9 +108,9 @@ def _same_value(value: str | None, state: State) -> bool:
     return not state.ends and value == state.value
 
 
-def _retire(db: sqlite3.Connection, row: sqlite3.Row, by: Memory, state: State) -> tuple[Memory, Findable]:
+def _retire(tx: Transaction, stored: StoredMemory, by: Memory, state: State) -> tuple[Memory, IndexChange]:
     """Take a state out of use: merged into one of the same value, or kept as history of another."""
-    old = memory_of(row)
+    old = stored.memory
     merged = _same_value(old.value, state)
     retired = replace(
         old,
@@ -109,39 +120,30 @@ def _retire(db: sqlite3.Connection, row: sqlite3.Row, by: Memory, state: State) 
         pinned=False,
         updated_at=by.created_at,
     )
-    retired = update_memory(db, retired)
-    note_change(db, retired, "merged" if merged else "superseded", detail={"by": by.id})
-    remove_search_rows(db, row["row"])
-    return retired, Findable(old.cube_id, row["row"], None)
+    retired = tx.memories.update(retired)
+    tx.history.add(retired, "merged" if merged else "superseded", detail={"by": by.id})
+    return retired, SearchIndex.remove(tx, stored.number, old.cube_id)
 
 
-def _said_before(db: sqlite3.Connection, memory: Memory, near: Sequence[int]) -> sqlite3.Row | None:
-    """An active memory that says the same: the same words, or nearly, of the same kind, by the same author. (A dated
-    event has its date in its words, so that the same thing on another day is another event.)"""
-    found: sqlite3.Row | None = db.execute(
-        f"SELECT rowid AS row, * FROM memories WHERE cube_id = ? AND digest = ? AND {LIVE} AND author IS ?"
-        " AND owner IS ?",
-        (memory.cube_id, digest_of(memory.text), memory.author, memory.owner),
-    ).fetchone()
+def _said_before(tx: Transaction, memory: Memory, near: Sequence[int]) -> StoredMemory | None:
+    """Return an active memory that says the same: the same words, or nearly, of the same kind, by the same author. (A
+    dated event has its date in its words, so that the same thing on another day is another event.)"""
+    found = tx.memories.same_words(memory)
     if found is not None or memory.slot is not None:
         return found
     words = set(words_of(memory.text))
-    for candidate in near:
-        row: sqlite3.Row | None = db.execute(
-            f"SELECT rowid AS row, * FROM memories WHERE rowid = ? AND cube_id = ? AND {LIVE} AND kind = ?"
-            " AND author IS ? AND owner IS ?",
-            (candidate, memory.cube_id, memory.kind, memory.author, memory.owner),
-        ).fetchone()
-        if row is not None and alike(words, set(words_of(row["text"]))):
-            return row
+    for number in near:
+        stored = tx.memories.same_kind(number, memory)
+        if stored is not None and alike(words, set(words_of(stored.memory.text))):
+            return stored
     return None
 
 
-def _reinforce(db: sqlite3.Connection, row: sqlite3.Row, again: Memory) -> Memory:
-    """Said again: it counts for more, and where the wording differs, that is kept as a merged memory."""
-    kept = update_memory(db, replace(memory_of(row), uses=row["uses"] + 1, updated_at=again.created_at))
-    note_change(db, kept, "reinforced")
-    if row["digest"] != digest_of(again.text):
-        merged = replace(again, status="merged", replaced_by=kept.id)
-        insert_noted(db, merged, "merged")
+def _reinforce(tx: Transaction, stored: StoredMemory, again: Memory) -> Memory:
+    """Count a memory that is said again for more; where the wording differs, that is kept as a merged memory."""
+    old = stored.memory
+    kept = tx.memories.update(replace(old, uses=old.uses + 1, updated_at=again.created_at))
+    tx.history.add(kept, "reinforced")
+    if stored.digest != digest_of(again.text):
+        insert(tx, replace(again, status="merged", replaced_by=kept.id), "merged")
     return kept

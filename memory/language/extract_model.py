@@ -17,12 +17,11 @@ from typing import Any, cast
 
 import httpx
 
-from memory.checks import unstorable
 from memory.errors import ExtractorError
 from memory.language.dates import local_time, parse_time
 from memory.language.extract import LocalExtractor, Unit
 from memory.language.states import State, state_of
-from memory.types import MemoryKind, Message
+from memory.types import MemoryKind, Message, unstorable
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memory.search.embed import Embedder
-from memory.search.vectors import Vector
+from memory.types import Vector
 
 # Weights of the memory before and the one before that (chosen with the weights of fusion, see memory.search.scoring).
 _BEFORE = (0.3, 0.15)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from memory.search.vectors import CubeIndex, GraphIndex
-from memory.storage.sqlite.rows import vector_of
+from memory.storage.base import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class _Manifest:
     saved_at: float
 
 
-class SavedGraphs:
+class GraphFiles:
     """The saved graphs of one side store, in a folder beside its database."""
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +49,7 @@ class SavedGraphs:
         self._manifest(cube_id).unlink(missing_ok=True)
         self._graph(cube_id).unlink(missing_ok=True)
 
-    def load(self, db: sqlite3.Connection, cube_id: str, embedder: str) -> CubeIndex | None:
+    def load(self, tx: Transaction, cube_id: str, embedder: str) -> CubeIndex | None:
         """The cube's vectors, as the rows have them; None where there is no graph that fits."""
         path = self._manifest(cube_id)
         if not path.is_file():
@@ -63,7 +62,7 @@ class SavedGraphs:
         except (OSError, ValueError, TypeError) as error:
             log.warning("the saved index of a cube is not used: %s", error)
             return None
-        _bring_up(db, cube_id, index, manifest.saved_at - _SLACK_S)
+        _bring_up(tx, cube_id, index, manifest.saved_at - _SLACK_S)
         return index
 
     def _graph(self, cube_id: str) -> Path:
@@ -73,20 +72,11 @@ class SavedGraphs:
         return self._folder / f"{cube_id}.json"
 
 
-def _bring_up(db: sqlite3.Connection, cube_id: str, index: CubeIndex, saved_at: float) -> None:
+def _bring_up(tx: Transaction, cube_id: str, index: CubeIndex, saved_at: float) -> None:
     assert index.graph is not None
-    active = db.execute("SELECT rowid FROM memories WHERE cube_id = ? AND status = 'active'", (cube_id,))
-    rows = np.fromiter((row[0] for row in active), dtype=np.int64)
-    for gone in np.setdiff1d(index.graph.rows(), rows).tolist():
+    numbers = np.array(tx.vectors.numbers(cube_id), dtype=np.int64)
+    for gone in np.setdiff1d(index.graph.rows(), numbers).tolist():
         index.remove(gone)
-    missing = set(np.setdiff1d(rows, index.graph.rows()).tolist())
-    fresh = db.execute(
-        "SELECT v.memory FROM vectors v INDEXED BY vectors_written JOIN memories m ON m.rowid = v.memory"
-        " WHERE v.written_at >= ? AND m.cube_id = ? AND m.status = 'active'",
-        (saved_at, cube_id),
-    )
-    wanted = missing | {row["memory"] for row in fresh}
-    index.put(
-        (row, vector_of(db.execute("SELECT vector FROM vectors WHERE memory = ?", (row,)).fetchone()["vector"]))
-        for row in sorted(wanted)
-    )
+    missing = set(np.setdiff1d(numbers, index.graph.rows()).tolist())
+    wanted = missing | tx.vectors.written_since(cube_id, saved_at)
+    index.put(tx.vectors.of(sorted(wanted)))

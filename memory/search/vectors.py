@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Vector = npt.NDArray[np.float32]
+from memory.types import Vector
+
 Rows = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int8]
 Places = npt.NDArray[np.intp]

@@ -40,7 +40,7 @@ def _group_json(group: Group) -> dict[str, Any]:
 @router.post("/cubes", status_code=201)
 async def add_cube(body: CubeAdd, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
     """Add a cube; ``fidelity`` says how exact the KV of its memories must be."""
-    cube = await asyncio.to_thread(services.memories.create_cube, tenant, body.name, body.fidelity)
+    cube = await asyncio.to_thread(services.memories.cubes.create, tenant, body.name, body.fidelity)
     tagged(response, cube)
     return cube_json(cube, tenant)
 
@@ -48,7 +48,7 @@ async def add_cube(body: CubeAdd, services: Provided, tenant: Tenant, response: 
 @router.get("/cubes")
 async def list_cubes(services: Provided, tenant: Tenant) -> dict[str, Any]:
     """The key's cubes, and those that others share with it."""
-    cubes = await asyncio.to_thread(services.memories.cubes, tenant)
+    cubes = await asyncio.to_thread(services.memories.cubes.all, tenant)
     return {"object": "list", "data": [cube_json(cube, tenant) for cube in cubes]}
 
 
@@ -66,7 +66,7 @@ async def change_cube(
     cube_id: Name, body: CubeChange, services: Provided, tenant: Tenant, expected: Expected, response: Response
 ) -> dict[str, Any]:
     """Say how exact the KV of a cube's memories must be; null: as the server says."""
-    cube = await asyncio.to_thread(services.memories.set_fidelity, tenant, cube_id, body.fidelity, expected)
+    cube = await asyncio.to_thread(services.memories.cubes.set_fidelity, tenant, cube_id, body.fidelity, expected)
     tagged(response, cube)
     return cube_json(cube, tenant)
 
@@ -87,38 +87,38 @@ async def delete_cube(cube_id: Name, services: Provided, tenant: Tenant, expecte
 @router.post("/cubes/{cube_id}/reindex")
 async def reindex_cube(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Make a cube's full text, vectors and names anew from its memories."""
-    n = await asyncio.to_thread(services.memories.reindex, tenant, cube_id)
+    n = await asyncio.to_thread(services.memories.index.rebuild, tenant, cube_id)
     return {"object": "cube.reindexed", "id": cube_id, "memories": n}
 
 
 @router.get("/cubes/{cube_id}/grants")
 async def list_grants(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Who else may use a cube."""
-    grants = await asyncio.to_thread(services.memories.grants, tenant, cube_id)
+    grants = await asyncio.to_thread(services.memories.cubes.grants, tenant, cube_id)
     return {"object": "list", "data": [_grant_json(grant) for grant in grants]}
 
 
 @router.post("/cubes/{cube_id}/grants", status_code=201)
 async def share_cube(cube_id: Name, body: GrantAdd, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Let another tenant, or a group (``group:NAME``), read or change a cube."""
-    grant = await asyncio.to_thread(services.memories.share, tenant, cube_id, body.principal, body.access)
+    grant = await asyncio.to_thread(services.memories.cubes.share, tenant, cube_id, body.principal, body.access)
     return _grant_json(grant)
 
 
 @router.delete("/cubes/{cube_id}/grants/{principal}")
 async def unshare_cube(cube_id: Name, principal: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Take a grant back."""
-    await asyncio.to_thread(services.memories.unshare, tenant, cube_id, principal)
+    await asyncio.to_thread(services.memories.cubes.unshare, tenant, cube_id, principal)
     return {"object": "grant.deleted", "principal": principal, "deleted": True}
 
 
 @router.put("/groups/{name}")
 async def set_group(name: Name, body: GroupSet, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Make a group of tenants, or change who is in it."""
-    return _group_json(await asyncio.to_thread(services.memories.set_group, tenant, name, body.members))
+    return _group_json(await asyncio.to_thread(services.memories.cubes.set_group, tenant, name, body.members))
 
 
 @router.get("/groups/{name}")
 async def get_group(name: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """A group by name or id."""
-    return _group_json(await asyncio.to_thread(services.memories.group, tenant, name))
+    return _group_json(await asyncio.to_thread(services.memories.cubes.group, tenant, name))

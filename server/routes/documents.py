@@ -47,7 +47,7 @@ async def add_document(
     is: txt, md, html, pdf, docx. A file of the same name is replaced."""
     id = await services.remembering.cube_id(tenant, None if cube_id == DEFAULT_CUBE else cube_id)
     data, media_type = await request.body(), request.headers.get("content-type")
-    add = services.memories.add_document
+    add = services.memories.documents.add
     loop = asyncio.get_running_loop()
     done = await loop.run_in_executor(_readers, copy_context().run, add, tenant, id, name, data, media_type)
     removed = await services.remembering.drop_segments(tenant, done.replaced)
@@ -62,14 +62,14 @@ async def add_document(
 @router.get("/cubes/{cube_id}/documents")
 async def list_documents(cube_id: Name, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """A cube's documents, by name."""
-    documents = await asyncio.to_thread(services.memories.documents, tenant, cube_id)
+    documents = await asyncio.to_thread(services.memories.documents.all, tenant, cube_id)
     return {"object": "list", "data": [document_json(document) for document in documents]}
 
 
 @router.delete("/cubes/{cube_id}/documents/{document_id}")
 async def delete_document(cube_id: Name, document_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Delete a document: its memories go out of use, with everything that was computed from them."""
-    memories = await asyncio.to_thread(services.memories.delete_document, tenant, cube_id, document_id)
+    memories = await asyncio.to_thread(services.memories.documents.delete, tenant, cube_id, document_id)
     removed = await services.remembering.drop_segments(tenant, memories)
     return {
         "object": "document.deleted",

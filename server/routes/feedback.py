@@ -47,5 +47,5 @@ async def list_feedback(
 ) -> dict[str, Any]:
     """The last feedback on a cube, the newest first."""
     id = await services.remembering.cube_id(tenant, cube)
-    found = await asyncio.to_thread(services.memories.feedback_list, tenant, id, limit)
+    found = await asyncio.to_thread(services.memories.feedback.all, tenant, id, limit)
     return {"object": "list", "data": [feedback_json(outcome) for outcome in found]}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from memory import Change, Job, Memory, Message, Placed, Said
+from memory import AddOutcome, Change, Job, Memory, Message, Said
 from memory.errors import InvalidMemory, NotFound
 from memory.language.dates import LATEST
 from server.bodies import Body, lone_surrogate
@@ -252,11 +252,11 @@ async def _queue(body: Add, services: Services, tenant: str) -> Job:
     )
 
 
-async def _add(body: Add, services: Services, tenant: str) -> list[Placed]:
+async def _add(body: Add, services: Services, tenant: str) -> list[AddOutcome]:
     """Add now: what is found in the messages, or (``infer`` false) the messages as they are."""
     given = _addition(body)
 
-    async def add_to(cube: str) -> list[Placed]:
+    async def add_to(cube: str) -> list[AddOutcome]:
         if body.infer:
             return await services.remembering.add_messages(tenant, cube, given.messages, given.said)
         as_given = [message for message in given.messages if message.role != "system"]
@@ -266,7 +266,9 @@ async def _add(body: Add, services: Services, tenant: str) -> list[Placed]:
     return await peers.added_to(services, tenant, given.name, add_to)
 
 
-async def _add_text(services: Services, tenant: str, cube_id: str, message: Message, said: Said, timed: bool) -> Placed:
+async def _add_text(
+    services: Services, tenant: str, cube_id: str, message: Message, said: Said, timed: bool
+) -> AddOutcome:
     return await services.remembering.add(
         tenant,
         cube_id,

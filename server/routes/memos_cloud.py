@@ -331,8 +331,8 @@ async def _known_feedback(services: Services, tenant: str, id: str) -> None:
     def known() -> bool:
         return any(
             outcome.id == id
-            for cube in services.memories.cubes(tenant)
-            for outcome in services.memories.feedback_list(tenant, cube.id, _FEEDBACK_LOOKED_AT)
+            for cube in services.memories.cubes.all(tenant)
+            for outcome in services.memories.feedback.all(tenant, cube.id, _FEEDBACK_LOOKED_AT)
         )
 
     if not await asyncio.to_thread(known):

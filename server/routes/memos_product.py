@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from memory import Cube, Hit, Job, Memory, Placed, Said
+from memory import AddOutcome, Cube, Hit, Job, Memory, Said
 from memory.errors import InvalidMemory, NotFound
 from server.bodies import Body
 from server.errors import ApiError
@@ -210,7 +210,7 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: s
     said = body.said
     messages = [] if body.messages is None else peers.messages_of(body.messages)
     done: list[dict[str, Any]] = []
-    placed: list[Placed] = []
+    placed: list[AddOutcome] = []
     if body.memory_content is not None:
         fields: dict[str, Any] = {
             "owner": said.owner,
@@ -410,7 +410,7 @@ async def recover_memory(body: Recover, services: Provided, tenant: Tenant) -> d
 
     def recover() -> Memory:
         wanted = {"id": body.delete_record_id}
-        cube = services.memories.own_cube(tenant, body.mem_cube_id)
+        cube = services.memories.cubes.own(tenant, body.mem_cube_id)
         if not services.memories.list_memories(tenant, cube.id, status="deleted", filter=wanted, limit=1).items:
             raise NotFound("deleted memory", body.delete_record_id)
         return services.memories.undelete(tenant, body.delete_record_id)
@@ -425,7 +425,7 @@ async def recover_memory(body: Recover, services: Provided, tenant: Tenant) -> d
 @router.post("/create_cube")
 async def create_cube(body: NewCube, services: Provided, tenant: Tenant) -> dict[str, Any]:
     """Add a cube. Its id in this dialect is its name here: the one that the client chooses, else the cube's."""
-    cube = await asyncio.to_thread(services.memories.create_cube, tenant, body.cube_id or body.cube_name)
+    cube = await asyncio.to_thread(services.memories.cubes.create, tenant, body.cube_id or body.cube_name)
     data = {"cube_id": cube.name, "cube_name": body.cube_name, "owner_id": body.owner_id}
     return _ok("Cube created successfully", data)
 

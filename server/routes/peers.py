@@ -21,7 +21,7 @@ from pydantic import Field
 from memory import Cube, Hit, Job, Memory, MemoryStatus, Message, Said
 from memory.checks import checked_message, checked_metadata, checked_tags, checked_time
 from memory.errors import InvalidMemory, NotFound
-from memory.search.filters import compile_filter
+from memory.search.filters import parse_filter
 from server import once
 from server.errors import ApiError
 from server.remembering import message_of
@@ -192,7 +192,7 @@ def translated(filter: Any, depth: int = 0) -> Any:
 
 async def cube_for(services: Services, tenant: str, name: str) -> Cube:
     """The cube to add to, made where there is none."""
-    return await asyncio.to_thread(services.memories.named_cube, tenant, name)
+    return await asyncio.to_thread(services.memories.cubes.named, tenant, name)
 
 
 async def added_to(services: Services, tenant: str, name: str, add: Callable[[str], Awaitable[T]]) -> T:
@@ -213,11 +213,11 @@ async def cubes_at(services: Services, tenant: str, names: Sequence[str] | None)
 
     def find() -> dict[str, Cube]:
         if names is None:
-            return {cube.name: cube for cube in services.memories.cubes(tenant) if cube.tenant == tenant}
+            return {cube.name: cube for cube in services.memories.cubes.all(tenant) if cube.tenant == tenant}
         found: dict[str, Cube] = {}
         for name in names:
             with contextlib.suppress(NotFound):
-                found[name] = services.memories.own_cube(tenant, name)
+                found[name] = services.memories.cubes.own(tenant, name)
         return found
 
     return await asyncio.to_thread(find)
@@ -231,7 +231,7 @@ async def listed(
 ) -> list[Memory]:
     """All memories there of these statuses, in order of creation. Raises ``InvalidMemory`` for a bad filter, of an
     unknown user's too."""
-    compile_filter(place.filter)
+    parse_filter(place.filter)
     cubes = await cubes_at(services, tenant, place.cubes)
     ids: Sequence[str | None] = (None,) if place.cubes is None else [cube.id for cube in cubes.values()]
 
@@ -264,7 +264,7 @@ async def found(
 ) -> list[Hit]:
     """The best memories there, best first; ``floor`` is the least ``score_of`` that counts. Raises ``InvalidMemory``
     for a bad filter, of an unknown user's too."""
-    compile_filter(place.filter)
+    parse_filter(place.filter)
     cubes = await cubes_at(services, tenant, place.cubes)
     if not cubes or top_k < 1:
         return []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from memory import Memory, Subject
-from memory.search.filters import compile_filter
+from memory.search.filters import parse_filter
 from server.routes import peers
 from server.routes.peers import Where, Whose
 from server.services import Services
@@ -33,7 +33,7 @@ async def delete_everything(
     """Delete all memories there, whatever their status. Where nothing but ids say which, all that was said goes as
     well, at once and for good; else the memories can be brought back one by one. ``within`` are names of cubes that
     nothing outside of is touched. Raises ``InvalidMemory`` for a bad filter."""
-    compile_filter(place.filter)
+    parse_filter(place.filter)
     ids = _ids_of(place.filter)
     if ids is None:
         memories = await peers.listed(services, tenant, place, ("active", "archived", "merged"))

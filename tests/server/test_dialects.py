@@ -425,7 +425,7 @@ def test_product_kinds_are_kept_apart(server: Running) -> None:
 
 
 def server_cube(server: Running, name: str) -> str:
-    id: str = server.services.memories.named_cube("default", name).id
+    id: str = server.services.memories.cubes.named("default", name).id
     return id
 
 

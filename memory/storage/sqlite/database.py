@@ -1,4 +1,4 @@
-"""The side store's database: one SQLite file, one connection, one lock."""
+"""The memory store in one SQLite file: one connection, one lock."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from memory.errors import InvalidMemory, StorageFull, StoreCorrupt
 from memory.storage.sqlite.migrations import migrate
+from memory.storage.sqlite.transaction import SqliteTransaction
+from memory.storage.ticket import ticket
 
 _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
 # SQLite keeps 2 MB of pages by itself, less than one search over ten thousand memories reads.
@@ -26,36 +26,8 @@ _PRAGMAS = (
     "secure_delete=ON",
     f"cache_size=-{_CACHE_KIB}",
 )
-
-
-@dataclass
-class Ticket:
-    """A request with a key of its own, while it is worked on (``memory.domain.retries``): the row that stands for it, and the
-    cubes that it has looked into."""
-
-    database: Database
-    seq: int
-    cubes: set[str] = field(default_factory=set)
-
-
-ticket: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
-
-
-def note_cube(cube_id: str) -> None:
-    """Say that the request that is worked on, if it has a key, looks into a cube."""
-    now = ticket.get()
-    if now is not None:
-        now.cubes.add(cube_id)
-
-
-@contextmanager
-def uncounted() -> Iterator[None]:
-    """Writes in here do no harm when they are done again: they are no reason to refuse a retry."""
-    token = ticket.set(None)
-    try:
-        yield
-    finally:
-        ticket.reset(token)
+# FTS5 overwrites deleted text by itself from this version on; before, the index has to be made anew for that.
+_FTS_SECURE_DELETE = sqlite3.sqlite_version_info >= (3, 42, 0)
 
 
 class _Connection(sqlite3.Connection):
@@ -83,7 +55,7 @@ def _refused(error: UnicodeEncodeError | OverflowError) -> InvalidMemory:
     return InvalidMemory("A number has more than 64 bits, and can neither be stored nor be found.")
 
 
-class Database:
+class SqliteStorage:
     """Reads and transactions over a SQLite file; safe to use from any thread, one at a time.
 
     An acknowledged transaction is on disk (WAL, synchronous=FULL). One that a request with a key makes says so in that
@@ -91,6 +63,7 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the file, or make it. Raises ``StoreCorrupt``."""
         self.path = path
         self._lock = threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -108,24 +81,26 @@ class Database:
         except (sqlite3.DatabaseError, StoreCorrupt) as error:
             self._db.close()
             raise StoreCorrupt(f"{path} cannot be opened: {error}") from error
+        self._transaction = SqliteTransaction(self._db)
 
     @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for reading. Raises ``StoreCorrupt`` when the file turns out to be damaged."""
+    def read(self) -> Iterator[SqliteTransaction]:
+        """Begin to read. Raises ``StoreCorrupt`` when the file turns out to be damaged."""
         with self._lock:
             try:
-                yield self._db
+                yield self._transaction
             except sqlite3.DatabaseError as error:
                 raise self._named(error) from error
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is kept, or, on any exception, nothing. Raises ``StorageFull``."""
+    def write(self) -> Iterator[SqliteTransaction]:
+        """Begin a transaction: all of it is kept, or, on any exception, nothing. Raises ``StorageFull``,
+        ``StoreCorrupt``."""
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
-                    yield self._db
+                    yield self._transaction
                     self._note_writing()
                     self._db.execute("COMMIT")
                 except BaseException:
@@ -137,8 +112,8 @@ class Database:
 
     def _note_writing(self) -> None:
         now = ticket.get()
-        if now is not None and now.database is self:
-            self._db.execute("UPDATE keyed_requests SET wrote = 1 WHERE seq = ?", (now.seq,))
+        if now is not None and now.storage is self:
+            self._db.execute("UPDATE keyed_requests SET wrote = 1 WHERE seq = ?", (now.number,))
 
     def _named(self, error: sqlite3.DatabaseError) -> Exception:
         code = getattr(error, "sqlite_errorcode", None)
@@ -148,14 +123,24 @@ class Database:
             return StoreCorrupt(f"{self.path} is damaged: {error}")
         return error
 
+    def overwrite_deleted(self) -> None:
+        """Rewrite the full-text index without what was deleted, and truncate the log that still holds it."""
+        if not _FTS_SECURE_DELETE:
+            with self.write() as tx:
+                # Not 'optimize': each one adds a level, and FTS5 refuses an index of more than 2000.
+                tx.db.execute("INSERT INTO memory_text (memory_text) VALUES ('rebuild')")
+        with self.read() as tx:
+            tx.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def check(self) -> None:
         """Read the whole file and check its structure. Raises ``StoreCorrupt``."""
-        with self.read() as db:
-            (verdict,) = db.execute("PRAGMA integrity_check").fetchone()
+        with self.read() as tx:
+            (verdict,) = tx.db.execute("PRAGMA integrity_check").fetchone()
         if verdict != "ok":
             raise StoreCorrupt(f"{self.path} is damaged: {verdict}")
 
     def close(self) -> None:
+        """Close the file."""
         with self._lock:
             self._db.close()
 

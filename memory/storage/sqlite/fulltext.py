@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import sqlite3
 from collections.abc import Sequence
 from itertools import combinations
+
+from memory.language.words import telling_words
+from memory.types import Memory
 
 # Rows that one search may score. bm25 takes about a microsecond a row, so this is the time a search may take.
 BUDGET = 2_000
@@ -16,24 +18,7 @@ _MOST = 4
 _COMMON = 1_000
 # What was said just before counts for a third of what the memory itself says.
 _WEIGHTS = "0.0, 1.0, 0.3"
-_MAX_TERMS = 64
 _PAIRED = 3
-_STOP_WORDS = frozenset(
-    "a about am an and are as at be been being but by can could did do does for from had has have he her hers him "
-    "his how i if in into is it its me mine my of on or our ours she should so than that the their theirs them then "
-    "there these they this those to up us was we were what when where which who whom whose why will with would you "
-    "your yours".split()
-)
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case words in order, each once."""
-    return list(dict.fromkeys(re.findall(r"\w+", text.lower())))
-
-
-def telling_words(query: str) -> list[str]:
-    """The words of a query that are worth searching for."""
-    return [word for word in words_of(query) if word not in _STOP_WORDS][:_MAX_TERMS]
 
 
 def _any(words: Sequence[str]) -> str:
@@ -51,31 +36,53 @@ def past_of(cube_id: str) -> str:
     return f"past{cube_word(cube_id)}"
 
 
-def text_scores(
-    db: sqlite3.Connection, query: str, cubes: Sequence[str], depth: int, in_cubes: int | None = None
-) -> dict[int, float]:
-    """The best ``depth`` memories (row ids) that hold words of the query, with their bm25, above 0.
+class SqliteTexts:
+    """See ``memory.storage.candidates.Texts``."""
 
-    Where the words are in more than ``BUDGET`` rows, the commonest ones, which tell least, are left out; where that
-    leaves fewer than two, the latest rows that hold two of the rarest words, or the only one, count by the words'
-    idf. ``in_cubes`` is how many memories the cubes have, where that is known: where these are many of all there are,
-    rows come from all cubes, more of them, and the caller tells them apart (bm25 counts every row that holds a word,
-    and all of a cube's hold the cube's).
-    """
-    words = telling_words(query)
-    if not words or not cubes:
-        return {}
-    n_rows = int(db.execute("SELECT coalesce(max(rowid), 0) FROM memories").fetchone()[0])
-    few = in_cubes is None or in_cubes < n_rows / _MOST
-    depth = depth if few or in_cubes is None else depth * n_rows // max(1, in_cubes)
-    within = "cube : (" + _any([cube_word(cube) for cube in cubes]) + ") AND " if few else ""
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def add(self, number: int, memory: Memory, context: str) -> None:
+        self._db.execute(
+            "INSERT INTO memory_text (rowid, cube, text, context) VALUES (?, ?, ?, ?)",
+            (number, cube_word(memory.cube_id), memory.text, context),
+        )
+
+    def remove(self, number: int) -> None:
+        self._db.execute("DELETE FROM memory_text WHERE rowid = ?", (number,))
+
+    def retire(self, number: int, cube_id: str) -> None:
+        self._db.execute("UPDATE memory_text SET cube = ? WHERE rowid = ?", (past_of(cube_id), number))
+
+    def scores(
+        self, query: str, cube_ids: Sequence[str], depth: int, *, in_cubes: int | None = None, past: bool = False
+    ) -> dict[int, float]:
+        """Return the best ``depth`` memories with their bm25.
+
+        Where the words are in more than ``BUDGET`` rows, the commonest ones, which tell least, are left out; where that
+        leaves fewer than two, the latest rows that hold two of the rarest words, or the only one, count by the words'
+        idf. Where ``in_cubes`` is a large share of all memories, rows come from all cubes, more of them, and the caller
+        tells them apart (bm25 counts every row that holds a word, and all of a cube's hold the cube's).
+        """
+        words = telling_words(query)
+        if not words or not cube_ids:
+            return {}
+        cubes = [cube_word(cube) for cube in cube_ids] + [past_of(cube) for cube in cube_ids if past]
+        n_rows = int(self._db.execute("SELECT coalesce(max(rowid), 0) FROM memories").fetchone()[0])
+        few = in_cubes is None or in_cubes < n_rows / _MOST
+        depth = depth if few or in_cubes is None else depth * n_rows // max(1, in_cubes)
+        found = _found(self._db, words, f"cube : ({_any(cubes)}) AND " if few else "", depth, n_rows)
+        best = sorted(found, key=lambda row: (-found[row], -row))[:depth]
+        return {row: found[row] for row in best}
+
+
+def _found(db: sqlite3.Connection, words: Sequence[str], within: str, depth: int, n_rows: int) -> dict[int, float]:
     counts = sorted((n, word) for word in words if (n := _count(db, within, word, n_rows)))
     rare = _rare(counts)
     found = _scored(db, within, rare, depth) if rare else {}
     if len(rare) < min(2, len(counts)):
         found = _latest(db, within, counts, n_rows) | found
-    best = sorted(found, key=lambda row: (-found[row], -row))[:depth]
-    return {row: found[row] for row in best}
+    return found
 
 
 def _rare(counts: Sequence[tuple[int, str]]) -> list[str]:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from memory.errors import StoreCorrupt
-from memory.storage.sqlite.whose import name_messages
+from memory.storage.sqlite.infer import infer_ids
 
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: list[Migration] = []
@@ -257,4 +257,4 @@ def _whose_messages(db: sqlite3.Connection) -> None:
     """The ids that a message was added for, so that what is deleted for one of them is."""
     for column in ("owner", "agent", "app"):
         db.execute(f"ALTER TABLE messages ADD COLUMN {column} TEXT")
-    name_messages(db)
+    infer_ids(db)

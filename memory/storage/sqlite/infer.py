@@ -1,11 +1,11 @@
-"""Whose messages are, found out from their memories."""
+"""Whose messages are, inferred from their memories."""
 
 from __future__ import annotations
 
 import sqlite3
 
 
-def name_messages(db: sqlite3.Connection, cube_id: str | None = None) -> None:
+def infer_ids(db: sqlite3.Connection, cube_id: str | None = None) -> None:
     """Give messages without ids (of one cube, or of all) those of the memories that are from them, else those that all
     the others of their conversation have."""
     where = "WHERE owner IS NULL AND agent IS NULL AND app IS NULL AND (?1 IS NULL OR cube_id = ?1)"
