@@ -25,7 +25,7 @@ class MemoryStore:
     """Memories of all tenants in one SQLite file. Every method is bound to the tenant it is given: another tenant's id
     is ``NotFound``. May be called from any thread; blocks while it works.
 
-    The parts are for what is done now and then; the verbs that everybody needs stand on the store itself.
+    Each part can be had, tested and replaced alone; the verbs that everybody needs stand on the store as well.
     """
 
     def __init__(
@@ -46,31 +46,29 @@ class MemoryStore:
         self.jobs = JobQueue(self.storage)
         self.keyed = KeyedRequests(self.storage)
 
-        self.cube, self.default_cube = self.cubes.get, self.cubes.default
-        self.add, self.add_noted, self.add_many = self.adding.add, self.adding.add_noted, self.adding.add_many
+        self.cube = self.cubes.get
+        self.default_cube = self.cubes.default
+        self.add = self.adding.add
+        self.add_noted = self.adding.add_noted
+        self.add_many = self.adding.add_many
         self.add_messages = self.adding.add_messages
-        self.search, self.around, self.embed = self.searching.search, self.searching.around, self.searching.embed
-        self.get, self.list_memories, self.standing = (
-            self.lifecycle.get,
-            self.lifecycle.list_memories,
-            self.lifecycle.standing,
-        )
-        self.update, self.change = self.lifecycle.update, self.lifecycle.change
-        self.history, self.sources, self.messages = (
-            self.lifecycle.history,
-            self.lifecycle.sources,
-            self.lifecycle.messages,
-        )
-        self.delete, self.undelete, self.forget = (
-            self.lifecycle.delete,
-            self.lifecycle.undelete,
-            self.erasing.forget,
-        )
-        self.count, self.labels_of, self.active_labels = (
-            self.lifecycle.count,
-            self.lifecycle.labels_of,
-            self.lifecycle.active_labels,
-        )
+        self.search = self.searching.search
+        self.around = self.searching.around
+        self.embed = self.searching.embed
+        self.get = self.lifecycle.get
+        self.list_memories = self.lifecycle.list_memories
+        self.standing = self.lifecycle.standing
+        self.update = self.lifecycle.update
+        self.change = self.lifecycle.change
+        self.delete = self.lifecycle.delete
+        self.undelete = self.lifecycle.undelete
+        self.forget = self.erasing.forget
+        self.history = self.lifecycle.history
+        self.sources = self.lifecycle.sources
+        self.messages = self.lifecycle.messages
+        self.count = self.lifecycle.count
+        self.labels_of = self.lifecycle.labels_of
+        self.active_labels = self.lifecycle.active_labels
 
     @property
     def undelete_s(self) -> float:

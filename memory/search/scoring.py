@@ -1,9 +1,9 @@
 """One search: candidates from several sources, scored together, told apart, explained.
 
-A memory's score is the sum of its parts: bm25 over the best bm25 of this search (text), the cosine (vector), who said
-it (author), the time it is about (time), names it shares with the question or with what else was found (graph), how
-lately and how often it was said (recency, weight). Weights of fusion were chosen on half of LoCoMo's conversations;
-``recallkv bench locomo`` measures them.
+A memory's score is the sum of its parts: the score of its words over the best one of this search (text), the cosine
+(vector), who said it (author), the time it is about (time), names it shares with the question or with what else was
+found (graph), how lately and how often it was said (recency, weight). Weights of fusion were chosen on half of LoCoMo's
+conversations; ``recallkv bench locomo`` measures them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from memory.language.dates import clue_of
 from memory.language.names import names_asked
 from memory.language.words import alike, words_of
 from memory.search.filters import parse_filter
-from memory.search.vectors import MIN_COSINE, CubeIndex
+from memory.search.vectors import MIN_COSINE
 from memory.storage.base import Transaction
+from memory.storage.candidates import NearestVectors
 from memory.storage.records import Candidate
 from memory.types import Hit, Vector
 
@@ -75,7 +76,7 @@ class Search:
     """One search in a transaction. ``index_of`` gives a cube's vectors."""
 
     def __init__(
-        self, tx: Transaction, query: SearchQuery, vector: Vector, index_of: Callable[[str], CubeIndex]
+        self, tx: Transaction, query: SearchQuery, vector: Vector, index_of: Callable[[str], NearestVectors]
     ) -> None:
         """Raises ``InvalidMemory`` for a bad filter."""
         self._tx = tx

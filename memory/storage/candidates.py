@@ -79,6 +79,25 @@ class Vectors(Protocol):
         ...
 
 
+class NearestVectors(Protocol):
+    """The vectors of one cube, as a search asks for them. ``memory.search.vectors`` holds them in memory, read from
+    ``Vectors``; a backend that finds neighbours itself has its own."""
+
+    def __len__(self) -> int: ...
+
+    def nearest(self, query: Vector, n: int) -> list[tuple[int, float]]:
+        """Return up to ``n`` memories with their cosine, best first, without those that are unrelated."""
+        ...
+
+    def cosines(self, query: Vector, rows: Sequence[int]) -> dict[int, float]:
+        """Return the cosine of each of these memories that has a vector."""
+        ...
+
+    def vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
+        """Return the vectors of those of these memories that have one, about as exact as 8 bits a number are."""
+        ...
+
+
 class Names(Protocol):
     """Names that memories mention: what mentions the same one is near."""
 
