@@ -38,9 +38,6 @@ class Span:
     words: str
     unit: Unit
 
-    def overlaps(self, start: float, end: float) -> bool:
-        return self.start < end and start < self.end
-
 
 @dataclass(frozen=True)
 class Clue:
