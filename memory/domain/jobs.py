@@ -62,7 +62,7 @@ class JobQueue:
     # -- for workers -----------------------------------------------------------------------------------------
 
     def take(self, lease_s: float = LEASE_S) -> Job | None:
-        """Lease the first job that is waiting, or whose worker has stopped renewing its lease."""
+        """Lease the first job that is waiting, or whose lease has ended."""
         now = time.time()
         with self._storage.write() as tx:
             job = tx.jobs.first(now)
@@ -78,11 +78,6 @@ class JobQueue:
         """Make jobs that were running wait again: at start, when no other process can be at them."""
         with self._storage.write() as tx:
             return tx.jobs.release_all()
-
-    def renew(self, id: str, lease_s: float = LEASE_S) -> None:
-        """Keep a lease."""
-        with self._storage.write() as tx:
-            tx.jobs.renew(id, time.time() + lease_s)
 
     def finishing(self, id: str) -> Callable[[Transaction, Any], None]:
         """Return what completes a job within the transaction that does its work: both are kept, or neither. It raises

@@ -40,10 +40,6 @@ class Jobs(Protocol):
         """Say that a job runs, once more, until this time."""
         ...
 
-    def renew(self, id: str, until: float) -> None:
-        """Change the time that a running job's lease ends."""
-        ...
-
     def release_all(self) -> int:
         """Make running jobs wait again; return how many."""
         ...

@@ -199,7 +199,7 @@ def test_what_has_expired_is_archived_by_the_worker(server: Running) -> None:
     memory = server.client.post("/v1/memories", json=body).json()
     assert found(server, cube, "passing thing") == []
     loop = server.services.remembering
-    assert loop.store.purge()
+    assert loop.store.erasing.purge()
     assert server.client.get(f"/v1/memories/{memory['id']}").json()["status"] == "archived"
 
 

@@ -59,9 +59,6 @@ class SqliteJobs:
             "UPDATE jobs SET status = 'running', attempts = attempts + 1, lease_until = ? WHERE id = ?", (until, id)
         )
 
-    def renew(self, id: str, until: float) -> None:
-        self._db.execute("UPDATE jobs SET lease_until = ? WHERE id = ? AND status = 'running'", (until, id))
-
     def release_all(self) -> int:
         return self._db.execute(
             "UPDATE jobs SET status = 'waiting', lease_until = NULL WHERE status = 'running'"

@@ -76,7 +76,7 @@ def test_a_job_comes_back_with_what_became_of_it(storage: Storage) -> None:
         again = tx.jobs.first(10.5)  # the lease has ended
         assert again is not None
         assert (again.status, again.attempts) == ("running", 1)
-        tx.jobs.renew(job.id, 20.0)
+        tx.jobs.lease(job.id, 20.0)
         assert tx.jobs.first(15.0) is None
         tx.jobs.retry(job.id, 30.0, "no room")
         assert tx.jobs.first(29.0) is None
