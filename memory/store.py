@@ -72,7 +72,7 @@ class MemoryStore:
 
     @property
     def undelete_s(self) -> float:
-        """How long a deleted memory can be brought back, in seconds."""
+        """The time in which a deleted memory can be brought back, in seconds."""
         return self.erasing.undelete_s
 
     def check(self) -> None:

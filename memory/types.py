@@ -1,4 +1,4 @@
-"""The side store's nouns: cubes, messages, memories, hits, and what is kept beside them."""
+"""The store's nouns: cubes, messages, memories, hits, and what is kept with them."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Cube:
     name: str
     created_at: float
     fidelity: str | None = None
-    """How exact its memories' KV must be (``exact``, ``high``, ``fast``); None: as the server says."""
+    """The exactness that its memories' KV must have (``exact``, ``high``, ``fast``); None: as the server says."""
     revision: int = 1
     """Counts changes, from 1."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """What was said, as it was said. ``sent_at`` is when (Unix seconds); ``utc_offset`` the sender's clock's (s)."""
+    """A message as it was said. ``sent_at`` is when (Unix seconds); ``utc_offset`` the sender's clock's (s)."""
 
     id: str
     role: Role
@@ -57,7 +57,7 @@ class Message:
 
     @property
     def speaker(self) -> str:
-        """How a memory names who said it."""
+        """The name that a memory has for who said it."""
         return self.author or {"user": "User", "assistant": "Assistant"}.get(self.role, self.role.capitalize())
 
     @property
@@ -143,14 +143,14 @@ class Hit:
 
     @property
     def why(self) -> str:
-        """Which searches found it, for the receipt: ``text #1, vector #3``."""
+        """The searches that found it, for the receipt: ``text #1, vector #3``."""
         found = [("text", self.text_rank), ("vector", self.vector_rank)]
         return ", ".join(f"{name} #{rank}" for name, rank in found if rank is not None) or "linked"
 
 
 @dataclass(frozen=True)
 class Grant:
-    """Who else may use a cube: ``principal`` is a tenant, or the id of a group."""
+    """The right of others to use a cube: ``principal`` is a tenant, or the id of a group."""
 
     cube_id: str
     principal: str
@@ -183,7 +183,7 @@ FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "delete
 
 @dataclass(frozen=True)
 class FeedbackAction:
-    """What became of one memory; ``nothing`` has none."""
+    """The change of one memory; ``nothing`` has none."""
 
     action: FeedbackAct
     memory_id: str | None = None
@@ -191,9 +191,8 @@ class FeedbackAction:
 
 @dataclass(frozen=True)
 class FeedbackOutcome:
-    """Feedback and what it did. ``replaced`` are the memories that are not as they were, as they were: what was
-    computed from them is to be removed (not kept: empty when read back). Forgetting one of the memories forgets
-    it."""
+    """Feedback and what it did. ``replaced`` are previous versions of the memories that changed: what was computed from
+    them is to be removed (not kept: empty when read back). Forgetting one of the memories forgets it."""
 
     id: str
     cube_id: str
@@ -228,7 +227,7 @@ class Job:
 
 @dataclass(frozen=True)
 class KeyInfo:
-    """What is known of a key: never the key itself. ``created_at`` is in Unix seconds."""
+    """The known facts of a key: never the key itself. ``created_at`` is in Unix seconds."""
 
     name: str
     tenant: str
@@ -246,8 +245,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose memories and messages are meant: they have all of the ids that are given. What is in a cube that is named
-    for an id (``ANN``, ``agent:COOK``, ``run:R1``, ``app:SHOP``) has that id."""
+    """A user, agent, session or application (or several at once) whose memories and messages are meant: they have all
+    of the ids that are given. What is in a cube that is named for an id (``ANN``, ``agent:COOK``, ``run:R1``,
+    ``app:SHOP``) has that id."""
 
     owner: str | None = None
     agent: str | None = None

@@ -23,7 +23,7 @@ Finish = Callable[[Transaction, list[AddOutcome]], Sequence[IndexChange] | None]
 
 @dataclass(frozen=True)
 class Said:
-    """What all messages of one addition have in common. ``owner`` is the end user they belong to, ``session`` the
+    """The context that all messages of one addition share. ``owner`` is the end user they belong to, ``session`` the
     conversation. ``expires_at`` in Unix seconds."""
 
     session: str | None = None
@@ -43,7 +43,7 @@ class Said:
 def new_message(
     text: str, role: Any = "user", sent_at: float | None = None, author: str | None = None, **fields: Any
 ) -> Message:
-    """A message with a new id, sent now unless said otherwise."""
+    """Make a message with a new id, sent now unless said otherwise."""
     return Message(
         "msg_" + secrets.token_hex(12), role, text, time.time() if sent_at is None else sent_at, author, **fields
     )
@@ -78,7 +78,7 @@ class Adding:
         ).memory
 
     def add_noted(self, tenant: str, cube_id: str, text: str, *, kind: str | None = None, **fields: Any) -> AddOutcome:
-        """``add``, and what it did to the memories that were there."""
+        """Store a memory as ``add`` does; return also what that did to the memories that were there."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
         memory, state = _given(cube.id, text, kind, fields)
         (vector,) = self._index.embeddings.in_context([memory.text], [[]])
@@ -196,8 +196,8 @@ class Adding:
 
 @dataclass(frozen=True)
 class _Addition:
-    """What messages come to: of each message its context, and of each unit its memory, its vector, and the numbers of
-    memories that may say the same."""
+    """An addition that is ready to be written: of each message its context, and of each unit its memory, its vector,
+    and the numbers of memories that may say the same."""
 
     messages: Sequence[Message]
     contexts: Sequence[str]
@@ -271,12 +271,12 @@ def _drafts(units: Sequence[Unit], cube_id: str, said: Said, earlier: Sequence[t
 
 
 def _in_order(earlier: Sequence[tuple[str, str]]) -> list[str]:
-    """Texts of the memories before, the last one last."""
+    """Return the texts of the memories before, the last one last."""
     return [text for _, text in earlier[::-1]]
 
 
 def _following(memories: list[Memory], earlier: Sequence[tuple[str, str]]) -> list[Memory]:
-    """The memories behind these ones instead."""
+    """Let the memories follow these ones instead."""
     return [replace(m, follows=earlier[0][0] if earlier else None) if i == 0 else m for i, m in enumerate(memories)]
 
 
@@ -285,7 +285,7 @@ def _near(one: Vector | None, other: Vector) -> bool:
 
 
 def _contexts(messages: Sequence[Message], before: Sequence[Message]) -> list[str]:
-    """For each message, the two that were sent before it."""
+    """Return for each message the two that were sent before it."""
     all_ = [*before, *messages]
     n = len(before)
     return [" ".join(m.spoken for m in all_[max(0, n + i - 2) : n + i]) for i in range(len(messages))]

@@ -113,7 +113,7 @@ class MemoryLine(_Record):
 
     @property
     def label(self) -> str:
-        """What ``Memory.label`` was where the bundle comes from."""
+        """The memory's ``Memory.label`` where the bundle comes from."""
         return f"{self.id}@{self.version}"
 
 
@@ -225,7 +225,7 @@ def _dumped(line: _Record) -> bytes:
 
 
 def read_bundle(source: BinaryIO, max_packed_bytes: int | None = None) -> Contents:
-    """A bundle's contents, checked as far as they can be without a store; what is attached is not read yet (see
+    """Read a bundle's contents, checked as far as they can be without a store; what is attached is not read yet (see
     :class:`AttachedFiles`) and does not count against ``max_packed_bytes``. Raises ``InvalidMemory``."""
     with _damage_named(), _opened(source) as archive:
         _check_members(archive, source.seek(0, 2), max_packed_bytes)
@@ -242,11 +242,11 @@ class AttachedFiles:
             self._archive = _opened(source)
 
     def size(self, name: str) -> int:
-        """How many bytes the file has that has this name in its line."""
+        """Return the size in bytes of the file that has this name in its line."""
         return self._archive.getinfo(_member(name)).file_size
 
     def content(self, name: str) -> Iterator[bytes]:
-        """Its bytes, in parts."""
+        """Read the bytes of a file, in parts."""
         with _damage_named(), self._archive.open(_member(name)) as member:
             while part := member.read(_COPIED_BYTES):
                 yield part
@@ -280,7 +280,7 @@ def _opened(source: BinaryIO) -> zipfile.ZipFile:
 
 @contextmanager
 def _damage_named() -> Iterator[None]:
-    """Turns what reading a damaged zip may raise into ``InvalidMemory``."""
+    """Turn what reading a damaged zip may raise into ``InvalidMemory``."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
@@ -290,7 +290,7 @@ def _damage_named() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without the values: they may be private."""
+    """Say what is wrong, without the values: they may be private."""
     errors = getattr(error, "errors", None)
     if errors is not None:
         first = errors()[0]
@@ -323,7 +323,7 @@ def _check_members(archive: zipfile.ZipFile, file_bytes: int, max_packed_bytes: 
 
 
 def _attached(archive: zipfile.ZipFile) -> dict[str, str]:
-    """The attached files: their members by the names that their lines have."""
+    """Return the attached files: their members by the names that their lines have."""
     found = (_SEGMENT.fullmatch(name) for name in archive.namelist())
     return {match[1]: match[0] for match in found if match is not None}
 
@@ -399,7 +399,7 @@ def _check_links(contents: Contents) -> None:
 
 
 def _distinct(ids: Iterable[str]) -> dict[str, int]:
-    """Each id and its place."""
+    """Return each id and its place."""
     listed = list(ids)
     places = {id: place for place, id in enumerate(listed)}
     if len(places) != len(listed):

@@ -155,7 +155,8 @@ class Bundles:
         return Contents(manifest, memories, messages, rows.changes, documents, self._matrix(rows))
 
     def _matrix(self, rows: _Rows) -> Half:
-        """float16 [memories, dim]. A vector that has something of a deleted memory in it is made anew, without."""
+        """Return vectors, float16 [memories, dim]. One that has something of a deleted memory in it is computed again,
+        without."""
         texts = {memory.id: memory.text for memory in rows.memories}
         follows = {memory.id: memory.follows for memory in rows.memories}
         vectors = dict(rows.vectors)
@@ -174,8 +175,8 @@ class Bundles:
 
     def load(self, tenant: str, name: str, source: BinaryIO, *, max_packed_bytes: int | None = None) -> Loaded:
         """Make a new cube of that name from a bundle, or nothing. Everything gets new ids; links, histories and times
-        are kept. ``max_packed_bytes`` bounds what of the bundle is no segments. Raises ``InvalidMemory`` (also for a
-        bad bundle), ``Conflict`` (the name), ``StorageFull``, ``EmbedderError``."""
+        are kept. ``max_packed_bytes`` limits everything in the bundle except segments. Raises ``InvalidMemory`` (also
+        for a bad bundle), ``Conflict`` (the name), ``StorageFull``, ``EmbedderError``."""
         name = checked_name(name)
         contents = read_bundle(source, max_packed_bytes)
         cube = Cube("cube_" + secrets.token_hex(12), tenant, name, time.time(), contents.manifest.fidelity)
@@ -203,7 +204,7 @@ class Bundles:
                 self._index.add(tx, number, memory, vector)
 
     def _loaded_vectors(self, contents: Contents) -> list[Vector | None]:
-        """A vector for each active memory."""
+        """Return a vector for each active memory."""
         lines = contents.memories
         active = [i for i, line in enumerate(lines) if line.status == "active"]
         found: list[Vector | None] = [None] * len(lines)
@@ -222,7 +223,7 @@ class Bundles:
         return found
 
     def _are_ours(self, contents: Contents, active: Sequence[int]) -> bool:
-        """Whether a sample of the vectors is what this embedder makes of the texts."""
+        """Tell if a sample of the vectors is what this embedder makes of the texts."""
         sample = list(active[:: max(1, len(active) // _SAMPLE)])
         if not sample:
             return True
@@ -236,7 +237,7 @@ class Bundles:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What of a cube is dumped. ``vectors`` by memory; ``deleted``: ids of memories that still have a text."""
+    """The part of a cube that is dumped. ``vectors`` by memory; ``deleted``: ids of memories that still have a text."""
 
     memories: list[Memory]
     messages: list[tuple[str | None, Message]]
@@ -301,7 +302,7 @@ def _without(item: Any, name: str) -> dict[str, Any]:
 
 
 def _texts_before(id: str, follows: dict[str, str | None], texts: dict[str, str]) -> list[str]:
-    """The texts of the two memories before this one, the nearest first."""
+    """Return the texts of the two memories before this one, the nearest first."""
     found: list[str] = []
     before = follows.get(id)
     while before is not None and len(found) < 2 and before in texts:
@@ -318,7 +319,7 @@ def _follows_any(id: str, follows: dict[str, str | None], deleted: set[str]) -> 
 
 @dataclass(frozen=True)
 class _Fresh:
-    """What is to be inserted, with new ids."""
+    """Everything that is to be inserted, with new ids."""
 
     memories: list[Memory]
     messages: list[tuple[str | None, Message]]
@@ -328,7 +329,7 @@ class _Fresh:
 
     @classmethod
     def of(cls, contents: Contents, cube: Cube) -> _Fresh:
-        """Raises ``InvalidMemory``."""
+        """Give everything in a bundle new ids. Raises ``InvalidMemory``."""
         checked_fidelity(cube.fidelity)
         ids = {line.id: "mem_" + secrets.token_hex(12) for line in contents.memories}
         said = {line.id: "msg_" + secrets.token_hex(12) for line in contents.messages}
@@ -385,7 +386,7 @@ def _fresh_message(line: MessageLine, ids: dict[str, str]) -> Message:
 
 
 def _renamed(value: Any, ids: dict[str, str]) -> Any:
-    """The same with new ids; those of what is not in the bundle are None, so that they name nothing else."""
+    """Return the same with new ids; those of what is not in the bundle are None, so that they name nothing else."""
     if isinstance(value, str):
         return ids.get(value, None if _ID.fullmatch(value) else value)
     if isinstance(value, list):

@@ -58,8 +58,9 @@ def _whole(words: str) -> str:
 
 
 def corrected_text(memory: Memory, remark: Remark, at: float) -> str:
-    """The right value in the place of the wrong one; else the statement in the place of a sentence about the same;
-    else the memory with the correction behind it, so that nothing else that it says is lost."""
+    """Return a memory's text with the right value in the place of the wrong one; else the statement in the place of a
+    sentence about the same; else the memory with the correction behind it, so that nothing else that it says is
+    lost."""
     said = memory.said
     speaker = memory.text[: len(memory.text) - len(said)]
     wrong = next((words for words in (remark.wrong, memory.value) if words and _holds(said, words)), None)
@@ -74,7 +75,7 @@ def corrected_text(memory: Memory, remark: Remark, at: float) -> str:
 
 
 def _value_of(statement: str, said: str, wrong: str) -> str | None:
-    """What a statement has where the memory has the wrong value: as a state has it, or behind the same words."""
+    """Return what a statement has where the memory has the wrong value: as a state has it, or behind the same words."""
     old, new = state_of(said), state_of(statement)
     if old is not None and new is not None and old.slot == new.slot:
         match = re.search(_whole(new.value), statement, re.IGNORECASE)

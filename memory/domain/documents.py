@@ -26,7 +26,7 @@ _MAX_NAME_CHARS = 500
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a file, and the memories that its text took the place of: what was computed from them is to be
+    """The outcome for a file, and the memories that its text took the place of: what was computed from them is to be
     removed."""
 
     action: Literal["added", "replaced", "unchanged"]
@@ -117,7 +117,7 @@ class DocumentStore:
 
 
 def checked_document_name(name: str) -> str:
-    """A file's name without white space around it. Raises ``InvalidMemory``."""
+    """Check a file's name; return it without white space around it. Raises ``InvalidMemory``."""
     name = name.strip()
     if not name or len(name) > _MAX_NAME_CHARS or unstorable(name) or not name.isprintable():
         raise InvalidMemory(f"A document's name has 1 to {_MAX_NAME_CHARS} printable characters.", "name")

@@ -24,7 +24,7 @@ class Erasing:
 
     def __init__(self, storage: Storage, index: SearchIndex, undelete_s: float = DAY_S) -> None:
         self.undelete_s = undelete_s
-        """How long a deleted memory can be brought back, in seconds."""
+        """The time in which a deleted memory can be brought back, in seconds."""
         self._storage = storage
         self._index = index
 
@@ -111,8 +111,8 @@ class Erasing:
     # -- how -------------------------------------------------------------------------------------------------
 
     def _wipe(self, tx: Transaction, numbers: Sequence[int], messages: Sequence[int]) -> list[IndexChange]:
-        """Wipe memories and messages. What follows them in a conversation gets its vector anew, without them. Additions
-        that have read them and are not yet written begin anew. Returns what changes in the vectors in memory."""
+        """Wipe memories and messages. What follows them in a conversation is embedded again, without them. Additions
+        that have read them and are not yet written start over. Returns what changes in the vectors in memory."""
         found = tx.memories.stored(numbers)
         changed = [IndexChange(item.memory.cube_id, item.number, None) for item in found]
         tx.removal.wipe_memories(numbers)
@@ -121,9 +121,9 @@ class Erasing:
         cubes = {item.cube_id for item in changed}
         behind = [item.memory.id for item in found]
         for _ in range(2):  # as far as a memory's vector reaches back
-            anew = self._vectors_behind(tx, cubes, behind)
-            changed += [change for _, change in anew]
-            behind = [id for id, _ in anew]
+            embedded = self._vectors_behind(tx, cubes, behind)
+            changed += [change for _, change in embedded]
+            behind = [id for id, _ in embedded]
         self._index.drop_files(cubes)
         self._index.erasures += 1
         return changed
@@ -131,7 +131,7 @@ class Erasing:
     def _vectors_behind(
         self, tx: Transaction, cubes: Collection[str], ids: Collection[str]
     ) -> list[tuple[str, IndexChange]]:
-        """Embed the memories right behind these anew, without what was wiped; return their ids and new vectors."""
+        """Embed the memories right behind these again, without what was wiped; return their ids and new vectors."""
         found = []
         for item in tx.memories.behind(cubes, ids):
             vector = self._index.vector_in_place(tx, item.memory)

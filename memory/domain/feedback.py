@@ -173,7 +173,7 @@ class FeedbackStore:
     # -- what is to be done ----------------------------------------------------------------------------------
 
     def _given(self, tenant: str, cube_id: str, memory_ids: Sequence[str]) -> list[Memory]:
-        """The memories that feedback names, each once."""
+        """Return the memories that feedback names, each once."""
         if len(memory_ids) > MAX_MEMORIES:
             raise InvalidMemory(f"Feedback is about at most {MAX_MEMORIES} memories.", "memory_ids")
         with self._storage.read() as tx:
@@ -200,7 +200,7 @@ class FeedbackStore:
     def _plan_correction(
         self, plan: _Plan, tenant: str, cube_id: str, remark: Remark, given: list[Memory], at: float
     ) -> None:
-        """A correction of what it is about; where that is not known, what it says is new."""
+        """Plan a correction of what it is about; where that is not known, what it says is new."""
         state = state_of(remark.statement)
         # "Actually, I moved to Lima" denies nothing: the new state takes the place of the old one, which did hold.
         changes = state is not None and not remark.firm
@@ -212,7 +212,7 @@ class FeedbackStore:
             plan.statements.append(remark.statement)
 
     def _plan_corrected(self, tenant: str, cube_id: str, text: str, given: list[Memory], at: float) -> _Plan:
-        """One memory gets the corrected text; the others that it stands for as well give way to it."""
+        """Plan that one memory gets the corrected text, and the others that it stands for as well give way to it."""
         about = given or self._about(tenant, cube_id, Remark("correction", text, firm=True), [], set())
         if not about:
             return _Plan(statements=[text])
@@ -224,14 +224,14 @@ class FeedbackStore:
         return _Plan(steps)
 
     def _about(self, tenant: str, cube_id: str, remark: Remark, given: list[Memory], taken: set[str]) -> list[Memory]:
-        """The memory that a remark is about: one of those given, or else one in the cube; none when unsure."""
+        """Return the memory that a remark is about: one of those given, or else one in the cube; none when unsure."""
         pool = given or self._near(tenant, cube_id, remark)
         pool = [memory for memory in pool if memory.status == "active" and memory.id not in taken]
         best = best_match(remark, pool, given=bool(given))
         return [] if best is None else [best]
 
     def _near(self, tenant: str, cube_id: str, remark: Remark) -> list[Memory]:
-        """Memories that fill the slot that a remark says something of, then those that a search finds."""
+        """Return memories that fill the slot that a remark says something of, then those that a search finds."""
         state = state_of(remark.statement)
         found: list[Memory] = []
         if state is not None:
@@ -291,13 +291,13 @@ def _step(remark: Remark, memory: Memory, at: float) -> _Step:
 
 
 def _retired(memory: Memory, at: float, by: str | None = None) -> Memory:
-    """Out of use. What gave way to a correction does not become a former state: it never held."""
+    """Take a memory out of use. What gave way to a correction does not become a former state: it never held."""
     retired = replace(memory, status="archived", pinned=False, updated_at=at)
     return retired if by is None else replace(retired, replaced_by=by, slot=None, value=None)
 
 
 def _resaid(memory: Memory, text: str, at: float) -> Memory:
-    """The memory with another text; a state says what its text now says."""
+    """Give a memory another text; a state says what its text now says."""
     text = checked_text(text)
     if text == memory.text:
         return replace(memory, updated_at=at)

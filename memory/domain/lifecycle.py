@@ -64,8 +64,8 @@ class Lifecycle:
         after: str | None = None,
         filter: Mapping[str, Any] | None = None,
     ) -> Page:
-        """Memories in order of creation, of one cube or of all one's own. ``after`` is the ``next`` of the page before.
-        ``deleted`` ones are those that can be brought back. Raises ``NotFound``, ``InvalidMemory``."""
+        """List memories in order of creation, of one cube or of all one's own. ``after`` is the ``next`` of the page
+        before. ``deleted`` ones are those that can be brought back. Raises ``NotFound``, ``InvalidMemory``."""
         if status not in STATUSES:
             raise InvalidMemory(f"'{status}' is not a status; there are {', '.join(STATUSES)}.", "status")
         cube = None if cube_id is None else find_cube(self._storage, tenant, cube_id).id
@@ -79,14 +79,14 @@ class Lifecycle:
         return Page(items, items[-1].id if len(found) > limit else None)
 
     def standing(self, tenant: str, cube_id: str) -> list[Memory]:
-        """Active memories that are pinned or make up the profile, in order of creation: part of every prompt.
+        """Return active memories that are pinned or make up the profile, in order of creation: part of every prompt.
         Raises ``NotFound``."""
         cube = find_cube(self._storage, tenant, cube_id)
         with self._storage.read() as tx:
             return tx.lists.standing(cube.id)
 
     def update(self, tenant: str, memory_id: str, **fields: Any) -> Memory:
-        """``change``, and the memory as it is then."""
+        """Change a memory as ``change`` does; return it as it is then."""
         return self.change(tenant, memory_id, **fields).after
 
     def change(
@@ -205,7 +205,7 @@ def _as_history_where_replaced(tx: Transaction, memory: Memory) -> Memory:
 
 
 def _checked(given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a change as they are stored. Raises ``InvalidMemory``."""
+    """Return the fields of a change as they are stored. Raises ``InvalidMemory``."""
     checks: dict[str, Callable[[Any], Any]] = {
         "text": checked_text,
         "kind": checked_kind,
@@ -216,7 +216,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with(old: Memory, given: Mapping[str, Any], overlay: Overlay) -> Memory:
-    """The memory with these fields. Raises ``InvalidMemory``."""
+    """Return the memory with these fields. Raises ``InvalidMemory``."""
     new = replace(old, **{name: value for name, value in given.items() if name != "metadata"}, updated_at=time.time())
     if "metadata" in given:
         new = replace(new, metadata=_overlaid(old.metadata, given["metadata"], overlay))
@@ -240,7 +240,7 @@ def _overlaid(old: dict[str, Any], given: dict[str, Any], overlay: Overlay) -> d
 
 
 def _merged(old: Any, patch: Any) -> Any:
-    """RFC 7396."""
+    """Apply a JSON Merge Patch (RFC 7396)."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(old) if isinstance(old, dict) else {}

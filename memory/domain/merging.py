@@ -1,5 +1,5 @@
-"""Where a new memory goes among those there are: beside them, into one that says the same, or in the place of a state
-that no longer holds."""
+"""Deduplication: a new memory is added to those there are, merged into one that says the same, or takes the place of a
+state that no longer holds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LOOKED_AT = 3
 
 @dataclass(frozen=True)
 class AddOutcome:
-    """What became of a unit. ``memory`` is what is active now (or kept as history, when *outdated*); ``replaced`` is
-    what it took the place of."""
+    """The outcome of adding one memory. ``memory`` is what is active now (or kept as history, when *outdated*);
+    ``replaced`` is what it took the place of."""
 
     action: Action
     memory: Memory
@@ -32,12 +32,12 @@ class AddOutcome:
 
 
 def slot_of(state: State, author: str | None) -> str:
-    """A state's slot with whose it is: ``user|home``."""
+    """Return a state's slot with whose it is: ``user|home``."""
     return f"{(state.subject or author or 'user').lower()}|{state.slot}"
 
 
 def restated(memory: Memory) -> Memory:
-    """A memory whose text was changed: of a state, what it says now is what counts."""
+    """Return a memory whose text was changed with the slot and value of what it says now."""
     if memory.slot is None:
         return memory
     state = state_of(memory.said)
@@ -63,7 +63,7 @@ def insert(tx: Transaction, memory: Memory, action: str = "added") -> int:
 
 
 def insert_as_given(tx: Transaction, memory: Memory) -> Insertion:
-    """Write a memory beside those there are."""
+    """Write a memory without comparing it with those there are."""
     return Insertion(AddOutcome("added", memory), insert(tx, memory))
 
 
@@ -98,7 +98,8 @@ def _time(memory: Memory) -> float:
 
 
 def _ended_by(old: Memory, new: Memory, state: State) -> bool:
-    """An end that names a value ends that value only: who no longer lives in Oslo may well live in Lima."""
+    """Tell if a new memory ends an old state. An end that names a value ends that value only: who no longer lives in
+    Oslo may well live in Lima."""
     if _time(old) > _time(new):
         return False
     return not state.ends or not state.value or old.value in (None, state.value)

@@ -14,14 +14,14 @@ COVERS = "the memory, its history, what was merged into it, and the messages tha
 
 @dataclass(frozen=True)
 class Proof:
-    """What was forgotten (as it was), what a scan found afterwards, and when (Unix seconds)."""
+    """A memory that was forgotten (as it was), what a scan found afterwards, and when (Unix seconds)."""
 
     memory: Memory
     scan: Scan
     at: float
 
     def as_json(self) -> dict[str, Any]:
-        """Without the text: the digest says which one it was."""
+        """Return the proof without the text: the digest says which one it was."""
         return {
             "memory": self.memory.id,
             "digest": digest_of(self.memory.text),

@@ -31,12 +31,12 @@ class Chunk:
 
 
 def count_words(text: str) -> int:
-    """How many words a text counts for: at least one, if anything can be seen of it."""
+    """Count the words of a text: at least one, if anything can be seen of it."""
     return sum(1 + len(word) // _MAX_WORD_CHARS for word in _WORD.findall(text)) or int(bool(text.strip()))
 
 
 def sentences(text: str) -> list[str]:
-    """The text cut after each sentence and line; joined, it is the text again."""
+    """Cut a text after each sentence and line; joined, the parts are the text again."""
     found, begin = [], 0
     for match in _END.finditer(text):
         if "\n" not in match.group() and _ABBREVIATED.search(text, max(0, match.start() - 10), match.end()):
@@ -47,7 +47,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Sentences, the longest cut between words."""
+    """Return sentences, the longest cut between words."""
     for sentence in sentences(text):
         if count_words(sentence) <= _MAX_SENTENCE:
             yield sentence
@@ -77,7 +77,7 @@ class _Draft:
         self.text, self.words = "", 0
 
     def begin(self, block: Block) -> None:
-        """A paragraph begins."""
+        """Begin a paragraph."""
         if self.words >= _SMALL_SECTION and block.heading != self.last_heading:
             self.end()
         self.text = self.text.rstrip() + "\n\n" if self.text else ""
@@ -97,7 +97,7 @@ class _Draft:
 
 
 def chunks_of(blocks: Iterable[Block]) -> list[Chunk]:
-    """Chunks of about ``CHUNK_WORDS`` words. None has text from two sections, unless the first is small."""
+    """Return chunks of about ``CHUNK_WORDS`` words. None has text from two sections, unless the first is small."""
     draft = _Draft()
     for block in blocks:
         draft.begin(block)

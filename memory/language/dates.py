@@ -41,7 +41,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Clue:
-    """What a question says of time: a stretch [start, end), or only whether it asks for now or for before."""
+    """The time that a question is about: a stretch [start, end), or only whether it asks for now or for before."""
 
     start: float | None = None
     end: float | None = None
@@ -55,8 +55,8 @@ class _Rule:
 
 
 def spans_in(text: str, at: float, utc_offset: int = 0) -> list[Span]:
-    """The dates that a text names, in order. Relative ones are resolved against ``at`` (Unix seconds) on a clock that
-    is ``utc_offset`` seconds ahead of UTC."""
+    """Return the dates that a text names, in order. Relative ones are resolved against ``at`` (Unix seconds) on a clock
+    that is ``utc_offset`` seconds ahead of UTC."""
     if not _GATE.search(text):
         return []
     base = local_time(at, utc_offset)
@@ -75,7 +75,7 @@ def spans_in(text: str, at: float, utc_offset: int = 0) -> list[Span]:
 
 
 def clue_of(query: str, at: float, utc_offset: int = 0) -> Clue:
-    """What a question asks for in time."""
+    """Return the time that a question asks for."""
     spans = spans_in(query, at, utc_offset)
     if spans:
         first = spans[0]
@@ -94,7 +94,7 @@ def clue_of(query: str, at: float, utc_offset: int = 0) -> Clue:
 
 
 def with_dates(text: str, at: float, utc_offset: int = 0) -> str:
-    """The text with the date behind each relative one: ``I met Sam yesterday (2023-05-07)``."""
+    """Return the text with the date behind each relative one: ``I met Sam yesterday (2023-05-07)``."""
     parts, last = [], 0
     for span in spans_in(text, at, utc_offset):
         if re.search(_YEAR, span.words):
@@ -106,7 +106,7 @@ def with_dates(text: str, at: float, utc_offset: int = 0) -> str:
 
 
 def shown(at: float, unit: Unit = "day", utc_offset: int = 0) -> str:
-    """A time as a date of the granularity: ``2023-05-07``, ``week of 2023-05-01``, ``May 2023``, ``2023``."""
+    """Show a time as a date of the granularity: ``2023-05-07``, ``week of 2023-05-01``, ``May 2023``, ``2023``."""
     moment = local_time(at, utc_offset)
     if unit == "week":
         return f"week of {moment:%Y-%m-%d}"
@@ -114,8 +114,8 @@ def shown(at: float, unit: Unit = "day", utc_offset: int = 0) -> str:
 
 
 def parse_time(value: str | float) -> tuple[float, int]:
-    """A time as Unix seconds and the offset of its clock from UTC in seconds. ISO 8601, ``2023-05-08 13:56``, numbers
-    (over 1e11: milliseconds). Raises ``ValueError``, also for what is outside the calendar."""
+    """Return a time as Unix seconds, and the offset of its clock from UTC in seconds. ISO 8601, ``2023-05-08 13:56``,
+    numbers (over 1e11: milliseconds). Raises ``ValueError``, also for what is outside the calendar."""
     seconds, offset = _read(value)
     if not EARLIEST <= seconds <= LATEST:
         raise ValueError(f"{value} is no time")
@@ -139,7 +139,7 @@ def _read(value: str | float) -> tuple[float, int]:
 
 
 def local_time(at: float, utc_offset: int) -> datetime:
-    """A time on the clock that is ``utc_offset`` seconds ahead of UTC."""
+    """Return a time on the clock that is ``utc_offset`` seconds ahead of UTC."""
     try:
         return datetime.fromtimestamp(at, timezone(timedelta(seconds=utc_offset)))
     except (OverflowError, OSError, ValueError) as error:
@@ -243,7 +243,7 @@ def _month_of_year(match: re.Match[str], base: datetime) -> tuple[datetime, Unit
 
 @lru_cache(maxsize=4096)
 def _explicit(words: str) -> datetime | None:
-    """A written-out date. The library takes milliseconds a call, hence the patterns before it and the cache."""
+    """Read a written-out date. The library takes milliseconds per call, hence the patterns before it and the cache."""
     import dateparser
 
     parsed: datetime | None = dateparser.parse(words, languages=["en"], settings={"DATE_ORDER": "MDY"})

@@ -47,7 +47,7 @@ class Extractor(Protocol):
     def name(self) -> str: ...
 
     def extract(self, messages: Sequence[Message], before: Sequence[Message]) -> list[Unit]:
-        """Memories from ``messages``, in order; ``before`` is what was said just before them."""
+        """Extract memories from ``messages``, in order; ``before`` is what was said just before them."""
         ...
 
 
@@ -83,7 +83,7 @@ class LocalExtractor:
 
 
 def sentences_in(text: str) -> list[str]:
-    """The sentences of a text, without white space around them."""
+    """Return the sentences of a text, without white space around them."""
     return [part.strip() for part in _SENTENCE.split(text) if part.strip()]
 
 
@@ -129,7 +129,7 @@ def _unit(
 
 
 def _tool_unit(index: int, message: Message) -> Unit:
-    """Experience with a tool: what it was called with and what came back."""
+    """Make a unit of experience with a tool: what it was called with and what came back."""
     name = str(message.metadata.get("tool") or message.author or "a tool")
     arguments = message.metadata.get("arguments")
     asked = f" with {arguments}" if arguments else ""

@@ -106,7 +106,7 @@ class _Window:
 
 
 class ModelExtractor:
-    """What a language model makes of the messages; tools' messages are kept as they are, the system's are not kept.
+    """An extractor that asks a language model; tools' messages are kept as they are, the system's are not kept.
 
     ``fallbacks`` counts the windows that were read without the model. May be called from any thread.
     """
@@ -187,7 +187,7 @@ def _windows(messages: Sequence[Message], chars: int) -> Iterator[_Window]:
 
 
 def _cut(text: str, chars: int) -> Iterator[str]:
-    """Pieces of at most so many characters, cut at white space where there is some."""
+    """Cut a text into pieces of at most ``chars`` characters, at white space where there is some."""
     while len(text) > chars:
         at = max(text.rfind(" ", chars // 2, chars), text.rfind("\n", chars // 2, chars))
         at = chars if at < 0 else at
@@ -209,7 +209,7 @@ def _line(index: int | None, message: Message, text: str) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """JSON in which no chat template's special tokens (``<|im_end|>``, ``[INST]``) can stand."""
+    """Return JSON in which no chat template's special tokens (``<|im_end|>``, ``[INST]``) can stand."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c").replace("[", "\\u005b")
 
 
@@ -224,8 +224,8 @@ def _clock(message: Message) -> str | None:
 
 
 def items_in(answer: str) -> list[Any] | None:
-    """What an answer has in the place of memories: as it stands, out of fences and talk, or up to where it was cut off.
-    None where there is nothing of the kind."""
+    """Return what an answer has in the place of memories: as it stands, out of fences and talk, or up to where it was
+    cut off. None where there is nothing of the kind."""
     text = _FENCE.sub("", _THOUGHT.sub("", answer[:_MAX_ANSWER_CHARS])).strip()
     begin = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
     if begin < 0:
@@ -251,7 +251,7 @@ def _listed(parsed: Any) -> list[Any] | None:
 
 
 def _whole_items(text: str, begin: int) -> list[Any] | None:
-    """The objects of the first list that are whole, where the text around them is not JSON."""
+    """Return the objects of the first list that are whole, where the text around them is not JSON."""
     decoder = json.JSONDecoder()
     items: list[Any] = []
     at = text.find("[", begin)
@@ -269,7 +269,7 @@ def _whole_items(text: str, begin: int) -> list[Any] | None:
 
 
 def units_of(items: Sequence[Any], messages: Sequence[Message], allowed: Sequence[int]) -> list[Unit]:
-    """The items that are memories of the ``allowed`` messages, with every field in its bounds."""
+    """Return the items that are memories of the ``allowed`` messages, with every field in its bounds."""
     found: dict[str, Unit] = {}
     for item in items:
         unit = _unit(item, messages, frozenset(allowed)) if isinstance(item, dict) else None
@@ -306,7 +306,7 @@ def _unit(item: dict[str, Any], messages: Sequence[Message], allowed: frozenset[
 
 
 def _text(value: Any, limit: int) -> str | None:
-    """A text on one line, of bounded length; None for anything else."""
+    """Return a text on one line, of bounded length; None for anything else."""
     if not isinstance(value, str) or unstorable(value):
         return None
     text = " ".join(value.split())
@@ -319,14 +319,15 @@ def _kind(value: Any) -> MemoryKind:
 
 
 def _sources(value: Any, allowed: frozenset[int]) -> tuple[int, ...]:
-    """Indices of messages; where there is only one, it is meant."""
+    """Return indices of messages; where there is only one, it is meant."""
     listed = value if isinstance(value, list) else [value]
     sources = sorted({i for i in listed if isinstance(i, int) and not isinstance(i, bool) and i in allowed})
     return tuple(sources) or (tuple(allowed) if len(allowed) == 1 else ())
 
 
 def _state(item: dict[str, Any], kind: MemoryKind, text: str, speaker: str) -> State | None:
-    """The slot that a memory fills: as its own words say it, so that all extractors agree; else as the model does."""
+    """Return the slot that a memory fills: as its own words say it, so that all extractors agree; else as the model
+    does."""
     if kind not in ("state", "preference", "profile"):
         return None
     found = state_of(text)
@@ -345,7 +346,7 @@ def _subject(subject: str | None, speaker: str) -> str | None:
 
 
 def _dates(value: Any, message: Message) -> tuple[float, float | None] | None:
-    """When something happened, on the clock of the message's sender, and until when where that is a day."""
+    """Return when something happened, on the clock of the message's sender, and until when where that is a day."""
     if not isinstance(value, str) or len(value) > _MAX_DATE_CHARS or not re.search(r"\d", value):
         return None
     text = value.strip()

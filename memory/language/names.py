@@ -21,7 +21,7 @@ _NO_NAMES = frozenset(
 
 
 def names_in(text: str) -> list[str]:
-    """Names in a text, lower-case, each once: runs of capitalised words, and what stands in quotes."""
+    """Return names in a text, lower-case, each once: runs of capitalised words, and what stands in quotes."""
     found: dict[str, None] = {}
     for match in _NAME.finditer(text):
         words = match.group().split()

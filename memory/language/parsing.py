@@ -93,14 +93,15 @@ class Outline:
 
 
 def parse(data: bytes, kind: str) -> list[Block]:
-    """The paragraphs of a file, in order. Raises ``Unreadable`` (and, for a damaged file, what a library raises)."""
+    """Return the paragraphs of a file, in order. Raises ``Unreadable`` (and, for a damaged file, what a library
+    raises)."""
     outline = Outline()
     _PARSERS[kind](data, outline)
     return outline.done()
 
 
 def decoded(data: bytes) -> str:
-    """Text in UTF-8, UTF-16 (where it says so) or Windows' encoding of Western languages."""
+    """Decode text in UTF-8, UTF-16 (where it says so) or Windows' encoding of Western languages."""
     encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
     for encoding in encodings:
         try:
@@ -206,7 +207,7 @@ class _Html(HTMLParser):
             self._blank = self._blank and not data.strip()
 
     def end(self) -> None:
-        """The paragraph or heading ends here."""
+        """End the paragraph or heading."""
         text, level = "" if self._blank else "".join(self._said), self._level
         self._said, self._blank, self._level = [], True, None
         if level is not None:
@@ -258,7 +259,7 @@ def _parse_docx(data: bytes, outline: Outline) -> None:
 
 
 def _check_zip(data: bytes) -> None:
-    """No more is unpacked than is said to be there; so that is what is bounded. And Word's XML declares nothing."""
+    """Bound what is said to be in an archive: no more is unpacked than that. And Word's XML declares nothing."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
         xml = [entry for entry in entries if entry.filename.lower().endswith((".xml", ".rels"))]
@@ -276,7 +277,7 @@ _PARSERS = {"txt": _parse_txt, "md": _parse_md, "html": _parse_html, "pdf": _par
 
 
 def _confine() -> None:
-    """From here on: bounded time and memory, no files but the libraries', no sockets, no programs."""
+    """Allow from here on bounded time and memory, no files but the libraries', no sockets, no programs."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
@@ -298,7 +299,8 @@ def _confine() -> None:
 
 
 def _main() -> None:
-    """Standard input is the file, the argument its kind; standard output is blocks or what is wrong, as JSON."""
+    """Parse a file: standard input is the file, the argument its kind; standard output is blocks or what is wrong, as
+    JSON."""
     import logging
     import warnings
 

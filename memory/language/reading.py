@@ -36,7 +36,7 @@ _READ_TIMEOUT_S = 90.0
 
 
 def kind_of_file(name: str, media_type: str | None) -> str:
-    """What kind of file it is: by its media type where that is a known one, else by its name. Raises
+    """Return a file's kind: by its media type where that is a known one, else by its name. Raises
     ``UnreadableDocument``."""
     declared = (media_type or "").partition(";")[0].strip().lower()
     kind = _MEDIA_TYPES.get(declared) or SUFFIXES.get(Path(name).suffix.lower())
@@ -46,7 +46,7 @@ def kind_of_file(name: str, media_type: str | None) -> str:
 
 
 def read_document(data: bytes, kind: str) -> list[Block]:
-    """The paragraphs of a file. Raises ``UnreadableDocument``."""
+    """Return the paragraphs of a file. Raises ``UnreadableDocument``."""
     if len(data) > MAX_DOCUMENT_BYTES:
         raise UnreadableDocument(f"A document has at most {MAX_DOCUMENT_BYTES >> 20} MiB.")
     if kind in ("txt", "md"):
@@ -77,5 +77,5 @@ def _read_apart(data: bytes, kind: str) -> list[Block]:
 
 
 def _storable(text: str) -> str:
-    """Without control characters and half characters, which parsers let through."""
+    """Remove control characters and half characters, which parsers let through."""
     return re.sub("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", " ", text)

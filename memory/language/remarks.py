@@ -85,7 +85,7 @@ class Remark:
 
 
 def remarks_in(text: str) -> list[Remark]:
-    """What a text says, in order."""
+    """Return the remarks of a text, in order."""
     text = text.strip()
     if len(text) <= _SHORT_CHARS:
         for kind, pattern in _WHOLE:
@@ -111,7 +111,7 @@ _WHOLE: tuple[tuple[RemarkKind, re.Pattern[str]], ...] = (
 
 
 def _without_leads(text: str) -> tuple[str, bool, bool]:
-    """The text without "No," and "Actually" before it, and whether there was either."""
+    """Return the text without "No," and "Actually" before it, and whether there was either."""
     firm = soft = False
     while True:
         match = _FIRM_LEAD.match(text)
@@ -143,7 +143,7 @@ def _said(sentence: str, firm: bool, led: bool) -> Remark:
 
 
 def _value_alone(sentence: str) -> str | None:
-    """The value of a sentence that names nothing else: "it's Lima", "Lima"."""
+    """Return the value of a sentence that names nothing else: "it's Lima", "Lima"."""
     match = _IT_IS.fullmatch(sentence)
     if match is not None:
         return _bare(match["value"])
@@ -153,7 +153,7 @@ def _value_alone(sentence: str) -> str | None:
 
 
 def _bare(words: str) -> str:
-    """Without the words that lead to a value, and without what ends a sentence."""
+    """Remove the words that lead to a value, and what ends a sentence."""
     words = words.strip().rstrip(".!").strip()
     match = _BEFORE_VALUE.match(words)
     return words if match is None else words[match.end() :]

@@ -26,14 +26,14 @@ _LIKING = {"like": 1, "love": 1, "enjoy": 1, "adore": 1, "prefer": 1, "hate": -1
 
 @dataclass(frozen=True)
 class State:
-    """What a sentence says: ``slot`` of ``subject`` (None: the speaker) is now ``value``."""
+    """A statement of how things stand: ``slot`` of ``subject`` (None: the speaker) is now ``value``."""
 
     kind: MemoryKind
     slot: str
     value: str
     subject: str | None = None
     ends: bool = False
-    """Whether the sentence only says that something no longer holds."""
+    """True where the sentence only says that something no longer holds."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ _EVENT = re.compile(
 
 
 def state_of(sentence: str) -> State | None:
-    """The slot that a sentence fills, if any."""
+    """Return the slot that a sentence fills, if any."""
     for pattern in _PATTERNS:
         match = pattern.regex.search(sentence)
         if match is None or sentence.rstrip().endswith("?"):
@@ -144,7 +144,7 @@ def _liking(groups: dict[str, str | None], value: str) -> State:
 
 
 def kind_of(sentence: str, dated: bool) -> tuple[MemoryKind, bool]:
-    """The kind of a sentence that fills no slot, and whether it is an implicit preference."""
+    """Return the kind of a sentence that fills no slot, and whether it is an implicit preference."""
     if _IMPLICIT.search(sentence):
         return "preference", True
     return ("event" if dated and _EVENT.search(sentence) else "fact"), False

@@ -15,22 +15,22 @@ _STOP_WORDS = frozenset(
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words in order, each once."""
+    """Return lower-case words in order, each once."""
     return list(dict.fromkeys(re.findall(r"\w+", text.lower())))
 
 
 def telling_words(query: str) -> list[str]:
-    """The words of a query that are worth searching for."""
+    """Return the words of a query that are worth searching for."""
     return [word for word in words_of(query) if word not in _STOP_WORDS][:_MAX_TERMS]
 
 
 def digest_of(text: str) -> str:
-    """A hash of a text's words: what differs in case, spaces and punctuation only has the same."""
+    """Hash a text's words: what differs in case, spaces and punctuation only has the same."""
     return hashlib.blake2b(" ".join(re.findall(r"\w+", text.lower())).encode(), digest_size=16).hexdigest()
 
 
 def alike(a: set[str], b: set[str]) -> bool:
-    """Whether two texts say the same: nearly the same words, and the same numbers and negations."""
+    """Tell if two texts say the same: nearly the same words, and the same numbers and negations."""
     differing = a ^ b
     if any(word.isdigit() or word in ("not", "no", "never", "t") for word in differing):
         return False

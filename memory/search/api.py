@@ -39,8 +39,8 @@ class MemorySearch:
         self._index = index
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Unit vectors, float32 [dim]; a search for one of these texts soon after need not embed it again. Raises
-        ``EmbedderError``."""
+        """Return unit vectors, float32 [dim]; a search for one of these texts soon after need not embed it again.
+        Raises ``EmbedderError``."""
         return self._index.embeddings.of(texts)
 
     def search(
@@ -54,8 +54,8 @@ class MemorySearch:
         filter: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> list[Hit]:
-        """The ``top_k`` best active memories of these cubes, best first. More ``options`` are ``SearchQuery``'s: at,
-        utc_offset, hops, diversity, floor. Raises ``NotFound``, ``InvalidMemory``, ``EmbedderError``."""
+        """Find the ``top_k`` best active memories of these cubes, best first. More ``options`` are ``SearchQuery``'s:
+        at, utc_offset, hops, diversity, floor. Raises ``NotFound``, ``InvalidMemory``, ``EmbedderError``."""
         cubes = tuple(dict.fromkeys(find_cube(self._storage, tenant, cube_id).id for cube_id in cube_ids))
         wanted: dict[str, Any] = dict(filter or {})
         if kinds is not None:
@@ -71,8 +71,8 @@ class MemorySearch:
         return self._reranked(query, hits)[:top_k]
 
     def around(self, tenant: str, cube_id: str, text: str, ids: Sequence[str], n: int = 256) -> Surroundings:
-        """What lies around a turn of a conversation: the memories nearest to ``text``, those that share a name with
-        the memories ``ids``, and the labels of all of these. Raises ``NotFound``, ``EmbedderError``."""
+        """Return what lies around a turn of a conversation: the memories nearest to ``text``, those that share a name
+        with the memories ``ids``, and the labels of all of these. Raises ``NotFound``, ``EmbedderError``."""
         cube = find_cube(self._storage, tenant, cube_id)
         near: list[tuple[int, float]] = []
         if text.strip():
@@ -91,7 +91,7 @@ class MemorySearch:
         )
 
     def _reranked(self, query: str, hits: list[Hit]) -> list[Hit]:
-        """In the reranker's order, where there is one; the store is free while it is asked."""
+        """Put hits in the reranker's order, where there is one; the store is free while it is asked."""
         if self.rerank is None or not hits:
             return hits
         scores = self.rerank.scores(query, [hit.memory.text for hit in hits])

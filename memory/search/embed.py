@@ -30,11 +30,12 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """Model and weights: vectors of another name are not comparable."""
+        """The model and its weights: vectors of another name are not comparable."""
         ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dim], each row of length 1 (or 0 for an empty text). Raises ``EmbedderError``."""
+        """Return vectors, float32 [len(texts), dim], each row of length 1 (or 0 for an empty text). Raises
+        ``EmbedderError``."""
         ...
 
 
@@ -55,18 +56,18 @@ class WholeEmbedder(Embedder, Protocol):
 
     @property
     def window(self) -> int | None:
-        """Tokens that are read at once; None where that is not known."""
+        """The number of tokens that are read at once; None where that is not known."""
         ...
 
     def embed_whole(self, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
-        """All of every text, however long: what does not fit into one window is read in several, and its vector is the
-        mean of theirs, weighted by their tokens. Raises ``EmbedderError``, ``EmbedderRefused``."""
+        """Embed all of every text, however long: what does not fit into one window is read in several, and its vector
+        is the mean of theirs, weighted by their tokens. Raises ``EmbedderError``, ``EmbedderRefused``."""
         ...
 
 
 def _shortened(vectors: Vectors, dimensions: int | None, title: str, allowed: Sequence[int] | None) -> Vectors:
-    """The first numbers of each vector, as unit vectors, where the model was trained for that: ``allowed`` are the
-    numbers of dimensions that it can give, None any. Raises ``EmbedderRefused``."""
+    """Return the first numbers of each vector, as unit vectors, where the model was trained for that: ``allowed`` are
+    the numbers of dimensions that it can give, None any. Raises ``EmbedderRefused``."""
     dim = vectors.shape[1]
     if dimensions is None or dimensions == dim:
         return vectors
@@ -110,7 +111,7 @@ class HashEmbedder:
         return _normalised(vectors)
 
     def embed_whole(self, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
-        """Its tokens are words."""
+        """Embed texts, whose tokens are words here."""
         vectors = _shortened(self.embed(texts), dimensions, self.title, ())
         return Embedded(vectors, sum(len(_words(text)) for text in texts))
 
@@ -182,7 +183,7 @@ class FolderEmbedder:
 
 
 def _batches(lengths: npt.NDArray[np.int64]) -> Iterator[list[int]]:
-    """Indices of windows of about one length, so many at once as are quickly read."""
+    """Return indices of windows of about one length, in batches that are quickly read."""
     batch: list[int] = []
     for i in np.argsort(lengths, kind="stable").tolist():
         if batch and (len(batch) + 1) * lengths[i] > _BATCH_TOKENS:
@@ -208,15 +209,15 @@ class _Loaded:
         )
 
     def windows(self, texts: Sequence[str]) -> list[tuple[int, list[int]]]:
-        """All tokens of the texts in runs that can be read at once, the marks around each run included; with each run
-        the index of its text."""
+        """Return all tokens of the texts in runs that can be read at once, the marks around each run included; with
+        each run the index of its text."""
         coded = self._tokenizer(
             list(texts), truncation=True, max_length=self.max_tokens, return_overflowing_tokens=True
         )
         return list(zip(coded["overflow_to_sample_mapping"], coded["input_ids"], strict=True))
 
     def embed_tokens(self, rows: Sequence[Sequence[int]]) -> Vectors:
-        """float32 [rows, dim] of windows."""
+        """Return vectors of windows, float32 [rows, dim]."""
         import torch
 
         ids = torch.full((len(rows), max(map(len, rows))), self._tokenizer.pad_token_id or 0)
@@ -241,8 +242,8 @@ class _Loaded:
 
 
 def _dimensions(config: Any) -> tuple[int, ...] | None:
-    """To how many dimensions the model's vectors may be shortened, as vLLM reads it from a model's configuration; None:
-    to any number."""
+    """Return the dimensions to which the model's vectors may be shortened, as vLLM reads it from a model's
+    configuration; None: to any number."""
     sizes = getattr(config, "matryoshka_dimensions", None)
     if sizes:
         return tuple(int(size) for size in sizes)

@@ -26,11 +26,11 @@ class Embeddings:
 
     @property
     def name(self) -> str:
-        """The embedder's: vectors of another name are not comparable."""
+        """The embedder's name: vectors of another name are not comparable."""
         return self._embedder.name
 
     def of(self, texts: Sequence[str]) -> list[Vector]:
-        """A unit vector, float32 [dim], for each text. Raises ``EmbedderError``."""
+        """Return a unit vector, float32 [dim], for each text. Raises ``EmbedderError``."""
         with self._lock:
             known = {text: self._cache[text] for text in texts if text in self._cache}
         missing = [text for text in dict.fromkeys(texts) if text not in known]
@@ -45,7 +45,7 @@ class Embeddings:
         return [known[text] for text in texts]
 
     def in_context(self, texts: Sequence[str], before: Sequence[Sequence[str]]) -> list[Vector]:
-        """Vectors of texts, each mixed with those of the texts ``before`` it (the nearest first)."""
+        """Return vectors of texts, each mixed with those of the texts ``before`` it (the nearest first)."""
         vectors = self.of([*texts, *(text for texts_before in before for text in texts_before)])
         rest = iter(vectors[len(texts) :])
         mixed: list[Vector] = []
@@ -60,7 +60,7 @@ class Embeddings:
         return mixed
 
     def in_a_row(self, texts: Sequence[str], earlier: Sequence[str] = ()) -> list[Vector]:
-        """Vectors of texts that follow each other, and the ``earlier`` ones (in order)."""
+        """Return vectors of texts that follow each other, and the ``earlier`` ones (in order)."""
         row = [*earlier, *texts]
         first = len(earlier)
         n = len(_BEFORE)

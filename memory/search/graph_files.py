@@ -50,7 +50,7 @@ class GraphFiles:
         self._graph(cube_id).unlink(missing_ok=True)
 
     def load(self, tx: Transaction, cube_id: str, embedder: str) -> CubeIndex | None:
-        """The cube's vectors, as the rows have them; None where there is no graph that fits."""
+        """Return the cube's vectors, as the rows have them; None where there is no graph that fits."""
         path = self._manifest(cube_id)
         if not path.is_file():
             return None

@@ -36,16 +36,16 @@ class SearchIndex:
     """The search entries of all cubes. The vectors in memory follow what is kept on disk."""
 
     def __init__(self, storage: Storage, embedder: Embedder, folder: Path) -> None:
-        """``folder`` is for the graphs of large cubes."""
+        """Use ``folder`` for the graphs of large cubes."""
         self.embeddings = Embeddings(embedder)
         self.erasures = 0
-        """How often text was erased: what was read before is not to be written after."""
+        """Counts erasures of text: what was read before one is not to be written after it."""
         self._storage = storage
         self._cubes: dict[str, CubeIndex] = {}
         self._files = GraphFiles(folder)
 
     def cube(self, cube_id: str) -> CubeIndex:
-        """Return the cube's vectors in memory; read, and embedded anew where another embedder made them, at first
+        """Return the cube's vectors in memory; read, and embedded again where another embedder made them, at first
         use."""
         with self._storage.read() as tx:
             index = self._cubes.get(cube_id)
@@ -131,7 +131,7 @@ class SearchIndex:
     # -- upkeep ----------------------------------------------------------------------------------------------
 
     def rebuild(self, tenant: str, cube_id: str) -> int:
-        """Make a cube's full text, vectors and names anew from its memories; return how many there are. Raises
+        """Rebuild a cube's full text, vectors and names from its memories; return how many there are. Raises
         ``NotFound``, ``EmbedderError``."""
         cube = find_cube(self._storage, tenant, cube_id)
         with self._storage.write() as tx:
@@ -144,7 +144,7 @@ class SearchIndex:
         return len(active)
 
     def forget(self, cube_id: str) -> None:
-        """Read a cube's vectors anew at next use."""
+        """Invalidate a cube's vectors in memory: they are read again at next use."""
         with self._storage.read():
             self._cubes.pop(cube_id, None)
             self._files.drop(cube_id)

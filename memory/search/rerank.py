@@ -21,7 +21,7 @@ class EndpointRerank:
         self._client = httpx.Client(headers=headers, timeout=timeout_s)
 
     def scores(self, query: str, texts: Sequence[str]) -> list[float]:
-        """Raises ``RerankError``."""
+        """Score texts against a query; higher is better. Raises ``RerankError``."""
         if not texts:
             return []
         body = {"model": self._model, "query": query, "documents": list(texts)}

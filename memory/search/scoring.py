@@ -28,7 +28,7 @@ from memory.types import Hit, Vector
 
 VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT, FORMER = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02, 1.0
 _RECENCY_S = 30 * 86_400.0
-# At most so many rows are scored one by one where a filter leaves no more than that.
+# Where a filter leaves at most this many memories, they are scored one by one.
 _SCAN = 2_000
 _SAME = 0.97
 _SEEDS = 5
@@ -40,7 +40,7 @@ _FIRST_PERSON = frozenset("i my me mine we our us".split())
 
 @dataclass(frozen=True)
 class SearchQuery:
-    """What is asked. ``at`` (Unix seconds) is when, for "last week" and for what has expired; default: now.
+    """A search's question. ``at`` (Unix seconds) is when, for "last week" and for what has expired; default: now.
 
     ``hops``: 0 no names, 1 memories that share a name with the question, 2 also those that share one with the best.
     ``diversity`` from 0 to 1 trades score for difference among the results (MMR, Carbonell and Goldstein 1998); near
@@ -78,7 +78,7 @@ class Search:
     def __init__(
         self, tx: Transaction, query: SearchQuery, vector: Vector, index_of: Callable[[str], NearestVectors]
     ) -> None:
-        """Raises ``InvalidMemory`` for a bad filter."""
+        """Prepare a search. Raises ``InvalidMemory`` for a bad filter."""
         self._tx = tx
         self._query = query
         self._condition = parse_filter(query.filter or {})
@@ -91,7 +91,7 @@ class Search:
         self._past = bool(self._expired)
 
     def hits(self) -> list[Hit]:
-        """The best ``top_k``, best first."""
+        """Return the best ``top_k``, best first."""
         query = self._query
         depth = max(_DEPTH, 5 * query.top_k)
         text, vector = self._candidates(depth)
@@ -158,7 +158,7 @@ class Search:
         return {data.number: _Scored(data) for data in found}
 
     def _add_author(self, found: dict[int, _Scored]) -> None:
-        """Where the question names one of those who said things, theirs count more."""
+        """Count what somebody said for more, where the question names them."""
         asked = set(words_of(self._query.text))
         named = [name for name in self._authors() if asked.intersection(words_of(name))]
         if not named and asked & _FIRST_PERSON:
@@ -205,7 +205,7 @@ class Search:
                 found[row].parts["graph"] = GRAPH * score
 
     def _add_former(self, found: dict[int, _Scored]) -> None:
-        """Asked for what was before, the states that what was found has replaced."""
+        """Add the states that what was found has replaced, where the question is about what was before."""
         if self._clue.tense != "before" or not found:
             return
         by_id = {candidate.data.id: candidate for candidate in found.values() if candidate.data.slot}
@@ -214,7 +214,7 @@ class Search:
             found[data.number] = _Scored(data, {"former": FORMER, **newer.parts})
 
     def _told_apart(self, ranked: list[_Scored]) -> list[_Scored]:
-        """The best ones, each different from those before it."""
+        """Return the best ones, each different from those before it."""
         query = self._query
         pool = ranked[: max(20, 4 * query.top_k)]
         rows = [c.number for c in pool]
@@ -228,7 +228,7 @@ class Search:
         return chosen
 
     def _duplicate(self, candidate: _Scored, chosen: Sequence[_Scored]) -> bool:
-        """Whether a result with nearly the same vector as a better one has nearly the same words too."""
+        """Tell if a result with nearly the same vector as a better one has nearly the same words too."""
         texts = self._tx.candidates.memories([candidate.number, *(c.number for c in chosen)])
         words = set(words_of(texts[candidate.number].text))
         return any(alike(words, set(words_of(texts[c.number].text))) for c in chosen)

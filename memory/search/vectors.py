@@ -18,9 +18,9 @@ Places = npt.NDArray[np.intp]
 
 # Below this cosine, all-MiniLM-L6-v2's neighbours are unrelated (unrelated pairs lie around 0.0 to 0.15).
 MIN_COSINE = 0.2
-# A scan of so many vectors of 384 numbers takes under 1 ms on one core.
+# A scan of this many vectors of 384 numbers takes under 1 ms on one core.
 EXACT_LIMIT = 20_000
-# More than so many vectors are scanned as numbers of 8 bits, from -127 to 127.
+# More vectors than this are scanned as numbers of 8 bits, from -127 to 127.
 _ROUGHLY = 4_000
 _STEPS = 127
 # Vectors are unit vectors, up to what float16 rounds.
@@ -74,17 +74,17 @@ class CubeIndex:
         self._index.remove(row)
 
     def nearest(self, query: Vector, n: int, floor: float = MIN_COSINE) -> list[tuple[int, float]]:
-        """Up to ``n`` rows with their cosine, best first, none below ``floor``."""
+        """Return up to ``n`` rows with their cosine, best first, none below ``floor``."""
         return [(row, cosine) for row, cosine in self._index.nearest(query, n, floor) if cosine >= floor]
 
     def nearest_to_each(self, queries: Sequence[Vector], n: int, floor: float) -> list[list[tuple[int, float]]]:
-        """``nearest`` for several queries; a scan for all of them takes hardly longer than for one."""
+        """Return ``nearest`` for several queries; a scan for all of them takes hardly longer than for one."""
         if isinstance(self._index, ExactIndex):
             return self._index.nearest_to_each(queries, n, floor)
         return [self.nearest(query, n, floor) for query in queries]
 
     def cosines(self, query: Vector, rows: Sequence[int]) -> dict[int, float]:
-        """The cosine of each of these rows that there is."""
+        """Return the cosine of each of these rows that there is."""
         known = self._index.vectors_of(rows)
         if not known:
             return {}
@@ -140,7 +140,8 @@ class ExactIndex:
         return list(zip(self._rows[places[best]].tolist(), cosines[best].tolist(), strict=True))
 
     def _possible(self, query: Vector, n: int, floor: float) -> Places:
-        """Places that can be among the ``n`` nearest, and not below ``floor``; all, where it is not worth to know.
+        """Return places that can be among the ``n`` nearest, and not below ``floor``; all, where it is not worth to
+        know.
 
         With x = s c + e for a vector and its 8-bit numbers c, |q.x - (s_q c_q).(s c)| <= |q| |e| + |e_q| |s c|
         (Cauchy and Schwarz), and |s c| is at most |x| + |e|.
@@ -163,7 +164,7 @@ class ExactIndex:
         return {row: self._vectors[self._place[row]] for row in rows if row in self._place}
 
     def nearest_to_each(self, queries: Sequence[Vector], n: int, floor: float) -> list[list[tuple[int, float]]]:
-        """Up to ``n`` rows for each query, best first, none below ``floor``: quick where these are few."""
+        """Return up to ``n`` rows for each query, best first, none below ``floor``: quick where these are few."""
         if not self._place or not queries or self._vectors.shape[1] != queries[0].shape[0]:
             return [[] for _ in queries]
         cosines = _products_with_each(self._vectors[: len(self._place)], np.stack(queries))
@@ -206,7 +207,7 @@ class GraphIndex:
 
     @classmethod
     def load(cls, path: Path, dim: int) -> GraphIndex:
-        """What ``save`` wrote. Raises ``ValueError`` for a file that is none, or of other vectors."""
+        """Read what ``save`` wrote. Raises ``ValueError`` for a file that is none, or of other vectors."""
         graph = cls(dim)
         try:
             graph._index.load(str(path))
@@ -265,7 +266,7 @@ class GraphIndex:
 
 @functools.cache
 def _counts_whole_numbers() -> bool:
-    """Whether products of 8-bit numbers are exact here: on CPUs without instructions for them (VNNI), oneDNN adds them
+    """Tell if products of 8-bit numbers are exact here: on CPUs without instructions for them (VNNI), oneDNN adds them
     up in 16 bits, which do not hold the largest."""
     import torch
 
@@ -278,7 +279,7 @@ def _counts_whole_numbers() -> bool:
 
 
 def _rounded(vectors: Vector) -> tuple[Codes, Vector, Vector]:
-    """8-bit numbers [n, dim], the step of each vector [n], and the length of each one's error [n]."""
+    """Return 8-bit numbers [n, dim], the step of each vector [n], and the length of each one's error [n]."""
     steps: Vector = (np.abs(vectors).max(axis=1) / _STEPS + np.float32(1e-30)).astype(np.float32)
     codes = np.rint(vectors / steps[:, None]).astype(np.int8)
     errors: Vector = np.linalg.norm(vectors - codes * steps[:, None], axis=1)
@@ -286,8 +287,8 @@ def _rounded(vectors: Vector) -> tuple[Codes, Vector, Vector]:
 
 
 def _products(vectors: Vector, query: Vector) -> Vector:
-    """Scalar products [n] of vectors [n, dim] with one. By torch: numpy's own threads go on spinning after a product,
-    and halve the speed of the models beside them."""
+    """Return scalar products [n] of vectors [n, dim] with one. By torch: numpy's own threads go on spinning after a
+    product, and halve the speed of the models beside them."""
     import torch
 
     products: Vector = torch.mv(torch.from_numpy(vectors), torch.from_numpy(np.ascontiguousarray(query))).numpy()
@@ -295,7 +296,7 @@ def _products(vectors: Vector, query: Vector) -> Vector:
 
 
 def _products_with_each(vectors: Vector, queries: Vector) -> Vector:
-    """Scalar products [queries, n]; by torch, as above."""
+    """Return scalar products [queries, n]; by torch, as above."""
     import torch
 
     products: Vector = (torch.from_numpy(vectors) @ torch.from_numpy(queries).T).T.numpy()
@@ -303,7 +304,7 @@ def _products_with_each(vectors: Vector, queries: Vector) -> Vector:
 
 
 def _top(values: Vector, n: int) -> Places:
-    """Places of the ``n`` largest, largest first."""
+    """Return places of the ``n`` largest, largest first."""
     if n >= len(values):
         return np.argsort(-values, kind="stable")
     candidates = np.argpartition(-values, n)[:n]

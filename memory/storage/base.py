@@ -46,7 +46,7 @@ class Storage(Protocol):
 
 
 class Transaction(Protocol):
-    """What can be read and (in a transaction that may write) written, by what it is about."""
+    """Everything that can be read and (in a transaction that may write) written, by what it is about."""
 
     @property
     def cubes(self) -> Cubes: ...

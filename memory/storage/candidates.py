@@ -123,7 +123,7 @@ class Names(Protocol):
 
 
 class Candidates(Protocol):
-    """What is known of the candidates of a search. ``past``: also archived memories that have expired."""
+    """The candidates of a search, with what is known of them. ``past``: also archived memories that have expired."""
 
     def matching(self, cube_ids: Sequence[str], condition: Condition, limit: int, *, past: bool) -> list[int]:
         """Return up to ``limit`` active memories of the cubes that meet a condition."""

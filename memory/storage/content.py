@@ -174,7 +174,7 @@ class Lists(Protocol):
 
 
 class History(Protocol):
-    """What was done to each memory."""
+    """The steps of each memory's history."""
 
     def add(self, memory: Memory, action: str, text: str | None = None, detail: dict[str, Any] | None = None) -> None:
         """Add a step, now; ``text`` is the one before it, where that changed."""
@@ -249,7 +249,7 @@ class Messages(Protocol):
 
 
 class Sources(Protocol):
-    """Which memory is from which messages."""
+    """The messages that each memory is from."""
 
     def link(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Say that memories are from messages, by ids (memory, message)."""

@@ -1,4 +1,4 @@
-"""What a storage backend hands out beside the nouns of ``memory.types``. Memories and messages have a *number* in it,
+"""Records that a storage backend hands out, besides the nouns of ``memory.types``. Memories and messages have a *number* in it,
 which is the backend's own: later ones have higher numbers, and a number is never used again for something else."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class StoredMessage:
 
 
 class Candidate(NamedTuple):
-    """What of a memory is needed for its score in a search."""
+    """The part of a memory that is needed for its score in a search."""
 
     number: int
     id: str
@@ -55,7 +55,7 @@ class Unembedded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which memories a list has: of one cube or (None) of all the tenant's own, of this kind (None: any), behind the
+    """The memories that a list has: of one cube or (None) of all the tenant's own, of this kind (None: any), behind the
     one numbered ``after``. ``deleted`` ones are those that can be brought back."""
 
     tenant: str

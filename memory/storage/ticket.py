@@ -32,7 +32,7 @@ def note_cube(cube_id: str) -> None:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Writes in here do no harm when they are done again: they are no reason to refuse a retry."""
+    """Leave writes in here unmarked: they do no harm when they are done again, and are no reason to refuse a retry."""
     token = ticket.set(None)
     try:
         yield

@@ -26,7 +26,7 @@ _PRAGMAS = (
     "secure_delete=ON",
     f"cache_size=-{_CACHE_KIB}",
 )
-# FTS5 overwrites deleted text by itself from this version on; before, the index has to be made anew for that.
+# FTS5 overwrites deleted text by itself from this version on; before, the index has to be rebuilt for that.
 _FTS_SECURE_DELETE = sqlite3.sqlite_version_info >= (3, 42, 0)
 
 

@@ -99,7 +99,8 @@ def _field(name: str, tests: Tests | None) -> Sql:
 
 
 def _path(keys: Sequence[str]) -> str:
-    """A path in SQLite's words. Keys are written as they are in the rows, where ``json.dumps`` has escaped them."""
+    """Return a path in SQLite's words. Keys are written as they are in the rows, where ``json.dumps`` has escaped
+    them."""
     return "$" + "".join(f".{json.dumps(key)}" for key in keys)
 
 
@@ -140,7 +141,7 @@ def _metadata(path: str, elements: list[Test] | None, single: list[Test] | None)
 
 
 def _elements(source: str, before: list[Any], tests: list[Test] | None) -> Sql:
-    """The condition that one of a list's elements passes."""
+    """Return the condition that one of a list's elements passes."""
     if tests is None:
         test: Sql = ("e.type != 'null'", [])
     else:

@@ -12,7 +12,7 @@ from memory.types import Memory
 
 # Rows that one search may score. bm25 takes about a microsecond a row, so this is the time a search may take.
 BUDGET = 2_000
-# Cubes with a larger share of all memories than one in so many are not worth being told apart by a word.
+# Cubes with a larger share of all memories than one in this many are not worth being told apart by a word.
 _MOST = 4
 # A word in more rows than this tells little: its rows are not all looked at, only the latest.
 _COMMON = 1_000
@@ -22,17 +22,17 @@ _PAIRED = 3
 
 
 def _any(words: Sequence[str]) -> str:
-    """An FTS5 expression. Each word is quoted, so that nothing in a query is read as syntax."""
+    """Return an FTS5 expression for any of the words. Each is quoted, so that nothing in a query is read as syntax."""
     return " OR ".join(f'"{word}"' for word in words)
 
 
 def cube_word(cube_id: str) -> str:
-    """A cube's id as the one word that its rows hold in the column ``cube``."""
+    """Return a cube's id as the one word that its rows hold in the column ``cube``."""
     return cube_id.removeprefix("cube_")
 
 
 def past_of(cube_id: str) -> str:
-    """A cube's shelf of what has expired: its rows hold this word, and are found by nobody who asks for today."""
+    """Return the word that rows of a cube hold once they have expired: nobody finds them who asks for today."""
     return f"past{cube_word(cube_id)}"
 
 
@@ -86,7 +86,7 @@ def _found(db: sqlite3.Connection, words: Sequence[str], within: str, depth: int
 
 
 def _rare(counts: Sequence[tuple[int, str]]) -> list[str]:
-    """The rarest words whose rows fit the budget together."""
+    """Return the rarest words whose rows fit the budget together."""
     rare: list[str] = []
     used = 0
     for n, word in counts:
@@ -98,8 +98,8 @@ def _rare(counts: Sequence[tuple[int, str]]) -> list[str]:
 
 
 def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str]], n_rows: int) -> dict[int, float]:
-    """The latest rows that hold two of the rarest words (or the only one), with the sum of the words' idf: bm25 of a
-    row of average length that holds each once."""
+    """Return the latest rows that hold two of the rarest words (or the only one), with the sum of the words' idf: bm25
+    of a row of average length that holds each once."""
     rarest = counts[:_PAIRED]
     idf = [max(1e-6, math.log((n_rows - n + 0.5) / (n + 0.5))) if n < n_rows else 1e-6 for n, _ in rarest]
     held: dict[int, int] = {}  # a bit for each word
@@ -117,7 +117,7 @@ def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str
 
 
 def _count(db: sqlite3.Connection, within: str, word: str, n_rows: int) -> int:
-    """Number of rows that hold a word; estimated from the latest ones where it is common."""
+    """Count the rows that hold a word; estimated from the latest ones where it is common."""
     expression = f'{within}"{word}"'
     if n_rows > _COMMON:
         earliest = db.execute(

@@ -6,8 +6,8 @@ import sqlite3
 
 
 def infer_ids(db: sqlite3.Connection, cube_id: str | None = None) -> None:
-    """Give messages without ids (of one cube, or of all) those of the memories that are from them, else those that all
-    the others of their conversation have."""
+    """Give messages without ids (of one cube, or of all) the ids of the memories that are from them, else those that
+    all the others of their conversation have."""
     where = "WHERE owner IS NULL AND agent IS NULL AND app IS NULL AND (?1 IS NULL OR cube_id = ?1)"
     of_memory = "(SELECT max({0}) FROM memories m JOIN provenance p ON p.memory_id = m.id WHERE p.message_id = s.id)"
     app = "json_extract(m.metadata, '$.app_id')"

@@ -174,7 +174,7 @@ def context_of(db: sqlite3.Connection, memory_id: str) -> str:
 
 
 def renew_contexts(db: sqlite3.Connection, messages: Collection[int]) -> None:
-    """Write the full text's context of the memories of these messages' conversations anew."""
+    """Refresh the full text's context of the memories of these messages' conversations."""
     found = db.execute(
         "SELECT DISTINCT m.rowid AS row, m.id FROM memories m JOIN provenance p ON p.memory_id = m.id"
         " JOIN messages s ON s.id = p.message_id JOIN (SELECT DISTINCT cube_id, conversation FROM messages"

@@ -140,7 +140,7 @@ def _messages(db: sqlite3.Connection) -> None:
 
 @migration
 def _search_with_context(db: sqlite3.Connection) -> None:
-    """The cube as a word of its own column keeps a search within cubes; the context is what was said before."""
+    """Keep a search within cubes by the cube as a word of its own column; the context is what was said before."""
     db.execute("DROP TABLE memory_text")
     db.execute("CREATE VIRTUAL TABLE memory_text USING fts5(cube, text, context, tokenize = 'porter unicode61')")
     if sqlite3.sqlite_version_info >= (3, 42, 0):
@@ -213,7 +213,7 @@ def _feedback(db: sqlite3.Connection) -> None:
 
 @migration
 def _revisions(db: sqlite3.Connection) -> None:
-    """Counts every change, where a memory's version counts those of its text."""
+    """Count every change, where a memory's version counts those of its text."""
     for table in ("memories", "cubes"):
         db.execute(f"ALTER TABLE {table} ADD COLUMN revision INTEGER NOT NULL DEFAULT 1")
 
@@ -254,7 +254,7 @@ def _keyed_requests(db: sqlite3.Connection) -> None:
 
 @migration
 def _whose_messages(db: sqlite3.Connection) -> None:
-    """The ids that a message was added for, so that what is deleted for one of them is."""
+    """Keep the ids that a message was added for, so that what is deleted for one of them is."""
     for column in ("owner", "agent", "app"):
         db.execute(f"ALTER TABLE messages ADD COLUMN {column} TEXT")
     infer_ids(db)

@@ -20,7 +20,8 @@ from memory.storage.sqlite.vectors import SqliteVectors
 
 
 class SqliteTransaction:
-    """What ``memory.storage.base.Transaction`` asks for. ``db`` is for this backend's own tests and migrations."""
+    """The groups that ``memory.storage.base.Transaction`` asks for. ``db`` is for this backend's own tests and
+    migrations."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
