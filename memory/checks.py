@@ -1,4 +1,4 @@
-"""What may be stored. Each check returns the value in the form that is stored, or raises ``InvalidMemory``."""
+"""Checks of what is to be stored. Each returns the value in the form that is stored, or raises ``InvalidMemory``."""
 
 from __future__ import annotations
 

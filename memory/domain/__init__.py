@@ -1,1 +1,1 @@
-"""What is done with memories: adding, changing, erasing, feedback, documents, cubes, bundles, jobs, keys."""
+"""Work on memories: adding, changing, erasing, feedback, documents, cubes, bundles, jobs, keys."""

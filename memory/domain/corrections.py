@@ -1,4 +1,4 @@
-"""Which memory a remark is about, and how it reads once it is corrected."""
+"""Finding the memory that a remark is about, and its corrected text."""
 
 from __future__ import annotations
 

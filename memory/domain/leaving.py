@@ -1,4 +1,4 @@
-"""What goes with memories of the messages that they are from, so that nothing of them stays, and no more goes."""
+"""Removing, with memories, the parts of their messages that nothing else is from: no less, and no more."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from memory.language.words import digest_of
 from memory.types import Memory, Scan
 
 COVERS = "the memory, its history, what was merged into it, and the messages that it is from"
-"""What a proof speaks of. A word that somebody used in another message as well is that message's."""
+"""The extent of a proof. A word that somebody used in another message as well is that message's."""
 
 
 @dataclass(frozen=True)

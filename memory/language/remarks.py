@@ -1,4 +1,4 @@
-"""What somebody says of what was remembered: that it is right, wrong, to be forgotten, or how it is instead.
+"""Remarks on what was remembered: that it is right, wrong, to be forgotten, or how it is instead.
 
 The patterns are English; what they miss is an ordinary statement.
 """

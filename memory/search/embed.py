@@ -22,7 +22,7 @@ Vectors = npt.NDArray[np.float32]
 _BATCH = 32
 _BATCH_TOKENS = 2048
 MAX_TOKENS = 300_000
-"""What is read for one request at most, as OpenAI has it."""
+"""At most this much is read for one request, as OpenAI has it."""
 
 
 class Embedder(Protocol):

@@ -1,4 +1,4 @@
-"""What memories are found by: their entries in storage, and the vectors of each cube in memory."""
+"""The search index: entries in storage, and the vectors of each cube in memory."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Where memories are kept: the interface (``base``) and its backends."""
+"""Storage of memories: the interface (``base``) and its backends."""

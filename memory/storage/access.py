@@ -1,4 +1,4 @@
-"""What may be looked up or changed, before it is."""
+"""Look-ups and checks that come before a change."""
 
 from __future__ import annotations
 

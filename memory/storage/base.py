@@ -1,4 +1,4 @@
-"""What the memory store asks of a storage backend. ``memory.storage.sqlite`` is one; another one passes the same tests
+"""The interface of a storage backend. ``memory.storage.sqlite`` is one; another one passes the same tests
 (``tests/memory/storage``).
 
 A backend keeps memories, messages and all that goes with them, and proposes candidates for a search: by words, by

@@ -1,4 +1,4 @@
-"""What a storage backend proposes for a search: by words, by vectors, by names."""
+"""The groups of a storage backend that propose candidates for a search: by words, by vectors, by names."""
 
 from __future__ import annotations
 

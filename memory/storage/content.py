@@ -1,4 +1,4 @@
-"""What a storage backend does with what it keeps: cubes, memories, messages, documents, feedback."""
+"""The groups of a storage backend for its content: cubes, memories, messages, documents, feedback."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Records that a storage backend hands out, besides the nouns of ``memory.types``. Memories and messages have a *number* in it,
-which is the backend's own: later ones have higher numbers, and a number is never used again for something else."""
+"""Records that a storage backend hands out, besides the nouns of ``memory.types``.
+
+Memories and messages have a *number* in it, which is the backend's own: later ones have higher numbers. The number of
+one that was removed (not only wiped) may be given again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a storage backend keeps for the server: jobs, API keys, requests with keys of their own."""
+"""The groups of a storage backend that the server needs: jobs, API keys, requests with keys of their own."""
 
 from __future__ import annotations
 

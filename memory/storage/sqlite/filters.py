@@ -24,7 +24,7 @@ _FEW = 16  # operands that are quicker compared one by one
 Sql = tuple[str, list[Any]]
 """A condition that is true or false, never null, and the values of its question marks."""
 Test = tuple[tuple[str, ...], str, list[Any]]
-"""What one value is tested by: the types (as ``json_type`` names them) that can pass, and SQL with ``{v}`` for it."""
+"""A test of one value: the types (as ``json_type`` names them) that can pass, and SQL with ``{v}`` for it."""
 Tests = tuple[list[Test], list[Test]]
 """Tests of an element of a list, and of a single value."""
 _NEVER: Sql = ("0", [])

@@ -1,4 +1,4 @@
-"""Whose messages are, inferred from their memories."""
+"""Owners of messages, inferred from their memories."""
 
 from __future__ import annotations
 
