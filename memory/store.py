@@ -17,8 +17,7 @@ from memory.domain.retries import KeyedRequests
 from memory.search.api import MemorySearch, Rerank
 from memory.search.embed import Embedder
 from memory.search.index import SearchIndex
-from memory.storage.base import Storage
-from memory.storage.sqlite.database import SqliteStorage
+from memory.storage.opening import open_storage
 
 
 class MemoryStore:
@@ -32,7 +31,7 @@ class MemoryStore:
         self, path: Path, embedder: Embedder, *, undelete_s: float = DAY_S, rerank: Rerank | None = None
     ) -> None:
         """Open the file, or make it. Raises ``StoreCorrupt``."""
-        self.storage: Storage = SqliteStorage(path)
+        self.storage = open_storage(path)
         self.index = SearchIndex(self.storage, embedder, path.with_suffix(".vectors"))
         self.cubes = CubeStore(self.storage, self.index)
         self.adding = Adding(self.storage, self.index)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from memory.domain.keys import KeyStore
-from memory.storage.sqlite.database import SqliteStorage
+from memory.storage.opening import open_storage
 from server.cli.text import plain
 from server.config import default_data_dir
 from server.lock import make_data_dir
@@ -24,7 +24,7 @@ DataDir = Annotated[Path | None, typer.Option(envvar="RECALLKV_DATA_DIR", help="
 def _keys(data_dir: Path | None) -> KeyStore:
     folder = data_dir or default_data_dir()
     make_data_dir(folder)
-    return KeyStore(SqliteStorage(folder / "memories.sqlite"))
+    return KeyStore(open_storage(folder / "memories.sqlite"))
 
 
 @app.command()

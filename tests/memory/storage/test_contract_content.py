@@ -108,7 +108,8 @@ def test_a_cube_is_found_by_its_id_and_by_its_owner_by_name(storage: Storage) ->
         tx.cubes.insert(cube)
         assert tx.cubes.find(T, cube.id) == tx.cubes.find(T, " work ") == tx.cubes.named(T, "work") == cube
         assert tx.cubes.name_of(cube.id) == "work"
-        assert tx.cubes.named("other", "work") is tx.cubes.name_of("cube_x") is None
+        assert tx.cubes.named("other", "work") is None
+        assert tx.cubes.name_of("cube_x") is None
         tx.cubes.set_fidelity(cube.id, None)
         assert tx.cubes.find(T, cube.id) == replace(cube, fidelity=None, revision=2)
         for id in (cube.id, "work"):
@@ -151,7 +152,8 @@ def test_a_cube_goes_with_everything_in_it_and_nothing_else(storage: Storage) ->
         said(tx, memory, message)
         said(tx, stays, remains)
         tx.cubes.remove(cube)
-        assert tx.lists.of_cube(cube) == tx.messages.of_cube(cube) == []
+        assert tx.lists.of_cube(cube) == []
+        assert tx.messages.of_cube(cube) == []
         assert tx.lists.of_cube(other) == [stays]
         assert tx.sources.of(stays.id) == [remains]
         with pytest.raises(NotFound):
@@ -561,7 +563,8 @@ def test_messages_go_with_feedback_whose_words_they_were(storage: Storage) -> No
         assert [item.id for item in tx.feedback.of_cube(cube, 1)] == ["fb_2"]
         tx.removal.remove_messages(tx.messages.of_subject(T, Subject(), None))
         assert [item.id for item in tx.feedback.of_cube(cube, 9)] == ["fb_2"]
-        assert tx.messages.of_cube(cube) == tx.sources.of(memory.id) == []
+        assert tx.messages.of_cube(cube) == []
+        assert tx.sources.of(memory.id) == []
 
 
 def test_documents_and_their_chunks(storage: Storage) -> None:
