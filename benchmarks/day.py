@@ -49,13 +49,13 @@ def render(messages: list[ChatMessage], memories: list[MemoryText]) -> Prompt:
 def open_cubes(store: MemoryStore, size: Size) -> Scenes:
     """The day's cubes; those of an earlier run over the same store."""
     rng = random.Random(size.seed)
-    known = {cube.name: cube.id for cube in store.cubes(TENANT)}
+    known = {cube.name: cube.id for cube in store.cubes.all(TENANT)}
     cubes = []
     for number in range(size.cubes):
         texts = [sentence(rng) for _ in range(size.memories)]
         name = f"cube-{number}"
         if name not in known:
-            known[name] = store.create_cube(TENANT, name).id
+            known[name] = store.cubes.create(TENANT, name).id
             store.add_many(TENANT, known[name], texts)
         memories = tuple(store.list_memories(TENANT, known[name], limit=size.memories).items)
         pieces = render([], [MemoryText(memory.label, memory.text) for memory in memories]).pieces

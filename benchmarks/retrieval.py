@@ -156,7 +156,7 @@ def measure(store: MemoryStore, path: Path, count_tokens: Callable[[str], int], 
     ks = tuple(k for k in KS if k <= top_k) or (top_k,)
     run = _Run(top_k, _Table(ks), _Table(ks))
     for number, conversation in enumerate(conversations):
-        cube = store.create_cube(_TENANT, f"conversation-{number}").id
+        cube = store.cubes.create(_TENANT, f"conversation-{number}").id
         begin = time.perf_counter()
         for i, session in enumerate(conversation.sessions):
             store.add_messages(_TENANT, cube, session, Said(session=f"session-{i}"))

@@ -95,8 +95,8 @@ def _remember(
     store: MemoryStore, number: int, conversation: Conversation, cut: int, render: Render, memory_tokens: int
 ) -> Cube:
     name = f"conversation-{number}"
-    known = next((cube for cube in store.cubes(TENANT) if cube.name == name), None)
-    cube_id = store.create_cube(TENANT, name).id if known is None else known.id
+    known = next((cube for cube in store.cubes.all(TENANT) if cube.name == name), None)
+    cube_id = store.cubes.create(TENANT, name).id if known is None else known.id
 
     def tokens_of(text: str) -> int:
         return len(render([ChatMessage("user", "-")], [MemoryText("-", text)]).pieces[1].token_ids)

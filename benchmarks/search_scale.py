@@ -117,14 +117,13 @@ def _row(store: MemoryStore, cube: str, size: int, embedder: Embedder) -> dict[s
 
 def _agreement(store: MemoryStore, cube: str, queries: Sequence[str]) -> float:
     """Share of the ten nearest vectors by an exact scan of the rows that the index finds."""
-    with store._database.read() as db:
-        index = store._index(cube)
+    with store.storage.read() as tx:
+        index = store.index.cube(cube)
         wanted = np.stack(store.embed(list(queries)))
         best: list[list[tuple[float, int]]] = [[] for _ in queries]
-        cursor = db.execute("SELECT memory, vector FROM vectors")
-        while chunk := cursor.fetchmany(20_000):
-            numbers = np.array([row["memory"] for row in chunk])
-            matrix = np.stack([np.frombuffer(row["vector"], np.float16) for row in chunk]).astype(np.float32)
+        for chunk in tx.vectors.of_cube(cube):
+            numbers = np.array([number for number, _ in chunk])
+            matrix = np.stack([vector for _, vector in chunk])
             for i, cosines in enumerate(wanted @ matrix.T):
                 top = np.argsort(-cosines)[:10]
                 both = best[i] + [(float(cosines[j]), int(numbers[j])) for j in top]
@@ -142,7 +141,7 @@ def _adding(folder: Path, embedder: Embedder, n: int, say: Callable[[str], None]
     rng = random.Random(3)
 
     def added(cube: str, count: int, at_once: int) -> float:
-        id = store.create_cube(_TENANT, cube).id
+        id = store.cubes.create(_TENANT, cube).id
         texts = [_text(rng, i) for i in range(count)]
         begin = time.perf_counter()
         for i in range(0, count, at_once):

@@ -1,11 +1,14 @@
-"""The plaintext side store: cubes, messages, memories, search, jobs, keys."""
+"""The memory store: plaintext cubes, messages, memories, search, jobs, keys."""
 
-from memory.bundle import Attach, Attached, Loaded, Stored
-from memory.cubes import Grant, Group
-from memory.database import Ticket
-from memory.documents import Document, Imported
-from memory.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
-from memory.erasing import Subject
+from memory.domain.adding import Said, new_message
+from memory.domain.bundles import Attach, Attached, Loaded, Stored
+from memory.domain.documents import Imported
+from memory.domain.jobs import JobQueue
+from memory.domain.keys import KeyStore
+from memory.domain.lifecycle import Changed, Overlay, Page
+from memory.domain.merging import AddOutcome
+from memory.domain.proof import Proof
+from memory.domain.retries import KeyedRequests
 from memory.errors import (
     Conflict,
     CutOff,
@@ -25,24 +28,39 @@ from memory.errors import (
     StoreCorrupt,
     UnreadableDocument,
 )
-from memory.extract import Extractor, LocalExtractor, Unit
-from memory.extract_model import EndpointCompleter, ModelExtractor
-from memory.feedback import FeedbackAction, FeedbackOutcome
-from memory.finding import Surroundings
-from memory.intake import Said, new_message
-from memory.jobs import Job, JobQueue
-from memory.keeping import Changed, Overlay, Page
-from memory.keys import KeyInfo, KeyStore
-from memory.placing import Placed
-from memory.proof import Proof
-from memory.rerank import EndpointRerank
-from memory.retries import KeyedRequests, Reply
+from memory.language.extract import Extractor, LocalExtractor, Unit
+from memory.language.extract_model import EndpointCompleter, ModelExtractor
+from memory.search.api import Surroundings
+from memory.search.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
+from memory.search.rerank import EndpointRerank
+from memory.storage.base import Transaction
+from memory.storage.ticket import Ticket
 from memory.store import MemoryStore
-from memory.types import KINDS, Access, Change, Cube, Hit, Memory, MemoryKind, MemoryStatus, Message
+from memory.types import (
+    KINDS,
+    Access,
+    Change,
+    Cube,
+    Document,
+    FeedbackAction,
+    FeedbackOutcome,
+    Grant,
+    Group,
+    Hit,
+    Job,
+    KeyInfo,
+    Memory,
+    MemoryKind,
+    MemoryStatus,
+    Message,
+    Reply,
+    Subject,
+)
 
 __all__ = [
     "KINDS",
     "Access",
+    "AddOutcome",
     "Attach",
     "Attached",
     "Change",
@@ -87,7 +105,6 @@ __all__ = [
     "NotFound",
     "Overlay",
     "Page",
-    "Placed",
     "Proof",
     "Reply",
     "ReplyGone",
@@ -101,6 +118,7 @@ __all__ = [
     "Subject",
     "Surroundings",
     "Ticket",
+    "Transaction",
     "Unit",
     "UnreadableDocument",
     "WholeEmbedder",

@@ -1,4 +1,4 @@
-"""What may be stored. Each check returns the value in the form that is stored, or raises ``InvalidMemory``."""
+"""Checks of what is to be stored. Each returns the value in the form that is stored, or raises ``InvalidMemory``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from memory.dates import parse_time
 from memory.errors import InvalidMemory
-from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message
+from memory.language.dates import parse_time
+from memory.types import FIDELITIES, KINDS, MAX_TEXT_CHARS, ROLES, MemoryKind, MemoryStatus, Message, unstorable
 
 _MAX_METADATA_BYTES = 16_384
 # With room for dates around them, which the calendar must have too.
@@ -18,18 +18,14 @@ _MAX_TAGS = 64
 _MAX_TAG_CHARS = 200
 
 
-def unstorable(text: str) -> bool:
-    """Whether a text holds what UTF-8 or SQLite cannot: lone surrogates or NUL."""
-    return "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def storable(text: str) -> str:
-    """What a model has written, with a sign in the place of what cannot be stored: it cannot be asked to mend it."""
+    """Return what a model has written, with a sign in the place of what cannot be stored: it cannot be asked to mend
+    it."""
     return text[:MAX_TEXT_CHARS].replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def checked_text(text: str) -> str:
-    """A memory's text, without white space around it."""
+    """Check a memory's text; return it without white space around it."""
     text = text.strip()
     if not text:
         raise InvalidMemory("A memory's text is not empty.", "text")
@@ -41,7 +37,7 @@ def checked_text(text: str) -> str:
 
 
 def checked_message(message: Message) -> Message:
-    """A message whose text (which may be empty) and names can be stored."""
+    """Check a message, whose text may be empty; return it with a name that can be stored."""
     if message.role not in ROLES:
         raise InvalidMemory(f"'{message.role}' is no role; there are {', '.join(ROLES)}.", "messages")
     if len(message.text) > MAX_TEXT_CHARS or unstorable(message.text) or unstorable(message.author or ""):
@@ -55,28 +51,29 @@ def checked_message(message: Message) -> Message:
 
 
 def checked_kind(kind: str) -> MemoryKind:
-    """A known kind."""
+    """Check that a kind is known."""
     if kind not in KINDS:
         raise InvalidMemory(f"'{kind}' is not a kind of memory; there are {', '.join(KINDS)}.", "kind")
     return cast(MemoryKind, kind)
 
 
 def checked_status(status: str) -> MemoryStatus:
-    """A status that can be set."""
+    """Check that a status can be set."""
     if status not in ("active", "archived"):
         raise InvalidMemory("A status is set to active or archived; to delete, use delete.", "status")
     return cast(MemoryStatus, status)
 
 
 def checked_fidelity(fidelity: str | None) -> str | None:
-    """A known fidelity, or None."""
+    """Check that a fidelity is known, or None."""
     if fidelity is not None and fidelity not in FIDELITIES:
         raise InvalidMemory(f"'{fidelity}' is no fidelity; there are {', '.join(FIDELITIES)}.", "fidelity")
     return fidelity
 
 
 def checked_time(value: str | float, param: str) -> tuple[float, int]:
-    """A time as Unix seconds, and its clock's offset from UTC in seconds (see ``memory.dates.parse_time``)."""
+    """Return a time as Unix seconds, and its clock's offset from UTC in seconds (see
+    ``memory.language.dates.parse_time``)."""
     try:
         return parse_time(value)
     except ValueError as error:
@@ -84,14 +81,14 @@ def checked_time(value: str | float, param: str) -> tuple[float, int]:
 
 
 def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Tags, each once."""
+    """Check tags; return each once."""
     if len(tags) > _MAX_TAGS or any(not tag or len(tag) > _MAX_TAG_CHARS or unstorable(tag) for tag in tags):
         raise InvalidMemory(f"There are at most {_MAX_TAGS} tags of 1 to {_MAX_TAG_CHARS} characters.", "tags")
     return tuple(dict.fromkeys(tags))
 
 
 def checked_metadata(metadata: dict[str, Any]) -> str:
-    """Metadata as JSON."""
+    """Check metadata; return them as JSON."""
     try:
         encoded = json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:

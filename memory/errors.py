@@ -1,4 +1,4 @@
-"""What the side store can refuse.
+"""Errors of the memory store.
 
 MemoryStoreError
 ├── NotFound           no such memory or cube for this tenant (another tenant's id looks the same)

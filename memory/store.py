@@ -1,34 +1,84 @@
-"""The side store: plaintext memories in cubes, with hybrid search."""
+"""The memory store: its parts, put together over one storage backend."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from memory.bundle import BundleMethods
-from memory.cubes import CubeMethods
-from memory.documents import DocumentMethods
-from memory.embed import Embedder
-from memory.erasing import DAY_S
-from memory.feedback import FeedbackMethods
-from memory.finding import Rerank, SearchMethods
-from memory.intake import IntakeMethods
-from memory.jobs import JobQueue
-from memory.keeping import KeepingMethods
-from memory.keys import KeyStore
-from memory.retries import KeyedRequests
+from memory.domain.adding import Adding
+from memory.domain.bundles import Bundles
+from memory.domain.cubes import CubeStore
+from memory.domain.documents import DocumentStore
+from memory.domain.erasing import DAY_S, Erasing
+from memory.domain.feedback import FeedbackStore
+from memory.domain.jobs import JobQueue
+from memory.domain.keys import KeyStore
+from memory.domain.lifecycle import Lifecycle
+from memory.domain.retries import KeyedRequests
+from memory.search.api import MemorySearch, Rerank
+from memory.search.embed import Embedder
+from memory.search.index import SearchIndex
+from memory.storage.opening import open_storage
 
 
-class MemoryStore(
-    FeedbackMethods, CubeMethods, IntakeMethods, DocumentMethods, BundleMethods, KeepingMethods, SearchMethods
-):
-    """Memories of all tenants in one SQLite file."""
+class MemoryStore:
+    """Memories of all tenants in one SQLite file. Every method is bound to the tenant it is given: another tenant's id
+    is ``NotFound``. May be called from any thread; blocks while it works.
+
+    Each part can be had, tested and replaced alone; the verbs that everybody needs stand on the store as well.
+    """
 
     def __init__(
         self, path: Path, embedder: Embedder, *, undelete_s: float = DAY_S, rerank: Rerank | None = None
     ) -> None:
-        super().__init__(path, embedder)
-        self.undelete_s = undelete_s
-        self.rerank = rerank
-        self.keys = KeyStore(self._database)
-        self.jobs = JobQueue(self._database)
-        self.keyed = KeyedRequests(self._database)
+        """Open the file, or make it. Raises ``StoreCorrupt``."""
+        self.storage = open_storage(path)
+        self.index = SearchIndex(self.storage, embedder, path.with_suffix(".vectors"))
+        self.cubes = CubeStore(self.storage, self.index)
+        self.adding = Adding(self.storage, self.index)
+        self.searching = MemorySearch(self.storage, self.index, rerank)
+        self.erasing = Erasing(self.storage, self.index, undelete_s)
+        self.lifecycle = Lifecycle(self.storage, self.index, self.erasing)
+        self.documents = DocumentStore(self.storage, self.index, self.erasing)
+        self.bundles = Bundles(self.storage, self.index)
+        self.feedback = FeedbackStore(self.storage, self.index, self.adding, self.searching, self.erasing)
+        self.keys = KeyStore(self.storage)
+        self.jobs = JobQueue(self.storage)
+        self.keyed = KeyedRequests(self.storage)
+
+        self.cube = self.cubes.get
+        self.default_cube = self.cubes.default
+        self.add = self.adding.add
+        self.add_noted = self.adding.add_noted
+        self.add_many = self.adding.add_many
+        self.add_messages = self.adding.add_messages
+        self.search = self.searching.search
+        self.around = self.searching.around
+        self.embed = self.searching.embed
+        self.get = self.lifecycle.get
+        self.list_memories = self.lifecycle.list_memories
+        self.standing = self.lifecycle.standing
+        self.update = self.lifecycle.update
+        self.change = self.lifecycle.change
+        self.delete = self.lifecycle.delete
+        self.undelete = self.lifecycle.undelete
+        self.forget = self.erasing.forget
+        self.history = self.lifecycle.history
+        self.sources = self.lifecycle.sources
+        self.messages = self.lifecycle.messages
+        self.count = self.lifecycle.count
+        self.labels_of = self.lifecycle.labels_of
+        self.active_labels = self.lifecycle.active_labels
+
+    @property
+    def undelete_s(self) -> float:
+        """The time in which a deleted memory can be brought back, in seconds."""
+        return self.erasing.undelete_s
+
+    def check(self) -> None:
+        """Verify the whole file. Raises ``StoreCorrupt`` when its structure is damaged."""
+        self.storage.check()
+
+    def close(self) -> None:
+        """Save the graphs of large cubes, and close the file."""
+        self.index.close()
+        self.storage.close()

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from memory.database import Database
-from memory.keys import KeyStore
+from memory.domain.keys import KeyStore
+from memory.storage.opening import open_storage
 from server.cli.text import plain
 from server.lock import default_data_dir, make_data_dir
 
@@ -23,7 +23,7 @@ DataDir = Annotated[Path | None, typer.Option(envvar="RECALLKV_DATA_DIR", help="
 def _keys(data_dir: Path | None) -> KeyStore:
     folder = data_dir or default_data_dir()
     make_data_dir(folder)
-    return KeyStore(Database(folder / "memories.sqlite"))
+    return KeyStore(open_storage(folder / "memories.sqlite"))
 
 
 @app.command()

@@ -184,7 +184,7 @@ def load(
 def _documents(path: Path) -> Iterator[tuple[Path, str]]:
     """List files to import and the names they get: a file's own, or, in a folder, its path from the folder's parent
     on."""
-    from memory.documents import SUFFIXES
+    from memory.language.reading import SUFFIXES
 
     if path.is_file():
         yield path, path.name

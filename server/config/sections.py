@@ -12,7 +12,7 @@ from typing import Any, Literal
 from engine.base import Fidelity
 from engine.config import BatchingConfig, CompositionConfig, EngineConfig, EngineName, TransformersConfig, VllmConfig
 from kvcache import CodecName, Repair, StoreConfig, StrategyName
-from memory import MemoryStore
+from memory.domain.erasing import DAY_S
 from scheduler import Ask, ForesightConfig, Mode, PredictorName, PreloadConfig
 from server.config.owned import composed, owned
 from server.lock import default_data_dir
@@ -136,7 +136,7 @@ class MemorySettings:
     """An OpenAI-style endpoint for the extractor ``model``; None: the served model."""
     extractor_model: str | None = None
     extractor_api_key: str | None = _secret()
-    undelete_hours: float = _range(MemoryStore.undelete_s / 3600, 0, 24 * 365)
+    undelete_hours: float = _range(DAY_S / 3600, 0, 24 * 365)
     """A deleted memory can be brought back for this long; 0: it is forgotten."""
     bundle_key_file: Path | None = None
     """32 secret bytes that segments in bundles are signed with, for servers that take each other's; None: bundle.key in

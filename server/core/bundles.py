@@ -41,7 +41,7 @@ from kvcache import (
     standalone_root,
 )
 from memory import Attached, Loaded, MemoryStore, Stored
-from memory.bundle_file import MAX_ATTACHED, MAX_MEMBER_BYTES, AttachedFiles
+from memory.domain.bundle_file import MAX_ATTACHED, MAX_MEMBER_BYTES, AttachedFiles
 from memory.errors import InvalidMemory
 from scheduler import Upkeep
 from server.core.signing import BundleKey, BundleKeyError
@@ -129,7 +129,7 @@ class Bundles:
 
         labels = {label for entry in self._store.entries() for label in entry.labels}
         await asyncio.to_thread(
-            self._memories.dump_cube,
+            self._memories.bundles.dump,
             tenant,
             cube_id,
             into,
@@ -178,7 +178,7 @@ class Bundles:
         return loaded, taken
 
     def _load(self, tenant: str, name: str, source: BinaryIO) -> tuple[Loaded, Taken]:
-        loaded = self._memories.load_cube(tenant, name, source, max_packed_bytes=self._max_packed_bytes)
+        loaded = self._memories.bundles.load(tenant, name, source, max_packed_bytes=self._max_packed_bytes)
         taken = Taken()
         if loaded.attached:
             # Once a memory, however many pages say that they are of it: they may be lies.

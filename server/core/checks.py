@@ -8,8 +8,8 @@ from typing import Any
 
 from memory import Message, Said, new_message
 from memory.checks import checked_message, checked_metadata, checked_tags, checked_time, storable
-from memory.dates import LATEST
-from memory.filters import compile_filter
+from memory.language.dates import LATEST
+from memory.search.filters import parse_filter
 from server.core.recalled import without_recalled
 
 
@@ -45,7 +45,7 @@ def checked_said(said: Said) -> Said:
 
 def check_filter(filter: Mapping[str, Any]) -> None:
     """Refuse a filter that cannot be understood. Raises ``InvalidMemory``."""
-    compile_filter(filter)
+    parse_filter(filter)
 
 
 def moment(value: str | float | None, param: str) -> tuple[float | None, int]:

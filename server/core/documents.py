@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 from memory import Document, Imported, Memory, MemoryStore
-from memory.cubes import DEFAULT_CUBE
+from memory.domain.cubes import DEFAULT_CUBE
 from server.core.cubes import CubeService
 from server.core.invalidation import Invalidation
 
@@ -30,7 +30,7 @@ class DocumentService:
         ``StorageFull``, ``EmbedderError``."""
         # The default cube is made where it is missing, by its name too.
         id = await self._cubes.id_of(tenant, None if cube == DEFAULT_CUBE else cube)
-        run, add = copy_context().run, self._store.add_document
+        run, add = copy_context().run, self._store.documents.add
         done = await asyncio.get_running_loop().run_in_executor(
             self._readers, run, add, tenant, id, name, data, media_type
         )
@@ -38,12 +38,12 @@ class DocumentService:
 
     async def all(self, tenant: str, cube: str) -> list[Document]:
         """Return a cube's documents, by name. Raises ``NotFound``."""
-        return await asyncio.to_thread(self._store.documents, tenant, cube)
+        return await asyncio.to_thread(self._store.documents.all, tenant, cube)
 
     async def delete(self, tenant: str, cube: str, document_id: str) -> tuple[list[Memory], int]:
         """Delete a document: its memories go out of use. Return them, and how many segments were removed. Raises
         ``NotFound``, ``Forbidden``."""
-        memories = await asyncio.to_thread(self._store.delete_document, tenant, cube, document_id)
+        memories = await asyncio.to_thread(self._store.documents.delete, tenant, cube, document_id)
         return memories, await self._invalidation.drop(tenant, memories)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class FeedbackService:
                 id = self._store.get(tenant, memory_ids[0]).cube_id
             else:
                 id = self._store.default_cube(tenant).id if cube is None else cube
-            return self._store.feedback(tenant, id, text, memory_ids=memory_ids, corrected=corrected, at=at)
+            return self._store.feedback.take(tenant, id, text, memory_ids=memory_ids, corrected=corrected, at=at)
 
         outcome = await asyncio.to_thread(give)
         await self._invalidation.drop(tenant, outcome.replaced)
@@ -47,7 +47,7 @@ class FeedbackService:
     async def latest(self, tenant: str, cube: str | None, limit: int) -> list[FeedbackOutcome]:
         """Return the last feedback on a cube, the newest first. Raises ``NotFound``."""
         id = await self._cubes.id_of(tenant, cube)
-        return await asyncio.to_thread(self._store.feedback_list, tenant, id, limit)
+        return await asyncio.to_thread(self._store.feedback.all, tenant, id, limit)
 
     async def is_known(self, tenant: str, id: str) -> bool:
         """Tell if feedback of that id was given lately, on a cube that the tenant may read."""
@@ -55,8 +55,8 @@ class FeedbackService:
         def known() -> bool:
             return any(
                 outcome.id == id
-                for cube in self._store.cubes(tenant)
-                for outcome in self._store.feedback_list(tenant, cube.id, _LOOKED_AT)
+                for cube in self._store.cubes.all(tenant)
+                for outcome in self._store.feedback.all(tenant, cube.id, _LOOKED_AT)
             )
 
         return await asyncio.to_thread(known)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from typing_extensions import TypedDict
 
 from memory import (
+    AddOutcome,
     Change,
     Extractor,
     Hit,
@@ -27,7 +28,6 @@ from memory import (
     ModelExtractor,
     NotFound,
     Page,
-    Placed,
     Proof,
     Said,
     Subject,
@@ -123,7 +123,7 @@ class MemoryService:
 
     # -- adding ----------------------------------------------------------------------------------------------
 
-    async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> Placed:
+    async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> AddOutcome:
         """Store a memory as it is given."""
         id = await self.cubes.id_of(tenant, cube)
         placed = await asyncio.to_thread(lambda: self._store.add_noted(tenant, id, text, **fields))
@@ -132,7 +132,7 @@ class MemoryService:
 
     async def add_messages(
         self, tenant: str, cube: str | None, messages: Sequence[Message], said: Said, extractor: str | None = None
-    ) -> list[Placed]:
+    ) -> list[AddOutcome]:
         """Keep messages and what is worth remembering of them, now."""
         id = await self.cubes.id_of(tenant, cube)
         find = self._extractors.chosen(extractor)
@@ -153,7 +153,7 @@ class MemoryService:
         now."""
         id = await self.cubes.id_of(tenant, cube)
         self._extractors.chosen(extractor)
-        await asyncio.to_thread(self._store.check_messages, tenant, id, messages, said)
+        await asyncio.to_thread(self._store.adding.check_messages, tenant, id, messages, said)
         payload = {
             "cube": id,
             "messages": [asdict(message) for message in messages],
@@ -194,7 +194,7 @@ class MemoryService:
             return await asyncio.to_thread(work)
         return await asyncio.get_running_loop().run_in_executor(self._readers, copy_context().run, work)
 
-    async def _replaced(self, tenant: str, placed: Sequence[Placed]) -> None:
+    async def _replaced(self, tenant: str, placed: Sequence[AddOutcome]) -> None:
         self._placed.update(item.action for item in placed)
         await self._invalidation.drop(tenant, [memory for item in placed for memory in item.replaced])
 
@@ -305,7 +305,7 @@ class MemoryService:
 
         def undelete() -> Memory:
             if within is not None:
-                cube = self._store.own_cube(tenant, within)
+                cube = self._store.cubes.own(tenant, within)
                 wanted = {"id": memory_id}
                 if not self._store.list_memories(tenant, cube.id, status="deleted", filter=wanted, limit=1).items:
                     raise NotFound("deleted memory", memory_id)
@@ -340,16 +340,16 @@ class MemoryService:
     async def erase(self, tenant: str, subject: Subject, cubes: Sequence[str] | None = None) -> list[Memory]:
         """Remove all that was ever said by and remembered of a subject (in the cubes of these names only), whatever its
         status: at once and for good, with everything that was computed from it. Return the memories."""
-        memories = await asyncio.to_thread(self._store.erase, tenant, subject, cubes)
+        memories = await asyncio.to_thread(self._store.erasing.erase, tenant, subject, cubes)
         await self._invalidation.erase(tenant, memories)
         return memories
 
     # -- in between ------------------------------------------------------------------------------------------
 
     async def _chores(self) -> None:
-        for tenant in await asyncio.to_thread(self._store.forget_late):
+        for tenant in await asyncio.to_thread(self._store.erasing.forget_late):
             await self._invalidation.drop_conversations(tenant)
-        await self._invalidation.drop("", await asyncio.to_thread(self._store.archive_expired))
+        await self._invalidation.drop("", await asyncio.to_thread(self._store.erasing.archive_expired))
         await asyncio.to_thread(self._store.jobs.sweep)
         await asyncio.to_thread(self._store.keyed.sweep)
 
@@ -362,7 +362,7 @@ class PlacedUnit(TypedDict):
     replaced: list[str]
 
 
-def placed_json(placed: Placed) -> PlacedUnit:
+def placed_json(placed: AddOutcome) -> PlacedUnit:
     """Return what became of a unit, without texts."""
     return {
         "action": placed.action,

@@ -26,10 +26,11 @@ from memory import (
     NotFound,
     Said,
     Stored,
-    bundle_file,
     new_message,
 )
-from memory.bundle_file import AttachedFiles, MemoryLine, read_bundle
+from memory.domain import bundle_file
+from memory.domain.bundle_file import AttachedFiles, MemoryLine, read_bundle
+from tests.raw import reading, writing
 
 T = "tenant"
 QUESTIONS = ("where does Ingrid live?", "what is the dog called?", "harbour office opens", "Olav sails every weekend")
@@ -45,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryStore]:
 @pytest.fixture(scope="module")
 def cube(store: MemoryStore) -> str:
     """A cube with something of everything."""
-    id = store.create_cube(T, "full", "fast").id
+    id = store.cubes.create(T, "full", "fast").id
     said = Said("talk-1", owner="ingrid", tags=("boats",))
     messages = [
         new_message("I live in Oslo. My dog is called Biscuit.", author="Ingrid"),
@@ -53,7 +54,7 @@ def cube(store: MemoryStore) -> str:
         new_message("I now live in Bergen. Olav sails every weekend in June.", author="Ingrid"),
     ]
     store.add_messages(T, id, messages, said)
-    store.add_document(T, id, "harbour.md", b"# Harbour\n\n" + b"The harbour office opens at nine. " * 60)
+    store.documents.add(T, id, "harbour.md", b"# Harbour\n\n" + b"The harbour office opens at nine. " * 60)
     pinned = store.add(T, id, "Answer briefly.", kind="profile", pinned=True, metadata={"a": [1, None]})
     store.update(T, pinned.id, text="Answer briefly, please.", tags=["style"])
     store.update(T, store.add(T, id, "The lamp is green.", event_at=5.5).id, status="archived")
@@ -67,7 +68,7 @@ def cube(store: MemoryStore) -> str:
 @pytest.fixture(scope="module")
 def dumped(store: MemoryStore, cube: str) -> bytes:
     into = io.BytesIO()
-    store.dump_cube(T, cube, into)
+    store.bundles.dump(T, cube, into)
     return into.getvalue()
 
 
@@ -88,7 +89,7 @@ def all_of(store: MemoryStore, cube: str, tenant: str = T) -> list[Memory]:
 
 
 def load(store: MemoryStore, data: bytes, name: str = "loaded", tenant: str = T) -> Loaded:
-    return store.load_cube(tenant, name, io.BytesIO(data))
+    return store.bundles.load(tenant, name, io.BytesIO(data))
 
 
 def test_the_same_searches_find_the_same_texts(
@@ -103,7 +104,7 @@ def test_the_same_searches_find_the_same_texts(
         found = other.search("someone", question, cube_ids=[loaded.cube.id])
         assert found[0].memory.text == texts[0]
         assert found[0].parts["vector"] > 0
-    store.delete_cube(T, again)
+    store.cubes.delete(T, again)
 
 
 def test_everything_is_kept_but_ids(store: MemoryStore, cube: str, dumped: bytes, other: MemoryStore) -> None:
@@ -113,7 +114,7 @@ def test_everything_is_kept_but_ids(store: MemoryStore, cube: str, dumped: bytes
     assert loaded.cube.fidelity == "fast"
     ids = {old.id: new.id for old, new in zip(before, after, strict=True)}
     assert not ids.keys() & set(ids.values())
-    (document,) = other.documents(T, loaded.cube.id)
+    (document,) = other.documents.all(T, loaded.cube.id)
     for old, new in zip(before, after, strict=True):
         metadata = old.metadata
         if "document" in metadata:
@@ -139,7 +140,7 @@ def test_everything_is_kept_but_ids(store: MemoryStore, cube: str, dumped: bytes
     ]
     superseded = next(new for new in after if new.replaced_by)
     assert other.history(T, superseded.id)[-1].detail == {"by": superseded.replaced_by}
-    assert len(other.delete_document(T, loaded.cube.id, document.id)) == document.n_chunks
+    assert len(other.documents.delete(T, loaded.cube.id, document.id)) == document.n_chunks
 
 
 def test_the_line_has_every_field_of_a_memory() -> None:
@@ -173,7 +174,7 @@ def test_vectors_are_used_only_when_they_are_this_embedder_s(dumped: bytes, tmp_
         loaded = load(store, dumped)
         (hit, *_) = store.search(T, "Ingrid: My dog is called Biscuit.", cube_ids=[loaded.cube.id])
         assert (hit.memory.text, hit.vector_rank) == ("Ingrid: My dog is called Biscuit.", 1)
-        with store._database.read() as db:
+        with reading(store) as db:
             rows = db.execute("SELECT vector FROM vectors ORDER BY memory").fetchall()
         store.close()
         contents = read_bundle(io.BytesIO(dumped))
@@ -186,21 +187,21 @@ def test_vectors_are_used_only_when_they_are_this_embedder_s(dumped: bytes, tmp_
 
 def test_who_may_dump(store: MemoryStore, cube: str) -> None:
     def dump(tenant: str) -> None:
-        store.dump_cube(tenant, cube, io.BytesIO())
+        store.bundles.dump(tenant, cube, io.BytesIO())
 
     with pytest.raises(NotFound):
         dump("reader")
-    store.share(T, cube, "reader", "read")
+    store.cubes.share(T, cube, "reader", "read")
     with pytest.raises(Forbidden):
         dump("reader")
-    store.share(T, cube, "writer", "write")
+    store.cubes.share(T, cube, "writer", "write")
     dump("writer")
 
 
 def test_computed_memories_are_named(store: MemoryStore, cube: str, other: MemoryStore) -> None:
     wanted = store.list_memories(T, cube).items[0]
     into = io.BytesIO()
-    store.dump_cube(T, cube, into, fingerprint="ab" * 32, computed={wanted.label, "mem_x@1"})
+    store.bundles.dump(T, cube, into, fingerprint="ab" * 32, computed={wanted.label, "mem_x@1"})
     loaded = load(other, into.getvalue())
     assert [memory.text for memory in loaded.computed] == [wanted.text]
     assert loaded.computed[0].cube_id == loaded.cube.id
@@ -218,7 +219,7 @@ def with_attached(store: MemoryStore, cube: str, n: int = 2) -> tuple[bytes, lis
             yield Stored(f"{i:064x}", labels[i : i + 2], {"number": i}, [b"first", memoryview(b"second" * i)])
 
     into = io.BytesIO()
-    store.dump_cube(T, cube, into, fingerprint="ab" * 32, attach=attach)
+    store.bundles.dump(T, cube, into, fingerprint="ab" * 32, attach=attach)
     return into.getvalue(), offered
 
 
@@ -252,8 +253,8 @@ def test_a_dump_without_files_is_as_it_was(store: MemoryStore, cube: str, dumped
 def test_what_is_no_files_is_bounded(store: MemoryStore, cube: str, other: MemoryStore) -> None:
     data, _ = with_attached(store, cube)
     with pytest.raises(InvalidMemory, match="without its segments it has more than 1000 bytes"):
-        other.load_cube(T, "loaded", io.BytesIO(data), max_packed_bytes=1000)
-    assert other.load_cube(T, "loaded", io.BytesIO(data), max_packed_bytes=len(data)).attached
+        other.bundles.load(T, "loaded", io.BytesIO(data), max_packed_bytes=1000)
+    assert other.bundles.load(T, "loaded", io.BytesIO(data), max_packed_bytes=len(data)).attached
 
 
 def test_a_directory_is_not_read_where_it_is_too_large(
@@ -273,7 +274,7 @@ def test_a_directory_is_not_read_where_it_is_too_large(
 
 def test_an_empty_cube(store: MemoryStore, other: MemoryStore) -> None:
     into = io.BytesIO()
-    store.dump_cube(T, store.create_cube(T, "empty").id, into)
+    store.bundles.dump(T, store.cubes.create(T, "empty").id, into)
     assert load(other, into.getvalue()).n_memories == 0
 
 
@@ -284,14 +285,14 @@ def test_names(dumped: bytes, other: MemoryStore) -> None:
     load(other, dumped, "one", "someone else")
     with pytest.raises(InvalidMemory):
         load(other, dumped, " ")
-    assert len(other.cubes(T)) == 1
+    assert len(other.cubes.all(T)) == 1
 
 
 # -- bad bundles -------------------------------------------------------------------------------------------------
 
 
 def nothing_left(store: MemoryStore) -> bool:
-    with store._database.read() as db:
+    with reading(store) as db:
         tables = ("cubes", "memories", "messages", "provenance", "memory_changes", "documents", "vectors", "entities")
         return not any(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)  # noqa: S608
 
@@ -405,7 +406,7 @@ def test_sizes_that_are_made_up(dumped: bytes, other: MemoryStore) -> None:
 
 
 def test_a_failure_while_writing_leaves_nothing(dumped: bytes, other: MemoryStore) -> None:
-    with other._database.write() as db:
+    with writing(other) as db:
         db.execute("CREATE TRIGGER full BEFORE INSERT ON documents BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(Exception, match="no"):
         load(other, dumped)

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory import HashEmbedder, InvalidMemory, MemoryStore, NotFound, UnreadableDocument, parsing
-from memory.chunking import CHUNK_WORDS, chunks_of, count_words, sentences
-from memory.documents import MAX_DOCUMENT_BYTES, kind_of_file, read_document
-from memory.parsing import MAX_CHARS, Block
+from memory import HashEmbedder, InvalidMemory, MemoryStore, NotFound, UnreadableDocument
+from memory.language import parsing
+from memory.language.chunking import CHUNK_WORDS, chunks_of, count_words, sentences
+from memory.language.parsing import MAX_CHARS, Block
+from memory.language.reading import MAX_DOCUMENT_BYTES, kind_of_file, read_document
 from tests.memory.files import docx, pdf
 
 T = "tenant"
@@ -250,9 +251,9 @@ def test_long_texts_become_chunks_of_even_size() -> None:
 
 
 def test_a_document_is_found_by_its_chunks(store: MemoryStore, cube: str) -> None:
-    done = store.add_document(T, cube, "guide.md", GUIDE.encode())
+    done = store.documents.add(T, cube, "guide.md", GUIDE.encode())
     assert done.action == "added"
-    assert store.documents(T, cube) == [done.document]
+    assert store.documents.all(T, cube) == [done.document]
     chunks = store.list_memories(T, cube).items
     assert len(chunks) == done.document.n_chunks
     assert {chunk.kind for chunk in chunks} == {"document"}
@@ -263,7 +264,7 @@ def test_a_document_is_found_by_its_chunks(store: MemoryStore, cube: str) -> Non
 
 def test_chunks_follow_each_other(store: MemoryStore, cube: str) -> None:
     pages = [[f"Berth {i} belongs to captain number {i} and is deep."] * 12 for i in range(3)]
-    store.add_document(T, cube, "berths.pdf", pdf(pages))
+    store.documents.add(T, cube, "berths.pdf", pdf(pages))
     chunks = store.list_memories(T, cube).items
     assert len(chunks) == 3
     assert [chunk.follows for chunk in chunks] == [None, chunks[0].id, chunks[1].id]
@@ -271,36 +272,36 @@ def test_chunks_follow_each_other(store: MemoryStore, cube: str) -> None:
 
 
 def test_the_same_bytes_change_nothing_and_others_replace(store: MemoryStore, cube: str) -> None:
-    first = store.add_document(T, cube, "a.txt", b"The old harbour is closed.")
-    again = store.add_document(T, cube, "a.txt", b"The old harbour is closed.")
+    first = store.documents.add(T, cube, "a.txt", b"The old harbour is closed.")
+    again = store.documents.add(T, cube, "a.txt", b"The old harbour is closed.")
     assert (again.action, again.document, again.replaced) == ("unchanged", first.document, [])
     (old,) = store.list_memories(T, cube).items
-    second = store.add_document(T, cube, "a.txt", b"The new harbour is open.")
+    second = store.documents.add(T, cube, "a.txt", b"The new harbour is open.")
     assert (second.action, second.replaced) == ("replaced", [old])
     assert [chunk.text for chunk in store.list_memories(T, cube).items] == ["The new harbour is open."]
-    assert [document.id for document in store.documents(T, cube)] == [second.document.id]
+    assert [document.id for document in store.documents.all(T, cube)] == [second.document.id]
     assert all("old" not in hit.memory.text for hit in store.search(T, "old harbour closed", cube_ids=[cube]))
     with pytest.raises(NotFound):
-        store.delete_document(T, cube, first.document.id)
-    assert [gone.text for gone in store.delete_document(T, cube, second.document.id)] == ["The new harbour is open."]
-    assert store.documents(T, cube) == store.list_memories(T, cube).items == []
+        store.documents.delete(T, cube, first.document.id)
+    assert [gone.text for gone in store.documents.delete(T, cube, second.document.id)] == ["The new harbour is open."]
+    assert store.documents.all(T, cube) == store.list_memories(T, cube).items == []
     assert store.undelete(T, old.id).text == old.text
 
 
 def test_without_undelete_chunks_are_overwritten(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder(), undelete_s=0)
     cube = store.default_cube(T).id
-    done = store.add_document(T, cube, "a.txt", b"The password is walnut.")
-    store.delete_document(T, cube, done.document.id)
+    done = store.documents.add(T, cube, "a.txt", b"The password is walnut.")
+    store.documents.delete(T, cube, done.document.id)
     store.close()
     assert b"walnut" not in (tmp_path / "m.sqlite").read_bytes()
 
 
 def test_a_chunk_that_was_made_a_memory_of_its_own_stays(store: MemoryStore, cube: str) -> None:
-    done = store.add_document(T, cube, "a.txt", b"Keep me.")
+    done = store.documents.add(T, cube, "a.txt", b"Keep me.")
     (chunk,) = store.list_memories(T, cube).items
     store.update(T, chunk.id, metadata={})
-    assert store.delete_document(T, cube, done.document.id) == []
+    assert store.documents.delete(T, cube, done.document.id) == []
     assert store.get(T, chunk.id).text == "Keep me."
 
 
@@ -309,25 +310,25 @@ def test_the_same_file_from_many_threads_is_kept_once(store: MemoryStore, cube: 
 
     def add(_: int) -> str:
         together.wait()
-        return store.add_document(T, cube, "a.md", GUIDE.encode()).action
+        return store.documents.add(T, cube, "a.md", GUIDE.encode()).action
 
     with ThreadPoolExecutor(4) as pool:
         actions = sorted(pool.map(add, range(4)))
     assert actions == ["added", "unchanged", "unchanged", "unchanged"]
-    (document,) = store.documents(T, cube)
+    (document,) = store.documents.all(T, cube)
     assert len(store.list_memories(T, cube).items) == document.n_chunks
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb.txt", "x" * 501 + ".txt", "\ud800.txt"])
 def test_bad_names(store: MemoryStore, cube: str, name: str) -> None:
     with pytest.raises(InvalidMemory):
-        store.add_document(T, cube, name, b"text", "text/plain")
+        store.documents.add(T, cube, name, b"text", "text/plain")
 
 
 def test_what_fails_leaves_nothing(store: MemoryStore, cube: str) -> None:
     for data, name in ((b"", "a.txt"), (b" \n ", "a.md"), (b"x", "a.pdf")):
         with pytest.raises(UnreadableDocument):
-            store.add_document(T, cube, name, data)
-    assert store.documents(T, cube) == store.list_memories(T, cube).items == []
+            store.documents.add(T, cube, name, data)
+    assert store.documents.all(T, cube) == store.list_memories(T, cube).items == []
     with pytest.raises(NotFound):
-        store.add_document("other", cube, "a.txt", b"text")
+        store.documents.add("other", cube, "a.txt", b"text")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from memory import EmbedderError, EndpointEmbedder, FolderEmbedder, HashEmbedder
-from memory.embed import _dimensions, _shortened
 from memory.errors import EmbedderRefused
+from memory.search.embed import _dimensions, _shortened
 from server.assets import bundled_embedder_folder
 
 

@@ -21,6 +21,7 @@ from memory import (
     Unit,
     new_message,
 )
+from tests.raw import writing
 
 T = "tenant"
 DAY = 86_400.0
@@ -43,22 +44,22 @@ def readable(store: MemoryStore, cube: str) -> list[str]:
     shown = [m.text for m in store.messages(T, cube, limit=500)]
     for status in ("active", "archived", "merged", "deleted"):
         shown += [m.text for m in store.list_memories(T, cube, status=status).items]
-    return shown + [f.text for f in store.feedback_list(T, cube)]
+    return shown + [f.text for f in store.feedback.all(T, cube)]
 
 
 @pytest.fixture
 def full(tmp_path: Path) -> tuple[MemoryStore, str]:
     """A store in which a user has said, changed, corrected and deleted things."""
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
-    cube = store.named_cube(T, "ann").id
+    cube = store.cubes.named(T, "ann").id
     say(store, cube, "I live in Zanzibar.", "Do you know Zanzibar?", said=Said("s", "ann", "cook"))
     say(store, cube, "I live in Zanzibar, as ever.", said=Said("s", "ann", "cook"), at=1500.0)
     say(store, cube, "I moved to Quito.", said=Said("s", "ann", "cook"), at=2000.0)
     say(store, cube, "My boat is called Xylophon.", "Walruses sing.", said=Said("t", "ann", "planner"), at=3000.0)
-    store.feedback(T, cube, "My aunt is called Brunhilde.")
+    store.feedback.take(T, cube, "My aunt is called Brunhilde.")
     gone = store.add(T, cube, "The parrot's name is Mackerel.")
     store.delete(T, gone.id)
-    store.add_document(T, cube, "notes.txt", b"The greenhouse is full of Kohlrabi.")
+    store.documents.add(T, cube, "notes.txt", b"The greenhouse is full of Kohlrabi.")
     said = {"session": None, "owner": "ann", "agent": None, "tags": [], "metadata": None, "expires_at": None}
     store.jobs.put(T, "messages", {"cube": cube, "messages": [{"text": "Jabberwock"}], "said": said, "extractor": None})
     return store, cube
@@ -69,14 +70,14 @@ WORDS = ("zanzibar", "quito", "xylophon", "walruses", "brunhilde", "mackerel", "
 
 def test_erasing_a_user_leaves_nothing(full: tuple[MemoryStore, str], tmp_path: Path) -> None:
     store, cube = full
-    other = store.named_cube(T, "ben").id
+    other = store.cubes.named(T, "ben").id
     say(store, other, "I keep bees.", said=Said("s", "ben"))
     store.add(T, other, "Ann hid the Krugerrand.", owner="ann")
     assert left(tmp_path, *WORDS) == list(WORDS)
-    gone = store.erase(T, Subject(owner="ann"))
+    gone = store.erasing.erase(T, Subject(owner="ann"))
     assert {m.status for m in gone} >= {"active", "archived", "deleted"}
     assert readable(store, cube) == []
-    assert store.documents(T, cube) == []
+    assert store.documents.all(T, cube) == []
     assert len(readable(store, other)) == 2  # what somebody else said stays
     assert store.search(T, "Zanzibar Quito boat parrot", cube_ids=[cube], at=2500.0) == []
     assert [job.status for job in store.jobs.all(T)] == ["failed"]
@@ -103,7 +104,7 @@ def test_erasing_of_one_agent_or_run_takes_that_only(
     full: tuple[MemoryStore, str], tmp_path: Path, subject: Subject, stays: Sequence[str], goes: Sequence[str]
 ) -> None:
     store, cube = full
-    store.erase(T, subject)
+    store.erasing.erase(T, subject)
     assert left(tmp_path, *goes) == []
     shown = " ".join(readable(store, cube)).lower()
     assert [word for word in stays if word not in shown] == []
@@ -114,13 +115,13 @@ def test_erasing_of_one_agent_or_run_takes_that_only(
 def test_what_followed_has_nothing_of_what_was_erased(tmp_path: Path) -> None:
     """A vector and a context have something of what was said before."""
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
-    cube = store.named_cube(T, "ann").id
+    cube = store.cubes.named(T, "ann").id
     say(store, cube, "The gong is from Ulaanbaatar.", said=Said("s", "ann", "cook"))
     say(store, cube, "The door is green.", said=Said("s", "ann", "planner"), at=2000.0)
-    before = store._index(cube).vectors_of([2])[2].copy()
-    store.erase(T, Subject("ann", "cook"))
+    before = store.index.cube(cube).vectors_of([2])[2].copy()
+    store.erasing.erase(T, Subject("ann", "cook"))
     assert store.search(T, "Ulaanbaatar", cube_ids=[cube], top_k=1, hops=0) == []
-    assert not (store._index(cube).vectors_of([2])[2] == before).all()
+    assert not (store.index.cube(cube).vectors_of([2])[2] == before).all()
     assert left(tmp_path, "ulaanbaatar") == []
 
 
@@ -134,12 +135,12 @@ def test_nothing_is_left_when_the_time_to_undelete_is_over(
         store.jobs.cancel(T, job.id)
     for memory in store.list_memories(T, cube, limit=100).items:
         store.delete(T, memory.id)
-    store.purge()
+    store.erasing.purge()
     assert readable(store, cube) != []  # there is still time
     if restarted:
         store.close()
         store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
-    store.purge(time.time() + 26 * 3600)
+    store.erasing.purge(time.time() + 26 * 3600)
     assert readable(store, cube) == []
     assert left(tmp_path, *WORDS, "notes.txt") == []
 
@@ -151,7 +152,7 @@ def test_a_message_that_another_memory_is_from_loses_only_what_is_deleted(tmp_pa
     (home,) = (m for m in store.list_memories(T, cube).items if "Vladivostok" in m.text)
     store.delete(T, home.id)
     assert "Vladivostok" in store.messages(T, cube)[0].text
-    store.purge(time.time() + 26 * 3600)
+    store.erasing.purge(time.time() + 26 * 3600)
     assert [m.text for m in store.messages(T, cube)] == ["I work as a carpenter.", "Noted down, all of it."]
     assert left(tmp_path, "vladivostok") == []
     (work,) = (m for m in store.list_memories(T, cube).items if "carpenter" in m.text)
@@ -162,10 +163,10 @@ def test_more_than_a_round_of_deleted_memories_goes_at_once(tmp_path: Path) -> N
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder(16))
     cube = store.default_cube(T).id
     memories = store.add_many(T, cube, [f"walnut number {i}" for i in range(2500)])
-    with store._database.write() as db:
+    with writing(store) as db:
         db.execute("UPDATE memories SET status_before = status, status = 'deleted', deleted_at = 1.0")
-    assert store.forget_late() == {T}
-    assert store.forget_late() == set()
+    assert store.erasing.forget_late() == {T}
+    assert store.erasing.forget_late() == set()
     assert left(tmp_path, "walnut") == []
     with pytest.raises(NotFound):
         store.undelete(T, memories[0].id)
@@ -194,9 +195,9 @@ class _Waiting:
 
 def test_what_is_added_while_deleting_has_nothing_of_what_was_before(tmp_path: Path) -> None:
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
-    cube = store.named_cube(T, "ann").id
+    cube = store.cubes.named(T, "ann").id
     say(store, cube, "The gong is from Ulaanbaatar.", said=Said("s", "ann"))
-    extractor = _Waiting(lambda: store.erase(T, Subject("ann")))
+    extractor = _Waiting(lambda: store.erasing.erase(T, Subject("ann")))
     store.add_messages(T, cube, [new_message("The door is green.")], Said("s", "ann"), extractor=extractor)
     assert extractor.before == [["The gong is from Ulaanbaatar."], []]
     assert [m.text for m in store.messages(T, cube)] == ["The door is green."]
@@ -207,7 +208,7 @@ def test_what_is_added_while_deleting_has_nothing_of_what_was_before(tmp_path: P
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_job_that_is_being_done_while_deleting_comes_to_nothing(tmp_path: Path, whole: bool) -> None:
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
-    cube = store.named_cube(T, "ann").id
+    cube = store.cubes.named(T, "ann").id
     said = {"session": "s", "owner": "ann", "agent": None, "metadata": {"app_id": "shop"}}
     payload = {"cube": cube, "messages": ["The gong is from Ulaanbaatar."], "said": said}
     ids = [store.jobs.put(T, "messages", {**payload, "said": {**said, "session": s}}).id for s in ("s", "s", "t")]
@@ -217,9 +218,9 @@ def test_a_job_that_is_being_done_while_deleting_comes_to_nothing(tmp_path: Path
 
     def delete() -> None:
         if whole:
-            store.delete_cube(T, cube)
+            store.cubes.delete(T, cube)
         else:
-            store.erase(T, Subject("ann", session="s", app="shop"))
+            store.erasing.erase(T, Subject("ann", session="s", app="shop"))
 
     def add() -> None:
         store.add_messages(
@@ -241,14 +242,14 @@ def test_a_job_that_is_being_done_while_deleting_comes_to_nothing(tmp_path: Path
 def test_many_adds_and_deletes_at_once(tmp_path: Path) -> None:
     """Whatever the order: what was there before a delete began is gone after it, the rest is whole."""
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder(16))
-    cube = store.named_cube(T, "ann").id
+    cube = store.cubes.named(T, "ann").id
     failures: list[Exception] = []
 
     def work(worker: int) -> None:
         try:
             for i in range(8):
                 if worker == 0:
-                    store.erase(T, Subject("ann"))
+                    store.erasing.erase(T, Subject("ann"))
                 else:
                     said = Said(f"s{worker % 2}", "ann")
                     store.add_messages(T, cube, [new_message(f"Worker {worker} has painted door {i}.")], said)
@@ -265,7 +266,7 @@ def test_many_adds_and_deletes_at_once(tmp_path: Path) -> None:
         (message,) = store.sources(T, memory.id)
         assert message.text in memory.text
         assert memory.id in {hit.memory.id for hit in store.search(T, memory.text, cube_ids=[cube], top_k=20)}
-    store.erase(T, Subject("ann"))
+    store.erasing.erase(T, Subject("ann"))
     assert readable(store, cube) == []
     assert left(tmp_path, "painted") == []
     store.check()
@@ -286,7 +287,7 @@ def test_what_has_expired_is_archived_from_that_second_on(store: MemoryStore, cu
         assert store.active_labels() == store.labels_of(T) == {later.label}
         assert [hit.memory.id for hit in store.search(T, "wifi marmot", cube_ids=[cube])] == [later.id]
         assert expired.id not in store.around(T, cube, "wifi marmot", [expired.id]).labels
-        store.purge()
+        store.erasing.purge()
 
 
 def test_the_same_said_again_after_it_expired_is_new(store: MemoryStore, cube: str) -> None:
@@ -305,7 +306,7 @@ def test_a_search_for_the_time_before_finds_what_held_then(tmp_path: Path, resta
     store.add(T, cube, "The guest room is upstairs.")
     archived = store.add(T, cube, "The guest wifi word is badger.", expires_at=now + DAY)
     store.update(T, archived.id, status="archived")
-    store.purge()
+    store.erasing.purge()
     if restarted:
         store.close()
         store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
@@ -320,5 +321,5 @@ def test_a_search_for_the_time_before_finds_what_held_then(tmp_path: Path, resta
     assert held.id not in found(None)
     store.delete(T, held.id)
     assert held.id not in found(now - 10)
-    store.purge(now + 2 * DAY)
+    store.erasing.purge(now + 2 * DAY)
     assert left(tmp_path, "marmot") == []

@@ -25,7 +25,7 @@ from memory import (
     ModelExtractor,
     new_message,
 )
-from memory.extract_model import MAX_TEXT_CHARS, MAX_UNITS, MODEL_KINDS, SCHEMA, items_in, units_of
+from memory.language.extract_model import MAX_TEXT_CHARS, MAX_UNITS, MODEL_KINDS, SCHEMA, items_in, units_of
 
 AT = 1_700_000_000.0  # 2023-11-14
 MESSAGES = [

@@ -1,4 +1,4 @@
-"""Filters against a plain evaluation of the same rule (see ``memory.filters``)."""
+"""Filters against a plain evaluation of the same rule (see ``memory.search.filters``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory import HashEmbedder, InvalidMemory, Memory, MemoryStore
-from memory.filters import compile_filter
+from memory.search.filters import parse_filter
+from memory.storage.sqlite.filters import compiled
+from tests.raw import reading
 
 T = "tenant"
 KEYS = ["status", "n", "a.b", "a", "Größe", "it's", "back\\slash", "%_", "new\nline", "x"]
@@ -214,10 +216,10 @@ def test_a_filter_lets_through_what_the_rule_says(store: MemoryStore, wanted: di
 )
 def test_numbers_equal_themselves(store: MemoryStore, value: float, op: str) -> None:
     """Whatever SQLite makes of a number in JSON, it makes of the operand."""
-    condition, values = compile_filter({"metadata.v": {op: value}})
+    condition, values = compiled(parse_filter({"metadata.v": {op: value}}))
     if isinstance(value, int) and not math.isfinite(number(value)):
         return
-    with store._database.read() as db:
+    with reading(store) as db:
         row = json.dumps({"v": value})
         (held,) = db.execute(f"SELECT {condition} FROM (SELECT ? AS metadata) m", (*values, row))  # noqa: S608
     assert bool(held[0]) == (op in ("eq", "gte", "lte"))
@@ -251,7 +253,7 @@ def test_anything_is_a_filter_or_is_refused(store: MemoryStore, wanted: Any) -> 
 @pytest.mark.parametrize("wanted", [{"not": []}, {"or": []}, {"or": [{}]}, {"not": {}}, {"x": {}}, {"x": {"all": []}}])
 def test_a_filter_that_says_nothing_is_refused(wanted: dict[str, Any]) -> None:
     with pytest.raises(InvalidMemory):
-        compile_filter(wanted)
+        parse_filter(wanted)
 
 
 NOTES = {

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from memory import FolderEmbedder, Forbidden, HashEmbedder, InvalidMemory, MemoryStore, NotFound, Said, new_message
-from memory.dates import parse_time
+from memory.language.dates import parse_time
+from tests.raw import writing
 
 T = "tenant"
 
@@ -164,13 +165,13 @@ def test_undelete_brings_back_what_was_deleted(store: MemoryStore, cube: str) ->
 
 
 def test_too_late_to_undelete(store: MemoryStore, cube: str) -> None:
-    store.undelete_s = 0.05
+    store.erasing.undelete_s = 0.05
     memory = store.add(T, cube, "short lived")
     store.delete(T, memory.id)
     time.sleep(0.1)
     with pytest.raises(NotFound):
         store.undelete(T, memory.id)
-    store.purge()
+    store.erasing.purge()
     assert store.list_memories(T, cube, status="deleted").items == []
     with pytest.raises(NotFound):
         store.forget(T, memory.id)
@@ -189,14 +190,14 @@ def test_forgetting_leaves_nothing_and_proves_it(tmp_path: Path) -> None:
     (secret,) = [m for m in store.list_memories(T, cube).items if "vault" in m.text]
     store.update(T, secret.id, text="Ana: The vault code was xylophone-quagga, then Zanzibarium.")
     assert "quagga" in str(store.search(T, "quagga", cube_ids=[cube]))
-    vectors = {row: store._index(cube).vectors_of([row])[row].copy() for row in (2, 3, 4)}
+    vectors = {row: store.index.cube(cube).vectors_of([row])[row].copy() for row in (2, 3, 4)}
     proof = store.forget(T, secret.id)
     assert proof.scan.total == 0, proof.scan
     assert proof.as_json()["clean"]
     assert "vault" not in str(proof.as_json())
     assert store.search(T, "xylophone quagga Zanzibarium", cube_ids=[cube]) == []
     assert [m.text for m in store.messages(T, cube)] == [m.text for m in said[1:]]
-    changed = {row: not (store._index(cube).vectors_of([row])[row] == old).all() for row, old in vectors.items()}
+    changed = {row: not (store.index.cube(cube).vectors_of([row])[row] == old).all() for row, old in vectors.items()}
     assert changed == {2: True, 3: True, 4: False}  # what was mixed into those that followed is gone too
     for action in (store.get, store.undelete, store.forget, store.delete):
         with pytest.raises(NotFound):
@@ -222,9 +223,9 @@ def test_what_has_expired_is_not_found_and_then_archived(store: MemoryStore, cub
     time.sleep(0.15)
     assert texts(store, cube, "parking ticket") == []
     assert store.standing(T, cube) == []
-    assert [m.id for m in store.purge()] == [memory.id]
+    assert [m.id for m in store.erasing.purge()] == [memory.id]
     assert store.get(T, memory.id).status == "archived"
-    assert store.purge() == []
+    assert store.erasing.purge() == []
 
 
 # -- sharing ---------------------------------------------------------------------------------------------------
@@ -232,10 +233,10 @@ def test_what_has_expired_is_not_found_and_then_archived(store: MemoryStore, cub
 
 def test_a_cube_shared_for_reading(store: MemoryStore, cube: str) -> None:
     memory = store.add(T, cube, "The picnic is at noon")
-    store.share(T, cube, "friend", "read")
+    store.cubes.share(T, cube, "friend", "read")
     assert store.get("friend", memory.id) == memory
     assert [hit.memory for hit in store.search("friend", "picnic", cube_ids=[cube])] == [memory]
-    assert cube in {c.id for c in store.cubes("friend")}
+    assert cube in {c.id for c in store.cubes.all("friend")}
     assert store.labels_of("friend") == {memory.label}
     for change in (
         lambda: store.add("friend", cube, "x"),
@@ -243,58 +244,58 @@ def test_a_cube_shared_for_reading(store: MemoryStore, cube: str) -> None:
         lambda: store.update("friend", memory.id, text="x"),
         lambda: store.delete("friend", memory.id),
         lambda: store.forget("friend", memory.id),
-        lambda: store.set_fidelity("friend", cube, "fast"),
+        lambda: store.cubes.set_fidelity("friend", cube, "fast"),
     ):
         with pytest.raises(Forbidden):
             change()
-    for owners in (lambda: store.delete_cube("friend", cube), lambda: store.share("friend", cube, "x", "read")):
+    for owners in (lambda: store.cubes.delete("friend", cube), lambda: store.cubes.share("friend", cube, "x", "read")):
         with pytest.raises(NotFound):
             owners()
     assert store.list_memories("friend").items == []  # one's own
-    store.unshare(T, cube, "friend")
+    store.cubes.unshare(T, cube, "friend")
     with pytest.raises(NotFound):
         store.get("friend", memory.id)
 
 
 def test_a_cube_shared_for_writing_with_a_group(store: MemoryStore, cube: str) -> None:
     memory = store.add(T, cube, "The picnic is at noon")
-    group = store.set_group(T, "family", ["mum", "dad"])
-    store.share(T, cube, "group:family", "write")
+    group = store.cubes.set_group(T, "family", ["mum", "dad"])
+    store.cubes.share(T, cube, "group:family", "write")
     assert store.update("mum", memory.id, text="The picnic is at one").version == 2
     assert store.add("dad", cube, "Bring the salad").cube_id == cube
     with pytest.raises(NotFound):
         store.get("aunt", memory.id)
     with pytest.raises(NotFound):
-        store.group("mum", "family")
-    store.set_group(T, "family", ["dad"])
+        store.cubes.group("mum", "family")
+    store.cubes.set_group(T, "family", ["dad"])
     with pytest.raises(NotFound):
         store.get("mum", memory.id)
-    assert [g.principal for g in store.grants(T, cube)] == [group.id]
-    assert store.delete_cube(T, cube)
+    assert [g.principal for g in store.cubes.grants(T, cube)] == [group.id]
+    assert store.cubes.delete(T, cube)
     with pytest.raises(NotFound):
         store.cube("dad", cube)
 
 
 def test_anothers_shared_cube_does_not_take_a_name(store: MemoryStore, cube: str) -> None:
     """A name always means one's own cube; others' go by id."""
-    work = store.create_cube(T, "work")
-    store.share(T, work.id, "friend", "read")
+    work = store.cubes.create(T, "work")
+    store.cubes.share(T, work.id, "friend", "read")
     with pytest.raises(NotFound):
         store.cube("friend", "work")
-    mine = store.create_cube("friend", "work")
+    mine = store.cubes.create("friend", "work")
     assert store.cube("friend", "work") == mine
     assert store.cube("friend", work.id) == work
 
 
 def test_forgetting_very_often(store: MemoryStore, cube: str) -> None:
     """FTS5's 'optimize' makes an index unreadable when it is used two thousand times."""
-    store.undelete_s = 0
+    store.erasing.undelete_s = 0
     kept = store.add(T, cube, "the one that stays")
     for i in range(2100):
-        store._overwrite_deleted()
+        store.index.overwrite_deleted()
         if i % 100 == 0:
             store.delete(T, store.add(T, cube, f"number {i} goes").id)
-        with store._database.write() as db:  # every rewrite meets a change
+        with writing(store) as db:  # every rewrite meets a change
             db.execute("UPDATE memory_text SET context = ? WHERE rowid = 1", (f"v{i}",))
     store.check()
     assert texts(store, cube, "stays") == [kept.text]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from memory import HashEmbedder, MemoryStore, NotFound
-from memory.jobs import MAX_ATTEMPTS
+from memory.domain.jobs import MAX_ATTEMPTS
+from tests.raw import reading
 
 T = "tenant"
 
@@ -137,7 +138,7 @@ class _Oracle:
 def _check(path: Path, oracle: _Oracle) -> None:
     store = MemoryStore(path, HashEmbedder(32))
     store.check()
-    with store._database.read() as db:
+    with reading(store) as db:
         status = {row["id"]: row["status"] for row in db.execute("SELECT id, status FROM memories")}
         found = {row["rowid"] for row in db.execute("SELECT rowid FROM memory_text")}
         vectors = {row["memory"] for row in db.execute("SELECT memory FROM vectors")}

@@ -86,7 +86,7 @@ def test_a_search_ends_in_its_order(endpoint: str, tmp_path: Path) -> None:
     assert [hit.memory.text[:8] for hit in hits] == ["an apple", "apple pi"]
     assert hits[0].parts["rerank"] == 1 / 8
     assert store.search("t", "zebra", cube_ids=[cube]) == []
-    store.rerank = EndpointRerank(endpoint, "short", "secret")
+    store.searching.rerank = EndpointRerank(endpoint, "short", "secret")
     with pytest.raises(RerankError):
         store.search("t", "apple pie", cube_ids=[cube])
     store.close()

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory import HashEmbedder, InvalidMemory, MemoryStore
-from memory import vectors as vector_index
-from memory.fulltext import BUDGET, telling_words, text_scores
-from memory.vectors import CubeIndex, ExactIndex, GraphIndex
+from memory.language.words import telling_words
+from memory.search import vectors as vector_index
+from memory.search.vectors import CubeIndex, ExactIndex, GraphIndex
+from memory.storage.sqlite.fulltext import BUDGET
+from tests.raw import writing
 
 T = "tenant"
 
@@ -119,9 +121,9 @@ def test_common_words_do_not_make_a_search_slow_or_blind(tmp_path: Path) -> None
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder(16))
     cube = store.default_cube(T).id
     store.add_many(T, cube, [_common(i) for i in range(1, 3 * BUDGET)])
-    with store._database.read() as db:
+    with store.storage.read() as tx:
         for query, best in (("red apple zebra", 17), ("red apple green", 33)):
-            scores = text_scores(db, query, [cube], 50)
+            scores = tx.texts.scores(query, [cube], 50)
             assert max(scores, key=lambda row: scores[row]) == best
             assert len(scores) == 50
     store.close()
@@ -241,10 +243,10 @@ def test_a_rebuild_finds_the_same(tmp_path: Path) -> None:
     for i in range(30):
         store.add(T, cube, f"memory {i} about Topic{i % 7}")
     before = [hit.memory.id for hit in store.search(T, "about Topic3 memory", cube_ids=[cube], top_k=20)]
-    with store._database.write() as db:
+    with writing(store) as db:
         db.execute("DELETE FROM vectors")
         db.execute("DELETE FROM memory_text")
-    assert store.reindex(T, cube) == 30
+    assert store.index.rebuild(T, cube) == 30
     assert [hit.memory.id for hit in store.search(T, "about Topic3 memory", cube_ids=[cube], top_k=20)] == before
     store.close()
 
@@ -272,7 +274,7 @@ def test_a_large_cube_is_searched_alike_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
 ) -> None:
     """From the saved graph, brought up to what was written since; from the rows where the file is no good."""
-    monkeypatch.setattr("memory.vectors.EXACT_LIMIT", 50)
+    monkeypatch.setattr("memory.search.vectors.EXACT_LIMIT", 50)
     path = tmp_path / "m.sqlite"
     store = MemoryStore(path, HashEmbedder(64), undelete_s=0)
     cube = store.default_cube(T).id
@@ -290,6 +292,6 @@ def test_a_large_cube_is_searched_alike_after_a_restart(
     store = MemoryStore(path, HashEmbedder(64))
     assert store.search(T, "purple umbrella", cube_ids=[cube])[0].memory.id == memories[0].id
     assert store.search(T, "orange submarine", cube_ids=[cube])[0].memory.id == late.id
-    rows = store._index(cube).graph.rows()
+    rows = store.index.cube(cube).graph.rows()
     assert len(rows) == 120
     store.close()

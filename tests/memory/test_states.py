@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.dates import Clue, clue_of, parse_time, shown, spans_in, with_dates
-from memory.entities import names_in
-from memory.extract import LocalExtractor
-from memory.intake import new_message
-from memory.states import state_of
+from memory.domain.adding import new_message
+from memory.language.dates import Clue, clue_of, parse_time, shown, spans_in, with_dates
+from memory.language.extract import LocalExtractor
+from memory.language.names import names_in
+from memory.language.states import state_of
 
 AT = datetime(2023, 5, 8, 13, 56, tzinfo=UTC).timestamp()  # a Monday
 

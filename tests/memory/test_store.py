@@ -25,7 +25,7 @@ from memory import (
     StoreCorrupt,
     new_message,
 )
-from memory.migrations import MIGRATIONS
+from memory.storage.sqlite.migrations import MIGRATIONS
 
 T = "tenant"
 
@@ -96,12 +96,12 @@ def test_another_tenants_ids_look_like_unknown_ones(store: MemoryStore, cube: st
         lambda: store.undelete("other", memory.id),
         lambda: store.forget("other", memory.id),
         lambda: store.add_messages("other", cube, [new_message("hello there")]),
-        lambda: store.share("other", cube, "me", "write"),
-        lambda: store.unshare("other", cube, T),
-        lambda: store.grants("other", cube),
-        lambda: store.reindex("other", cube),
+        lambda: store.cubes.share("other", cube, "me", "write"),
+        lambda: store.cubes.unshare("other", cube, T),
+        lambda: store.cubes.grants("other", cube),
+        lambda: store.index.rebuild("other", cube),
         lambda: store.cube("other", cube),
-        lambda: store.delete_cube("other", cube),
+        lambda: store.cubes.delete("other", cube),
         lambda: store.add("other", cube, "x"),
         lambda: store.standing("other", cube),
         lambda: store.search("other", "secret", cube_ids=[cube]),
@@ -112,7 +112,7 @@ def test_another_tenants_ids_look_like_unknown_ones(store: MemoryStore, cube: st
         with pytest.raises(NotFound):
             call()
     assert store.list_memories("other").items == []
-    assert store.cubes("other") == []
+    assert store.cubes.all("other") == []
     assert store.count("other") == 0
     assert store.get(T, memory.id) == memory
 
@@ -120,20 +120,20 @@ def test_another_tenants_ids_look_like_unknown_ones(store: MemoryStore, cube: st
 def test_cubes(store: MemoryStore) -> None:
     default = store.default_cube(T)
     assert store.default_cube(T) == default
-    work = store.create_cube(T, "work")
+    work = store.cubes.create(T, "work")
     assert store.cube(T, "work") == store.cube(T, work.id) == work
-    assert store.cubes(T) == [default, work]
+    assert store.cubes.all(T) == [default, work]
     with pytest.raises(Conflict):
-        store.create_cube(T, "work")
-    assert store.create_cube("other", "work").id != work.id
+        store.cubes.create(T, "work")
+    assert store.cubes.create("other", "work").id != work.id
     for name in ("", " ", "x" * 201, "\ud800"):
         with pytest.raises(InvalidMemory):
-            store.create_cube(T, name)
+            store.cubes.create(T, name)
     memory = store.add(T, work.id, "meeting on Monday")
-    assert store.delete_cube(T, work.id) == [memory]
+    assert store.cubes.delete(T, work.id) == [memory]
     with pytest.raises(NotFound):
         store.get(T, memory.id)
-    assert store.cubes(T) == [default]
+    assert store.cubes.all(T) == [default]
 
 
 def test_listing_in_pages(store: MemoryStore, cube: str) -> None:
@@ -228,7 +228,7 @@ def test_search_finds_by_meaning_and_by_words(tmp_path: Path, minilm: FolderEmbe
 
 
 def test_search_honours_cubes_kinds_and_top_k(store: MemoryStore, cube: str) -> None:
-    other = store.create_cube(T, "other").id
+    other = store.cubes.create(T, "other").id
     a = store.add(T, cube, "apple pie", kind="preference")
     b = store.add(T, other, "apple juice")
     for i in range(5):

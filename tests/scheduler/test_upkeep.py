@@ -131,7 +131,7 @@ def test_the_same_text_in_two_cubes_is_built_once(model: LoadedModel, tmp_path: 
         await room.ask(a, b, c)
         await room.upkeep.settled()
         before = room.pages()
-        other = room.memories.create_cube(T, "other").id
+        other = room.memories.cubes.create(T, "other").id
         again = [room.memories.add(T, other, text).id for text in TEXTS[:3]]
         _, started = await room.ask(again[2], again[0])
         assert fidelities(started) == ["high"] * 2, "found at once: the key stands for the text"
@@ -156,7 +156,7 @@ def test_a_cube_that_is_gone_is_let_go(model: LoadedModel, tmp_path: Path) -> No
         a, b, *_ = room.add(*TEXTS)
         plan, started = await room.ask(a, b)
         await room.upkeep.settled()
-        room.memories.delete_cube(T, room.cube)
+        room.memories.cubes.delete(T, room.cube)
         room.upkeep.changed(T, room.cube)
         room.upkeep.observe(T, plan, started)
         await room.upkeep.settled()

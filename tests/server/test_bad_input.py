@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from engine.transformers import LoadedModel
+from tests.raw import reading
 from tests.server.running import Running, running
 
 CHAT = "/v1/chat/completions"
@@ -233,8 +234,8 @@ def test_a_damaged_segment_is_computed_and_counted(model: LoadedModel, tmp_path:
 
 def test_a_full_disk_is_507_and_chat_goes_on(server: Running, tmp_path: Path) -> None:
     """SQLite is told that its file may not grow: what it says then is what it says on a full disk."""
-    database = server.memories._database
-    with database.read() as db:
+    store = server.memories
+    with reading(store) as db:
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         (most,) = db.execute("PRAGMA max_page_count").fetchone()
         db.execute(f"PRAGMA max_page_count = {pages}")
@@ -243,7 +244,7 @@ def test_a_full_disk_is_507_and_chat_goes_on(server: Running, tmp_path: Path) ->
         assert error_of(replies[-1], 507)["code"] == "storage_full"
         assert server.chat().status_code == 200
     finally:
-        with database.read() as db:
+        with reading(store) as db:
             db.execute(f"PRAGMA max_page_count = {most}")
     assert server.client.post("/v1/memories", json={"text": "room again"}).status_code == 201
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.transformers import LoadedModel
 from kvcache import verify_folder
-from memory.dates import EARLIEST, LATEST
+from memory.language.dates import EARLIEST, LATEST
 from server.config import Config, EngineSettings, MemorySettings
 from server.core.signing import KEY_BYTES, BundleKey, BundleKeyError
 from server.wiring import open_services

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from engine.transformers import LoadedModel
 from memory import FolderEmbedder
-from memory.embed import MAX_TOKENS
+from memory.search.embed import MAX_TOKENS
 from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder
 from tests.server.running import Running, running
 

@@ -13,7 +13,7 @@ import pytest
 from engine.base import GenerateRequest
 from engine.errors import EngineClosed, EngineError
 from memory import EndpointRerank, ExtractorError, ModelExtractor
-from memory.extract_model import SCHEMA
+from memory.language.extract_model import SCHEMA
 from server.config import Config, MemorySettings, load_config
 from server.config.values import ConfigError
 from server.core.extraction import ServedCompleter
@@ -243,6 +243,6 @@ def test_settings_of_endpoints(tmp_path: Path) -> None:
 def test_a_reranker_that_is_down_is_a_503(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add("a zebra crossed the road")
     rerank = EndpointRerank("http://127.0.0.1:9", "m", timeout_s=1.0)
-    monkeypatch.setattr(server.memories, "rerank", rerank)
+    monkeypatch.setattr(server.memories.searching, "rerank", rerank)
     reply = server.client.post("/v1/memories/search", json={"query": "zebra"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "reranker_failed")

@@ -21,11 +21,12 @@ import httpx
 import pytest
 
 from engine.transformers import LoadedModel
-from memory import EmbedderError, HashEmbedder, KeyedRequests, MemoryStore
-from memory import retries as retries_module
+from memory import EmbedderError, HashEmbedder, KeyedRequests, MemoryStore, Reply
+from memory.domain import retries as retries_module
 from server.app import create_app
 from server.http.middleware.idempotency import READS, REPEATABLE, WRITES, Idempotency
 from tests.process import free_port
+from tests.raw import reading
 from tests.server.running import Running, running
 from tests.server.test_memories import found, new_cube
 
@@ -55,7 +56,7 @@ def same(first: httpx.Response, again: httpx.Response) -> None:
 def state(server: Running) -> list[Any]:
     """All that there is, and all that was done, of all cubes."""
     tables = ("memories", "memory_changes", "messages", "cubes", "documents", "feedback", "grants", "groups")
-    with server.memories._database.read() as db:
+    with reading(server.memories) as db:
         rows = [db.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in tables]  # noqa: S608 - ours
         n_jobs = db.execute("SELECT count(*) FROM jobs").fetchone()[0]
     return [n_jobs, *([tuple(row) for row in found] for found in rows)]
@@ -275,7 +276,7 @@ def test_what_failed_may_be_tried_again(server: Running, monkeypatch: pytest.Mon
     cube, headers = new_cube(server, "failing"), key()
     assert server.client.post("/v1/memories", json={"text": "", "cube": cube}, headers=headers).status_code == 400
     body = {"text": "In the end.", "cube": cube}
-    embeddings = server.memories._embeddings
+    embeddings = server.memories.index.embeddings
 
     def fails(error: Exception, *args: Any) -> Any:
         raise error
@@ -400,7 +401,7 @@ def test_replies_do_not_outlive_what_they_quote(model: LoadedModel, tmp_path: Pa
             changed = server.client.patch(f"/v1/memories/{id}", json={"text": f"A {word}!"}, headers=key())
             assert changed.status_code == 200
         assert word.encode() in files(server)
-        with server.memories._database.read() as db:
+        with reading(server.memories) as db:
             assert db.execute("SELECT count(*) FROM keyed_requests WHERE body IS NOT NULL").fetchone()[0] >= 1
         if way == "cube":
             server.client.delete(f"/v1/cubes/{cube}", headers=key())
@@ -408,7 +409,7 @@ def test_replies_do_not_outlive_what_they_quote(model: LoadedModel, tmp_path: Pa
             server.client.delete("/v2/entities/user/ada/", headers=key())
         elif way == "purge":
             server.client.delete(f"/v1/memories/{id}")
-            server.memories.purge(time.time() + 90_000)
+            server.memories.erasing.purge(time.time() + 90_000)
         else:
             own = key()
             proofs = [
@@ -447,7 +448,7 @@ def test_of_a_request_there_is_a_digest_only(server: Running) -> None:
     body = {"messages": [{"content": "Hm."}], "session": "narwhalsession", "cube": new_cube(server, "digests")}
     server.client.post("/v1/memories/messages", json=body, headers=headers)
     settled(server)
-    with server.memories._database.read() as db:
+    with reading(server.memories) as db:
         rows = [tuple(row) for row in db.execute("SELECT * FROM keyed_requests").fetchall()]
     assert "secret-key" not in repr(rows)
     assert "narwhalsession" not in repr(rows)
@@ -461,8 +462,8 @@ def log(tmp_path: Path) -> Iterator[KeyedRequests]:
 
 
 def _kept(log: KeyedRequests) -> list[tuple[str, bool]]:
-    with log._database.read() as db:
-        rows = db.execute("SELECT key, body IS NOT NULL AS kept FROM keyed_requests ORDER BY seq").fetchall()
+    with log._storage.read() as tx:
+        rows = tx.db.execute("SELECT key, body IS NOT NULL AS kept FROM keyed_requests ORDER BY seq").fetchall()
     return [(row["key"], bool(row["kept"])) for row in rows]
 
 
@@ -472,11 +473,11 @@ def test_what_is_kept_is_bounded(log: KeyedRequests, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(retries_module, "MAX_REPLY_BYTES", 50)
     for n in range(8):
         own = log.claim("t", f"k{n}", "r")
-        assert not isinstance(own, retries_module.Reply)
-        log.finish(own, retries_module.Reply(200, {}, b"x" * 10))
+        assert not isinstance(own, Reply)
+        log.finish(own, Reply(200, {}, b"x" * 10))
     other = log.claim("u", "k", "r")
-    assert not isinstance(other, retries_module.Reply)
-    log.finish(other, retries_module.Reply(200, {}, b"x" * 51))
+    assert not isinstance(other, Reply)
+    log.finish(other, Reply(200, {}, b"x" * 51))
     log.sweep()
     assert _kept(log) == [("k3", False), ("k4", False), ("k5", False), ("k6", True), ("k7", True), ("k", False)]
     log.sweep(time.time() + retries_module.KEPT_S + 1)
@@ -485,11 +486,11 @@ def test_what_is_kept_is_bounded(log: KeyedRequests, monkeypatch: pytest.MonkeyP
 
 def test_a_key_is_free_after_a_day(log: KeyedRequests, monkeypatch: pytest.MonkeyPatch) -> None:
     own = log.claim("t", "k", "r")
-    assert not isinstance(own, retries_module.Reply)
-    log.finish(own, retries_module.Reply(200, {}, b"x"))
-    assert isinstance(log.claim("t", "k", "r"), retries_module.Reply)
+    assert not isinstance(own, Reply)
+    log.finish(own, Reply(200, {}, b"x"))
+    assert isinstance(log.claim("t", "k", "r"), Reply)
     monkeypatch.setattr(retries_module, "KEPT_S", -1.0)
-    assert not isinstance(log.claim("t", "k", "another"), retries_module.Reply)
+    assert not isinstance(log.claim("t", "k", "another"), Reply)
 
 
 # -- kills -----------------------------------------------------------------------------------------------------
@@ -497,8 +498,8 @@ def test_a_key_is_free_after_a_day(log: KeyedRequests, monkeypatch: pytest.Monke
 _SERVER = """
 import os, signal, sys
 from pathlib import Path
-from memory.intake import IntakeMethods
-from memory.retries import KeyedRequests
+from memory.domain.adding import Adding
+from memory.domain.retries import KeyedRequests
 from tests.server import running as server
 from tests.tiny import tiny_model
 
@@ -507,7 +508,7 @@ def kill(*args, **fields):
 
 folder, port, when = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if when == "before":
-    IntakeMethods.add_noted = kill
+    Adding.add_noted = kill
 elif when == "after":
     KeyedRequests.finish = kill
 import socket, uvicorn

@@ -198,7 +198,7 @@ def test_what_has_expired_is_archived_by_the_worker(server: Running) -> None:
     body = {"text": "A passing thing", "cube": cube, "expires_at": time.time() - 1}
     memory = server.client.post("/v1/memories", json=body).json()
     assert found(server, cube, "passing thing") == []
-    assert server.memories.purge()
+    assert server.memories.erasing.purge()
     assert server.client.get(f"/v1/memories/{memory['id']}").json()["status"] == "archived"
 
 

@@ -50,7 +50,7 @@ def test_product_kinds_are_kept_apart(server: Running) -> None:
 
 
 def server_cube(server: Running, name: str) -> str:
-    id: str = server.memories.named_cube("default", name).id
+    id: str = server.memories.cubes.named("default", name).id
     return id
 
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.keeping import _merged
+from memory.domain.lifecycle import _merged
+from tests.raw import reading
 from tests.server.running import Running
 from tests.server.test_memories import found, new_cube, say
 
@@ -111,9 +112,9 @@ def test_texts_at_once_each_become_a_version(server: Running, pool: ThreadPoolEx
         assert (now["text"], now["version"]) == (said[-1], len(said))
         (hit,) = found(server, cube, "owl")
         assert hit["memory"]["text"] == said[-1]
-        assert server.memories._indexes[cube].nearest(server.memories._embeddings.in_context([said[-1]], [[]])[0], 1)[
-            0
-        ][1] == pytest.approx(1.0, abs=1e-2)
+        assert server.memories.index.cube(cube).nearest(
+            server.memories.index.embeddings.in_context([said[-1]], [[]])[0], 1
+        )[0][1] == pytest.approx(1.0, abs=1e-2)
     history = server.client.get(f"/v1/memories/{id}/history").json()["data"]
     assert [step["text_before"] for step in history[1:]] == said[:-1]
 
@@ -148,7 +149,7 @@ def test_adding_beside_a_forgotten_memory_holds_nothing_of_it(server: Running, p
             partial(say, server, cube, f"The harbour has {n} cranes.", session=f"s{n}"),
             partial(server.client.delete, f"/v1/memories/{item['id']}", params={"forget": True}),
         )
-        with server.memories._database.read() as db:
+        with reading(server.memories) as db:
             held = db.execute("SELECT count(*) FROM memory_text WHERE instr(context, ?)", (f"xyzzy{n}",)).fetchone()[0]
         assert held == 0
         assert all("xyzzy" not in hit["memory"]["text"] for hit in found(server, cube, f"xyzzy{n}"))

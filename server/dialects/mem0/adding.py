@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from memory import Job, Message, Placed, Said
+from memory import AddOutcome, Job, Message, Said
 from server.dialects import common
 from server.dialects.mem0.bodies import (
     Add,
@@ -52,11 +52,11 @@ async def _queue(body: Add, services: Services, tenant: str) -> Job:
     )
 
 
-async def _add(body: Add, services: Services, tenant: str) -> list[Placed]:
+async def _add(body: Add, services: Services, tenant: str) -> list[AddOutcome]:
     """Add now: what is found in the messages, or (``infer`` false) the messages as they are."""
     given = _addition(body)
 
-    async def add_to(cube: str) -> list[Placed]:
+    async def add_to(cube: str) -> list[AddOutcome]:
         if body.infer:
             return await services.memories.add_messages(tenant, cube, given.messages, given.said)
         as_given = [message for message in given.messages if message.role != "system"]
@@ -66,7 +66,9 @@ async def _add(body: Add, services: Services, tenant: str) -> list[Placed]:
     return await common.added_to(services.memories, tenant, given.name, add_to)
 
 
-async def _add_text(services: Services, tenant: str, cube_id: str, message: Message, said: Said, timed: bool) -> Placed:
+async def _add_text(
+    services: Services, tenant: str, cube_id: str, message: Message, said: Said, timed: bool
+) -> AddOutcome:
     return await services.memories.add(
         tenant,
         cube_id,

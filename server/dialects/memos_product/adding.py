@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from memory import InvalidMemory, Placed
+from memory import AddOutcome, InvalidMemory
 from server.core.checks import unix_time
 from server.dialects import common
 from server.dialects.memos_product.bodies import (
@@ -43,7 +43,7 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: s
     said = body.said
     messages = [] if body.messages is None else common.messages_of(body.messages)
     done: list[dict[str, Any]] = []
-    placed: list[Placed] = []
+    placed: list[AddOutcome] = []
     if body.memory_content is not None:
         fields: dict[str, Any] = {
             "owner": said.owner,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from memory.keys import PREFIX as KEY_PREFIX
+from memory.domain.keys import PREFIX as KEY_PREFIX
 from server.http.middleware.answers import header, refuse
 
 OPEN_PATHS = ("/health", "/health/live", "/health/ready")

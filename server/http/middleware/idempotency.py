@@ -1,5 +1,5 @@
 """``Idempotency-Key``: a write that is tried again with the same key is done once, and answered as it was the first
-time (``memory.retries`` has what is kept of it, and for how long)."""
+time (``memory.domain.retries`` has what is kept of it, and for how long)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memory import KeyedRequests, KeyReused, MemoryStoreError, Reply, StillRunning, Ticket
-from memory.database import ticket
+from memory.storage.ticket import ticket
 from server.core.once import Once, once
 from server.http.errors import ApiError, describe
 from server.http.middleware.answers import replayed

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from memory.dates import EARLIEST, LATEST
+from memory.language.dates import EARLIEST, LATEST
 from server.http.bodies import encodable_as_it_is
 
 

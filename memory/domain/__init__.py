@@ -1,0 +1,1 @@
+"""Work on memories: adding, changing, erasing, feedback, documents, cubes, bundles, jobs, keys."""

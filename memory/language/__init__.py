@@ -1,0 +1,1 @@
+"""Reading text: words, names, dates, states, remarks, documents."""

@@ -1,0 +1,1 @@
+"""Finding memories: embedding, vectors in memory, filters, scoring."""

@@ -1,0 +1,1 @@
+"""Storage of memories: the interface (``base``) and its backends."""
