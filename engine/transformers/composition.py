@@ -10,7 +10,7 @@ import torch
 
 from engine.base import Fidelity, GenerateRequest
 from engine.placement import CompositionConfig, Placement, find_parts, starts_run
-from engine.transformers.attention import Probe, SequenceKV
+from engine.transformers.attention.ragged import Probe, SequenceKV
 from engine.transformers.cost import CostModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import (

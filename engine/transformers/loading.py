@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
-from engine.transformers.attention import NAME, quick_native, register, use_native
-from engine.transformers.fused import fuse_layers
-from engine.transformers.joined import join_layers
-from engine.transformers.kernels import choose_at_load
-from engine.transformers.packing import can_pack, pack_linears
+from engine.transformers.attention.kernels.gpu import choose_at_load
+from engine.transformers.attention.ragged import NAME, quick_native, register, use_native
+from engine.transformers.layers.fused import fuse_layers
+from engine.transformers.layers.joined import join_layers
+from engine.transformers.layers.packing import can_pack, pack_linears
 from engine.transformers.selftest import check_attention, find_rotation
 from kvcache import Fingerprint, Rotation
 from kvcache.copies import CPU, indexed, use_device

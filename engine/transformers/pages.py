@@ -15,7 +15,7 @@ import torch
 from engine.base import Fidelity, PageRequest, Prompt
 from engine.certificate import PageProbe, certificate_of
 from engine.placement import CompositionConfig
-from engine.transformers.attention import Interrupted, SequenceKV
+from engine.transformers.attention.ragged import Interrupted, SequenceKV
 from engine.transformers.composition import place_part, probe
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
+from engine.transformers.attention.ragged import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
 from engine.transformers.governor import Kind, ThreadGovernor, governed
 from engine.transformers.upload import upload
 

@@ -23,7 +23,7 @@ import torch
 from engine.base import Capacity, GenerateRequest
 from engine.errors import EngineClosed, EngineError, OutOfDeviceMemory, TooLargeForMemory
 from engine.placement import CompositionConfig, MissingPiece
-from engine.transformers.attention import Interrupted, SequenceKV
+from engine.transformers.attention.ragged import Interrupted, SequenceKV
 from engine.transformers.choosing import Asked, Chooser, chooser
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel

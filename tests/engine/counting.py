@@ -11,10 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from benchmarks.lab.architectures import ARCHITECTURES, Architecture
-from engine.transformers import ModelRunner, SequenceKV, Work, attention
-from engine.transformers.attention import Span
-from engine.transformers.fused import can_fuse
-from engine.transformers.joined import JoinedLayer
+from engine.transformers import ModelRunner, SequenceKV, Work
+from engine.transformers.attention import ragged
+from engine.transformers.attention.ragged import Span
+from engine.transformers.layers.fused import can_fuse
+from engine.transformers.layers.joined import JoinedLayer
 from kvcache import layout_of
 
 META = torch.device("meta")
@@ -64,8 +65,8 @@ def meta_network(kind: str, layers: int = 2, *, joined: bool = False) -> Any:
     config = Architecture(shape.kind, {**shape.settings, "num_hidden_layers": layers}).config(8192)
     with META:
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    attention.register()
-    network.set_attn_implementation(attention.NAME)
+    ragged.register()
+    network.set_attn_implementation(ragged.NAME)
     if joined:
         stack = network.model.layers
         for i, layer in enumerate(stack):

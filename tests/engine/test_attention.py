@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.errors import UnsupportedModel
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, prepare
-from engine.transformers.attention import (
+from engine.transformers.attention.ragged import (
     Interrupted,
     _attend_weighed,
     _flash_cpu,

@@ -13,7 +13,8 @@ import torch
 
 from engine.base import Delta, GenerateRequest, Piece, PieceKind, Prompt, Sampling, Started
 from engine.errors import ContextTooLong, EngineClosed, EngineError, QueueFull
-from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine, choosing, kernels
+from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine, choosing
+from engine.transformers.attention.kernels import gpu
 from kvcache import SegmentStore
 from kvcache.paths import segment_files
 from tests.tiny import tiny_model, tiny_network
@@ -83,9 +84,9 @@ def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Once as on a CPU, once with attention by named kernels and tokens chosen as where the logits are on a GPU."""
     if request.param == "gpu":
         monkeypatch.setattr(choosing, "OnHost", choosing.OnDevice)
-        kernels.use(kernels.WRITTEN_OUT, torch.device("cpu"), torch.float32)
+        gpu.use(gpu.WRITTEN_OUT, torch.device("cpu"), torch.float32)
     yield
-    kernels.use(None, torch.device("cpu"), torch.float32)
+    gpu.use(None, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.usefixtures("_either_way")

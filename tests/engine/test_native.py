@@ -14,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, attention
-from engine.transformers.native import NativeAttention, NotCompiled, compiled, native_attention
-from engine.transformers.native.attention import _SOURCE, _is_right
+from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work
+from engine.transformers.attention import ragged
+from engine.transformers.attention.kernels.native import NativeAttention, NotCompiled, compiled, native_attention
+from engine.transformers.attention.kernels.native.attention import _SOURCE, _is_right
 from tests.engine.test_products import SCALE, written_out
 from tests.tiny import tiny_network, tiny_tokenizer
 
@@ -34,9 +35,9 @@ def kernel() -> NativeAttention:
 
 @pytest.fixture
 def chosen() -> Iterator[None]:
-    before = attention._native
+    before = ragged._native
     yield
-    attention.use_native(before)
+    ragged.use_native(before)
 
 
 def drawn(heads: int, n: int, width: int, seed: int) -> torch.Tensor:
@@ -153,7 +154,7 @@ def test_what_is_not_a_number_stays_so(kernel: NativeAttention, bad: float) -> N
 @needs_compiler
 def test_workers_with_small_stacks() -> None:
     code = (
-        "from engine.transformers.native import native_attention, NativeAttention;"
+        "from engine.transformers.attention.kernels.native import native_attention, NativeAttention;"
         "assert isinstance(native_attention(), NativeAttention), native_attention()"
     )
     environment = {**os.environ, "OMP_STACKSIZE": "128K", "OMP_NUM_THREADS": "2"}
@@ -174,7 +175,7 @@ def test_the_model_says_the_same_by_both_paths(model: LoadedModel, chosen: None)
     found = []
     for kernel in (native_attention(), None):
         assert not isinstance(kernel, str)
-        attention.use_native(kernel)
+        ragged.use_native(kernel)
         runner, kv = ModelRunner(model.model), SequenceKV(model.fingerprint.layout, model.device, 64)
         runner.forward([Work(kv, [(i * 7) % 250 for i in range(30)])])
         fork = kv.fork(40)
@@ -190,9 +191,9 @@ def test_it_can_be_turned_off(chosen: None) -> None:
     from engine.transformers import prepare
 
     prepare(tiny_network(), tiny_tokenizer(), native=False)
-    assert attention._native is None
+    assert ragged._native is None
     prepare(tiny_network(), tiny_tokenizer())
-    assert attention._native in (None, native_attention())
+    assert ragged._native in (None, native_attention())
 
 
 # -- compiling -----------------------------------------------------------------------------------------------
@@ -233,12 +234,12 @@ def test_the_next_compiler_may_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @needs_compiler
 def test_one_that_is_slower_is_not_used(kernel: NativeAttention, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_SLOWER", 0.0)
-    attention.quick_native.cache_clear()
+    monkeypatch.setattr(ragged, "_SLOWER", 0.0)
+    ragged.quick_native.cache_clear()
     try:
-        assert "quicker" in str(attention.quick_native())
+        assert "quicker" in str(ragged.quick_native())
     finally:
-        attention.quick_native.cache_clear()
+        ragged.quick_native.cache_clear()
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

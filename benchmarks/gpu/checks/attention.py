@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu.checks.base import Finding, Site, check, poison, within
 from engine.transformers import ModelRunner, SequenceKV, Work
-from engine.transformers.attention import Probe, ragged_attention
+from engine.transformers.attention.ragged import Probe, ragged_attention
 from kvcache import Fingerprint, Layout, Segment, root_key
 
 _ALLOWED = {"float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from engine.transformers.native.compiling import NotCompiled, compiled
+from engine.transformers.attention.kernels.native.compiling import NotCompiled, compiled
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _MAX_WIDTH = 256

@@ -27,8 +27,8 @@ import torch
 from transformers import AttentionInterface
 
 from engine.errors import UnsupportedModel
-from engine.transformers import kernels, products
-from engine.transformers.native import NativeAttention, example, native_attention
+from engine.transformers.attention.kernels import gpu, onednn
+from engine.transformers.attention.kernels.native import NativeAttention, example, native_attention
 from engine.transformers.upload import upload
 from kvcache import Layout, Rotation, Segment
 
@@ -36,7 +36,7 @@ NAME = "recallkv"
 _TAIL_ROUND = 64
 Rows = slice | torch.Tensor
 # Attention runs on the thread that owns the model.
-_SCRATCH = products.Scratch()
+_SCRATCH = onednn.Scratch()
 _native: NativeAttention | None = None
 # The kernel is used unless it takes this many times as long as PyTorch.
 _SLOWER = 1.05
@@ -227,7 +227,7 @@ class Slots:
     @functools.cached_property
     def aligned_mask(self) -> torch.Tensor:
         """The same for kernels other than the CPU's, in bfloat16, which holds both numbers; cast where it must be."""
-        return kernels.aligned_mask(self.visible, torch.bfloat16)
+        return gpu.aligned_mask(self.visible, torch.bfloat16)
 
 
 class Interrupted(Exception):
@@ -290,7 +290,7 @@ class RaggedBatch:
         while begin and self.chunks[begin - 1].is_single:
             begin -= 1
         singles = self.chunks[begin:]
-        chosen = kernels.chosen(singles[0].kv.layer(0)[0]) if singles else None
+        chosen = gpu.chosen(singles[0].kv.layer(0)[0]) if singles else None
         if chosen is None or chosen.table is None:
             return self, None
         table = chosen.table([chunk.kv.everything(1) for chunk in singles])
@@ -320,7 +320,7 @@ class Singles:
     """The rows from ``begin`` on, a sequence each, and where those sequences lie."""
 
     begin: int
-    table: kernels.Table
+    table: gpu.Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,7 +360,7 @@ def ragged_attention(
     if ragged.interrupt is not None and ragged.interrupt():
         raise Interrupted
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if (chosen := kernels.chosen(query)) is not None:
+    if (chosen := gpu.chosen(query)) is not None:
         return _attend_elsewhere(chosen, ragged, module.layer_idx, query, key[0], value[0], scale), None
     if len(ragged.chunks) == 1:
         return _attend_chunk(ragged.chunks[0], module.layer_idx, query, key, value, scale).transpose(1, 2), None
@@ -406,7 +406,7 @@ def _attend_cpu(
 ) -> torch.Tensor:
     """By PyTorch: over all parts at once, or each by itself and merged."""
     if _at_once(query, sum(key.shape[2] for key, _, _ in parts)):
-        return _attend_at_once(query, [(k, v) for k, v, _ in parts], scale, products.triangle(query.shape[2]))
+        return _attend_at_once(query, [(k, v) for k, v, _ in parts], scale, onednn.triangle(query.shape[2]))
     results = [_flash_cpu(query, k, v, causal, scale) for k, v, causal in parts]
     return results[0][0] if len(results) == 1 else _merge(results)
 
@@ -482,18 +482,18 @@ def _attend_weighed(
 
 def _by_products(query: torch.Tensor, keys: int) -> bool:
     """Whether attention over so many keys goes through oneDNN."""
-    return query.dtype == torch.float32 and products.worth(query.shape[2], keys) and products.usable()
+    return query.dtype == torch.float32 and onednn.worth(query.shape[2], keys) and onednn.usable()
 
 
 def _at_once(query: torch.Tensor, keys: int) -> bool:
-    return products.at_once(query.shape[2]) and _by_products(query, keys)
+    return onednn.at_once(query.shape[2]) and _by_products(query, keys)
 
 
 def _attend_at_once(
     query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], scale: float, mask: torch.Tensor
 ) -> torch.Tensor:
-    with products.preferred():
-        return products.attend_parts(query, parts, scale, mask, _SCRATCH)
+    with onednn.preferred():
+        return onednn.attend_parts(query, parts, scale, mask, _SCRATCH)
 
 
 def _flash_cpu(
@@ -507,8 +507,8 @@ def _flash_cpu(
     """Attention and its log-sum-exp, [1, heads, new, head_dim] and [1, heads, new]. ``causal`` needs as many
     keys as queries."""
     if _by_products(query, key.shape[2]):
-        with products.preferred():
-            return products.attend(query, key, value, causal, scale, mask, _SCRATCH)
+        with onednn.preferred():
+            return onednn.attend(query, key, value, causal, scale, mask, _SCRATCH)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, is_causal=causal, attn_mask=None if mask is None else mask.to(query.dtype), scale=scale
     )
@@ -531,7 +531,7 @@ def _rows_of(parts: Sequence[range], device: torch.device) -> Rows:
 
 
 def _attend_elsewhere(
-    chosen: kernels.Kernels,
+    chosen: gpu.Kernels,
     ragged: RaggedBatch,
     layer: int,
     query: torch.Tensor,
@@ -553,7 +553,7 @@ def _attend_elsewhere(
 
 
 def _attend_by(
-    chosen: kernels.Kernels,
+    chosen: gpu.Kernels,
     ragged: RaggedBatch,
     layer: int,
     query: torch.Tensor,
@@ -581,7 +581,7 @@ def _attend_by(
     return merged.to(query.dtype)
 
 
-def _side_by_side(parts: Sequence[kernels.Attended]) -> kernels.Attended:
+def _side_by_side(parts: Sequence[gpu.Attended]) -> gpu.Attended:
     """Results of different rows as one."""
     if len(parts) == 1:
         return parts[0]
@@ -590,14 +590,14 @@ def _side_by_side(parts: Sequence[kernels.Attended]) -> kernels.Attended:
 
 
 def _attend_tail(
-    chosen: kernels.Kernels,
+    chosen: gpu.Kernels,
     chunk: Chunk,
     layer: int,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     scale: float,
-) -> kernels.Attended:
+) -> gpu.Attended:
     """Write a sequence's new keys and values, and attend to all of its tail that is there."""
     kv, slots, rows = chunk.kv, chunk.slots, slice(chunk.begin, chunk.end)
     query, key, value = query[:, :, rows], key[:, rows], value[:, rows]
@@ -620,7 +620,7 @@ def _merge_into(
     merged: torch.Tensor,
     lse: torch.Tensor,
     rows: Rows,
-    part: kernels.Attended,
+    part: gpu.Attended,
     is_last: bool = False,
 ) -> None:
     """Join attention over further keys into ``merged``, float32 [1, heads, total, head_dim], and ``lse`` [1, heads,

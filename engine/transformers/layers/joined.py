@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from engine.transformers.attention import RaggedBatch
-from engine.transformers.fused import in_halves, replace_layers
+from engine.transformers.attention.ragged import RaggedBatch
+from engine.transformers.layers.fused import in_halves, replace_layers
 
 
 class _Linear:
@@ -45,8 +45,8 @@ class _Linear:
 
 
 class JoinedLayer(nn.Module):
-    """Stands in for a decoder layer that :func:`~engine.transformers.fused.can_fuse` has found fit, and calls the same
-    attention. The input is written over: transformers' models do not use it again.
+    """Stands in for a decoder layer that :func:`~engine.transformers.layers.fused.can_fuse` has found fit, and calls
+    the same attention. The input is written over: transformers' models do not use it again.
 
     ``is_last``: what it gives is used for logits only.
     """

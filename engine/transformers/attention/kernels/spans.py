@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from triton.errors import TritonError
 
-from engine.transformers.kernels import Pairs, written_out
+from engine.transformers.attention.kernels.gpu import Pairs, written_out
 from engine.transformers.upload import upload
 
 # Numbers of one span: addresses of its keys and values in bytes, strides of layers and heads in elements, tokens.

@@ -8,7 +8,7 @@ Kernels are called by name instead, and each gives its log-sum-exp, so that span
   and the new tokens at its end. Heads share keys as they are.
 - ``efficient`` (PyTorch's memory-efficient kernel): float32, and masks. It does not know of shared keys; but a batch of
   key heads, in each of which the keys have a head stride of zero, says the same without repeating them.
-- ``span_kernels.SpanTable``, where Triton is: one token of each of many sequences, over all their spans at once.
+- ``spans.SpanTable``, where Triton is: one token of each of many sequences, over all their spans at once.
 - ``written_out``: products and a softmax in blocks, on any device and in any dtype; also the reference of the others.
 
 On a GPU each is compared with the reference at load, and what disagrees or fails is replaced by it.
@@ -192,15 +192,15 @@ def _tested_table(
     device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]
 ) -> Callable[[Sequence[Pairs]], Table] | None:
     try:
-        from engine.transformers import span_kernels
+        from engine.transformers.attention.kernels import spans
     except ImportError:
         log.warning("Triton is not installed: sequences are attended to one by one")
         return None
-    problem = span_kernels.problem(device, dtype, heads)
+    problem = spans.problem(device, dtype, heads)
     if problem is not None:
         log.warning("Triton's kernels are not used, sequences are attended to one by one: %s", problem)
         return None
-    return span_kernels.SpanTable
+    return spans.SpanTable
 
 
 @torch.inference_mode()
