@@ -48,8 +48,7 @@ from engine.placement import CompositionConfig
 from engine.prompt import PromptRenderer
 from engine.transformers.loading import choose_dtype
 from engine.vllm.answers import Answers, token_logprob
-from engine.vllm.plan import Composition, RequestPlan
-from engine.vllm.plan import Source as Stored
+from engine.vllm.plan import Composition, RequestPlan, StoredRun
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
@@ -311,7 +310,7 @@ class VllmEngine:
         before = Prompt((request.header, *request.context)).token_ids
         page = Prompt(request.parts).token_ids
         start = len(Prompt((request.header, *request.lead)).token_ids)
-        source = Stored(key, len(before), len(page), 0, len(before) - start)
+        source = StoredRun(key, len(before), len(page), 0, len(before) - start)
         repairs = {"high": self._composing.high, "fast": self._composing.fast}
         found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
         for probe in page_probes(self, request):
@@ -332,7 +331,7 @@ class VllmEngine:
         self,
         token_ids: Sequence[int],
         n: int,
-        sources: tuple[Stored, ...] = (),
+        sources: tuple[StoredRun, ...] = (),
         composition: Composition | None = None,
     ) -> str:
         """Run a prompt, from sources as far as they go, and keep the next-token distributions of its last ``n`` tokens

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
+from engine.vllm.plan import LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, SaveSpan, StoredRun, WorkerReport
 from engine.vllm.settings import ConnectorSettings
 from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
 from kvcache.segment import cut_parts
@@ -24,7 +24,7 @@ class Progress:
 
     request: Any
     plan: RequestPlan
-    keeps: list[Keep]
+    keeps: list[SaveSpan]
     local: int = 0
     """Tokens that vLLM's own cache held when it asked."""
 
@@ -101,12 +101,12 @@ class SchedulerSide:
         tokens = request.prompt_token_ids
         root = root_key(self._fingerprint, request.cache_salt or "")
         chain = self._store.match(root, tokens)
-        sources = tuple(Source(entry.key, entry.start, entry.n_tokens) for entry in chain)
+        sources = tuple(StoredRun(entry.key, entry.start, entry.n_tokens) for entry in chain)
         parent, start = (chain[-1].key, sources[-1].end) if chain else (root, 0)
         keeps = []
         step = self._settings.segment_tokens
         while len(tokens) - start >= step:
-            keeps.append(Keep(parent, start, start + step))
+            keeps.append(SaveSpan(parent, start, start + step))
             parent, start = chain_key(parent, tokens[start : start + step]), start + step
         return RequestPlan(sources, tuple(keeps))
 
@@ -153,7 +153,7 @@ class SchedulerSide:
         for keep in due:
             self._save(progress, keep, block_ids)
 
-    def _save(self, progress: Progress, keep: Keep, block_ids: tuple[int, ...]) -> None:
+    def _save(self, progress: Progress, keep: SaveSpan, block_ids: tuple[int, ...]) -> None:
         entry = entry_of(keep, progress.token_ids, self._fingerprint)
         if entry.key in self._writing:
             return
@@ -282,7 +282,7 @@ class SchedulerSide:
             self._lock.close()
 
 
-def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, int]]:
+def _gaps(sources: Sequence[StoredRun], begin: int, end: int) -> list[tuple[int, int]]:
     """What of ``begin`` to ``end`` no source holds."""
     gaps = []
     for source in sources:
@@ -292,7 +292,7 @@ def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, in
     return [*gaps, (begin, end)] if begin < end else gaps
 
 
-def entry_of(keep: Keep, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
+def entry_of(keep: SaveSpan, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
     """The index entry of what is going to be saved of a prompt."""
     tokens, root = token_ids[keep.start : keep.end], keep.root
     parts = cut_parts(root, tokens, keep.parts) if root is not None else ()
