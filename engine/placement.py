@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from engine.base import Fidelity, GenerateRequest, Prompt, Source
-from kvcache import Entry, Loaded, Part, Repair, SegmentStore, TierName, chain_key
+from kvcache import Composed, Entry, Loaded, Part, Repair, SegmentStore, TierName, chain_key
 
 SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
 _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
@@ -38,6 +39,31 @@ class CompositionConfig:
         return self.fast if request.fidelity == "fast" else self.high
 
 
+class Placed(Protocol):
+    """A part of the page ``key`` whose first token stands at ``position`` of a prompt."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def part(self) -> Part: ...
+    @property
+    def position(self) -> int: ...
+
+
+def follows(placed: Placed, other: Placed) -> bool:
+    """Say whether a part stands behind another one as it did when they were computed."""
+    adjoins = other.position + other.part.n_tokens == placed.position and other.part.end == placed.part.begin
+    return adjoins and other.key == placed.key
+
+
+def composed_of(parts: Sequence[Placed]) -> Composed:
+    """Describe placed parts, in order of position, to a strategy of repair."""
+    return Composed(
+        tuple(range(placed.position, placed.position + placed.part.n_tokens) for placed in parts),
+        tuple(i == 0 or not follows(placed, parts[i - 1]) for i, placed in enumerate(parts)),
+    )
+
+
 @dataclass(eq=False)
 class Placement:
     """A part of a page at its place in the prompt. ``loaded`` is set once the page is on the device."""
@@ -49,18 +75,12 @@ class Placement:
     loaded: Loaded | None = None
 
     @property
+    def key(self) -> str:
+        return self.entry.key
+
+    @property
     def span(self) -> range:
         return range(self.position, self.position + self.part.n_tokens)
-
-    def follows(self, other: Placement) -> bool:
-        """Whether it stands behind ``other`` as it did when they were computed."""
-        adjoins = other.span.stop == self.position and other.part.end == self.part.begin
-        return adjoins and other.entry.key == self.entry.key
-
-
-def starts_run(placements: Sequence[Placement]) -> tuple[bool, ...]:
-    """Which of them do not go on where the one before left off."""
-    return tuple(i == 0 or not placement.follows(placements[i - 1]) for i, placement in enumerate(placements))
 
 
 def find_parts(
@@ -86,7 +106,7 @@ def find_parts(
 def _best(candidates: Sequence[Placement], before: Placement | None, fidelity: Fidelity) -> Placement | None:
     """The one that goes on where the last left off, else the one with the best certificate."""
     for candidate in candidates:
-        if before is not None and candidate.follows(before):
+        if before is not None and follows(candidate, before):
             return candidate
 
     def divergence(candidate: Placement) -> float:

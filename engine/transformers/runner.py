@@ -12,6 +12,7 @@ import torch
 from engine.transformers.attention.ragged import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
 from engine.transformers.governor import Kind, ThreadGovernor, governed
 from engine.transformers.upload import upload
+from kvcache.repair import Comparison
 
 _LAYERS_AHEAD = 2
 
@@ -95,17 +96,18 @@ class ModelRunner:
         return logits
 
     @torch.inference_mode()
-    def deviation(self, kv: SequenceKV, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """How far each of these tokens' keys and values in the sequence are from what the tokens before it ask for,
-        found in the first two layers, float32 [tokens] on the model's device. The sequence stays as it is but for its
-        first layer, which depends on nothing before it."""
-        probe = Probe("deviation")
+    def compared(
+        self, kv: SequenceKV, token_ids: Sequence[int], positions: Sequence[int], signal: Comparison
+    ) -> torch.Tensor:
+        """Compare the keys and values that these tokens ask for with those in the sequence, float32 [tokens] on the
+        model's device. The sequence stays as it is but for the layers before the one that is compared."""
+        probe = Probe(signal)
         try:
             self.forward([Work(kv, token_ids, 0, positions, probe)])
         except ShallowPassDone:
             assert probe.signal is not None
             return probe.signal
-        raise AssertionError("the pass went past its second layer")
+        raise AssertionError("the pass went past the layer that it was to stop at")
 
     def wait(self) -> None:
         """Until the device has done what it was given: without logits to fetch, a pass on a GPU returns at once."""

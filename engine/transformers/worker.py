@@ -25,6 +25,7 @@ from engine.errors import EngineClosed, EngineError, OutOfDeviceMemory, TooLarge
 from engine.placement import CompositionConfig, MissingPiece
 from engine.transformers.attention.ragged import Interrupted, SequenceKV
 from engine.transformers.choosing import Asked, Chooser, chooser
+from engine.transformers.composing import Composer
 from engine.transformers.composition import Composition, find_composition
 from engine.transformers.cost import CostModel
 from engine.transformers.governor import ThreadGovernor
@@ -155,6 +156,7 @@ class EngineWorker(threading.Thread):
         self._cost = cost
         self._vocabulary = vocabulary
         self._runner = ModelRunner(model.model, self.governor)
+        self._composer = Composer(model, self._runner, self._chunk)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[Group] = deque()
         self._loading: list[Group] = []
@@ -503,9 +505,7 @@ class EngineWorker(threading.Thread):
         if group.composition is None:
             group.todo = range(kv.n_tokens, len(group.token_ids))
         else:
-            assert self._model.rotation is not None, "nothing is composed without a rotation"
-            kv.open_region(len(group.token_ids) - kv.n_tokens)
-            group.composition.place(kv, self._model.rotation)
+            self._composer.place(kv, group.composition.parts, len(group.token_ids))
         self._running.append(group)
 
     def _settle(self) -> None:
@@ -515,9 +515,13 @@ class EngineWorker(threading.Thread):
             self._try_for(group, lambda: self._choose(group))
 
     def _choose(self, group: Group) -> None:
-        assert group.composition is not None, "only composed prompts are unsettled"
+        composition = group.composition
+        assert composition is not None, "only composed prompts are unsettled"
         begin, needed = group.chained_tokens, group.request.needed_from
-        group.todo = group.composition.choose(_kv_of(group), group.token_ids, begin, needed, self._runner)
+        settled = self._composer.settle(
+            _kv_of(group), composition.parts, group.token_ids, begin, composition.repair, needed
+        )
+        composition.recomputed, group.todo = settled.recomputed, settled.todo
 
     # -- batching --------------------------------------------------------------------------------------------
 

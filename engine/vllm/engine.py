@@ -49,7 +49,7 @@ from engine.prompt import PromptRenderer
 from engine.transformers.loading import choose_dtype
 from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.plan import Composition, RequestPlan, StoredRun
-from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
+from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_weighing
 from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
 from engine.vllm.settings import checkpoint_fingerprint
@@ -319,7 +319,7 @@ class VllmEngine:
                 exact = await self.score(tokens, len(probe.answer))
                 for fidelity, repair in repairs.items():
                     composition = Composition(
-                        page_parts(request, len(before)), without_attention(repair).strategy, repair.share
+                        page_parts(request, len(before)), without_weighing(repair).strategy, repair.share
                     )
                     other = await self.score(tokens, len(probe.answer), (source,), composition)
                     found[fidelity].append(await self.divergence(exact, other))

@@ -10,9 +10,10 @@ from typing import Any
 from blake3 import blake3
 
 from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Source, Started
-from engine.placement import SOURCES, CompositionConfig, Placement, find_parts, missing_pieces, slowest, starts_run
+from engine.placement import SOURCES, CompositionConfig, Placement, composed_of, find_parts, missing_pieces, slowest
 from engine.vllm.plan import Composition, RequestPlan, SaveSpan, StoredRun
 from kvcache import Fingerprint, Repair, SegmentStore, TierName, chain_key, root_key, standalone_root
+from kvcache.repair import Weighing
 
 
 @dataclass
@@ -116,7 +117,7 @@ class PlanMaker:
 
     def _repair(self, request: GenerateRequest) -> Repair:
         assert self._composing is not None, "there is nothing to repair where nothing is composed"
-        return without_attention(self._composing.repair(request))
+        return without_weighing(self._composing.repair(request))
 
     def _placements(self, request: GenerateRequest, root: str, chained: int) -> list[Placement]:
         pieces = request.prompt.pieces
@@ -138,16 +139,16 @@ class PlanMaker:
         return placements if saved >= self._composing.min_saved_tokens else []
 
 
-def without_attention(repair: Repair) -> Repair:
-    """Strategies that look at attention weights cannot here: vLLM's kernels do not give them out. The first tokens of
-    each run are the next best that needs no such look."""
-    return Repair("first", repair.share) if repair.signal == "attention" else repair
+def without_weighing(repair: Repair) -> Repair:
+    """Replace strategies that look at attention weights, which vLLM's kernels do not give out. The first tokens of each
+    run are the next best that needs no such look."""
+    return Repair("first", repair.share) if isinstance(repair.signal, Weighing) else repair
 
 
 def _composition(placements: Sequence[Placement], repair: Repair) -> Composition:
-    starts = starts_run(placements)
-    parts = tuple((p.span.start, p.span.stop, start) for p, start in zip(placements, starts, strict=True))
-    return Composition(parts, repair.strategy, repair.share)
+    composed = composed_of(placements)
+    parts = zip(composed.parts, composed.starts_run, strict=True)
+    return Composition(tuple((span.start, span.stop, starts) for span, starts in parts), repair.strategy, repair.share)
 
 
 def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, SaveSpan]:

@@ -26,6 +26,7 @@ from engine.vllm.plan import Composition, RepairOrder
 from engine.vllm.streams import Streams, sent
 from kvcache import Composed, Repair, Rotation, UnsupportedRotation
 from kvcache.divergence import divergence
+from kvcache.repair import Comparison
 
 # What a pass and a run of it cost, in tokens (see ``passes.Limits``): estimates by arithmetic, not measured. On a GPU
 # reading the weights takes as long as computing some 250 tokens, on a CPU as some ten; reading the keys and values of
@@ -98,8 +99,7 @@ class Repairer:
         self._scores: dict[str, list[torch.Tensor]] = {}
         self._cache = cache
         self._layer_names = layer_names
-        attention = self._config.compilation_config.static_forward_context
-        self._second = attention[layer_names[1]]
+        self._attention = self._config.compilation_config.static_forward_context
 
     def steps(self, order: RepairOrder) -> Generator[None, None, int]:
         """Do what the order says, handing back after each pass so that others get their turn; returns how many tokens
@@ -167,38 +167,35 @@ class Repairer:
             tuple(range(begin, end) for begin, end, _ in composition.parts),
             tuple(starts for _, _, starts in composition.parts),
         )
-        signal = self._deviation(order, composed) if repair.signal == "deviation" else None
+        wanted = repair.signal
+        signal = self._compared(order, composed, wanted) if isinstance(wanted, Comparison) else None
         return [position for position in repair.choose(composed, signal) if position >= order.begin]
 
-    def _deviation(self, order: RepairOrder, composed: Composed) -> torch.Tensor:
+    def _compared(self, order: RepairOrder, composed: Composed, comparison: Comparison) -> torch.Tensor:
         """float32 [composed tokens]; in chunks, because the first layer's keys and values depend on nothing before
         them and so are in place already."""
         positions = composed.positions
         rows = range(positions[0], positions[-1] + 1)
         step = min(self._max_tokens, 512)
-        found = [self._deviation_of(order, rows[at : at + step]) for at in range(0, len(rows), step)]
+        found = [self._compared_rows(order, rows[at : at + step], comparison) for at in range(0, len(rows), step)]
         return torch.cat(found)[torch.tensor(positions) - rows.start].cpu()
 
-    def _deviation_of(self, order: RepairOrder, rows: range) -> torch.Tensor:
-        held = self._cache.read_layer(1, order.block_ids, rows.start, rows.stop)
+    def _compared_rows(self, order: RepairOrder, rows: range, comparison: Comparison) -> torch.Tensor:
+        held = self._cache.read_layer(comparison.layer, order.block_ids, rows.start, rows.stop)
         heads, dim = held[0].shape[0], held[0].shape[2]
-        hook = self._second.register_forward_pre_hook(_stop_here)
+        hook = self._attention[self._layer_names[comparison.layer]].register_forward_pre_hook(_stop_here)
         try:
             self._forward(order, [rows])
         except _Shallow as shallow:
             fresh = [t.view(-1, heads, dim)[: len(rows)].transpose(0, 1) for t in (shallow.keys, shallow.values)]
         else:
-            raise AssertionError("the pass went past its second layer")
+            raise AssertionError("the pass went past the layer that it was to stop at")
         finally:
             hook.remove()
-        sums = [
-            torch.stack([(new - old).float().square().sum(dim=(0, 2)), new.float().square().sum(dim=(0, 2))])
-            for new, old in zip(fresh, held, strict=True)
-        ]
+        sums = [torch.stack(comparison.sums(new, old)) for new, old in zip(fresh, held, strict=True)]
         # Each rank has seen its own heads only.
-        far, size = tensor_model_parallel_all_reduce(torch.stack(sums).to(self._cache.device)).unbind(1)
-        distance: torch.Tensor = (far / size.mean(dim=1, keepdim=True)).sum(0)
-        return distance
+        keys, values = tensor_model_parallel_all_reduce(torch.stack(sums).to(self._cache.device))
+        return comparison.signal(*keys) + comparison.signal(*values)
 
     @torch.inference_mode()
     def _forward(self, order: RepairOrder, runs: Sequence[range]) -> torch.Tensor:

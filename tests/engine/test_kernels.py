@@ -19,6 +19,7 @@ from engine.transformers.attention.kernels import gpu
 from engine.transformers.attention.kernels.gpu import Attended, Kernels
 from engine.transformers.attention.ragged import Probe
 from kvcache import Segment, root_key
+from kvcache.repair import SIGNALS
 from tests.engine.counting import RESIDENT, Launches, meta_pass, per_layer
 from tests.tiny import tiny_model, tiny_network
 
@@ -185,9 +186,9 @@ def test_tokens_in_slots_are_computed_as_on_the_cpu(positions: list[int], kind: 
         for layer in range(2):
             kv.write(layer, slice(0, 20), *(part[:, 10:30] for part in region.layer(layer)))
         tokens = [99 + position for position in positions]
-        probe = None if kind is None else Probe(kind)  # type: ignore[arg-type]
+        probe = None if kind is None else Probe(SIGNALS[kind])  # type: ignore[index]
         if kind == "deviation":
-            found.append(runner.deviation(kv, tokens, positions))
+            found.append(runner.compared(kv, tokens, positions, SIGNALS["deviation"]))  # type: ignore[arg-type]
             continue
         logits = runner.forward([Work(kv, tokens, len(tokens), positions, probe)])
         found.append(torch.cat([logits.flatten(), kv._keys[:, :, :20].flatten(), kv._values[:, :, :20].flatten()]))

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from transformers import AttentionInterface
@@ -31,6 +31,7 @@ from engine.transformers.attention.kernels import gpu, onednn
 from engine.transformers.attention.kernels.native import NativeAttention, example, native_attention
 from engine.transformers.upload import upload
 from kvcache import Layout, Rotation, Segment
+from kvcache.repair import Comparison, Signal, Weighing
 
 NAME = "recallkv"
 _TAIL_ROUND = 64
@@ -243,12 +244,11 @@ class ShallowPassDone(Exception):
 class Probe:
     """What a forward pass is to find out about the sequence's memory; nothing of it is kept but this.
 
-    ``attention``: ``signal`` [seen] is the attention that the new tokens pay to each slot of the tail, summed over
-    layers and heads. ``deviation``: ``signal`` [new] is how far the new tokens' keys and values in the second layer
-    lie from those in their slots, squared and summed (CacheBlend, arXiv 2405.16444); the pass ends there.
+    Of a weighing ``signal`` [seen] tells of each slot of the tail, over all layers; of a comparison ``signal`` [new]
+    tells of each new token, and the pass ends in the layer that is compared.
     """
 
-    kind: Literal["attention", "deviation"]
+    wanted: Signal
     signal: torch.Tensor | None = None
 
     def add(self, signal: torch.Tensor) -> None:
@@ -417,12 +417,12 @@ def _attend_in_place(
     """Attention of tokens that take slots within the tail, over all spans and the slots that each may see."""
     probe = chunk.probe
     tail_keys, tail_values = chunk.kv.layer(layer)
-    if probe is not None and probe.kind == "deviation" and layer == 1:
-        _end_shallow_pass(probe, slots, key[0], value[0], (tail_keys, tail_values))
+    if probe is not None and isinstance(probe.wanted, Comparison) and layer == probe.wanted.layer:
+        _end_shallow_pass(probe, probe.wanted, slots, key[0], value[0], (tail_keys, tail_values))
     tail_keys[:, slots.index] = key[0]
     tail_values[:, slots.index] = value[0]
-    if probe is not None and probe.kind == "attention":
-        return _attend_noting(chunk.kv, slots, probe, layer, query, scale)
+    if probe is not None and isinstance(probe.wanted, Weighing):
+        return _attend_noting(chunk.kv, slots, probe, probe.wanted, layer, query, scale)
     seen = slots.seen
     *spans, tail = _whole(chunk.kv, layer, seen)
     native = _native_for(query, value)
@@ -443,25 +443,31 @@ def _whole(kv: SequenceKV, layer: int, seen: int) -> list[tuple[torch.Tensor, to
 
 
 def _attend_noting(
-    kv: SequenceKV, slots: Slots, probe: Probe, layer: int, query: torch.Tensor, scale: float
+    kv: SequenceKV,
+    slots: Slots,
+    probe: Probe,
+    weighing: Weighing,
+    layer: int,
+    query: torch.Tensor,
+    scale: float,
 ) -> torch.Tensor:
     """Attention over what has been written, and a note of how much of it each slot of the tail gets."""
     out, weights = _attend_weighed(query, _whole(kv, layer, slots.seen), slots.mask, scale)
-    probe.add(weights[..., -slots.seen :].sum(dim=(0, 1, 2)))
+    probe.add(weighing.of(weights[..., -slots.seen :]))
     return out
 
 
 def _end_shallow_pass(
-    probe: Probe, slots: Slots, key: torch.Tensor, value: torch.Tensor, tail: tuple[torch.Tensor, torch.Tensor]
+    probe: Probe,
+    comparison: Comparison,
+    slots: Slots,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tail: tuple[torch.Tensor, torch.Tensor],
 ) -> NoReturn:
     """Note how far new keys and values, [kv_heads, new, head_dim], are from those in their slots, and end the pass."""
-    probe.add(_deviation(key, tail[0][:, slots.index]) + _deviation(value, tail[1][:, slots.index]))
+    probe.add(comparison.of(key, tail[0][:, slots.index]) + comparison.of(value, tail[1][:, slots.index]))
     raise ShallowPassDone
-
-
-def _deviation(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """Squared distance of each token's vectors, [kv_heads, new, head_dim] to [new], relative to their mean size."""
-    return (new - old).float().square().sum(dim=(0, 2)) / new.float().square().sum(dim=(0, 2)).mean()
 
 
 def _attend_weighed(
@@ -565,9 +571,10 @@ def _attend_by(
     then over each span of all rows that see it. No keys or values are copied but the new ones, [kv_heads, total,
     head_dim]."""
     first = ragged.chunks[0]
-    if first.slots is not None and first.probe is not None and first.probe.kind == "attention":  # alone in its pass
+    probe = first.probe
+    if first.slots is not None and probe is not None and isinstance(probe.wanted, Weighing):  # alone in its pass
         first.kv.write(layer, first.slots.index, key, value)
-        return _attend_noting(first.kv, first.slots, first.probe, layer, query, scale)
+        return _attend_noting(first.kv, first.slots, probe, probe.wanted, layer, query, scale)
     out, lse = _side_by_side([_attend_tail(chosen, chunk, layer, query, key, value, scale) for chunk in ragged.chunks])
     if not ragged.rounds:
         return out
@@ -606,8 +613,9 @@ def _attend_tail(
         seen = kv.tail_tokens + query.shape[2]
         kv.write(layer, slice(kv.tail_tokens, seen), key, value)
     else:
-        if chunk.probe is not None and chunk.probe.kind == "deviation" and layer == 1:
-            _end_shallow_pass(chunk.probe, slots, key, value, tail)
+        probe = chunk.probe
+        if probe is not None and isinstance(probe.wanted, Comparison) and layer == probe.wanted.layer:
+            _end_shallow_pass(probe, probe.wanted, slots, key, value, tail)
         seen = slots.seen
         kv.write(layer, slots.index, key, value)
     keys, values = (part[None, :, :seen] for part in tail)
