@@ -1,7 +1,7 @@
 """The embedded engine over transformers."""
 
 from engine.placement import CompositionConfig
-from engine.transformers.attention.ragged import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.engine import TransformersEngine, load_engine
 from engine.transformers.loading import LoadedModel, load_model, prepare
 from engine.transformers.runner import ModelRunner, Work

@@ -15,10 +15,11 @@ import torch
 
 from engine.base import PageRequest, Prompt
 from engine.placement import composed_of
-from engine.transformers.attention.ragged import Interrupted, Probe, SequenceKV
+from engine.transformers.attention.ragged import Interrupted, Probe
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from kvcache import Composed, Part, Repair, Segment, chain_key, root_key
+from kvcache import Composed, Part, Repair, Rotation, Segment, chain_key, root_key
 from kvcache.repair import Comparison, Weighing
 
 T = TypeVar("T")
@@ -60,6 +61,16 @@ def finished(steps: Generator[None, None, T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def place(kv: SequenceKV, parts: Sequence[PlacedPart], n_tokens: int, rotation: Rotation) -> None:
+    """Lengthen a sequence to ``n_tokens``, and move each part's keys and values to its place behind what was there."""
+    kv.open_region(n_tokens - kv.n_tokens)
+    for placed in parts:
+        segment, part = placed.segment, placed.part
+        tokens = slice(part.begin, part.end)
+        keys, values = segment.keys[:, :, tokens], segment.values[:, :, tokens]
+        kv.place(keys, values, placed.position, segment.start + part.begin, rotation)
 
 
 class Composer:
@@ -154,12 +165,7 @@ class Composer:
         """Lengthen the sequence to ``n_tokens``, and move each part's keys and values to its place there."""
         rotation = self._model.rotation
         assert rotation is not None, "nothing is composed where keys cannot be moved"
-        kv.open_region(n_tokens - kv.n_tokens)
-        for placed in parts:
-            segment, part = placed.segment, placed.part
-            tokens = slice(part.begin, part.end)
-            keys, values = segment.keys[:, :, tokens], segment.values[:, :, tokens]
-            kv.place(keys, values, placed.position, segment.start + part.begin, rotation)
+        place(kv, parts, n_tokens, rotation)
 
     def settle(
         self,

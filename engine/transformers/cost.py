@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.transformers.attention.ragged import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Entry, TierName

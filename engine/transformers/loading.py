@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
-from engine.transformers.attention.kernels.gpu import choose_at_load
-from engine.transformers.attention.ragged import NAME, quick_native, register, use_native
+from engine.transformers.attention.choose import for_cpu, for_device, quick_native, use
+from engine.transformers.attention.interface import NAME, register
+from engine.transformers.attention.one_by_one import OneByOne
 from engine.transformers.layers.fused import fuse_layers
 from engine.transformers.layers.joined import join_layers
 from engine.transformers.layers.packing import can_pack, pack_linears
@@ -129,22 +130,22 @@ def prepare(
     if can_pack(network):
         fused = fuse_layers(network)
         log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
-        _choose_attention(native)
+        use(network, _compiled_for_cpu(native))
     elif network.device.type != "cpu":
         log.info("joined the steps of %d layers", join_layers(network))
-    layout = fingerprint.layout
-    heads = config.num_attention_heads, layout.kv_heads, layout.head_dim
-    choose_at_load(network.device, layout.torch_dtype, heads, compiled=native)
+        layout = fingerprint.layout
+        heads = config.num_attention_heads, layout.kv_heads, layout.head_dim
+        use(network, for_device(network.device, layout.torch_dtype, heads, compiled=native))
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     check_attention(network, fingerprint.layout)
     return replace(loaded, rotation=find_rotation(network, fingerprint.layout))
 
 
-def _choose_attention(native: bool) -> None:
+def _compiled_for_cpu(native: bool) -> OneByOne:
     found = quick_native() if native else "the compiled one is turned off"
     kernel = None if isinstance(found, str) else found
-    use_native(kernel)
     log.info("attention was compiled for this CPU" if kernel else f"attention is PyTorch's: {found}")
+    return for_cpu(kernel)
 
 
 def _refuse_unsupported(config: Any) -> None:

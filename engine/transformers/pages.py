@@ -15,7 +15,7 @@ import torch
 from engine.base import Fidelity, PageRequest, Prompt
 from engine.certificate import PageProbe, certificate_of
 from engine.placement import CompositionConfig
-from engine.transformers.attention.ragged import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.composing import Composer, PlacedPart
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work

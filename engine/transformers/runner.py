@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from engine.transformers.attention.ragged import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
+from engine.transformers.attention.choose import attention_of
+from engine.transformers.attention.ragged import Chunk, Probe, RaggedBatch, ShallowPassDone, Slots
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.governor import Kind, ThreadGovernor, governed
 from engine.transformers.upload import upload
 from kvcache.repair import Comparison
@@ -142,7 +144,7 @@ class ModelRunner:
             position_ids=places[None],
             use_cache=False,
             logits_to_keep=rows,
-            ragged=RaggedBatch(chunks, interrupt, rows),
+            ragged=RaggedBatch(chunks, attention_of(self._model), interrupt, rows),
         )
         logits: torch.Tensor = output.logits[0].float()
         return logits

@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from engine.errors import UnsupportedModel
-from engine.transformers.attention.ragged import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Layout, Rotation, UnsupportedRotation, rotation_of
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, Started, TokenLogprob
 from engine.listing import Listing
 from engine.placement import SOURCES, MissingPiece, Placement, chain_end, missing_pieces, slowest
-from engine.transformers.attention.ragged import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.composition import Composition
 from engine.transformers.loading import LoadedModel
 from engine.transformers.sampler import Sampler

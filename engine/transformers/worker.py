@@ -23,7 +23,8 @@ import torch
 from engine.base import Capacity, GenerateRequest
 from engine.errors import EngineClosed, EngineError, OutOfDeviceMemory, TooLargeForMemory
 from engine.placement import CompositionConfig, MissingPiece
-from engine.transformers.attention.ragged import Interrupted, SequenceKV
+from engine.transformers.attention.ragged import Interrupted
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.choosing import Asked, Chooser, chooser
 from engine.transformers.composing import Composer
 from engine.transformers.composition import Composition, find_composition

@@ -122,7 +122,7 @@ def _threads_of_server(port: int) -> str:
 def _attention() -> Finding:
     import torch
 
-    from engine.transformers.attention.ragged import quick_native
+    from engine.transformers.attention.choose import quick_native
     from engine.transformers.loading import choose_device, choose_dtype
 
     device = choose_device("auto")

@@ -16,7 +16,7 @@ import torch
 from engine.base import Sampling
 from engine.errors import OutOfDeviceMemory, TooLargeForMemory
 from engine.transformers import LoadedModel, TransformersEngine, worker
-from engine.transformers.attention.ragged import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.budget import kv_budget
 from engine.transformers.choosing import Asked, OnDevice
 from engine.transformers.cost import CostModel

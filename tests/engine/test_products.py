@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work
+from engine.transformers.attention.choose import attention_of, for_cpu, use
 from engine.transformers.attention.kernels import onednn
-from engine.transformers.attention.ragged import _flash_cpu
+from engine.transformers.attention.kernels.flash import flash
 
 SCALE = 0.2
 HAS_TILES = torch.cpu._is_amx_tile_supported()
@@ -121,21 +122,25 @@ def test_the_model_says_the_same_by_both_paths(model: LoadedModel, monkeypatch: 
 
     def logits(usable: bool) -> torch.Tensor:
         monkeypatch.setattr(onednn, "usable", lambda: usable)
+        use(model.model, for_cpu())
         runner = ModelRunner(model.model)
         kv = SequenceKV(model.fingerprint.layout, model.device, 64)
         runner.forward([Work(kv, [(i * 7) % 250 for i in range(30)])])
         return runner.forward([Work(kv.fork(40), [(i * 5) % 250 for i in range(20)], 20)])
 
-    torch.testing.assert_close(logits(True), logits(False), atol=1e-4, rtol=1e-4)
+    before = attention_of(model.model)
+    try:
+        torch.testing.assert_close(logits(True), logits(False), atol=1e-4, rtol=1e-4)
+    finally:
+        use(model.model, before)
 
 
 @pytest.mark.skipif(HAS_TILES, reason="float32 products under the other setting are bfloat16 ones here")
-def test_the_other_path_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_path_gives_the_same() -> None:
     query, key, value = drawn(6, 2, 40, 270)
-    found = []
-    for usable in (True, False):
-        monkeypatch.setattr(onednn, "usable", lambda usable=usable: usable)
-        found.append(_flash_cpu(query, key, value, False, SCALE))
+    with onednn.preferred():
+        found = [onednn.attend(query, key, value, False, SCALE, None, onednn.Scratch())]
+    found.append(flash(query, key, value, SCALE))
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-5)
 

@@ -8,7 +8,10 @@ import os
 import pytest
 import torch
 
-from engine.transformers.attention.kernels import gpu
+from engine.transformers.attention import choose
+from engine.transformers.attention.kernels.base import Kernels
+from engine.transformers.attention.kernels.written_out import written_out, written_out_masked
+from engine.transformers.attention.side_by_side import SideBySide
 
 pytest.importorskip("triton", reason="Triton is installed with PyTorch for GPUs only")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -77,7 +80,7 @@ def test_tokens_over_their_spans_against_float64(
             assert torch.equal(keys[[0, 2]], old_keys[[0, 2]])  # other layers are as they were
             assert torch.equal(values[:, :, :-1], old_values[:, :, :-1])
         whole = [torch.cat([pair[which][layer] for pair in pairs], 1)[None].double() for which in (0, 1)]
-        expected, _ = gpu.written_out(query[:, :, i : i + 1].double(), *whole, width**-0.5, False)
+        expected, _ = written_out(query[:, :, i : i + 1].double(), *whole, width**-0.5, False)
         close = 1e-5 if dtype == torch.float32 else 5e-3
         torch.testing.assert_close(found[:, :, i : i + 1].double(), expected, atol=close, rtol=close)
 
@@ -91,11 +94,8 @@ def test_a_model_decodes_by_them() -> None:
     forks = [trunk.fork(4), trunk.fork(4), trunk]
     work = [Work(SequenceKV(model.fingerprint.layout, cpu, 8), tokens[:5])]
     work += [Work(fork, (token,)) for fork, token in zip(forks, (3, 4, 5), strict=True)]
-    gpu.use(gpu.Kernels(gpu.written_out, gpu.written_out_masked, SpanTable), cpu, torch.float32)
-    try:
-        found = runner.forward(work)
-    finally:
-        gpu.use(None, cpu, torch.float32)
+    choose.use(model.model, SideBySide(Kernels(written_out, written_out_masked, SpanTable)))
+    found = runner.forward(work)
     with torch.inference_mode():
         for row, ids in zip(found, (tokens[:5], *((*tokens[:11], token) for token in (3, 4, 5))), strict=True):
             torch.testing.assert_close(row, network(torch.tensor([ids])).logits[0, -1], atol=1e-4, rtol=1e-4)

@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.gpu.checks.base import Finding, Site, check, poison, within
 from engine.transformers import ModelRunner, SequenceKV, Work
-from engine.transformers.attention.ragged import Probe, ragged_attention
+from engine.transformers.attention.interface import ragged_attention
+from engine.transformers.attention.ragged import Probe
 from kvcache import Fingerprint, Layout, Segment, root_key
 from kvcache.repair import SIGNALS
 

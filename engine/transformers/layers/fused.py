@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from engine.transformers.attention.ragged import RaggedBatch, plain_attention
+from engine.transformers.attention.interface import plain_attention
+from engine.transformers.attention.ragged import RaggedBatch
 from engine.transformers.layers.packing import packed, product
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 
+from engine.transformers.attention.kernels.base import Attended, Part
+from engine.transformers.attention.kernels.flash import flash, merge
+
 # Rows of scores at once, and how many numbers they may be: they should stay in the cores' caches.
 _ROWS = 128
 _SCORES = 4 << 20
@@ -181,3 +184,38 @@ def attend_parts(
 def triangle(n: int) -> torch.Tensor:
     """What ``n`` tokens do not see of each other, additive, [n, n]."""
     return torch.zeros(n, n).masked_fill_(torch.ones(n, n, dtype=torch.bool).triu_(1), float("-inf"))
+
+
+class OneDnn:
+    """Attends by oneDNN's products: to all parts at once where the new tokens are few, else part by part."""
+
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+
+    def fits(self, query: torch.Tensor, parts: Sequence[Part]) -> bool:
+        return query.dtype == torch.float32 and worth(query.shape[2], sum(key.shape[2] for key, _ in parts))
+
+    def attend(
+        self, query: torch.Tensor, parts: Sequence[Part], scale: float, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        new = query.shape[2]
+        if at_once(new):
+            with preferred():
+                return attend_parts(query, parts, scale, triangle(new) if mask is None else mask, self._scratch)
+        *before, last = parts
+        found = [self._part(query, part, scale) for part in before]
+        return merge([*found, self._part(query, last, scale, causal=mask is None, mask=mask)])
+
+    def _part(
+        self,
+        query: torch.Tensor,
+        part: Part,
+        scale: float,
+        *,
+        causal: bool = False,
+        mask: torch.Tensor | None = None,
+    ) -> Attended:
+        if not worth(query.shape[2], part[0].shape[2]):
+            return flash(query, *part, scale, mask=mask, causal=causal)
+        with preferred():
+            return attend(query, *part, causal, scale, mask, self._scratch)

@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 from triton.errors import TritonError
 
-from engine.transformers.attention.kernels.gpu import Pairs, written_out
+from engine.transformers.attention.kernels.base import Pairs
+from engine.transformers.attention.kernels.written_out import written_out
 from engine.transformers.upload import upload
 
 # Numbers of one span: addresses of its keys and values in bytes, strides of layers and heads in elements, tokens.

@@ -63,11 +63,13 @@ class NativeAttention:
         self._local = threading.local()
 
     @staticmethod
-    def fits(query: torch.Tensor, value: torch.Tensor) -> bool:
-        """Whether tensors of this kind can be attended with."""
-        width = query.shape[-1]
+    def fits(query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+        """Whether tensors of this kind can be attended with. A single token has nothing to gain: it waits for
+        memory."""
+        value, width = parts[-1][1], query.shape[-1]
         fits = width % _WIDTH_STEP == 0 and width <= _MAX_WIDTH and value.shape[-1] == width
-        return fits and query.device.type == "cpu" and query.dtype == value.dtype == torch.float32
+        fits = fits and query.device.type == "cpu" and query.dtype == value.dtype == torch.float32
+        return fits and query.shape[2] > 1
 
     def attend(
         self,
