@@ -110,6 +110,12 @@ class Group:
         self.token_ids = self.request.prompt.token_ids
 
     @property
+    def started_kv(self) -> SequenceKV:
+        """Its keys and values, once it has started."""
+        assert self.kv is not None, "only started groups are worked on"
+        return self.kv
+
+    @property
     def remaining(self) -> int:
         """Prompt tokens still to compute."""
         return len(self.todo) - self.done if self.todo is not None else len(self.token_ids)
@@ -162,10 +168,9 @@ class Group:
     def begin_choices(self, model: LoadedModel, vocabulary: Vocabulary) -> None:
         """Make the choices, now that the prompt is computed: all, or none where there is no memory for them."""
         request, sampling = self.request, self.request.sampling
-        assert self.kv is not None, "only started groups are worked on"
-        choices = []
+        kv, choices = self.started_kv, []
         for index in range(request.n):
-            own = self.kv if request.n == 1 else self.kv.fork(sampling.max_tokens)
+            own = kv if request.n == 1 else kv.fork(sampling.max_tokens)
             sampler = Sampler(sampling, index, self.token_ids, model.eos_token_ids)
             text = TextStream(model.tokenizer, sampling.stop)
             listing = None if sampling.logprobs is None else Listing(vocabulary)
