@@ -70,12 +70,12 @@ async def _divergences(engine: VllmEngine, question: Question, salt: str) -> dic
     sources, parts = await _placed(engine, header, memories, picked, salt)
     answer = await _greedy(engine, prompt)
     tokens = (*prompt.token_ids, *answer[:-1])
-    exact = await engine.score(tokens, N_TOKENS)
+    exact = await engine.pages.score(tokens, N_TOKENS)
     result = {}
     for name, repair in STRATEGIES.items():
         composition = Composition(parts, repair.strategy, repair.share)
-        other = await engine.score(tokens, N_TOKENS, sources, composition)
-        result[name] = await engine.divergence(exact, other)
+        other = await engine.pages.score(tokens, N_TOKENS, sources, composition)
+        result[name] = await engine.pages.divergence(exact, other)
     await engine.llm.collective_rpc("recallkv_forget_scores")
     return result
 
@@ -88,7 +88,7 @@ async def _placed(
     wanted = {piece.label for piece in picked if piece.label is not None}
     for page in plan_pages(cube, wanted, (), lambda a, b: 0.0):
         request = PageRequest(header, tuple(page.members), tuple(page.lead))
-        key = await engine.store_page(request, salt)
+        key = await engine.pages.store(request, salt)
         assert key is not None, "a page could not be stored"
         start = len(header.token_ids) + Prompt(request.lead).n_tokens
         begin = 0
