@@ -14,7 +14,7 @@ _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed":
 
 
 def slowest(sources: Sequence[Source]) -> Source:
-    """The source that a piece is said to come from when several had a share in it."""
+    """Return the source that a piece is said to come from when several had a share in it."""
     return max(sources, key=_SLOWNESS.__getitem__)
 
 
@@ -86,7 +86,7 @@ class Placement:
 def find_parts(
     request: GenerateRequest, root: str, chained_tokens: int, store: SegmentStore, config: CompositionConfig
 ) -> list[Placement]:
-    """Where in the store the prompt's memories behind the chain are, in prompt order."""
+    """Find the prompt's memories behind the chain in the store, in prompt order."""
     placements: list[Placement] = []
     position = 0
     for index, piece in enumerate(request.prompt.pieces):
@@ -104,7 +104,7 @@ def find_parts(
 
 
 def _best(candidates: Sequence[Placement], before: Placement | None, fidelity: Fidelity) -> Placement | None:
-    """The one that goes on where the last left off, else the one with the best certificate."""
+    """Return the one that goes on where the last left off, else the one with the best certificate."""
     for candidate in candidates:
         if before is not None and follows(candidate, before):
             return candidate
@@ -128,14 +128,14 @@ class MissingPiece:
     session: bool = False
 
     def key(self, token_ids: Sequence[int]) -> str:
-        """The key of the segment to be; ``token_ids`` are those from position 0 on."""
+        """Return the key of the segment to be; ``token_ids`` are those from position 0 on."""
         return chain_key(self.parent, token_ids[self.start : self.end])
 
 
 def missing_pieces(
     prompt: Prompt, root: str, chain: Iterable[Entry], composed: Collection[int], *, keep_turns: bool = False
 ) -> list[MissingPiece]:
-    """Kept pieces that are not in the chain below ``root``, in chain order; ``composed`` are indices of pieces.
+    """Return kept pieces that are not in the chain below ``root``, in chain order; ``composed`` are indices of pieces.
 
     Ends at the first piece that is not kept, because what lies behind it cannot be found again, or that was composed,
     because what was computed behind it is not exact. Turns between memories count as kept with ``keep_turns`` only. A
@@ -160,7 +160,7 @@ def missing_pieces(
 
 
 def chain_end(root: str, chain: Iterable[Entry]) -> tuple[str, int]:
-    """The key that a child of the chain has as its parent, and the position where the chain ends."""
+    """Return the key that a child of the chain has as its parent, and the position where the chain ends."""
     key, end = root, 0
     for entry in chain:
         key, end = entry.key, entry.start + entry.n_tokens

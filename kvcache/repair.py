@@ -70,13 +70,13 @@ class Repair:
 
     @property
     def signal(self) -> Signal | None:
-        """What the engine must find out before the tokens can be chosen; nothing where all or none are."""
+        """Return what the engine must find out before the tokens can be chosen; nothing where all or none are."""
         name = STRATEGIES[self.strategy][0]
         return None if name is None or self.share in (0.0, 1.0) else SIGNALS[name]
 
     def choose(self, composed: Composed, signal: torch.Tensor | None) -> list[int]:
-        """Positions to compute anew, ascending, at most ``share`` of the composed tokens. ``signal`` is float
-        [composed tokens], in the order of their positions."""
+        """Choose the positions to compute anew, ascending, at most ``share`` of the composed tokens. ``signal`` is
+        float [composed tokens], in the order of their positions."""
         budget = int(self.share * composed.n_tokens)
         if self.strategy == "none" or budget == 0:
             return []
@@ -102,7 +102,7 @@ class Composed:
         return [position for part in self.parts for position in part]
 
     def runs(self) -> list[range]:
-        """Parts that follow each other as they did when they were built, joined."""
+        """Join parts that follow each other as they did when they were built."""
         runs: list[range] = []
         for part, starts in zip(self.parts, self.starts_run, strict=True):
             if starts or not runs:
@@ -113,7 +113,7 @@ class Composed:
 
 
 def _first(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[int]:
-    """As many first tokens of every run as the budget allows; what short runs leave goes to the longer ones."""
+    """Choose as many first tokens of every run as the budget allows; what short runs leave goes to the longer ones."""
     runs = sorted(composed.runs(), key=len)
     chosen: list[int] = []
     for done, run in enumerate(runs):
@@ -130,7 +130,7 @@ def _strongest(composed: Composed, signal: torch.Tensor | None, budget: int) -> 
 
 
 def _lines(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[int]:
-    """Whole parts in the order of their tokens' mean signal; the first that does not fit any more in part."""
+    """Choose whole parts in the order of their tokens' mean signal; the first that does not fit any more in part."""
     assert signal is not None
     assert signal.numel() == composed.n_tokens
     means = torch.stack([part.mean() for part in torch.split(signal, [len(part) for part in composed.parts])])
@@ -145,17 +145,17 @@ def _none(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[
 
 
 def _far_and_large(new: torch.Tensor, old: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared distance and squared size of each token's vectors."""
+    """Return the squared distance and squared size of each token's vectors."""
     return (new - old).float().square().sum(dim=(0, 2)), new.float().square().sum(dim=(0, 2))
 
 
 def _relative(far: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Squared distances relative to the mean size."""
+    """Divide squared distances by the mean size."""
     return far / size.mean()
 
 
 def _paid(weights: torch.Tensor) -> torch.Tensor:
-    """All attention that each token gets."""
+    """Sum all attention that each token gets."""
     return weights.sum(dim=(0, 1, 2))
 
 

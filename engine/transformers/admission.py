@@ -174,7 +174,7 @@ class Admission:
         self._requests.running.append(group)
 
     def settle(self) -> None:
-        """Find out what one composed prompt must have repaired. One a turn: running streams go on in between."""
+        """Find out what one composed prompt must have repaired. One per turn: running streams go on in between."""
         group = next((group for group in self._requests.running if group.todo is None and not group.aborted), None)
         if group is not None and group.composition is not None:
             self._requests.try_for(group, lambda: self._choose(group))

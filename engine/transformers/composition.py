@@ -47,7 +47,7 @@ def find_composition(
     config: CompositionConfig,
     cost: CostModel | None = None,
 ) -> Composition | None:
-    """The composition of a request whose first ``chained_tokens`` tokens are chained already, or None."""
+    """Find the composition of a request whose first ``chained_tokens`` tokens are chained already, or None."""
     pieces = request.prompt.pieces
     if request.fidelity == "exact" or not pieces or pieces[0].kind != "header":
         return None
@@ -67,7 +67,7 @@ def find_composition(
 def _worth_loading(
     placements: list[Placement], saved_share: float, store: SegmentStore, cost: CostModel
 ) -> list[Placement]:
-    """Without those whose page takes longer to load than its tokens take to compute."""
+    """Drop those whose page takes longer to load than its tokens take to compute."""
     used: Counter[str] = Counter()
     for placement in placements:
         used[placement.entry.key] += placement.part.n_tokens

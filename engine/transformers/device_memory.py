@@ -36,11 +36,11 @@ class DeviceMemory:
             raise TooLargeForMemory(needed, self._budget)
 
     def needed(self, n_tokens: int) -> int:
-        """Bytes of the keys and values of so many tokens."""
+        """Return the bytes of the keys and values of ``n_tokens`` tokens."""
         return n_tokens * self._bytes_per_token
 
     def has_room(self, nbytes: int) -> bool:
-        """Say whether so many bytes fit beside those of other requests."""
+        """Say whether ``nbytes`` fit beside those of other requests."""
         return self._budget is None or self.reserved + nbytes <= self._budget
 
     def reserve(self, group: Group, nbytes: int) -> None:

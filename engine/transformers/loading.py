@@ -45,7 +45,8 @@ class LoadedModel:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU. Raises ``ModelNotLoaded``."""
+    """Choose a device by name; ``auto`` is the first CUDA device where there is one, else the CPU. Raises
+    ``ModelNotLoaded``."""
     if wanted != "auto":
         try:
             return torch.empty(0, device=wanted).device
@@ -98,7 +99,7 @@ def _placed(device: torch.device) -> dict[str, Any]:
 
 
 def _folder_of(network: Any) -> Path | None:
-    """Where the checkpoint's files lie: a folder, or a hub download in the cache; None for a model made in memory."""
+    """Find the checkpoint's files: a folder, or a hub download in the cache; None for a model made in memory."""
     name = network.config._name_or_path
     if Path(name).is_dir():
         return Path(name) if name else None
@@ -161,8 +162,8 @@ def _window_covers_context(config: Any) -> bool:
 
 
 def _context(config: Any) -> int:
-    """The model's context; with sliding windows only as far as they are full attention, with rotary scalings that
-    change with the sequence's length (longrope; dynamic does so beyond ``max_position_embeddings`` only) as far as
+    """Return the model's context; with sliding windows only as far as they are full attention, with rotary scalings
+    that change with the sequence's length (longrope; dynamic does so beyond ``max_position_embeddings`` only) as far as
     they do not."""
     context: int = config.max_position_embeddings
     rope = getattr(config, "rope_parameters", None) or {}

@@ -44,13 +44,13 @@ class PageBuilder:
         self._composer = Composer(model, self._runner, step_tokens, interrupt)
 
     def n_tokens(self, request: PageRequest) -> int:
-        """The longest sequence that building takes."""
+        """Return the length of the longest sequence that building takes."""
         behind = max(Prompt(request.lead).n_tokens, Prompt(request.context).n_tokens)
         asked = max((len(probe.tokens) for probe in self._probes), default=0)
         return len(request.header.token_ids) + behind + Prompt(request.parts).n_tokens + asked
 
     def build(self, request: PageRequest, salt: str) -> Generator[None, None, bool]:
-        """Returns whether the page was stored."""
+        """Compute, certify and store a page; returns whether it was stored."""
         segment = self._store.as_read((yield from self._composer.build_page(request, salt)))
         context, page = Prompt((request.header, *request.context)).token_ids, Prompt(request.parts).token_ids
         certificate = yield from self._certified(segment, context, page)
@@ -77,7 +77,8 @@ class PageBuilder:
     def _composed(
         self, before: SequenceKV, segment: Segment, known: tuple[int, ...], asked: PageProbe, repair: Repair
     ) -> Generator[None, None, torch.Tensor]:
-        """Logits of the answer with the page composed behind ``before``, which holds the first of ``known``."""
+        """Compute the logits of the answer with the page composed behind ``before``, which holds the first of
+        ``known``."""
         begin = before.n_tokens
         asked_ids = known + asked.turns
         kv = before.fork(len(known) - begin + len(asked.tokens))

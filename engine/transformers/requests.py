@@ -29,12 +29,12 @@ class Requests:
         self.failures = 0
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Say whether there is any request."""
         return bool(self.running or self.waiting or self.loading)
 
     @property
     def admitted(self) -> int:
-        """How many have left the queue."""
+        """Count those that have left the queue."""
         return len(self.running) + len(self.loading)
 
     def release(self, group: Group) -> None:

@@ -59,7 +59,7 @@ class Results:
         return rows, self._memory.retried(lambda: self._chosen(rows, logits))
 
     def _scored(self, step: Step, work: Sequence[Work], logits: torch.Tensor) -> torch.Tensor:
-        """The rows to choose tokens from, once the prompts' tokens were scored by the others."""
+        """Return the rows to choose tokens from, once the prompts' tokens were scored by the others."""
         for group in step.groups:
             del group.scores[group.scored :]  # of an attempt that was given up
         rows = take_scores(step.prompts, work, logits, self._vocabulary)
@@ -68,7 +68,7 @@ class Results:
         return rows
 
     def _rows(self, step: Step) -> list[Row]:
-        """Who chooses a token, and from which row of logits: finished prompts first, whose choices begin, then
+        """Say who chooses a token, and from which row of logits: finished prompts first, whose choices begin, then
         streams."""
         begun = [group for group in step.ended if not group.background]
         for group in begun:
@@ -77,7 +77,7 @@ class Results:
         return rows + [Row(group, choice, row) for row, (group, choice) in enumerate(step.streams, len(begun))]
 
     def _chosen(self, rows: Sequence[Row], logits: torch.Tensor) -> Chooser:
-        """The tokens, as far as they are chosen on the device; the pass is through then."""
+        """Choose the tokens, as far as they are chosen on the device; the pass is through then."""
         asked = [Asked(row.choice.sampler, row.row, row.group.request.sampling.logprobs) for row in rows]
         return chooser(asked, logits, self._vocabulary)
 

@@ -51,7 +51,7 @@ class PacedInterrupt:
         self._before: Any = None
 
     def __call__(self) -> bool:
-        """Whether to give up; called before each layer."""
+        """Say whether to give up; called before each layer."""
         if self._asked % _LAYERS_AHEAD == 0:
             event = self._new_event()
             event.record()
@@ -73,8 +73,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Work], interrupt: Callable[[], bool] | None = None) -> torch.Tensor:
-        """Float32 logits [wanted, vocabulary]: of each piece of work the wanted rows, in order. Raises ``Interrupted``
-        as soon as ``interrupt`` says so; nothing has happened then."""
+        """Run a pass; returns float32 logits [wanted, vocabulary], of each piece of work the wanted rows, in order.
+        Raises ``Interrupted`` as soon as ``interrupt`` says so; nothing has happened then."""
         if interrupt is not None and self.device.type == "cuda":
             interrupt = PacedInterrupt(interrupt, torch.cuda.Event)
         chunks: list[Chunk] = []
@@ -112,7 +112,8 @@ class ModelRunner:
         raise AssertionError("the pass went past the layer that it was to stop at")
 
     def wait(self) -> None:
-        """Until the device has done what it was given: without logits to fetch, a pass on a GPU returns at once."""
+        """Wait until the device has done what it was given: without logits to fetch, a pass on a GPU returns at
+        once."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

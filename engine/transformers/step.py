@@ -24,22 +24,22 @@ class Step:
 
     @property
     def groups(self) -> list[Group]:
-        """The requests in it, each once."""
+        """Return the requests in it, each once."""
         return list({id(group): group for group, _ in (*self.prompts, *self.streams)}.values())
 
     @property
     def ended(self) -> list[Group]:
-        """The requests whose prompts are computed with it, once their progress is counted."""
+        """Return the requests whose prompts are computed with it, once their progress is counted."""
         return [group for group, _ in self.prompts if group.remaining == 0]
 
     @property
     def largest(self) -> Group:
-        """The request with the most keys and values."""
+        """Return the request with the most keys and values."""
         return max(self.groups, key=lambda group: group.held_tokens)
 
     @property
     def in_background(self) -> bool:
-        """Whether nobody waits for it."""
+        """Say whether nobody waits for it."""
         return not self.streams and all(group.background for group, _ in self.prompts)
 
     @property

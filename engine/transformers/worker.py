@@ -114,7 +114,8 @@ class EngineWorker(threading.Thread):
 
     @property
     def background(self) -> tuple[int, Callable[[], bool]]:
-        """For work in idle time: tokens of a step, and what to ask in the middle of one whether to break it off."""
+        """Return, for work in idle time, the tokens of a step, and what to ask in the middle of one whether to break it
+        off."""
         return self._chunk, self._urgent.is_set
 
     def call(self, work: Callable[[ModelRunner], T]) -> Future[T]:
@@ -142,7 +143,7 @@ class EngineWorker(threading.Thread):
         return Capacity(self._model.context, self._max_running, len(requests.running), waiting)
 
     def has_requests(self) -> bool:
-        """Whether a request is here or has just come."""
+        """Say whether a request is here or has just come."""
         return self._urgent.is_set() or bool(self.requests)
 
     # -- the loop --------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ class VllmEngine:
         return await self.pages.build(request, salt, page_probes(self, request))
 
     def metrics(self) -> list[Metric]:
-        """vLLM's own and the connector's."""
+        """Collect vLLM's own and the connector's."""
         return [family for family in REGISTRY.collect() if family.name.startswith("vllm:")]
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class VllmEngine:
 
 
 def _times(output: Any, elapsed: float) -> tuple[float, float]:
-    """Seconds in the queue and of prefill."""
+    """Return the seconds in the queue and of prefill."""
     metrics = output.metrics
     if metrics is None or not metrics.scheduled_ts:
         return 0.0, elapsed
@@ -335,7 +335,7 @@ def load_vllm_engine(
 def _arguments(
     model: str | Path, dtype: torch.dtype, context: int | None, max_running: int, flags: Sequence[str]
 ) -> Any:
-    """Our defaults, then the user's flags, through vLLM's own parser."""
+    """Parse our defaults, then the user's flags, by vLLM's own parser."""
     own = ["--model", str(model), "--dtype", str(dtype).removeprefix("torch."), "--max-num-seqs", str(max_running)]
     own += ["--scheduling-policy", "priority", "--worker-extension-cls", "engine.vllm.extension.WorkerExtension"]
     if context is not None:

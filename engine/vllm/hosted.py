@@ -47,13 +47,14 @@ class Hosted:
 
 
 def halves(buffer: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of a shape in one run of bytes."""
+    """View one run of bytes as keys and values of a shape."""
     keys, values = buffer.view(dtype).view(2, *shape)
     return keys, values
 
 
 def use_all_cores() -> None:
-    """vLLM binds a CPU worker's threads to the model's cores; threads that wait for a drive may run anywhere."""
+    """Let this thread run anywhere: vLLM binds a CPU worker's threads to the model's cores, and it waits for a
+    drive."""
     try:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     except (AttributeError, OSError):  # not on this system, or not allowed: then they share the model's cores

@@ -66,7 +66,7 @@ class Intake:
             raise QueueFull(f"{self.max_waiting} requests are waiting already")
 
     async def get_ready(self) -> None:
-        """Before the first request: ask the workers whether this model's keys can be moved."""
+        """Ask, before the first request, the workers whether this model's keys can be moved."""
         if self.can_compose is not None or self.composing is None:
             return
         self.can_compose = False

@@ -223,7 +223,7 @@ class Loader:
         placing.done[half] = max(placing.done[half], len(stored))
 
     def _kept(self, segment: Segment) -> Segment:
-        """The segment in the host tier's memory, and one use of it."""
+        """Copy the segment to the host tier's memory, and count one use of it."""
         buffer = self._host.allocate(2 * segment.keys.nbytes)
         keys, values = halves(buffer, segment.keys.shape, segment.keys.dtype)
         kept = replace(segment, keys=keys.copy_(segment.keys), values=values.copy_(segment.values))
@@ -251,7 +251,7 @@ class Loader:
                 self._finish(job)
 
     def _finish(self, job: _Job) -> None:
-        """All of a job's sources are in place (or could not be brought). Under the lock."""
+        """End a job all of whose sources are in place, or could not be brought. Under the lock."""
         self._outbox.loading -= 1
         if not self._outbox.loading:
             sys.setswitchinterval(self._switch_s)

@@ -28,7 +28,7 @@ class Outbox:
 
     @property
     def is_expecting(self) -> bool:
-        """Whether something will arrive without being asked for."""
+        """Say whether something will arrive without being asked for."""
         return bool(self.loading or self.queued_bytes)
 
     def take_received(self, wait_s: float | None) -> set[str]:

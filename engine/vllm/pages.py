@@ -96,8 +96,8 @@ class Pages:
         return name
 
     async def divergence(self, exact: str, other: str) -> tuple[float, float]:
-        """Mean KL in nats and the share of equal likeliest tokens between two scored prompts. Raises ``NotScored`` when
-        one of them was not, because a source of it was gone."""
+        """Return the mean KL in nats and the share of equal likeliest tokens between two scored prompts. Raises
+        ``NotScored`` when one of them was not, because a source of it was gone."""
         answers = await self._intake.llm.collective_rpc("recallkv_divergence", args=(exact, other))
         found = next((answer for answer in answers if answer is not None), None)
         if found is None:

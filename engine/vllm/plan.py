@@ -35,7 +35,7 @@ class StoredRun:
         return self.position + self.n_tokens
 
     def clipped(self, begin: int, end: int) -> StoredRun | None:
-        """The part of it between two positions of the prompt."""
+        """Return the part of it between two positions of the prompt."""
         first, last = max(begin, self.position), min(end, self.end)
         if first >= last:
             return None
@@ -57,17 +57,17 @@ class SaveSpan:
 
     @property
     def root(self) -> str | None:
-        """Of a page, the root of its key and its parts' keys."""
+        """Return the root of a page's key and its parts' keys; None where it is no page."""
         return standalone_root(self.parent) if self.parts else None
 
     def parent_key(self, token_ids: Sequence[int]) -> str:
-        """The parent of the segment to be; ``token_ids`` are the prompt's."""
+        """Return the parent of the segment to be; ``token_ids`` are the prompt's."""
         return (
             self.parent if self.root is None else chain_key(self.root, token_ids[self.start - self.lead : self.start])
         )
 
     def key(self, token_ids: Sequence[int]) -> str:
-        """The key of the segment to be; ``token_ids`` are the prompt's."""
+        """Return the key of the segment to be; ``token_ids`` are the prompt's."""
         return chain_key(self.parent_key(token_ids), token_ids[self.start : self.end])
 
 
@@ -83,12 +83,12 @@ class Composition:
     share: float
 
     def before(self, end: int) -> Composition | None:
-        """What of it lies before a position; None where nothing does."""
+        """Return what of it lies before a position; None where nothing does."""
         parts = tuple((a, min(b, end), starts) for a, b, starts in self.parts if a < end)
         return Composition(parts, self.strategy, self.share) if parts else None
 
     def reaches(self, position: int) -> bool:
-        """Whether it has tokens at the position or behind it."""
+        """Say whether it has tokens at the position or behind it."""
         return any(end > position for _, end, _ in self.parts)
 
 
@@ -109,16 +109,16 @@ class RequestPlan:
 
     @property
     def end(self) -> int:
-        """Position after the last stored token."""
+        """Return the position after the last stored token."""
         return self.sources[-1].end if self.sources else 0
 
     def as_params(self) -> dict[str, Any]:
-        """The value of ``kv_transfer_params``."""
+        """Make the value of ``kv_transfer_params``."""
         return {PARAMS: _PLAN.dump_python(self, mode="json")}
 
     @classmethod
     def from_params(cls, params: dict[str, Any] | None) -> RequestPlan | None:
-        """The plan in ``kv_transfer_params``, where there is one. Raises ``ValueError`` when it is malformed."""
+        """Read the plan in ``kv_transfer_params``, where there is one. Raises ``ValueError`` when it is malformed."""
         if not params or PARAMS not in params:
             return None
         return _PLAN.validate_python(params[PARAMS])
@@ -161,7 +161,7 @@ class RepairOrder:
 
     @property
     def first_written(self) -> int:
-        """The first position that passes write to."""
+        """Return the first position that passes write to."""
         parts = self.composition.parts if self.composition is not None else ()
         written = [
             *(max(begin, self.begin) for begin, _, _ in parts),
@@ -229,7 +229,7 @@ class WorkerReport(KVConnectorWorkerMetadata):
     host_bytes: list[int] = field(default_factory=list)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> WorkerReport:
-        """Both reports as one."""
+        """Join both reports."""
         assert isinstance(other, WorkerReport)
         for name in self.__dataclass_fields__:
             getattr(self, name).extend(getattr(other, name))

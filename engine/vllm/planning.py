@@ -43,13 +43,13 @@ class Planned:
 
     @property
     def cache_salt(self) -> str:
-        """Blocks are shared, inside vLLM, only between requests with the same one: of the same tenant, and composed of
-        the same parts in the same way. Composed keys and values must never pass for exact ones."""
+        """Return what must be equal for requests to share blocks inside vLLM: they are of the same tenant, and composed
+        of the same parts in the same way. Composed keys and values must never pass for exact ones."""
         how = [(p.entry.key, p.part.begin, p.position) for p in self.placements]
         return blake3(repr((self.request.salt, how, self.repair)).encode()).hexdigest()[:32]
 
     def started(self, loads: Loads, cached_tokens: int, times: tuple[float, float]) -> Started:
-        """What to tell of the request once its first token is known; ``times``: seconds in the queue (loading
+        """Make what to tell of the request once its first token is known; ``times``: seconds in the queue (loading
         included) and of prefill."""
         load_s = sum(loads.seconds.values()) + loads.repair_s
         cached_tokens = min(cached_tokens, loads.failed_at)
@@ -93,7 +93,7 @@ class PlanMaker:
         self._composing = composing
 
     def plan(self, request: GenerateRequest, name: str) -> Planned:
-        """The longest chain, then as many composed parts as follow it without a gap, then what is to be stored."""
+        """Plan the longest chain, then as many composed parts as follow it without a gap, then what is to be stored."""
         if not request.use_segments:
             return Planned(request, RequestPlan(id=name))
         prompt, root = request.prompt, root_key(self._fingerprint, request.salt)
@@ -152,7 +152,7 @@ def _composition(placements: Sequence[Placement], repair: Repair) -> Composition
 
 
 def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, SaveSpan]:
-    """The prompt that computes a page, and what is kept of it."""
+    """Make the prompt that computes a page, and what is kept of it."""
     header, lead, parts = request.header.token_ids, Prompt(request.lead).n_tokens, Prompt(request.parts).n_tokens
     start = len(header) + lead
     labels = tuple(piece.label for piece in request.lead if piece.label is not None)
@@ -168,7 +168,7 @@ def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> t
 
 
 def page_parts(request: PageRequest, begin: int) -> tuple[tuple[int, int, bool], ...]:
-    """The parts of a page placed at ``begin``, as a composition has them."""
+    """Return the parts of a page placed at ``begin``, as a composition has them."""
     parts: list[tuple[int, int, bool]] = []
     for piece in request.parts:
         parts.append((begin, begin + len(piece.token_ids), not parts))

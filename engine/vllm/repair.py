@@ -40,7 +40,7 @@ _RUNNERS = ("vllm.v1.worker.gpu_model_runner.GPUModelRunner", "vllm.v1.worker.gp
 
 
 def refusal(runner: Any) -> str | None:
-    """Why passes of our own cannot go through a model runner's model; None where they can.
+    """Say why passes of our own cannot go through a model runner's model; None where they can.
 
     Both runners have the model, the configuration and the groups of attention layers, and their builders take the same
     description of a batch. What one of them adds to it for some models (positions in several dimensions, states beside
@@ -149,8 +149,8 @@ class Repairer:
             yield
 
     def divergence(self, exact: str, other: str) -> tuple[float, float] | None:
-        """Mean KL(exact || other) in nats and the share of equal likeliest tokens, of two scored prompts; ``other`` is
-        then forgotten. None on ranks that have no logits."""
+        """Return the mean KL(exact || other) in nats and the share of equal likeliest tokens, of two scored prompts;
+        ``other`` is then forgotten. None on ranks that have no logits."""
         scored = self._scores.get(exact), self._scores.pop(other, None)
         if scored[0] is None or scored[1] is None:
             return None
@@ -172,8 +172,8 @@ class Repairer:
         return [position for position in repair.choose(composed, signal) if position >= order.begin]
 
     def _compared(self, order: RepairOrder, composed: Composed, comparison: Comparison) -> torch.Tensor:
-        """float32 [composed tokens]; in chunks, because the first layer's keys and values depend on nothing before
-        them and so are in place already."""
+        """Compare all composed tokens, float32 [composed tokens]; in chunks, because the first layer's keys and values
+        depend on nothing before them and so are in place already."""
         positions = composed.positions
         rows = range(positions[0], positions[-1] + 1)
         step = min(self._max_tokens, 512)
@@ -199,8 +199,8 @@ class Repairer:
 
     @torch.inference_mode()
     def _forward(self, order: RepairOrder, runs: Sequence[range]) -> torch.Tensor:
-        """One pass over runs of the prompt's tokens; returns the last hidden states, [tokens, hidden]. Short runs come
-        first, as some back ends want it."""
+        """Run one pass over runs of the prompt's tokens; returns the last hidden states, [tokens, hidden]. Short runs
+        come first, as some back ends want it."""
         device = self._cache.device
         positions = torch.tensor([position for run in runs for position in run])
         tokens = torch.tensor(order.token_ids)[positions]
@@ -234,7 +234,7 @@ class Repairer:
         return hidden
 
     def _metadata(self, common: CommonAttentionMetadata) -> dict[str, Any]:
-        """What each layer's back end wants to know of a pass.
+        """Describe a pass to each layer's back end.
 
         Builders fill host buffers of their own, from which copies to the device may still be under way when the next
         batch is described: those of vLLM's last step are waited for before, and ours before vLLM's next step.
@@ -252,7 +252,7 @@ def _stop_here(module: Any, arguments: tuple[Any, ...]) -> None:
 
 
 def rotation_of_vllm(model: torch.nn.Module) -> Rotation:
-    """How this model's keys move, read off its own tables of cosine and sine, and tried.
+    """Read how this model's keys move off its own tables of cosine and sine, and try it.
 
     The table's first row after zero says each frequency roughly; rows ever further on say it ever more exactly, because
     the whole turns between are known by then. Scalings of the frequencies (linear, llama3, yarn) are in the tables.
@@ -269,7 +269,7 @@ def rotation_of_vllm(model: torch.nn.Module) -> Rotation:
 
 
 def _frequencies(table: torch.Tensor) -> torch.Tensor:
-    """float64 [rotary_dim / 2] from a table [positions, rotary_dim], cosines first."""
+    """Read frequencies, float64 [rotary_dim / 2], from a table [positions, rotary_dim], cosines first."""
     cos, sin = table.double().cpu().chunk(2, dim=-1)
     angles = torch.atan2(sin, cos)
     frequencies, row = angles[1], 2

@@ -74,7 +74,8 @@ class Saver:
         self._writer.join()
 
     def _segment(self, order: SaveOrder) -> tuple[Segment, Event]:
-        """The segment in the host tier, one use of it, and the point at which its bytes are there."""
+        """Begin to copy the segment to the host tier, and count one use of it; returns also the point at which its
+        bytes are there."""
         keep: SaveSpan = order.keep
         shape = self._cache.shape(keep.end - keep.start)
         buffer = self._host.allocate(self._cache.nbytes(keep.end - keep.start))

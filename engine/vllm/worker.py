@@ -82,16 +82,17 @@ class WorkerSide:
         self._saver.save(orders)
 
     def received(self, *, idle: bool) -> set[str]:
-        """Requests whose load has ended since the last call, well or not. ``idle``: on a CPU, wait a little for one."""
+        """Return the requests whose load has ended since the last call, well or not. ``idle``: on a CPU, wait a little
+        for one."""
         waits = idle and not self._streams.is_late and not self._repairs
         return self._outbox.take_received(_IDLE_WAIT_S if waits else None)
 
     def invalid_blocks(self) -> set[int]:
-        """Blocks that could not be filled, since the last call."""
+        """Return the blocks that could not be filled, since the last call."""
         return self._outbox.take_invalid_blocks()
 
     def report(self) -> WorkerReport | None:
-        """What happened since the last call; None when nothing did."""
+        """Return what happened since the last call; None when nothing did."""
         report = self._outbox.take_report()
         if self._host.nbytes != self._host_reported:
             self._host_reported = self._host.nbytes
@@ -114,11 +115,11 @@ class WorkerSide:
         self._host.clear()
 
     def can_compose(self, rotation: Rotation, repairer: Repairer) -> None:
-        """From now on sources may be moved and repaired."""
+        """Let sources be moved and repaired from now on."""
         self._loader.rotation, self._repairer = rotation, repairer
 
     def repair(self, orders: Orders) -> None:
-        """One pass for the request whose turn it is; in the model's thread, and the same one on every rank."""
+        """Run one pass for the request whose turn it is; in the model's thread, and the same one on every rank."""
         self._repairs.extend(_Repair(order, self._steps(order)) for order in orders.repairs)
         if not self._repairs:
             return

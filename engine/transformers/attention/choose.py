@@ -55,7 +55,7 @@ def use(network: Any, attention: Attention | None) -> None:
 
 
 def attention_of(network: Any) -> Attention:
-    """Return what :func:`use` was told."""
+    """Return the attention that :func:`use` was told of, else what fits by its kind."""
     chosen: Attention | None = getattr(network, _ATTRIBUTE, None)
     return _BY_KIND if chosen is None else chosen
 
@@ -75,7 +75,7 @@ _BY_KIND = ByKind()
 
 @functools.cache
 def by_kind(device: torch.device, dtype: torch.dtype, head_dim: int) -> Attention:
-    """Return what fits by its kind."""
+    """Return the attention that fits numbers of this kind on this device."""
     return for_cpu() if device.type == "cpu" else SideBySide(kernels_for(device, dtype, head_dim))
 
 
@@ -90,8 +90,8 @@ def for_cpu(compiled: NativeAttention | None = None) -> OneByOne:
 
 @functools.cache
 def quick_native() -> NativeAttention | str:
-    """The compiled kernel, where it is no slower than PyTorch's attention as it is used here; else why there is none.
-    Found out once."""
+    """Return the compiled kernel where it is no slower than PyTorch's attention as it is used here, else the reason why
+    there is none. Found out once per process."""
     kernel = native_attention()
     if isinstance(kernel, str):
         return kernel

@@ -26,8 +26,9 @@ def ragged_attention(
     ragged: RaggedBatch | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface. query [1, heads, total, head_dim], key and value [1, kv_heads, total,
-    head_dim], keys already rotated; returns [1, total, heads, head_dim]. Appends to each sequence's tail."""
+    """Attend as transformers' attention interface has it. query [1, heads, total, head_dim], key and value [1,
+    kv_heads, total, head_dim], keys already rotated; returns [1, total, heads, head_dim]. Appends to each sequence's
+    tail."""
     if ragged is None or attention_mask is not None:
         raise UnsupportedModel("this model does not pass the batch on to its attention")
     for name in ("softcap", "s_aux", "position_bias"):
@@ -42,7 +43,7 @@ def ragged_attention(
 
 @contextmanager
 def plain_attention(network: Any) -> Iterator[None]:
-    """transformers' own attention within the block, to compare with."""
+    """Have a network use transformers' own attention within the block, to compare with."""
     before = network.config._attn_implementation
     network.set_attn_implementation("sdpa")
     try:

@@ -31,13 +31,13 @@ class OneByOne:
         return out
 
     def _one(self, chunk: Chunk, new: NewTokens) -> torch.Tensor:
-        """[1, heads, new, head_dim]"""
+        """Attend with one sequence's new tokens; returns [1, heads, new, head_dim]."""
         if chunk.slots is None:
             return self._by_parts(new, _behind(chunk.kv, new), None)
         return self._in_place(chunk, chunk.slots, new)
 
     def _in_place(self, chunk: Chunk, slots: Slots, new: NewTokens) -> torch.Tensor:
-        """Attention of tokens that take slots within the tail, over all spans and the slots that each may see."""
+        """Write tokens to slots within the tail, and attend to all spans and the slots that each may see."""
         keys, values = chunk.kv.layer(new.layer)
         if chunk.probe is not None:
             end_if_compared(chunk.probe, slots, new, (keys, values))

@@ -14,8 +14,8 @@ from kvcache.repair import Comparison, Weighing
 
 
 def end_if_compared(probe: Probe, slots: Slots, new: NewTokens, tail: Part) -> None:
-    """In the layer that a comparison is about, note what it gives of the new keys and values and of those in their
-    slots of the tail, and end the pass. To be called before the slots are written to."""
+    """Note what a comparison gives of new keys and values and of those in their slots of the tail, and end the pass, in
+    the layer that it is about. To be called before the slots are written to."""
     if isinstance(probe.wanted, Comparison) and new.layer == probe.wanted.layer:
         _end(probe, probe.wanted, slots, new, tail)
 
@@ -42,7 +42,7 @@ def attend_weighed(chunk: Chunk, weighing: Weighing, new: NewTokens) -> torch.Te
 
 
 def parts_up_to(kv: SequenceKV, layer: int, seen: int) -> list[Part]:
-    """One layer's keys and values of the spans, and last of the tail's first ``seen`` slots."""
+    """Return one layer's keys and values of the spans, and last of the tail's first ``seen`` slots."""
     keys, values = kv.layer(layer)
     spans = [(span.keys[layer][None], span.values[layer][None]) for span in kv.spans]
     return [*spans, (keys[None, :, :seen], values[None, :, :seen])]
@@ -51,8 +51,8 @@ def parts_up_to(kv: SequenceKV, layer: int, seen: int) -> list[Part]:
 def weighed(
     query: torch.Tensor, parts: Sequence[Part], mask: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, with its weights, float32 [kv_heads, heads / kv_heads, new, keys]. ``mask`` is of the
-    last part."""
+    """Attend by the definition; returns the attention and its weights, float32 [kv_heads, heads / kv_heads, new, keys].
+    ``mask`` is of the last part."""
     _, heads, new, width = query.shape
     keys = torch.cat([key for key, _ in parts], dim=2)[0]
     values = torch.cat([value for _, value in parts], dim=2)[0]

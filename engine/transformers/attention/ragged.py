@@ -69,18 +69,19 @@ class Slots:
 
     @functools.cached_property
     def visible(self) -> torch.Tensor:
-        """What each token sees, bool [new, seen]."""
+        """Return what each token sees, bool [new, seen]."""
         visible = torch.arange(self.seen, device=self.index.device)[None] <= self.index[:, None]
         return visible if self.hidden is None else visible.logical_and_(~self.hidden[None])
 
     @functools.cached_property
     def mask(self) -> torch.Tensor:
-        """The same, additive: 0 or -inf, float32."""
+        """Return the same, additive: 0 or -inf, float32."""
         return torch.zeros(self.visible.shape, device=self.index.device).masked_fill_(~self.visible, float("-inf"))
 
     @functools.cached_property
     def aligned_mask(self) -> torch.Tensor:
-        """The same for kernels other than the CPU's, in bfloat16, which holds both numbers; cast where it must be."""
+        """Return the same for kernels other than the CPU's, in bfloat16, which holds both numbers; cast where it must
+        be."""
         return aligned_mask(self.visible, torch.bfloat16)
 
 
@@ -121,7 +122,7 @@ class Chunk:
 
     @property
     def is_single(self) -> bool:
-        """Whether it is one token behind the tail."""
+        """Say whether it is one token behind the tail."""
         return self.end - self.begin == 1 and self.slots is None
 
 
@@ -138,8 +139,8 @@ class RaggedBatch:
 
     @functools.cached_property
     def parted(self) -> tuple[RaggedBatch, Singles | None]:
-        """The batch without the sequences at its end that compute one token each, and those as a table, where there
-        are kernels for that."""
+        """Return the batch without the sequences at its end that compute one token each, and those as a table, where
+        there are kernels for that."""
         begin = len(self.chunks)
         while begin and self.chunks[begin - 1].is_single:
             begin -= 1
@@ -151,8 +152,8 @@ class RaggedBatch:
 
     @functools.cached_property
     def rounds(self) -> list[Round]:
-        """All spans, each once: those that several sequences share are read from memory once. Spans of different rows
-        go into one round, so that there are as many rounds as the sequence with the most spans has."""
+        """Arrange all spans, each once: those that several sequences share are read from memory once. Spans of
+        different rows go into one round, so that there are as many rounds as the sequence with the most spans has."""
         shared: dict[tuple[object, int], tuple[Span, list[range]]] = {}
         for chunk in self.chunks:
             for span in chunk.kv.spans:

@@ -79,11 +79,11 @@ class SequenceKV:
 
     @property
     def tail_begin(self) -> int:
-        """Position of the tail's first slot."""
+        """Return the position of the tail's first slot."""
         return sum(span.n_tokens for span in self.spans)
 
     def fork(self, expected_tokens: int) -> SequenceKV:
-        """A sequence that continues from here on its own. The common past is shared, not copied."""
+        """Make a sequence that continues from here on its own. The common past is shared, not copied."""
         other = SequenceKV(self._layout, self._device, expected_tokens)
         other.spans = list(self.spans)
         if self.tail_tokens:
@@ -104,7 +104,8 @@ class SequenceKV:
             setattr(self, name, fresh)
 
     def copy_range(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the tail."""
+        """Make contiguous copies of the keys and values of positions ``start`` to ``end``, which must lie in the
+        tail."""
         keys, values = self._range(start - self.tail_begin, end - self.tail_begin)
         # Not contiguous(): a range that is the whole buffer would be the buffer itself.
         return keys.clone(memory_format=torch.contiguous_format), values.clone(memory_format=torch.contiguous_format)
@@ -114,11 +115,11 @@ class SequenceKV:
         return self._keys[:, :, start:end], self._values[:, :, start:end]
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Whole tail buffers of one layer, [kv_heads, capacity, head_dim]."""
+        """Return the whole tail buffers of one layer, [kv_heads, capacity, head_dim]."""
         return self._keys[index], self._values[index]
 
     def everything(self, n_new: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of all layers: of each span, and of the tail with ``n_new`` further slots."""
+        """Return keys and values of all layers: of each span, and of the tail with ``n_new`` further slots."""
         end = self.tail_tokens + n_new
         spans = [(span.keys, span.values) for span in self.spans]
         return [*spans, (self._keys[:, :, :end], self._values[:, :, :end])]

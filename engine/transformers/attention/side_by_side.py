@@ -33,7 +33,7 @@ class SideBySide:
         return found[0] if len(found) == 1 else torch.cat(found, 1)
 
     def _several(self, batch: RaggedBatch, new: NewTokens) -> torch.Tensor:
-        """[1, heads, total, head_dim]"""
+        """Attend to tails, then to spans; returns [1, heads, total, head_dim]."""
         first = batch.chunks[0]
         if first.slots is not None and (weighing := weighing_of(first)) is not None:  # alone in its pass
             first.kv.write(new.layer, first.slots.index, new.key, new.value)
@@ -72,7 +72,7 @@ class SideBySide:
 
 
 def _side_by_side(parts: Sequence[Attended]) -> Attended:
-    """Results of different rows as one."""
+    """Join results of different rows."""
     if len(parts) == 1:
         return parts[0]
     out, lse = (torch.cat(tensors, 2) for tensors in zip(*parts, strict=True))

@@ -17,20 +17,20 @@ _LOWER_RIGHT = 2
 
 
 def flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, causal: bool) -> Attended:
-    """FlashAttention-2 (Dao, arXiv 2307.08691), split over the keys where the new tokens are few."""
+    """Attend by FlashAttention-2 (Dao, arXiv 2307.08691), split over the keys where the new tokens are few."""
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal, scale=scale)
     return out, lse
 
 
 def efficient(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, causal: bool) -> Attended:
-    """Memory-efficient attention (Rabe and Staats, arXiv 2112.05682) without a mask."""
+    """Attend by memory-efficient attention (Rabe and Staats, arXiv 2112.05682) without a mask."""
     return _efficient(query, key, value, scale, None, _LOWER_RIGHT if causal else 0)
 
 
 def efficient_masked(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor
 ) -> Attended:
-    """Memory-efficient attention with a mask, which is not repeated per head."""
+    """Attend by memory-efficient attention with a mask, which is not repeated per head."""
     return _efficient(query, key, value, scale, mask, 0)
 
 

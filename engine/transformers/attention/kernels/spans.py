@@ -54,7 +54,7 @@ def _attend(
     HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one token and head of keys over every ``num_programs(2)``-th block of each span: the result, and the
+    """Attend with one token and head of keys to every ``num_programs(2)``-th block of each span: the result, and the
     logarithm of the sum of its weights to base 2."""
     token, kv_head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     n_parts = tl.num_programs(2)
@@ -109,7 +109,7 @@ def _merge(parts, sums, out, n_parts, rows, WIDTH: tl.constexpr, PARTS: tl.const
 
 
 def fits(head_dim: int) -> bool:
-    """Whether heads are as wide as the kernels can have them."""
+    """Say whether heads are as wide as the kernels can have them."""
     return head_dim >= 16 and head_dim & (head_dim - 1) == 0
 
 
@@ -141,7 +141,7 @@ class SpanTable:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Attention of a token of each sequence, query [1, heads, sequences, head_dim], key and value [kv_heads,
+        """Attend with a token of each sequence, query [1, heads, sequences, head_dim], key and value [kv_heads,
         sequences, head_dim]; the same shape as the query's."""
         _, heads, tokens, width = query.shape
         group = heads // self._kv_heads

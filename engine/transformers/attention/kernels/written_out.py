@@ -11,14 +11,14 @@ _SCORES = 1 << 26
 
 
 def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, causal: bool) -> Attended:
-    """The definition, with float32 scores (float64 ones for float64 numbers)."""
+    """Attend by the definition, with float32 scores (float64 ones for float64 numbers)."""
     return _written_out(query, key, value, scale, None, causal)
 
 
 def written_out_masked(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, mask: torch.Tensor
 ) -> Attended:
-    """The definition with a mask."""
+    """Attend by the definition with a mask."""
     return _written_out(query, key, value, scale, mask, False)
 
 
@@ -45,7 +45,7 @@ def _written_out(
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Products of query [heads, new, head_dim] with key [kv_heads, keys, head_dim] as [heads, new, keys]."""
+    """Multiply query [heads, new, head_dim] with key [kv_heads, keys, head_dim] as [heads, new, keys]."""
     grouped = query.reshape(key.shape[0], -1, *query.shape[1:])
     products = grouped @ key.unsqueeze(1).transpose(2, 3)
     wide = products if products.dtype == torch.float64 else products.float()
