@@ -22,7 +22,7 @@ _NO_LIMIT = 2.0
 
 @dataclass(frozen=True)
 class _Row:
-    """How one row is drawn."""
+    """The settings that one row is drawn with."""
 
     temperature: float
     top_p: float

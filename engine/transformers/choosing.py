@@ -27,7 +27,7 @@ class Asked:
 
 
 class Chooser(Protocol):
-    """What has been asked for in a step, in order."""
+    """The tokens that were asked for in a step, in order."""
 
     def take(self, index: int) -> tuple[int, TokenLogprob | None]:
         """Return the token of one that asked. Raises ``RuntimeError`` where its logits cannot be drawn from."""

@@ -46,7 +46,7 @@ class PlacedPart:
 
 @dataclass(frozen=True)
 class Settled:
-    """What a composed prompt is made of: the positions to compute, ascending, and those composed positions that are
+    """The choice for a composed prompt: the positions to compute, ascending, and those composed positions that are
     among them."""
 
     todo: list[int]

@@ -24,7 +24,7 @@ from kvcache.arena import pinned_block
 from kvcache.copies import Copies
 
 _ASSUMED: dict[TierName, float] = {"device": float("inf"), "host": 10e9, "disk": 1e9}
-# On a GPU the longer of the many that there is memory for, so many times over.
+# On a GPU the longest of these that there is memory for, this many times over.
 _LONG_ON_GPU, _MEMORY_TIMES = (4096, 2048, 512), 8
 _COPIED_BYTES = 256 << 20
 # How much a new load moves the estimate of its tier.
@@ -34,7 +34,7 @@ _WEIGHT = 0.3
 @dataclass
 class CostModel:
     """``token_s`` and ``pair_s``: seconds a token, and seconds a token and token before it; ``pass_s``: seconds a pass,
-    of at most ``chunk`` tokens. ``bandwidth``: bytes a second by tier, followed under a lock because two threads
+    of at most ``chunk`` tokens. ``bandwidth``: bytes per second by tier, followed under a lock because two threads
     load."""
 
     token_s: float

@@ -42,7 +42,7 @@ _FIRST_LAYER_BOUND, _LATER_LAYER_BOUND = 1e-2, 0.05
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a model made of a few tokens: log-probabilities, float32 [tokens behind the cut, vocabulary], and keys and
+    """A model's results for a few tokens: log-probabilities, float32 [tokens behind the cut, vocabulary], and keys and
     values, [layers, kv_heads, tokens, head_dim] each."""
 
     logprobs: torch.Tensor

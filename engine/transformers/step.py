@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.transformers.runner import Work
 from engine.transformers.sequence import Choice, Group
 
-# Of so many prompt tokens a step, at most, the logits are wanted: those of 256 tokens are 50 to 150 MB.
+# Logits are wanted of at most this many prompt tokens per step: those of 256 tokens are 50 to 150 MB.
 _SCORED_TOKENS = 256
 # A waiting prompt counts as this many tokens shorter per second, so that short ones cannot starve a long one.
 _AGING_TOKENS_PER_S = 200.0
@@ -17,7 +17,7 @@ _AGING_TOKENS_PER_S = 200.0
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What one forward pass works on: ``work`` is parallel to prompts (a chunk each), then streams."""
+    """The work of one forward pass: ``work`` is parallel to prompts (a chunk each), then streams."""
 
     prompts: list[tuple[Group, int]]
     streams: list[tuple[Group, Choice]]

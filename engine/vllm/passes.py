@@ -15,7 +15,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Limits:
-    """What one pass may hold, and what it costs. Costs are in tokens: so many could be computed in the time."""
+    """The limits of one pass, and its costs in tokens: those that could be computed in the time."""
 
     max_tokens: int
     max_runs: int

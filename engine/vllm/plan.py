@@ -94,7 +94,7 @@ class Composition:
 
 @dataclass(frozen=True)
 class RequestPlan:
-    """Where a prompt's keys and values come from, and what is stored of it.
+    """The sources of a prompt's keys and values, and the spans of it that are stored.
 
     ``sources`` are in prompt order, without a gap, from position 0; ``id`` is the name that reports are made under.
     """
@@ -104,7 +104,7 @@ class RequestPlan:
     composition: Composition | None = None
     id: str = ""
     score: int = 0
-    """Keep the next-token distributions of so many last tokens of the prompt, under ``id``, in the worker. The whole
+    """Keep the next-token distributions of this many last tokens of the prompt, under ``id``, in the worker. The whole
     prompt is then computed by passes of ours, but for what the sources hold, which may have gaps between them."""
 
     @property
@@ -211,7 +211,7 @@ class LoadReport:
 
 @dataclass
 class WorkerReport(KVConnectorWorkerMetadata):
-    """What the workers did since the last step: every list has entries of all ranks."""
+    """The workers' doings since the last step: every list has entries of all ranks."""
 
     loads: list[LoadReport] = field(default_factory=list)
     placed: list[str] = field(default_factory=list)

@@ -18,7 +18,7 @@ from kvcache.repair import Weighing
 
 @dataclass
 class Loads:
-    """What was loaded and computed anew for one request: by segment key the tier and seconds. ``failed_at`` is the
+    """The loads and recomputed tokens of one request: by segment key the tier and seconds. ``failed_at`` is the
     position of the first source that could not be brought in; tokens were computed from there on."""
 
     tiers: dict[str, TierName] = field(default_factory=dict)

@@ -16,7 +16,7 @@ _MAX_REQUESTS = 4096
 
 
 class Reports:
-    """What the connector reported. Thread-safe."""
+    """The connector's reports. Thread-safe."""
 
     def __init__(self, store: SegmentStore) -> None:
         self._store = store

@@ -36,7 +36,7 @@ class Progress:
 
 @dataclass
 class Events:
-    """What a server that keeps the index wants to know. JSON, because it travels with vLLM's statistics."""
+    """Events that a server which keeps the index wants to know of. JSON, because it travels with vLLM's statistics."""
 
     loads: list[dict[str, Any]] = field(default_factory=list)
     repairs: list[dict[str, Any]] = field(default_factory=list)

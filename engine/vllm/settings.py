@@ -31,7 +31,7 @@ class ConnectorSettings(BaseModel):
     fsync: bool = True
     codec: CodecName = "none"
     segment_tokens: int = Field(256, ge=1)
-    """Standing alone, prompts are stored in runs of so many tokens."""
+    """Standing alone, prompts are stored in runs of at most this many tokens."""
     min_load_tokens: int = Field(16, ge=1)
     """Fewer tokens than this are computed rather than loaded."""
     long_prefill_tokens: int = Field(0, ge=0)

@@ -45,7 +45,7 @@ class NewTokens(NamedTuple):
 
 
 class Attention(Protocol):
-    """How the attention of a model's passes is computed; chosen when the model is loaded."""
+    """A way to compute the attention of a model's passes; chosen when the model is loaded."""
 
     @property
     def table(self) -> MakeTable | None:
@@ -96,7 +96,7 @@ class ShallowPassDone(Exception):
 
 @dataclass(eq=False)
 class Probe:
-    """What a forward pass is to find out about the sequence's memory; nothing of it is kept but this.
+    """A question that a forward pass is to answer about the sequence's memory; nothing of the pass is kept but this.
 
     Of a weighing ``signal`` [seen] tells of each slot of the tail, over all layers; of a comparison ``signal`` [new]
     tells of each new token, and the pass ends in the layer that is compared.
@@ -128,7 +128,7 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class RaggedBatch:
-    """What attention needs to know of a forward pass; travels through the model's keyword arguments."""
+    """The part of a forward pass that attention needs to know; travels through the model's keyword arguments."""
 
     chunks: Sequence[Chunk]
     attention: Attention

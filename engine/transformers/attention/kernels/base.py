@@ -39,7 +39,7 @@ elements."""
 
 
 class Table(Protocol):
-    """Where the keys and values of sequences lie that compute one token each."""
+    """A table of the places where the keys and values of sequences lie that compute one token each."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float

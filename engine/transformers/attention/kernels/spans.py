@@ -114,7 +114,7 @@ def fits(head_dim: int) -> bool:
 
 
 class SpanTable:
-    """Where the keys and values of one pass's sequences lie.
+    """The table of the places where the keys and values of one pass's sequences lie.
 
     Each sequence is pairs of [layers, kv_heads, tokens, head_dim], with head_dim and tokens innermost; the last pair
     ends with the slot of the token that is computed, which is written first.
