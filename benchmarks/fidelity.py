@@ -11,7 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -20,10 +20,10 @@ from benchmarks.composing import ADMITTED
 from benchmarks.locomo import Question
 from benchmarks.machine import measured_on
 from benchmarks.recall import Fact, answered, planted
-from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
+from engine.base import ChatMessage, GenerateRequest, MemoryText, PageRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
-from engine.transformers.composition import place_part, probe
-from kvcache import Composed, Part, Repair, Segment, chain_key, root_key
+from engine.transformers.composing import Composer, PlacedPart, finished
+from kvcache import Part, Repair, Segment
 from kvcache.divergence import divergence
 from scheduler.pages import plan_pages
 
@@ -143,14 +143,15 @@ class Lab:
     def _build(
         self, runner: ModelRunner, prompt: Prompt, cube: Sequence[Piece]
     ) -> dict[Build, list[tuple[Segment, Part]]]:
-        header = prompt.pieces[0].token_ids
-        picked = prompt.pieces[1:-1]
-        naive = [self._segment(runner, "naive", (), (), [piece]) for piece in picked]
-        single = [self._segment(runner, "single", header, (), [piece]) for piece in picked]
+        header, picked = prompt.pieces[0], prompt.pieces[1:-1]
+        composer = self._composer(runner)
+        nothing = Piece("header", ())
+        naive = [finished(composer.build_page(PageRequest(nothing, (piece,)), "naive")) for piece in picked]
+        single = [_admitted(composer, PageRequest(header, (piece,)), "single") for piece in picked]
         wanted = {piece.label for piece in picked if piece.label is not None}
         pages: dict[str, tuple[Segment, Part]] = {}
         for page in plan_pages(cube, wanted, (), lambda a, b: 0.0):
-            segment = self._segment(runner, "pages", header, Prompt(page.lead).token_ids, page.members)
+            segment = _admitted(composer, PageRequest(header, tuple(page.members), tuple(page.lead)), "pages")
             pages |= {part.label: (segment, part) for part in segment.parts if part.label is not None}
         for segment in {s.key: s for s in [*single, *(s for s, _ in pages.values())]}.values():
             self._engine.store.put(segment)
@@ -160,29 +161,12 @@ class Lab:
             "pages": [pages[piece.label or ""] for piece in picked],
         }
 
-    def _segment(
-        self, runner: ModelRunner, build: Build, header: Sequence[int], lead: Sequence[int], members: Sequence[Piece]
-    ) -> Segment:
-        tokens = Prompt(tuple(members)).token_ids
-        start = len(header) + len(lead)
-        kv = self._prefilled(runner, [*header, *lead, *tokens])
-        keys, values = kv.copy_range(start, start + len(tokens))
-        fingerprint = self._model.fingerprint
-        return Segment.standalone(
-            chain_key(root_key(fingerprint, build), header),
-            fingerprint,
-            start,
-            [(piece.token_ids, piece.label) for piece in members],
-            keys,
-            values,
-            lead=lead,
-            certificate=ADMITTED,
-        )
+    def _composer(self, runner: ModelRunner) -> Composer:
+        return Composer(self._model, runner, _CHUNK)
 
-    def _prefilled(self, runner: ModelRunner, token_ids: Sequence[int]) -> SequenceKV:
-        kv = SequenceKV(self._model.fingerprint.layout, self._model.device, len(token_ids) + N_TOKENS)
-        for begin in range(0, len(token_ids), _CHUNK):
-            runner.forward([Work(kv, token_ids[begin : begin + _CHUNK], 0)])
+    def _prefilled(self, composer: Composer, token_ids: Sequence[int]) -> SequenceKV:
+        kv = composer.empty(len(token_ids) + N_TOKENS)
+        finished(composer.extend(kv, token_ids))
         return kv
 
     def greedy(
@@ -191,29 +175,18 @@ class Lab:
         """What full prefill says: ``n`` tokens, or fewer where one of ``ends`` comes, and the logits behind them,
         float32 [n, vocabulary]."""
         ids = case.prompt.token_ids
-        kv = self._prefilled(runner, ids[:-1])
+        kv = self._prefilled(self._composer(runner), ids[:-1])
         return decode(runner, kv, runner.forward([Work(kv, ids[-1:])]), n, ends)
 
     def composed(self, runner: ModelRunner, case: _Case, strategy: Strategy) -> tuple[SequenceKV, torch.Tensor, float]:
         """The composed sequence, the logits of its first token, and the share of memory tokens computed anew."""
-        rotation = self._model.rotation
-        assert rotation is not None, "this model's keys cannot be moved"
         ids = case.prompt.token_ids
-        begin = len(case.header)
-        kv = self._prefilled(runner, case.header)
-        kv.open_region(len(ids) - begin)
-        built = case.parts[strategy.build]
-        for position, (segment, part) in zip(case.begins, built, strict=True):
-            if strategy.build == "naive":  # as they were computed: each as if it stood at the very beginning
-                tokens = slice(part.begin, part.end)
-                kv.place(segment.keys[:, :, tokens], segment.values[:, :, tokens], position, position, rotation)
-            else:
-                place_part(kv, segment, part, position, rotation)
-        composed = _composed(case, built)
-        chosen = strategy.repair.choose(composed, probe(strategy.repair, composed, kv, ids, begin, runner))
-        todo = [*chosen, *range(begin + composed.n_tokens, len(ids))]
-        logits = runner.forward([Work(kv, [ids[i] for i in todo], 1, todo)])
-        return kv, logits, len(chosen) / composed.n_tokens
+        composer = self._composer(runner)
+        kv = self._prefilled(composer, case.header)
+        parts = _placed(case, strategy.build)
+        settled = composer.compose(kv, parts, ids, strategy.repair)
+        logits = finished(composer.fill(kv, ids, settled.todo))
+        return kv, logits, len(settled.recomputed) / sum(placed.part.n_tokens for placed in parts)
 
     async def ttft(self, case: _Case, strategy: Strategy | None) -> float:
         """Seconds to the first token through the engine; without a strategy by full prefill."""
@@ -233,14 +206,18 @@ class Lab:
         return elapsed
 
 
-def _composed(case: _Case, built: Sequence[tuple[Segment, Part]]) -> Composed:
-    spans, starts = [], []
-    before: tuple[str, int] | None = None
-    for position, (segment, part) in zip(case.begins, built, strict=True):
-        spans.append(range(position, position + part.n_tokens))
-        starts.append(before != (segment.key, part.begin))
-        before = (segment.key, part.end)
-    return Composed(tuple(spans), tuple(starts))
+def _admitted(composer: Composer, request: PageRequest, salt: str) -> Segment:
+    """Build a page that requests may use whatever it differs by."""
+    return replace(finished(composer.build_page(request, salt)), certificate=ADMITTED)
+
+
+def _placed(case: _Case, build: Build) -> list[PlacedPart]:
+    """Say where the case's memories go: naive ones as if they had been computed there, so that they are not moved."""
+    parts = []
+    for position, (segment, part) in zip(case.begins, case.parts[build], strict=True):
+        built = replace(segment, start=position - part.begin) if build == "naive" else segment
+        parts.append(PlacedPart(built, part, position))
+    return parts
 
 
 def decode(

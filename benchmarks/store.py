@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.machine import manifest
 from benchmarks.ttft import drop_page_cache, read_raw
 from engine.base import Piece, Prompt
 from engine.transformers import SequenceKV
+from engine.transformers.composing import PlacedPart, place
 from kvcache import (
     Certificate,
     CodecName,
@@ -134,11 +136,9 @@ def _inject(store: SegmentStore, fingerprint: Fingerprint, keys: Sequence[str]) 
         for segment in segments:
             kv.inject(segment, min_span=256)
     else:
-        kv.open_region(sum(segment.n_tokens for segment in segments))
-        position = 0
-        for segment in segments:
-            kv.place(segment.keys, segment.values, position, segment.start, rotation)
-            position += segment.n_tokens
+        ends = list(accumulate(segment.n_tokens for segment in segments))
+        parts = [PlacedPart(s, s.parts[0], end - s.n_tokens) for s, end in zip(segments, ends, strict=True)]
+        place(kv, parts, ends[-1], rotation)
     return time.perf_counter() - begin
 
 

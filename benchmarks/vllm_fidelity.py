@@ -15,7 +15,7 @@ from benchmarks.fidelity import N_TOKENS
 from benchmarks.locomo import Question
 from engine.base import ChatMessage, Delta, GenerateRequest, MemoryText, PageRequest, Piece, Prompt, Sampling
 from engine.vllm.engine import VllmEngine
-from engine.vllm.plan import Composition, Source
+from engine.vllm.plan import Composition, StoredRun
 from kvcache import Repair
 from scheduler.pages import plan_pages
 
@@ -70,25 +70,25 @@ async def _divergences(engine: VllmEngine, question: Question, salt: str) -> dic
     sources, parts = await _placed(engine, header, memories, picked, salt)
     answer = await _greedy(engine, prompt)
     tokens = (*prompt.token_ids, *answer[:-1])
-    exact = await engine.score(tokens, N_TOKENS)
+    exact = await engine.pages.score(tokens, N_TOKENS)
     result = {}
     for name, repair in STRATEGIES.items():
         composition = Composition(parts, repair.strategy, repair.share)
-        other = await engine.score(tokens, N_TOKENS, sources, composition)
-        result[name] = await engine.divergence(exact, other)
+        other = await engine.pages.score(tokens, N_TOKENS, sources, composition)
+        result[name] = await engine.pages.divergence(exact, other)
     await engine.llm.collective_rpc("recallkv_forget_scores")
     return result
 
 
 async def _placed(
     engine: VllmEngine, header: Piece, cube: Sequence[Piece], picked: Sequence[Piece], salt: str
-) -> tuple[tuple[Source, ...], tuple[tuple[int, int, bool], ...]]:
+) -> tuple[tuple[StoredRun, ...], tuple[tuple[int, int, bool], ...]]:
     """Build the pages that the memories need; where each memory's part goes."""
     where: dict[str, tuple[str, int, int]] = {}
     wanted = {piece.label for piece in picked if piece.label is not None}
     for page in plan_pages(cube, wanted, (), lambda a, b: 0.0):
         request = PageRequest(header, tuple(page.members), tuple(page.lead))
-        key = await engine.store_page(request, salt)
+        key = await engine.pages.store(request, salt)
         assert key is not None, "a page could not be stored"
         start = len(header.token_ids) + Prompt(request.lead).n_tokens
         begin = 0
@@ -100,7 +100,7 @@ async def _placed(
     for piece in picked:
         key, begin, start = where[piece.label or ""]
         n_tokens = len(piece.token_ids)
-        sources.append(Source(key, position, n_tokens, begin, position - start - begin))
+        sources.append(StoredRun(key, position, n_tokens, begin, position - start - begin))
         parts.append((position, position + n_tokens, before != (key, begin)))
         before = (key, begin + n_tokens)
         position += n_tokens

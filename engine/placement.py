@@ -4,18 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from engine.base import Fidelity, GenerateRequest, Prompt, Source
 from engine.config import CompositionConfig
-from kvcache import Entry, Loaded, Part, SegmentStore, TierName, chain_key
+from kvcache import Composed, Entry, Loaded, Part, SegmentStore, TierName, chain_key
 
 SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
 _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
 
 
 def slowest(sources: Sequence[Source]) -> Source:
-    """The source that a piece is said to come from when several had a share in it."""
+    """Return the source that a piece is said to come from when several had a share in it."""
     return max(sources, key=_SLOWNESS.__getitem__)
+
+
+class Placed(Protocol):
+    """A part of the page ``key`` whose first token stands at ``position`` of a prompt."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def part(self) -> Part: ...
+    @property
+    def position(self) -> int: ...
+
+
+def follows(placed: Placed, other: Placed) -> bool:
+    """Say whether a part stands behind another one as it did when they were computed."""
+    adjoins = other.position + other.part.n_tokens == placed.position and other.part.end == placed.part.begin
+    return adjoins and other.key == placed.key
+
+
+def composed_of(parts: Sequence[Placed]) -> Composed:
+    """Describe placed parts, in order of position, to a strategy of repair."""
+    return Composed(
+        tuple(range(placed.position, placed.position + placed.part.n_tokens) for placed in parts),
+        tuple(i == 0 or not follows(placed, parts[i - 1]) for i, placed in enumerate(parts)),
+    )
 
 
 @dataclass(eq=False)
@@ -29,24 +55,18 @@ class Placement:
     loaded: Loaded | None = None
 
     @property
+    def key(self) -> str:
+        return self.entry.key
+
+    @property
     def span(self) -> range:
         return range(self.position, self.position + self.part.n_tokens)
-
-    def follows(self, other: Placement) -> bool:
-        """Whether it stands behind ``other`` as it did when they were computed."""
-        adjoins = other.span.stop == self.position and other.part.end == self.part.begin
-        return adjoins and other.entry.key == self.entry.key
-
-
-def starts_run(placements: Sequence[Placement]) -> tuple[bool, ...]:
-    """Which of them do not go on where the one before left off."""
-    return tuple(i == 0 or not placement.follows(placements[i - 1]) for i, placement in enumerate(placements))
 
 
 def find_parts(
     request: GenerateRequest, root: str, chained_tokens: int, store: SegmentStore, config: CompositionConfig
 ) -> list[Placement]:
-    """Where in the store the prompt's memories behind the chain are, in prompt order."""
+    """Find the prompt's memories behind the chain in the store, in prompt order."""
     placements: list[Placement] = []
     position = 0
     for index, piece in enumerate(request.prompt.pieces):
@@ -64,9 +84,9 @@ def find_parts(
 
 
 def _best(candidates: Sequence[Placement], before: Placement | None, fidelity: Fidelity) -> Placement | None:
-    """The one that goes on where the last left off, else the one with the best certificate."""
+    """Return the one that goes on where the last left off, else the one with the best certificate."""
     for candidate in candidates:
-        if before is not None and candidate.follows(before):
+        if before is not None and follows(candidate, before):
             return candidate
 
     def divergence(candidate: Placement) -> float:
@@ -88,14 +108,14 @@ class MissingPiece:
     session: bool = False
 
     def key(self, token_ids: Sequence[int]) -> str:
-        """The key of the segment to be; ``token_ids`` are those from position 0 on."""
+        """Return the key of the segment to be; ``token_ids`` are those from position 0 on."""
         return chain_key(self.parent, token_ids[self.start : self.end])
 
 
 def missing_pieces(
     prompt: Prompt, root: str, chain: Iterable[Entry], composed: Collection[int], *, keep_turns: bool = False
 ) -> list[MissingPiece]:
-    """Kept pieces that are not in the chain below ``root``, in chain order; ``composed`` are indices of pieces.
+    """Return kept pieces that are not in the chain below ``root``, in chain order; ``composed`` are indices of pieces.
 
     Ends at the first piece that is not kept, because what lies behind it cannot be found again, or that was composed,
     because what was computed behind it is not exact. Turns between memories count as kept with ``keep_turns`` only. A
@@ -120,7 +140,7 @@ def missing_pieces(
 
 
 def chain_end(root: str, chain: Iterable[Entry]) -> tuple[str, int]:
-    """The key that a child of the chain has as its parent, and the position where the chain ends."""
+    """Return the key that a child of the chain has as its parent, and the position where the chain ends."""
     key, end = root, 0
     for entry in chain:
         key, end = entry.key, entry.start + entry.n_tokens

@@ -8,7 +8,10 @@ strategy says which, from a *signal* that the engine has found out about each co
     first       the first tokens of each run (EPIC, arXiv 2410.15332): they were computed as the start of everything
     deviation   those whose keys and values differ most in the second layer (CacheBlend, arXiv 2405.16444)
     attention   those that the query attends to most, in a light first pass over the composed memory
-    lines       whole parts, those that the query attends to most a token
+    lines       whole parts, those that the query attends to most per token
+
+A strategy is an entry of ``STRATEGIES``, a signal one of ``SIGNALS``: engines know the two kinds of signals,
+:class:`Comparison` and :class:`Weighing`, not the signals.
 """
 
 from __future__ import annotations
@@ -20,7 +23,36 @@ from typing import Literal
 import torch
 
 StrategyName = Literal["none", "first", "deviation", "attention", "lines"]
-Signal = Literal["attention", "deviation"]
+SignalName = Literal["attention", "deviation"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A signal that compares the keys and values that composed tokens ask for with those that were moved there.
+
+    They are compared in layer ``layer`` (from 0), behind which nothing need be run. ``sums`` takes new and old vectors,
+    [kv_heads, tokens, head_dim] each, and gives tensors [tokens] that are added up where several devices hold a share
+    of the heads; ``signal`` makes float32 [tokens] of them. That of keys and that of values are added.
+    """
+
+    layer: int
+    sums: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
+    signal: Callable[..., torch.Tensor]
+
+    def of(self, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        """Compare vectors of all heads, [kv_heads, tokens, head_dim] each; float32 [tokens]."""
+        return self.signal(*self.sums(new, old))
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """A signal made of the attention that the query pays to the composed tokens, summed over layers. ``of`` takes one
+    layer's weights, float32 [kv_heads, heads / kv_heads, query tokens, tokens], and gives [tokens]."""
+
+    of: Callable[[torch.Tensor], torch.Tensor]
+
+
+Signal = Comparison | Weighing
 
 
 @dataclass(frozen=True)
@@ -38,14 +70,13 @@ class Repair:
 
     @property
     def signal(self) -> Signal | None:
-        """What the engine must find out before the tokens can be chosen; nothing where all or none are."""
-        if self.share in (0.0, 1.0):
-            return None
-        return STRATEGIES[self.strategy][0]
+        """Return what the engine must find out before the tokens can be chosen; nothing where all or none are."""
+        name = STRATEGIES[self.strategy][0]
+        return None if name is None or self.share in (0.0, 1.0) else SIGNALS[name]
 
     def choose(self, composed: Composed, signal: torch.Tensor | None) -> list[int]:
-        """Positions to compute anew, ascending, at most ``share`` of the composed tokens. ``signal`` is float
-        [composed tokens], in the order of their positions."""
+        """Choose the positions to compute anew, ascending, at most ``share`` of the composed tokens. ``signal`` is
+        float [composed tokens], in the order of their positions."""
         budget = int(self.share * composed.n_tokens)
         if self.strategy == "none" or budget == 0:
             return []
@@ -71,7 +102,7 @@ class Composed:
         return [position for part in self.parts for position in part]
 
     def runs(self) -> list[range]:
-        """Parts that follow each other as they did when they were built, joined."""
+        """Join parts that follow each other as they did when they were built."""
         runs: list[range] = []
         for part, starts in zip(self.parts, self.starts_run, strict=True):
             if starts or not runs:
@@ -82,7 +113,7 @@ class Composed:
 
 
 def _first(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[int]:
-    """As many first tokens of every run as the budget allows; what short runs leave goes to the longer ones."""
+    """Choose as many first tokens of every run as the budget allows; what short runs leave goes to the longer ones."""
     runs = sorted(composed.runs(), key=len)
     chosen: list[int] = []
     for done, run in enumerate(runs):
@@ -99,7 +130,7 @@ def _strongest(composed: Composed, signal: torch.Tensor | None, budget: int) -> 
 
 
 def _lines(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[int]:
-    """Whole parts in the order of their tokens' mean signal; the first that does not fit any more in part."""
+    """Choose whole parts in the order of their tokens' mean signal; the first that does not fit any more in part."""
     assert signal is not None
     assert signal.numel() == composed.n_tokens
     means = torch.stack([part.mean() for part in torch.split(signal, [len(part) for part in composed.parts])])
@@ -113,8 +144,28 @@ def _none(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[
     return []
 
 
+def _far_and_large(new: torch.Tensor, old: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the squared distance and squared size of each token's vectors."""
+    return (new - old).float().square().sum(dim=(0, 2)), new.float().square().sum(dim=(0, 2))
+
+
+def _relative(far: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Divide squared distances by the mean size."""
+    return far / size.mean()
+
+
+def _paid(weights: torch.Tensor) -> torch.Tensor:
+    """Sum all attention that each token gets."""
+    return weights.sum(dim=(0, 1, 2))
+
+
+SIGNALS: dict[SignalName, Signal] = {
+    "deviation": Comparison(1, _far_and_large, _relative),
+    "attention": Weighing(_paid),
+}
+
 _Choice = Callable[[Composed, torch.Tensor | None, int], Sequence[int]]
-STRATEGIES: dict[StrategyName, tuple[Signal | None, _Choice]] = {
+STRATEGIES: dict[StrategyName, tuple[SignalName | None, _Choice]] = {
     "none": (None, _none),
     "first": (None, _first),
     "deviation": ("deviation", _strongest),

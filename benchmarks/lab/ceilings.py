@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks.lab.architectures import Operation, Size
 from benchmarks.lab.weights import Fp8Linear
 from benchmarks.ttft import drop_cached, read_raw
-from engine.transformers.packing import PackedLinear, can_pack
+from engine.transformers.layers.packing import PackedLinear, can_pack
 
 _MATRIX = {"cpu": 2048, "cuda": 8192}
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,8 +25,9 @@ from benchmarks.lab.suites import CHAINED, MODES, Cell, Suite
 from benchmarks.peers import PeerFailed, PeerProcess
 from benchmarks.stats import Interval, interval
 from benchmarks.ttft import drop_page_cache
-from engine.base import Delta, Fidelity, GenerateRequest, Piece, PieceReport, Prompt, Sampling, Started
+from engine.base import Delta, Fidelity, GenerateRequest, PageRequest, Piece, PieceReport, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
+from engine.transformers.composing import Composer, finished
 from kvcache import CodecName, Segment, chain_key, root_key
 
 log = logging.getLogger(__name__)
@@ -220,22 +221,15 @@ class ContextBench:
     def _pages(self, runner: ModelRunner, context: tuple[int, ...], salt: str) -> list[Segment]:
         """The context's pages, computed in the reverse of the order they are asked for in: each behind other
         neighbours than it will have. Certified without measuring: here they are composed whatever they differ by."""
-        model = self._engine.model
+        composer = Composer(self._engine.model, runner, _PAGE_TOKENS)
         header, *pages = _pieces(context)
-        backwards = Prompt((header, *reversed(pages))).token_ids
-        kv = SequenceKV(model.fingerprint.layout, model.device, len(backwards))
-        for at in range(0, len(backwards), _PAGE_TOKENS):
-            runner.forward([Work(kv, backwards[at : at + _PAGE_TOKENS], 0)])
-        made, start = [], len(header.token_ids)
-        root = chain_key(root_key(model.fingerprint, salt), header.token_ids)
-        for page in reversed(pages):
-            keys, values = kv.copy_range(start, start + len(page.token_ids))
-            lead = backwards[len(header.token_ids) : start]
-            parts = [(page.token_ids, page.label)]
-            made.append(
-                Segment.standalone(root, model.fingerprint, start, parts, keys, values, lead=lead, certificate=ADMITTED)
-            )
-            start += len(page.token_ids)
+        backwards = Prompt((header, *reversed(pages)))
+        kv = composer.empty(backwards.n_tokens)
+        finished(composer.extend(kv, backwards.token_ids))
+        made = []
+        for i, page in enumerate(backwards.pieces[1:], start=1):
+            request = PageRequest(header, (page,), backwards.pieces[1:i])
+            made.append(replace(composer.cut_page(kv, request, salt), certificate=ADMITTED))
         runner.wait()
         return made
 

@@ -1,6 +1,6 @@
 """The embedded engine over transformers."""
 
-from engine.transformers.attention import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.engine import TransformersEngine, load_engine
 from engine.transformers.loading import LoadedModel, load_model, prepare
 from engine.transformers.runner import ModelRunner, Work

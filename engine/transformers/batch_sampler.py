@@ -22,7 +22,7 @@ _NO_LIMIT = 2.0
 
 @dataclass(frozen=True)
 class _Row:
-    """How one row is drawn."""
+    """The settings that one row is drawn with."""
 
     temperature: float
     top_p: float
@@ -41,8 +41,8 @@ class _Row:
 
 
 def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Tensor:
-    """Token ids, int64 [choices] on the logits' device, from float32 ``logits`` [choices, vocabulary], a row a sampler;
-    ``UNCHOSEN`` where a row cannot be drawn from because something in it is not a number."""
+    """Choose token ids, int64 [choices] on the logits' device, from float32 ``logits`` [choices, vocabulary], a row a
+    sampler; ``UNCHOSEN`` where a row cannot be drawn from because something in it is not a number."""
     changed = _changed(samplers, logits)
     likeliest = changed.argmax(-1)
     drawn = [i for i, sampler in enumerate(samplers) if sampler.sampling.temperature > 0.0]
@@ -56,7 +56,7 @@ def choose_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Te
 
 
 def _changed(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Tensor:
-    """The logits with penalties and biases; the same tensor where there are none."""
+    """Return the logits with penalties and biases; the same tensor where there are none."""
     repeated = [
         (i, token, sampler.sampling.repetition_penalty)
         for i, sampler in enumerate(samplers)
@@ -82,7 +82,7 @@ def _changed(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Tensor:
 def _entries(
     entries: Sequence[tuple[int, int, float]], logits: torch.Tensor
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Indices of entries (row, token, number) in a matrix, each at most once, and the numbers."""
+    """Return indices of entries (row, token, number) in a matrix, each at most once, and the numbers."""
     device, vocabulary = logits.device, logits.shape[1]
     flat = upload([row * vocabulary + token for row, token, _ in entries], device)
     numbers = upload([number for *_, number in entries], device, logits.dtype)
@@ -90,7 +90,8 @@ def _entries(
 
 
 def _draw(rows: Sequence[_Row], logits: torch.Tensor) -> torch.Tensor:
-    """Token ids [rows] after min_p, top_k and top_p, in this order. At least the likeliest token always remains."""
+    """Draw token ids [rows] after min_p, top_k and top_p, in this order. At least the likeliest token always
+    remains."""
     vocabulary = logits.shape[1]
     numbers = [(row.temperature, row.top_p, row.log_min_p, row.chance, row.top_k) for row in rows]
     table = upload([x for row in numbers for x in row], logits.device, torch.float64).view(len(rows), -1)
@@ -115,8 +116,8 @@ def _draw(rows: Sequence[_Row], logits: torch.Tensor) -> torch.Tensor:
 
 
 def _at(chance: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Columns of ``weights`` [rows, columns] where their running sum passes ``chance`` [rows, 1] of their sum, int64
-    [rows]; ``UNCHOSEN`` where that is not a number. One of weight zero is never chosen."""
+    """Find the columns of ``weights`` [rows, columns] where their running sum passes ``chance`` [rows, 1] of their sum,
+    int64 [rows]; ``UNCHOSEN`` where that is not a number. One of weight zero is never chosen."""
     sums = weights.cumsum(-1, dtype=torch.float64)
     total = sums[:, -1:]
     found = torch.searchsorted(sums, total * chance, right=True).clamp_(max=weights.shape[1] - 1)

@@ -27,10 +27,10 @@ class Asked:
 
 
 class Chooser(Protocol):
-    """What has been asked for in a step, in order."""
+    """The tokens that were asked for in a step, in order."""
 
     def take(self, index: int) -> tuple[int, TokenLogprob | None]:
-        """The token of one that asked. Raises ``RuntimeError`` where its logits cannot be drawn from."""
+        """Return the token of one that asked. Raises ``RuntimeError`` where its logits cannot be drawn from."""
 
 
 def chooser(asked: Sequence[Asked], logits: torch.Tensor, vocabulary: Vocabulary) -> Chooser:
@@ -63,7 +63,8 @@ class OnDevice:
         self._found: list[list[float]] = self._choose(logits).tolist() if asked else []
 
     def _choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """Rows of: token, its log-probability, those of the likeliest, and these; float64, which holds every id."""
+        """Make rows of: token, its log-probability, those of the likeliest, and these; float64, which holds every
+        id."""
         rows = [asked.row for asked in self._asked]
         if rows != list(range(len(logits))):
             logits = logits.index_select(0, upload(rows, logits.device))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.transformers.attention import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Entry, TierName
@@ -24,7 +24,7 @@ from kvcache.arena import pinned_block
 from kvcache.copies import Copies
 
 _ASSUMED: dict[TierName, float] = {"device": float("inf"), "host": 10e9, "disk": 1e9}
-# On a GPU the longer of the many that there is memory for, so many times over.
+# On a GPU the longest of these that there is memory for, this many times over.
 _LONG_ON_GPU, _MEMORY_TIMES = (4096, 2048, 512), 8
 _COPIED_BYTES = 256 << 20
 # How much a new load moves the estimate of its tier.
@@ -34,7 +34,7 @@ _WEIGHT = 0.3
 @dataclass
 class CostModel:
     """``token_s`` and ``pair_s``: seconds a token, and seconds a token and token before it; ``pass_s``: seconds a pass,
-    of at most ``chunk`` tokens. ``bandwidth``: bytes a second by tier, followed under a lock because two threads
+    of at most ``chunk`` tokens. ``bandwidth``: bytes per second by tier, followed under a lock because two threads
     load."""
 
     token_s: float
@@ -45,12 +45,13 @@ class CostModel:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def compute_s(self, n_tokens: int, behind: int) -> float:
-        """Seconds to compute so many tokens behind so many others."""
+        """Estimate the seconds to compute ``n_tokens`` tokens behind ``behind`` others."""
         passes = math.ceil(n_tokens / self.chunk)
         return passes * self.pass_s + n_tokens * (self.token_s + self.pair_s * (behind + n_tokens / 2))
 
     def saved_s(self, n_tokens: int, behind: int) -> float:
-        """Seconds that a prompt takes less without so many of its tokens: a pass that others share stays."""
+        """Estimate the seconds that a prompt takes less without ``n_tokens`` of its tokens: a pass that others share
+        stays."""
         spared = self.pass_s * (n_tokens // self.chunk - math.ceil(n_tokens / self.chunk))
         return self.compute_s(n_tokens, behind) + spared
 
@@ -58,7 +59,7 @@ class CostModel:
         return float("inf") if tier is None else entry.bytes_in(tier) / self.bandwidth[tier]
 
     def observe_load(self, tier: TierName, nbytes: int, seconds: float) -> None:
-        """A load took so long."""
+        """Learn from how long a load took."""
         if tier == "device" or seconds <= 0.0:
             return
         with self._lock:
@@ -66,7 +67,7 @@ class CostModel:
             self.bandwidth[tier] = 1.0 / ((1.0 - _WEIGHT) / old + _WEIGHT * seconds / nbytes)
 
     def worth_loading(self, chain: Sequence[Entry], n_tokens: int, tier_of: Callable[[str], TierName | None]) -> int:
-        """How many of the chain's segments to load, so that loading them and computing the rest of the prompt's
+        """Return how many of the chain's segments to load, so that loading them and computing the rest of the prompt's
         ``n_tokens`` is quickest."""
         best, best_s = 0, self.compute_s(n_tokens, 0)
         loading = 0.0
@@ -79,7 +80,7 @@ class CostModel:
         return best
 
     def worth_composing(self, entry: Entry, tier: TierName | None, used_tokens: float, behind: int) -> bool:
-        """Whether a page is quicker loaded than the tokens that it would save are computed."""
+        """Say whether a page is quicker loaded than the tokens that it would save are computed."""
         return self.load_s(entry, tier) < self.saved_s(int(used_tokens), behind)
 
 
@@ -112,7 +113,8 @@ def calibrated(model: LoadedModel, chunk: int = 512) -> CostModel:
 
 
 def fitted(seconds: Callable[[int, int], float], sizes: Sizes, chunk: int) -> CostModel:
-    """The cost model through three measurements: ``seconds`` gives those of a pass of so many tokens behind others."""
+    """Fit the cost model through three measurements: ``seconds`` gives those of a pass of so many tokens behind
+    others."""
     short, long, far = sizes.short, sizes.long, sizes.far
     few_s, many_s = seconds(short, 0), seconds(long, 0)
     pair_s = max(0.0, seconds(long, far) - many_s) / (long * far) if far > 0 else 0.0
@@ -124,8 +126,8 @@ def fitted(seconds: Callable[[int, int], float], sizes: Sizes, chunk: int) -> Co
 
 
 def _sizes(model: LoadedModel) -> Sizes:
-    """On a CPU such that measuring takes no longer than it is worth; on a GPU large enough for its matrix units to be
-    what takes the time, as far as there is memory."""
+    """Choose sizes: on a CPU such that measuring takes no longer than it is worth; on a GPU large enough for its matrix
+    units to be what takes the time, as far as there is memory."""
     longs = [128]
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
@@ -139,7 +141,7 @@ def _sizes(model: LoadedModel) -> Sizes:
 
 
 def _timed(model: LoadedModel, runner: ModelRunner, n_tokens: int, behind: int) -> float:
-    """Seconds of a forward pass of so many tokens behind ``behind`` others; the better of two."""
+    """Measure the seconds of a forward pass of ``n_tokens`` tokens behind ``behind`` others; the better of two."""
     tokens = [i % model.model.config.vocab_size for i in range(n_tokens)]
     times = []
     for _ in range(2):
@@ -154,7 +156,7 @@ def _timed(model: LoadedModel, runner: ModelRunner, n_tokens: int, behind: int) 
 
 
 def _copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second from pinned host memory to the device; the better of two."""
+    """Measure bytes per second from pinned host memory to the device; the better of two."""
     copies = Copies(device)
     data = pinned_block(_COPIED_BYTES)
     copied = [copies.to_device([data], wait=True)[1] for _ in range(2)]

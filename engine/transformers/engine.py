@@ -175,7 +175,7 @@ class TransformersEngine:
             raise ValueError("a prompt has at least one token")
         if prompt_tokens + max_tokens > self.model.context:
             raise ContextTooLong(prompt_tokens, max_tokens, self.model.context)
-        self._worker.check_memory(request)
+        self._worker.memory.check(request)
         if self._worker.capacity().waiting >= self._max_waiting:
             raise QueueFull(f"{self._max_waiting} requests are waiting already")
 
@@ -236,7 +236,7 @@ class TransformersEngine:
                 "recallkv_engine_threads", "CPU threads that the model computes with.", self.governor.threads
             ),
             CounterMetricFamily("recallkv_engine_thread_steps_down", steps_down, self.governor.steps_down),
-            CounterMetricFamily("recallkv_engine_out_of_memory", short, self._worker.out_of_memory),
+            CounterMetricFamily("recallkv_engine_out_of_memory", short, self._worker.memory.times_short),
         ]
 
     async def close(self, drain_s: float = 0.0) -> None:

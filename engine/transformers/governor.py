@@ -33,7 +33,7 @@ T = TypeVar("T")
 _LONGEST_PASS = 128
 
 _SAMPLES = 3
-# A pass that takes so many times the usual is suspect, and so is a median of three.
+# A pass that takes this many times the usual is suspect, and so is a median of three.
 _SUDDEN, _LASTING = 2.0, 1.5
 # A trial ends early when one number is so much quicker than the other; else three passes of each are compared.
 _CLEARLY, _QUICKER = 0.75, 0.95

@@ -15,11 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.config import EngineConfig, TransformersConfig
 from engine.dtype import choose_dtype
 from engine.errors import ModelNotLoaded, UnsupportedModel, first_line
-from engine.transformers.attention import NAME, quick_native, register, use_native
-from engine.transformers.fused import fuse_layers
-from engine.transformers.joined import join_layers
-from engine.transformers.kernels import choose_at_load
-from engine.transformers.packing import can_pack, pack_linears
+from engine.transformers.attention.choose import for_cpu, for_device, quick_native, use
+from engine.transformers.attention.interface import NAME, register
+from engine.transformers.attention.one_by_one import OneByOne
+from engine.transformers.layers.fused import fuse_layers
+from engine.transformers.layers.joined import join_layers
+from engine.transformers.layers.packing import can_pack, pack_linears
 from engine.transformers.selftest import check_attention, find_rotation
 from kvcache import Fingerprint, Rotation
 from kvcache.copies import CPU, indexed, use_device
@@ -46,7 +47,8 @@ class LoadedModel:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU. Raises ``ModelNotLoaded``."""
+    """Choose a device by name; ``auto`` is the first CUDA device where there is one, else the CPU. Raises
+    ``ModelNotLoaded``."""
     if wanted != "auto":
         try:
             return torch.empty(0, device=wanted).device
@@ -86,7 +88,7 @@ def _placed(device: torch.device) -> dict[str, Any]:
 
 
 def _folder_of(network: Any) -> Path | None:
-    """Where the checkpoint's files lie: a folder, or a hub download in the cache; None for a model made in memory."""
+    """Find the checkpoint's files: a folder, or a hub download in the cache; None for a model made in memory."""
     name = network.config._name_or_path
     if Path(name).is_dir():
         return Path(name) if name else None
@@ -118,22 +120,22 @@ def prepare(
     if can_pack(network):
         fused = fuse_layers(network)
         log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
-        _choose_attention(native)
+        use(network, _compiled_for_cpu(native))
     elif network.device.type != "cpu":
         log.info("joined the steps of %d layers", join_layers(network))
-    layout = fingerprint.layout
-    heads = config.num_attention_heads, layout.kv_heads, layout.head_dim
-    choose_at_load(network.device, layout.torch_dtype, heads, compiled=native)
+        layout = fingerprint.layout
+        heads = config.num_attention_heads, layout.kv_heads, layout.head_dim
+        use(network, for_device(network.device, layout.torch_dtype, heads, compiled=native))
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     check_attention(network, fingerprint.layout)
     return replace(loaded, rotation=find_rotation(network, fingerprint.layout))
 
 
-def _choose_attention(native: bool) -> None:
+def _compiled_for_cpu(native: bool) -> OneByOne:
     found = quick_native() if native else "the compiled one is turned off"
     kernel = None if isinstance(found, str) else found
-    use_native(kernel)
     log.info("attention was compiled for this CPU" if kernel else f"attention is PyTorch's: {found}")
+    return for_cpu(kernel)
 
 
 def _refuse_unsupported(config: Any) -> None:
@@ -149,8 +151,8 @@ def _window_covers_context(config: Any) -> bool:
 
 
 def _context(config: Any) -> int:
-    """The model's context; with sliding windows only as far as they are full attention, with rotary scalings that
-    change with the sequence's length (longrope; dynamic does so beyond ``max_position_embeddings`` only) as far as
+    """Return the model's context; with sliding windows only as far as they are full attention, with rotary scalings
+    that change with the sequence's length (longrope; dynamic does so beyond ``max_position_embeddings`` only) as far as
     they do not."""
     context: int = config.max_position_embeddings
     rope = getattr(config, "rope_parameters", None) or {}

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
-from engine.transformers.attention import Chunk, Probe, RaggedBatch, SequenceKV, ShallowPassDone, Slots
+from engine.transformers.attention.choose import attention_of
+from engine.transformers.attention.ragged import Chunk, Probe, RaggedBatch, ShallowPassDone, Slots
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.governor import Kind, ThreadGovernor, governed
 from engine.transformers.upload import upload
+from kvcache.repair import Comparison
 
 _LAYERS_AHEAD = 2
 
@@ -48,7 +51,7 @@ class PacedInterrupt:
         self._before: Any = None
 
     def __call__(self) -> bool:
-        """Whether to give up; called before each layer."""
+        """Say whether to give up; called before each layer."""
         if self._asked % _LAYERS_AHEAD == 0:
             event = self._new_event()
             event.record()
@@ -70,8 +73,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Work], interrupt: Callable[[], bool] | None = None) -> torch.Tensor:
-        """Float32 logits [wanted, vocabulary]: of each piece of work the wanted rows, in order. Raises ``Interrupted``
-        as soon as ``interrupt`` says so; nothing has happened then."""
+        """Run a pass; returns float32 logits [wanted, vocabulary], of each piece of work the wanted rows, in order.
+        Raises ``Interrupted`` as soon as ``interrupt`` says so; nothing has happened then."""
         if interrupt is not None and self.device.type == "cuda":
             interrupt = PacedInterrupt(interrupt, torch.cuda.Event)
         chunks: list[Chunk] = []
@@ -95,20 +98,22 @@ class ModelRunner:
         return logits
 
     @torch.inference_mode()
-    def deviation(self, kv: SequenceKV, token_ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
-        """How far each of these tokens' keys and values in the sequence are from what the tokens before it ask for,
-        found in the first two layers, float32 [tokens] on the model's device. The sequence stays as it is but for its
-        first layer, which depends on nothing before it."""
-        probe = Probe("deviation")
+    def compared(
+        self, kv: SequenceKV, token_ids: Sequence[int], positions: Sequence[int], signal: Comparison
+    ) -> torch.Tensor:
+        """Compare the keys and values that these tokens ask for with those in the sequence, float32 [tokens] on the
+        model's device. The sequence stays as it is but for the layers before the one that is compared."""
+        probe = Probe(signal)
         try:
             self.forward([Work(kv, token_ids, 0, positions, probe)])
         except ShallowPassDone:
             assert probe.signal is not None
             return probe.signal
-        raise AssertionError("the pass went past its second layer")
+        raise AssertionError("the pass went past the layer that it was to stop at")
 
     def wait(self) -> None:
-        """Until the device has done what it was given: without logits to fetch, a pass on a GPU returns at once."""
+        """Wait until the device has done what it was given: without logits to fetch, a pass on a GPU returns at
+        once."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -140,7 +145,7 @@ class ModelRunner:
             position_ids=places[None],
             use_cache=False,
             logits_to_keep=rows,
-            ragged=RaggedBatch(chunks, interrupt, rows),
+            ragged=RaggedBatch(chunks, attention_of(self._model), interrupt, rows),
         )
         logits: torch.Tensor = output.logits[0].float()
         return logits

@@ -28,7 +28,7 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is taken as it is, without any change to the logits."""
+        """Say whether the most likely token is taken as it is, without any change to the logits."""
         s = self._sampling
         plain = s.presence_penalty == s.frequency_penalty == 0.0 and s.repetition_penalty == 1.0
         return s.temperature == 0.0 and plain and not s.logit_bias and not self._held_back
@@ -42,11 +42,11 @@ class Sampler:
         return self._sampling
 
     def repeated(self) -> list[int]:
-        """The tokens whose logits the repetition penalty changes."""
+        """Return the tokens whose logits the repetition penalty changes."""
         return sorted(self._prompt | self._counts.keys()) if self._sampling.repetition_penalty != 1.0 else []
 
     def shifts(self) -> dict[int, float]:
-        """What is added to logits after that: the other penalties, negative, and the bias."""
+        """Return what is added to logits after that: the other penalties, negative, and the bias."""
         s = self._sampling
         shifts = dict(s.logit_bias)
         if s.presence_penalty or s.frequency_penalty:
@@ -56,12 +56,12 @@ class Sampler:
         return shifts
 
     def excluded(self) -> Sequence[int]:
-        """The tokens that must not come yet."""
+        """Return the tokens that must not come yet."""
         return self._never_first if self._held_back else ()
 
     def uniform(self) -> float:
-        """The number of the choice's random stream, from 0 to 1, that the next token is drawn with: the same until that
-        is observed, so that a draw can be made once more."""
+        """Return the number of the choice's random stream, from 0 to 1, that the next token is drawn with: the same
+        until that is observed, so that a draw can be made once more."""
         if self._uniform is None:
             self._uniform = float(torch.rand((), dtype=torch.float64, generator=self._generator))
         return self._uniform
@@ -72,7 +72,7 @@ class Sampler:
         self._uniform = None
 
     def choose(self, logits: torch.Tensor) -> int:
-        """A token id from float32 logits [vocabulary] on the CPU."""
+        """Choose a token id from float32 logits [vocabulary] on the CPU."""
         logits = self._penalised(logits.clone())
         if self._sampling.temperature == 0.0:
             return int(logits.argmax())
@@ -113,7 +113,7 @@ class Sampler:
         return int(ids[self._multinomial(probabilities)])
 
     def _ranked(self, logits: torch.Tensor, kept: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities of the ``kept`` likeliest tokens, in falling order, as far as top_p can reach."""
+        """Rank the probabilities of the ``kept`` likeliest tokens, in falling order, as far as top_p can reach."""
         if kept < logits.shape[0]:
             top, ids = logits.topk(kept)
             return torch.softmax(top, -1), ids

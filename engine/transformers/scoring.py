@@ -18,8 +18,8 @@ _ROWS = 64
 def token_logprobs(
     logits: torch.Tensor, token_ids: Sequence[int], wanted: int, vocabulary: Vocabulary
 ) -> list[TokenLogprob]:
-    """The log-probability of each token under its row of float32 ``logits`` [tokens, vocabulary], on any device, and
-    the ``wanted`` likeliest ones."""
+    """Return the log-probability of each token under its row of float32 ``logits`` [tokens, vocabulary], on any device,
+    and the ``wanted`` likeliest ones."""
     found = []
     for begin in range(0, len(token_ids), _ROWS):
         ids = token_ids[begin : begin + _ROWS]
@@ -35,7 +35,7 @@ def token_logprobs(
 def named(
     token_id: int, logprob: float | None, vocabulary: Vocabulary, top: tuple[TokenLogprob, ...] = ()
 ) -> TokenLogprob:
-    """A token's log-probability with its text."""
+    """Return a token's log-probability with its text."""
     return TokenLogprob(token_id, vocabulary.text_of(token_id), logprob, vocabulary.bytes_of(token_id), top)
 
 

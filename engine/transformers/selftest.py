@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from engine.errors import UnsupportedModel
-from engine.transformers.attention import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.runner import ModelRunner, Work
 from kvcache import Layout, Rotation, UnsupportedRotation, rotation_of
 
@@ -42,7 +42,7 @@ _FIRST_LAYER_BOUND, _LATER_LAYER_BOUND = 1e-2, 0.05
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a model made of a few tokens: log-probabilities, float32 [tokens behind the cut, vocabulary], and keys and
+    """A model's results for a few tokens: log-probabilities, float32 [tokens behind the cut, vocabulary], and keys and
     values, [layers, kv_heads, tokens, head_dim] each."""
 
     logprobs: torch.Tensor
@@ -51,8 +51,8 @@ class Seen:
     largest_logit: float
 
     def off(self, other: Seen) -> torch.Tensor:
-        """How far another is from this one, float32 [1 + 2 x layers], on the CPU: log-probabilities, relative to the
-        largest logit, then each layer's keys, then its values, relative to the largest of the layer."""
+        """Measure how far another is from this one, float32 [1 + 2 x layers], on the CPU: log-probabilities, relative
+        to the largest logit, then each layer's keys, then its values, relative to the largest of the layer."""
         logprobs = (other.logprobs - self.logprobs).abs().max() / max(1.0, self.largest_logit)
         kept = [(self.keys, other.keys), (self.values, other.values)]
         layers = [_apart(mine, others) for mine, others in kept]
@@ -60,7 +60,7 @@ class Seen:
 
 
 def _apart(mine: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Largest difference of each layer, relative to the layer's largest number, float32 [layers]."""
+    """Return the largest difference of each layer, relative to the layer's largest number, float32 [layers]."""
     mine, other = mine.float().flatten(1), other.float().flatten(1)
     return (mine - other).abs().amax(1) / mine.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -82,7 +82,7 @@ class Recorder:
         return self.keys[layer], self.values[layer]
 
     def stacked(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and all values, [layers, kv_heads, tokens, head_dim] each."""
+        """Return all keys and all values, [layers, kv_heads, tokens, head_dim] each."""
         keys, values = (torch.stack([kept[i][0] for i in sorted(kept)]) for kept in (self.keys, self.values))
         return keys, values
 
@@ -98,7 +98,7 @@ def _recorded(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: its own scaled dot-product attention, with a recorder listening."""
+    """Attend by transformers' own scaled dot-product attention, with a recorder listening."""
     if recorder is None:
         raise UnsupportedModel("this model does not pass the batch on to its attention")
     key, value = recorder.add(module.layer_idx, key, value)
@@ -109,8 +109,8 @@ def _recorded(
 
 
 def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attention written out: query [1, heads, new, head_dim], the last of key and value's tokens; to
-    [1, new, heads, head_dim]."""
+    """Attend by the definition: query [1, heads, new, head_dim], the last of key and value's tokens; to [1, new, heads,
+    head_dim]."""
     _, heads, new, _ = query.shape
     grouped = query[0].view(key.shape[1], -1, *query.shape[2:])
     scores = (grouped @ key[0, :, None].transpose(2, 3)).float() * scale
@@ -122,7 +122,7 @@ def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: f
 
 @contextmanager
 def _recording(network: Any) -> Any:
-    """Within the block the model's attention is transformers' own, and can be listened to."""
+    """Have the model use transformers' own attention within the block, which can be listened to."""
     AttentionInterface.register(_NAME, _recorded)
     AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     before = network.config._attn_implementation
@@ -134,7 +134,7 @@ def _recording(network: Any) -> Any:
 
 
 def _theirs(network: Any, token_ids: Sequence[int], cuts: Sequence[int], recorder: Recorder) -> Seen:
-    """The tokens in passes that end at ``cuts``."""
+    """Run the tokens in passes that end at ``cuts``."""
     logits = torch.empty(0)
     begin = 0
     for end in cuts:
@@ -146,7 +146,7 @@ def _theirs(network: Any, token_ids: Sequence[int], cuts: Sequence[int], recorde
 
 
 def _ours(network: Any, layout: Layout, token_ids: Sequence[int]) -> Seen:
-    """The tokens in two passes of this engine, the first ones' keys and values injected into the second."""
+    """Run the tokens in two passes of this engine, the first ones' keys and values injected into the second."""
     kv = SequenceKV(layout, network.device, len(token_ids))
     runner = ModelRunner(network)
     runner.forward([Work(kv, token_ids[:_CUT], 0)])
@@ -193,7 +193,7 @@ def _name(index: int, layout: Layout) -> str:
 
 @torch.inference_mode()
 def find_rotation(network: Any, layout: Layout) -> Rotation | None:
-    """The model's rotation, found to give the keys that the model itself gives elsewhere; None where none does.
+    """Return the model's rotation, found to give the keys that the model itself gives elsewhere; None where none does.
 
     Held against the first layer of each kind of rotation alone, in float32: all others of the kind turn alike.
     """
@@ -215,7 +215,7 @@ def find_rotation(network: Any, layout: Layout) -> Rotation | None:
 
 
 def _first_layers(rotation: Rotation) -> list[int]:
-    """The first layer of each kind of frequencies."""
+    """Return the first layer of each kind of frequencies."""
     rows = rotation.inv_freq.tolist()
     return [i for i, row in enumerate(rows) if row not in rows[:i]]
 
@@ -227,7 +227,7 @@ def _bound(layer: int, dtype: torch.dtype) -> float:
 
 
 def _keys_at(network: Any, layout: Layout, tokens: list[int], position: int) -> torch.Tensor:
-    """Keys of ``tokens`` alone, the first at ``position``: they see nothing before them."""
+    """Compute keys of ``tokens`` alone, the first at ``position``: they see nothing before them."""
     end = position + len(tokens)
     kv = SequenceKV(layout, network.device, end)
     kv.open_region(end)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from engine.base import Delta, Event, FinishReason, GenerateRequest, PieceReport, Source, Started, TokenLogprob
 from engine.listing import Listing
 from engine.placement import SOURCES, MissingPiece, Placement, chain_end, missing_pieces, slowest
-from engine.transformers.attention import SequenceKV
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.composition import Composition
 from engine.transformers.loading import LoadedModel
 from engine.transformers.sampler import Sampler
@@ -36,7 +36,7 @@ class Choice:
 
     @property
     def last_token(self) -> int:
-        """The token that the next step feeds: its keys and values are not there yet."""
+        """Return the token that the next step feeds: its keys and values are not there yet."""
         return self.token_ids[-1]
 
     def accept(self, token_id: int, logprob: TokenLogprob | None, group: Group, model: LoadedModel) -> Delta:
@@ -59,7 +59,7 @@ class Choice:
         return Delta(self.index, shown, (token_id,), listed, reason, ended_by=logprob if ended else None)
 
     def end(self) -> Delta:
-        """The last event of a choice that no more tokens are chosen for."""
+        """Return the last event of a choice that no more tokens are chosen for."""
         self.finished = True
         return Delta(self.index, "", finish_reason="length")
 
@@ -110,33 +110,40 @@ class Group:
         self.token_ids = self.request.prompt.token_ids
 
     @property
+    def started_kv(self) -> SequenceKV:
+        """Return its keys and values, once it has started."""
+        assert self.kv is not None, "only started groups are worked on"
+        return self.kv
+
+    @property
     def remaining(self) -> int:
-        """Prompt tokens still to compute."""
+        """Count the prompt tokens still to compute."""
         return len(self.todo) - self.done if self.todo is not None else len(self.token_ids)
 
     def next_positions(self, n: int) -> Sequence[int]:
-        """The positions of the next ``n`` tokens to compute."""
+        """Return the positions of the next ``n`` tokens to compute."""
         assert self.todo is not None, "only settled prompts are worked on"
         return self.todo[self.done : self.done + n]
 
     @property
     def chained_tokens(self) -> int:
-        """Prompt tokens that came from chained segments. Those that must be computed, one at least, never do."""
+        """Count the prompt tokens that came from chained segments. Those that must be computed, one at least, never
+        do."""
         return min(sum(entry.n_tokens for entry, _ in self.chain), self.request.needed_from)
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that were not computed."""
+        """Count the prompt tokens that were not computed."""
         return len(self.token_ids) - len(self.todo) if self.todo is not None else 0
 
     @property
     def expected_tokens(self) -> int:
-        """Tokens whose keys and values there will be at most, all choices together."""
+        """Count the tokens whose keys and values there will be at most, all choices together."""
         return len(self.token_ids) + self.request.n * self.request.sampling.max_tokens
 
     @property
     def held_tokens(self) -> int:
-        """Tokens whose keys and values are there, and those of the prompt that are still to come."""
+        """Count the tokens whose keys and values are there, and those of the prompt that are still to come."""
         own = len(self.token_ids) if self.kv is None else max(len(self.token_ids), self.kv.n_tokens)
         return max(own, sum(choice.kv.n_tokens for choice in self.choices))
 
@@ -162,10 +169,9 @@ class Group:
     def begin_choices(self, model: LoadedModel, vocabulary: Vocabulary) -> None:
         """Make the choices, now that the prompt is computed: all, or none where there is no memory for them."""
         request, sampling = self.request, self.request.sampling
-        assert self.kv is not None, "only started groups are worked on"
-        choices = []
+        kv, choices = self.started_kv, []
         for index in range(request.n):
-            own = self.kv if request.n == 1 else self.kv.fork(sampling.max_tokens)
+            own = kv if request.n == 1 else kv.fork(sampling.max_tokens)
             sampler = Sampler(sampling, index, self.token_ids, model.eos_token_ids)
             text = TextStream(model.tokenizer, sampling.stop)
             listing = None if sampling.logprobs is None else Listing(vocabulary)
@@ -185,7 +191,7 @@ class Group:
         )
 
     def reports(self) -> tuple[PieceReport, ...]:
-        """Where each piece of the prompt came from."""
+        """Report where each piece of the prompt came from."""
         composed = {p.piece: p for p in self.composition.placements} if self.composition is not None else {}
         reports = []
         begin = 0
@@ -213,7 +219,7 @@ class Group:
         return PieceReport(slowest(sources), end - begin, load_ms)
 
     def missing_pieces(self) -> list[MissingPiece]:
-        """Kept pieces that have no segment yet."""
+        """Return kept pieces that have no segment yet."""
         composed = {p.piece for p in self.composition.placements} if self.composition is not None else set()
         chain = (entry for entry, _ in self.chain)
         return missing_pieces(
@@ -221,8 +227,9 @@ class Group:
         )
 
     def session_pieces(self) -> list[MissingPiece]:
-        """What the conversation's next request will find of this one beside the kept pieces: the turns behind them, and
-        the answer. Nothing where something was composed, because what was computed behind that is not exact."""
+        """Return what the conversation's next request will find of this one beside the kept pieces: the turns behind
+        them, and the answer. Nothing where something was composed, because what was computed behind that is not
+        exact."""
         *before, turns = self.request.prompt.pieces
         if self.composition is not None or turns.label is not None:
             return []
@@ -240,7 +247,7 @@ class Group:
 
     @property
     def fed_tokens(self) -> tuple[int, ...]:
-        """The tokens whose keys and values are there, once the prompt is done: its own and those of the first choice
-        but the last, which was never fed."""
+        """Return the tokens whose keys and values are there, once the prompt is done: its own and those of the first
+        choice but the last, which was never fed."""
         answer = self.choices[0].token_ids[:-1] if self.choices else ()
         return (*self.token_ids, *answer)

@@ -21,7 +21,7 @@ class TextStream:
         self.stopped = False
 
     def push(self, token_id: int) -> str:
-        """Text that is safe to show after this token; may be empty. Sets ``stopped`` at a stop string, whose
+        """Return text that is safe to show after this token; may be empty. Sets ``stopped`` at a stop string, whose
         text is not shown."""
         if not self._vocabulary.is_special(token_id):
             self._held += self._decoder.decode(self._vocabulary.bytes_of(token_id, not self._begun))
@@ -36,11 +36,11 @@ class TextStream:
         return shown
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins ``stop``."""
+        """Return the length of the longest end of the held text that begins ``stop``."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
 
     def flush(self) -> str:
-        """What was held back, when no more tokens come."""
+        """Return what was held back, when no more tokens come."""
         shown, self._held = self._held, ""
         return shown

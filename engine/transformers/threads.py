@@ -26,7 +26,7 @@ _PROBE_ROWS, _PROBE_WIDTH, _PROBE_LAYERS, _PROBE_ROUNDS = 16, 1024, 60, 5
 
 
 def in_passing(work: Callable[[], T], threads: int) -> T:
-    """What ``work`` gives, done with ``threads`` in a thread that ends with it."""
+    """Do ``work`` with ``threads`` CPU threads in a thread that ends with it; returns what it gives."""
 
     def run() -> T:
         compute_with(threads)
@@ -37,13 +37,13 @@ def in_passing(work: Callable[[], T], threads: int) -> T:
 
 
 def compute_with(threads: int) -> None:
-    """This thread computes with so many from now on, whatever others say later."""
+    """Have this thread compute with so many threads from now on, whatever others say later."""
     torch.get_num_threads()  # a thread takes over the process's number when it first asks, over one that was set before
     torch.set_num_threads(threads)
 
 
 def leave_to_engine() -> None:
-    """From now on this thread, and those that begin to compute later, do so without a pool."""
+    """Have this thread, and those that begin to compute later, do so without a pool from now on."""
     torch.set_num_threads(1)
 
 
@@ -104,7 +104,7 @@ def usable_threads(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """CPU quotas in cores of this process's control group and those above it, of version 1 and 2."""
+    """Read the CPU quotas in cores of this process's control group and those above it, of version 1 and 2."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
         if not controllers:
@@ -129,7 +129,7 @@ def _quota(group: Path) -> Iterator[float]:
 
 
 def _text(file: Path) -> str:
-    """A small file's text; empty where it cannot be read: not every system has control groups."""
+    """Read a small file's text; empty where it cannot be read: not every system has control groups."""
     try:
         return file.read_text()
     except OSError:

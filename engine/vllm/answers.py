@@ -20,7 +20,7 @@ class Answers:
         self._listings: dict[int, Listing] = {}
 
     def delta(self, choice: Any) -> Delta:
-        """The next event of a choice."""
+        """Return the next event of a choice."""
         if not self._sampling.max_tokens:  # vLLM chooses one token at least
             return Delta(choice.index, "", finish_reason="length")
         reason = None if choice.finish_reason is None else _FINISH.get(choice.finish_reason, "abort")

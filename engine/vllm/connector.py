@@ -154,10 +154,10 @@ class RecallKVConnector(KVConnectorBase_V1):
         self.worker.start(self._orders)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing: a request runs when its load has ended."""
+        """Do nothing: a request runs when its load has ended."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: torch.Tensor, attn_metadata: Any, **kwargs: Any) -> None:
-        """Nothing: see the module's text."""
+        """Do nothing: see the module's text."""
 
     def wait_for_save(self) -> None:
         self.worker.save(self._orders)
@@ -203,14 +203,14 @@ class RecallKVConnector(KVConnectorBase_V1):
 
 
 def _refuse_split_blocks(layer: torch.Tensor, kv_cache_config: Any) -> None:
-    """Orders name vLLM's blocks; where a kernel wants smaller ones, the cache's are other blocks of other numbers."""
+    """Refuse kernels that want smaller blocks than vLLM's: orders name vLLM's, and the cache's are others then."""
     size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
     if layer.shape[2] != size:
         raise UnsupportedCache(f"blocks of {size} tokens lie as blocks of {layer.shape[2]}: set --block-size to that")
 
 
 def _refuse_unsupported(vllm_config: Any, kv_cache_config: Any) -> None:
-    """The same limits as the transformers engine has, and what vLLM adds."""
+    """Refuse what the transformers engine refuses, and what vLLM adds."""
     if len(kv_cache_config.kv_cache_groups) != 1:
         raise UnsupportedCache("the model's layers are of several kinds of attention")
     spec = kv_cache_config.kv_cache_groups[0].kv_cache_spec

@@ -5,20 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import Metric
-from vllm.exceptions import VLLMValidationError
-from vllm.inputs import TokensPrompt
-from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from engine.base import (
     Capacity,
@@ -28,31 +22,25 @@ from engine.base import (
     GenerateRequest,
     MemoryText,
     PageRequest,
-    Piece,
     Prompt,
     Sampling,
     Started,
     Tools,
 )
-from engine.certificate import certificate_of, page_probes
+from engine.certificate import page_probes
 from engine.config import EngineConfig
-from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, NotScored, QueueFull
 from engine.prompt import PromptRenderer
 from engine.vllm.answers import Answers, token_logprob
-from engine.vllm.plan import Composition, RequestPlan
-from engine.vllm.plan import Source as Stored
-from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
+from engine.vllm.intake import Intake
+from engine.vllm.pages import Pages
+from engine.vllm.planning import Planned
 from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
 from engine.vllm.tools import ToolParsing, forced
 from engine.vocabulary import vocabulary_of
-from kvcache import Certificate, Entry, Fingerprint, SegmentStore, TierName
+from kvcache import Entry, Fingerprint, SegmentStore, TierName
 
 log = logging.getLogger(__name__)
-
-# vLLM's priorities, the lower one first: what users ask comes before what is only built.
-_USER, _BACKGROUND = 0, 1
-_SAVE_TIMEOUT_S = 60.0
 
 
 class VllmEngine:
@@ -69,20 +57,17 @@ class VllmEngine:
         config: EngineConfig,
     ) -> None:
         self.llm = llm
+        composing = config.composing if config.vllm.composes and not config.vllm.plain else None
+        self._intake = Intake(llm, store, fingerprint, composing, config.batching.max_waiting)
+        self.pages = Pages(self._intake)
         self._tools = ToolParsing(config.vllm.tool_parser, tokenizer)
         self.store = store
         self.reports = reports
         self._fingerprint = fingerprint
         self._tokenizer = tokenizer
         self._model_id = config.model_id
-        self._composing = config.composing if config.vllm.composes and not config.vllm.plain else None
-        self._can_compose: bool | None = None
-        self._max_waiting = config.batching.max_waiting
         self._renderer = PromptRenderer(tokenizer)
         self._vocabulary = vocabulary_of(tokenizer)
-        self._plans = PlanMaker(store, fingerprint, None)
-        self._running = 0
-        self._closed = False
 
     # -- the model -------------------------------------------------------------------------------------------
 
@@ -151,19 +136,18 @@ class VllmEngine:
         """Have the workers read the segment into their host tier; they do not wait for it, nor does this."""
         if self.tier_of(key) is None:
             return 0
-        await self._get_ready()
+        await self._intake.get_ready()
         return sum(await self.llm.collective_rpc("recallkv_preload", args=(key,)))
 
     # -- generating ------------------------------------------------------------------------------------------
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        self._check(request)
-        await self._get_ready()
-        name = uuid.uuid4().hex
+        self._intake.check(request)
+        await self._intake.get_ready()
         if request.score_last:
             # vLLM scores the tokens that it computes, and leaves the rows of those before them as they were in memory.
             request = replace(request, use_segments=False)
-        planned = self._with_room(self._plans.plan(request, name))
+        planned = self._intake.with_room(self._intake.plan(request))
         sampling = request.sampling if request.tools is None else forced(request.sampling, request.tools)
         params = sampling_params(sampling, request.n, planned.plan)
         params.skip_reading_prefix_cache = not request.use_segments
@@ -173,7 +157,7 @@ class VllmEngine:
         asked = time.perf_counter()
         answers = Answers(self._vocabulary, request.sampling)
         started = False
-        async with aclosing(self._outputs(planned, params, name, _USER)) as outputs:
+        async with aclosing(self._intake.generate(planned, params)) as outputs:
             async for output in outputs:
                 if not started:
                     started = True
@@ -181,17 +165,6 @@ class VllmEngine:
                 for choice in output.outputs:
                     delta = answers.delta(choice)
                     yield delta if readers is None else readers.read(delta)
-
-    def _with_room(self, planned: Planned) -> Planned:
-        """Keep what there is room for on disk: of a chain nothing behind what there is none for."""
-        tokens, bytes_per_token = planned.request.prompt.token_ids, self._fingerprint.layout.bytes_per_token
-        keeps = tuple(
-            takewhile(
-                lambda keep: self.store.expect(keep.key(tokens), (keep.end - keep.start) * bytes_per_token),
-                planned.plan.keeps,
-            )
-        )
-        return replace(planned, plan=replace(planned.plan, keeps=keeps))
 
     def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
         loads = self.reports.loads(planned.plan.id)
@@ -208,153 +181,25 @@ class VllmEngine:
         scores = (token_logprob(i, one, wanted, self._vocabulary) for i, one in zip(token_ids, found, strict=True))
         return replace(started, scores=tuple(scores))
 
-    async def _outputs(
-        self, planned: Planned, params: SamplingParams, name: str, priority: int
-    ) -> AsyncGenerator[Any, None]:
-        prompt = TokensPrompt(prompt_token_ids=list(planned.request.prompt.token_ids), cache_salt=planned.cache_salt)
-        self._running += 1
-        try:
-            async with aclosing(self.llm.generate(prompt, params, name, priority=priority)) as outputs:
-                async for output in outputs:
-                    yield output
-        except EngineDeadError as error:
-            raise EngineClosed("vLLM's engine has died; its log says why") from error
-        except (VLLMValidationError, ValueError) as error:
-            raise InvalidRequest(str(error)) from error
-        finally:
-            self._running -= 1
-
-    def _check(self, request: GenerateRequest) -> None:
-        if self._closed or self.llm.errored:
-            raise EngineClosed("the engine is shutting down")
-        prompt_tokens, max_tokens = request.prompt.n_tokens, request.sampling.max_tokens
-        context = self.llm.model_config.max_model_len
-        if prompt_tokens < 1:
-            raise ValueError("a prompt has at least one token")
-        if prompt_tokens + max_tokens > context:
-            raise ContextTooLong(prompt_tokens, max_tokens, context)
-        if max(0, self._running - self.llm.scheduler_config.max_num_seqs) >= self._max_waiting:
-            raise QueueFull(f"{self._max_waiting} requests are waiting already")
-
-    async def _get_ready(self) -> None:
-        """Before the first request: ask the workers whether this model's keys can be moved."""
-        if self._can_compose is not None or self._composing is None:
-            return
-        self._can_compose = False
-        refusals = [answer for answer in await self.llm.collective_rpc("recallkv_compose") if answer]
-        if refusals:
-            log.warning("memories cannot be composed: %s", refusals[0])
-            return
-        self._can_compose = True
-        self._plans = PlanMaker(self.store, self._fingerprint, self._composing)
-
     # -- building --------------------------------------------------------------------------------------------
 
     async def build(self, prompt: Prompt, salt: str = "") -> int:
         """Compute and store the prompt's kept pieces; returns how many tokens they hold."""
         kept = Prompt(tuple(piece for piece in prompt.pieces if piece.keep))
         request = GenerateRequest("build", kept, Sampling(max_tokens=1), salt=salt)
-        self._check(request)
-        await self._get_ready()
-        planned = self._with_room(self._plans.plan(request, uuid.uuid4().hex))
-        await self._run(planned)
-        await self._until_stored([keep.key(kept.token_ids) for keep in planned.plan.keeps])
+        self._intake.check(request)
+        await self._intake.get_ready()
+        planned = self._intake.with_room(self._intake.plan(request))
+        await self._intake.run(planned)
+        await self._intake.until_stored([keep.key(kept.token_ids) for keep in planned.plan.keeps])
         return kept.n_tokens
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
         """Compute, store and certify a page, behind whatever users ask."""
-        key = await self.store_page(request, salt)
-        if key is None:
-            return False
-        try:
-            certificate = await self._certified(request, key)
-        except NotScored:  # an expected end: memories are deleted, and segments evicted, while pages are built
-            log.info("page %s was gone before it was certified", key[:12])
-            return False
-        return self.store.certify(key, certificate)
-
-    async def store_page(self, request: PageRequest, salt: str = "") -> str | None:
-        """Compute and store a page without a certificate; returns its key, or None where it could not be stored."""
-        await self._get_ready()
-        if not self._can_compose:
-            return None
-        prompt, keep = page_request(request, salt, self._fingerprint)
-        asked = GenerateRequest("page", prompt, Sampling(max_tokens=1), salt=salt)
-        self._check(asked)
-        planned = self._plans.plan(asked, uuid.uuid4().hex)
-        planned = self._with_room(replace(planned, plan=replace(planned.plan, keeps=(keep,))))
-        if not planned.plan.keeps:
-            return None
-        await self._run(planned)
-        key = keep.key(prompt.token_ids)
-        await self._until_stored([key])
-        return None if self.store.tier_of(key) is None else key
-
-    async def _certified(self, request: PageRequest, key: str) -> Certificate:
-        """Compose the page behind the context at each fidelity and compare with full prefill. Raises ``NotScored`` when
-        the page is gone meanwhile."""
-        assert self._composing is not None, "a page is built only where it can be composed"
-        before = Prompt((request.header, *request.context)).token_ids
-        page = Prompt(request.parts).token_ids
-        start = len(Prompt((request.header, *request.lead)).token_ids)
-        source = Stored(key, len(before), len(page), 0, len(before) - start)
-        repairs = {"high": self._composing.high, "fast": self._composing.fast}
-        found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
-        for probe in page_probes(self, request):
-            tokens = before + page + probe.tokens
-            try:
-                exact = await self.score(tokens, len(probe.answer))
-                for fidelity, repair in repairs.items():
-                    composition = Composition(
-                        page_parts(request, len(before)), without_attention(repair).strategy, repair.share
-                    )
-                    other = await self.score(tokens, len(probe.answer), (source,), composition)
-                    found[fidelity].append(await self.divergence(exact, other))
-            finally:
-                await self.llm.collective_rpc("recallkv_forget_scores")
-        return certificate_of(found)
-
-    async def score(
-        self,
-        token_ids: Sequence[int],
-        n: int,
-        sources: tuple[Stored, ...] = (),
-        composition: Composition | None = None,
-    ) -> str:
-        """Run a prompt, from sources as far as they go, and keep the next-token distributions of its last ``n`` tokens
-        in the workers; returns the name they are kept under."""
-        name = uuid.uuid4().hex
-        plan = RequestPlan(sources, (), composition, name, n)
-        prompt = Prompt((Piece("turns", tuple(token_ids)),))
-        request = GenerateRequest("score", prompt, Sampling(max_tokens=1), salt=name)
-        self._check(request)
-        await self._get_ready()
-        await self._run(Planned(request, plan))
-        return name
-
-    async def divergence(self, exact: str, other: str) -> tuple[float, float]:
-        """Mean KL in nats and the share of equal likeliest tokens between two scored prompts. Raises ``NotScored`` when
-        one of them was not, because a source of it was gone."""
-        answers = await self.llm.collective_rpc("recallkv_divergence", args=(exact, other))
-        found = next((answer for answer in answers if answer is not None), None)
-        if found is None:
-            raise NotScored("a segment of a scored prompt is gone")
-        return found[0], found[1]
-
-    async def _run(self, planned: Planned) -> None:
-        params = sampling_params(planned.request.sampling, 1, planned.plan)
-        async with aclosing(self._outputs(planned, params, planned.plan.id, _BACKGROUND)) as outputs:
-            async for _ in outputs:
-                pass
-
-    async def _until_stored(self, keys: Sequence[str]) -> None:
-        """Wait until the workers have written these segments (or given up)."""
-        deadline = time.monotonic() + _SAVE_TIMEOUT_S
-        while any(self.store.tier_of(key) is None for key in keys) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        return await self.pages.build(request, salt, page_probes(self, request))
 
     def metrics(self) -> list[Metric]:
-        """vLLM's own and the connector's."""
+        """Collect vLLM's own and the connector's."""
         return [family for family in REGISTRY.collect() if family.name.startswith("vllm:")]
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -367,7 +212,7 @@ class VllmEngine:
         )
 
     async def _forget(self, removed: list[str]) -> int:
-        if not self._closed:
+        if not self._intake.closed:
             if removed:
                 await self.llm.collective_rpc("recallkv_forget", args=(removed,))
             await self.llm.reset_prefix_cache()
@@ -381,11 +226,11 @@ class VllmEngine:
         return None
 
     async def close(self, drain_s: float = 0.0) -> None:
-        if self._closed:
+        if self._intake.closed:
             return
-        self._closed = True
+        self._intake.closed = True
         deadline = time.monotonic() + drain_s
-        while self._running and time.monotonic() < deadline:
+        while self._intake.running and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if self.llm.output_handler is not None:  # or it reports its processes' end as a failure
             self.llm.output_handler.cancel()
@@ -394,7 +239,7 @@ class VllmEngine:
 
 
 def _times(output: Any, elapsed: float) -> tuple[float, float]:
-    """Seconds in the queue and of prefill."""
+    """Return the seconds in the queue and of prefill."""
     metrics = output.metrics
     if metrics is None or not metrics.scheduled_ts:
         return 0.0, elapsed

@@ -19,7 +19,7 @@ class WorkerExtension:
         return _connector().attach(self.model_runner)
 
     def recallkv_divergence(self, exact: str, other: str) -> tuple[float, float] | None:
-        """See ``Repairer.divergence``; ``exact`` is kept for further comparisons."""
+        """Compare as ``Repairer.divergence`` does; ``exact`` is kept for further comparisons."""
         return _connector().worker.repairer.divergence(exact, other)
 
     def recallkv_forget_scores(self) -> None:

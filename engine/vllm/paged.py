@@ -68,7 +68,7 @@ class PagedCache:
 
     @property
     def is_joined(self) -> bool:
-        """Whether any number of layers is best read and written at once."""
+        """Say whether any number of layers is best read and written at once."""
         return self.packing == "joined"
 
     def touch(self) -> None:
@@ -78,15 +78,15 @@ class PagedCache:
             layer.view(-1).view(torch.uint8)[:: mmap.PAGESIZE].zero_()
 
     def shape(self, n_tokens: int) -> tuple[int, int, int, int]:
-        """Canonical shape of the keys (and of the values) of so many tokens."""
+        """Return the canonical shape of the keys, and of the values, of ``n_tokens`` tokens."""
         return (len(self._views), self._views[0][0].shape[1], n_tokens, self.head_dim)
 
     def nbytes(self, n_tokens: int) -> int:
-        """Bytes of the keys and values of so many tokens."""
+        """Return the bytes of the keys and values of ``n_tokens`` tokens."""
         return 2 * math.prod(self.shape(n_tokens)) * self.dtype.itemsize
 
     def run(self, block_ids: Sequence[int], begin: int, end: int) -> Run:
-        """Where positions ``begin`` to ``end`` lie; made once for as many reads and writes as there are."""
+        """Find where positions ``begin`` to ``end`` lie; made once for as many reads and writes as there are."""
         if not self.is_joined:
             return Run(block_ids, begin, end - begin, None)
         slots = self._slots(block_ids, torch.arange(begin, end))
@@ -112,8 +112,9 @@ class PagedCache:
             view[which][:, :, *run.index] = _viewed(data[begin - first : end - first], view.dtype)
 
     def uploaded(self, data: torch.Tensor, begin: int, end: int) -> torch.Tensor:
-        """Tokens ``begin`` to ``end`` of [layers, kv_heads, tokens, head_dim] on the cache's device; the same memory
-        where they are there. Copies are of memory without gaps, because others would be made on the host first."""
+        """Bring tokens ``begin`` to ``end`` of [layers, kv_heads, tokens, head_dim] on the cache's device; the same
+        memory where they are there. Copies are of memory without gaps, because others would be made on the host
+        first."""
         if data.device == self.device:
             return data[:, :, begin:end]
         layers, heads, tokens, dim = data.shape
@@ -137,7 +138,7 @@ class PagedCache:
     def read(
         self, block_ids: Sequence[int], begin: int, end: int, out: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of the canonical keys and values of positions ``begin`` to ``end``, into ``out`` where given."""
+        """Copy the canonical keys and values of positions ``begin`` to ``end``, into ``out`` where given."""
         shape = self.shape(end - begin)
         keys, values = out or torch.empty((2, *shape), dtype=self.dtype, device=self.device)
         self.read_layers(self.run(block_ids, begin, end), 0, keys, values)
@@ -159,7 +160,7 @@ class PagedCache:
         return half == "keys" and self.packing == "transposed"
 
     def _parts(self, first: int, last: int) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """The views that hold layers ``first`` to ``last``, cut to them, and which layers these are."""
+        """Return the views that hold layers ``first`` to ``last``, cut to them, and which layers these are."""
         begin = 0
         for view in self._joined:
             end = begin + view.shape[1]
@@ -171,7 +172,7 @@ class PagedCache:
     def read_layer(
         self, layer: int, block_ids: Sequence[int], begin: int, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As :meth:`read`, of one layer: [kv_heads, tokens, head_dim] each."""
+        """Copy as :meth:`read`, of one layer: [kv_heads, tokens, head_dim] each."""
         only = PagedCache([self._layers[layer]], self.packing)
         keys, values = only.read(block_ids, begin, end)
         return keys[0], values[0]
@@ -185,7 +186,7 @@ class PagedCache:
             into.copy_(view[ids, :, :, inside].transpose(2, 3) if transposed else view[ids, :, inside])
 
     def slots(self, block_ids: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
-        """Slot numbers, as vLLM counts them, int64 on the cache's device."""
+        """Return slot numbers, as vLLM counts them, int64 on the cache's device."""
         return sent(self._slots(block_ids, positions), self.device)
 
     def _slots(self, block_ids: Sequence[int], positions: torch.Tensor) -> torch.Tensor:
@@ -194,9 +195,9 @@ class PagedCache:
 
 
 def _joined(layers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Views [2 (keys, values), layers, kv_heads, blocks, block_size, words] that hold the layers in order: one where
-    they lie at equal distances in one block of memory, else one a layer. Words have eight bytes where numbers come in
-    such; to copy them, it does not matter what they mean, and takes a fraction of the operations."""
+    """Make views [2 (keys, values), layers, kv_heads, blocks, block_size, words] that hold the layers in order: one
+    where they lie at equal distances in one block of memory, else one a layer. Words have eight bytes where numbers
+    come in such; to copy them, it does not matter what they mean, and takes a fraction of the operations."""
     first = layers[0]
     places = [layer.storage_offset() for layer in layers]
     steps = {after - before for before, after in pairwise(places)} or {0}
@@ -211,14 +212,14 @@ def _joined(layers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _has_words(view: torch.Tensor) -> bool:
-    """Whether a view can be seen as one of eight-byte words."""
+    """Say whether a view can be seen as one of eight-byte words."""
     numbers = 8 // view.itemsize
     where = (view.shape[-1], view.storage_offset(), *view.stride()[:-1])
     return view.stride(-1) == 1 and all(n % numbers == 0 for n in where)
 
 
 def _viewed(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The same bytes as another type, copied where they do not lie so that they can be seen as such."""
+    """View the same bytes as another type, copied where they do not lie so that they can be seen as such."""
     if data.dtype == dtype:
         return data
     return (data if _has_words(data) else data.clone(memory_format=torch.contiguous_format)).view(dtype)
@@ -234,8 +235,9 @@ def _gather(view: torch.Tensor, index: tuple[torch.Tensor, torch.Tensor], out: t
 
 
 def _views(layer: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of a layer: [blocks, kv_heads, block_size, head_dim], keys with the last two dimensions swapped
-    where they are transposed, both with the last two split in two (tile, inside a tile) where they are tiled."""
+    """View keys and values of a layer: [blocks, kv_heads, block_size, head_dim], keys with the last two dimensions
+    swapped where they are transposed, both with the last two split in two (tile, inside a tile) where they are
+    tiled."""
     blocks, heads, size, content = layer.shape
     dim = content // 2
     if packing == "joined":
@@ -273,20 +275,20 @@ def _read_tiles(view: torch.Tensor, ids: slice, inside: slice, into: torch.Tenso
 
 
 def _in_tiles(view: torch.Tensor, inside: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tile of each slot, and the row in it. Slots of one block, since pieces of several are whole blocks."""
+    """Return the tile of each slot, and the row in it. Slots of one block, since pieces of several are whole blocks."""
     slots = torch.arange(inside.start, inside.stop, device=view.device)
     return slots // view.shape[3], slots % view.shape[3]
 
 
 def _by_block(run: torch.Tensor, n: int) -> torch.Tensor:
-    """[heads, tokens, dim] as [n blocks, heads, tokens a block, dim]; a view."""
+    """View [heads, tokens, dim] as [n blocks, heads, tokens a block, dim]; a view."""
     heads, tokens, dim = run.shape
     return run.view(heads, n, tokens // n, dim).transpose(0, 1)
 
 
 def _runs(block_ids: Sequence[int], position: int, n: int, block_size: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Blocks with consecutive ids, the slots in each of them, and which of the ``n`` tokens these are: as few pieces as
-    can be, because a copy of many blocks takes a fraction of many copies' time."""
+    """Group blocks with consecutive ids, the slots in each of them, and which of the ``n`` tokens these are: as few
+    pieces as can be, because a copy of many blocks takes a fraction of many copies' time."""
     done = 0
     while done < n:
         at = position + done
@@ -307,7 +309,7 @@ def _runs(block_ids: Sequence[int], position: int, n: int, block_size: int) -> I
 
 
 def _possible(layer: torch.Tensor) -> list[Packing]:
-    """The packings that a layer's shape and strides allow."""
+    """List the packings that a layer's shape and strides allow."""
     possible: list[Packing] = ["joined"]
     if layer.is_contiguous():
         possible.append("transposed")
@@ -317,7 +319,7 @@ def _possible(layer: torch.Tensor) -> list[Packing]:
 
 
 def packing_of(layer: torch.Tensor, write: WriteTokens) -> Packing:
-    """How the back end packs a layer's cache, found by letting it ``write`` to block 0, which vLLM keeps unused.
+    """Find how the back end packs a layer's cache by letting it ``write`` to block 0, which vLLM keeps unused.
 
     Raises ``UnsupportedCache`` when it is in no way known here.
     """

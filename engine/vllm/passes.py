@@ -15,7 +15,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Limits:
-    """What one pass may hold, and what it costs. Costs are in tokens: so many could be computed in the time."""
+    """The limits of one pass, and its costs in tokens: those that could be computed in the time."""
 
     max_tokens: int
     max_runs: int
@@ -50,7 +50,7 @@ def passes_of(positions: Sequence[int], limits: Limits) -> list[list[range]]:
 
 
 def _gaps_to_close(gaps: Sequence[int], limits: Limits) -> int:
-    """How many of the ascending ``gaps`` to close, so that passes and the tokens in closed gaps cost least."""
+    """Return how many of the ascending ``gaps`` to close, so that passes and the tokens in closed gaps cost least."""
     at_least = sum(gap <= limits.per_run for gap in gaps)
     best, best_cost = at_least, float("inf")
     for n_passes in range(1, len(gaps) // limits.max_runs + 2):
@@ -62,7 +62,7 @@ def _gaps_to_close(gaps: Sequence[int], limits: Limits) -> int:
 
 
 def _closed(runs: Sequence[range], gaps: Sequence[int]) -> list[range]:
-    """The runs with gaps of these sizes closed, the first ones of each size."""
+    """Return the runs with gaps of these sizes closed, the first ones of each size."""
     left = {size: gaps.count(size) for size in set(gaps)}
     joined: list[range] = []
     for run in runs:

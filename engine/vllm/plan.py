@@ -20,7 +20,7 @@ PARAMS = "recallkv"
 
 
 @dataclass(frozen=True)
-class Source:
+class StoredRun:
     """A run of the prompt whose keys and values are stored: ``n_tokens`` from ``position`` on are those of segment
     ``key`` from its token ``begin`` on, moved by ``shift`` positions (0: a chained segment, at its place)."""
 
@@ -34,16 +34,16 @@ class Source:
     def end(self) -> int:
         return self.position + self.n_tokens
 
-    def clipped(self, begin: int, end: int) -> Source | None:
-        """The part of it between two positions of the prompt."""
+    def clipped(self, begin: int, end: int) -> StoredRun | None:
+        """Return the part of it between two positions of the prompt."""
         first, last = max(begin, self.position), min(end, self.end)
         if first >= last:
             return None
-        return Source(self.key, first, last - first, self.begin + first - self.position, self.shift)
+        return StoredRun(self.key, first, last - first, self.begin + first - self.position, self.shift)
 
 
 @dataclass(frozen=True)
-class Keep:
+class SaveSpan:
     """Tokens ``start`` to ``end`` of the prompt are to be stored: as a chained segment behind ``parent``; or, with
     ``parts`` (number of tokens and label each), as a page behind the header ``parent`` and the ``lead`` tokens that
     end at ``start``."""
@@ -57,17 +57,17 @@ class Keep:
 
     @property
     def root(self) -> str | None:
-        """Of a page, the root of its key and its parts' keys."""
+        """Return the root of a page's key and its parts' keys; None where it is no page."""
         return standalone_root(self.parent) if self.parts else None
 
     def parent_key(self, token_ids: Sequence[int]) -> str:
-        """The parent of the segment to be; ``token_ids`` are the prompt's."""
+        """Return the parent of the segment to be; ``token_ids`` are the prompt's."""
         return (
             self.parent if self.root is None else chain_key(self.root, token_ids[self.start - self.lead : self.start])
         )
 
     def key(self, token_ids: Sequence[int]) -> str:
-        """The key of the segment to be; ``token_ids`` are the prompt's."""
+        """Return the key of the segment to be; ``token_ids`` are the prompt's."""
         return chain_key(self.parent_key(token_ids), token_ids[self.start : self.end])
 
 
@@ -83,42 +83,42 @@ class Composition:
     share: float
 
     def before(self, end: int) -> Composition | None:
-        """What of it lies before a position; None where nothing does."""
+        """Return what of it lies before a position; None where nothing does."""
         parts = tuple((a, min(b, end), starts) for a, b, starts in self.parts if a < end)
         return Composition(parts, self.strategy, self.share) if parts else None
 
     def reaches(self, position: int) -> bool:
-        """Whether it has tokens at the position or behind it."""
+        """Say whether it has tokens at the position or behind it."""
         return any(end > position for _, end, _ in self.parts)
 
 
 @dataclass(frozen=True)
 class RequestPlan:
-    """Where a prompt's keys and values come from, and what is stored of it.
+    """The sources of a prompt's keys and values, and the spans of it that are stored.
 
     ``sources`` are in prompt order, without a gap, from position 0; ``id`` is the name that reports are made under.
     """
 
-    sources: tuple[Source, ...] = ()
-    keeps: tuple[Keep, ...] = ()
+    sources: tuple[StoredRun, ...] = ()
+    keeps: tuple[SaveSpan, ...] = ()
     composition: Composition | None = None
     id: str = ""
     score: int = 0
-    """Keep the next-token distributions of so many last tokens of the prompt, under ``id``, in the worker. The whole
+    """Keep the next-token distributions of this many last tokens of the prompt, under ``id``, in the worker. The whole
     prompt is then computed by passes of ours, but for what the sources hold, which may have gaps between them."""
 
     @property
     def end(self) -> int:
-        """Position after the last stored token."""
+        """Return the position after the last stored token."""
         return self.sources[-1].end if self.sources else 0
 
     def as_params(self) -> dict[str, Any]:
-        """The value of ``kv_transfer_params``."""
+        """Make the value of ``kv_transfer_params``."""
         return {PARAMS: _PLAN.dump_python(self, mode="json")}
 
     @classmethod
     def from_params(cls, params: dict[str, Any] | None) -> RequestPlan | None:
-        """The plan in ``kv_transfer_params``, where there is one. Raises ``ValueError`` when it is malformed."""
+        """Read the plan in ``kv_transfer_params``, where there is one. Raises ``ValueError`` when it is malformed."""
         if not params or PARAMS not in params:
             return None
         return _PLAN.validate_python(params[PARAMS])
@@ -133,7 +133,7 @@ class LoadOrder:
 
     request_id: str
     block_ids: tuple[int, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[StoredRun, ...]
     name: str = ""
     """The plan's id."""
     report_when_done: bool = True
@@ -161,7 +161,7 @@ class RepairOrder:
 
     @property
     def first_written(self) -> int:
-        """The first position that passes write to."""
+        """Return the first position that passes write to."""
         parts = self.composition.parts if self.composition is not None else ()
         written = [
             *(max(begin, self.begin) for begin, _, _ in parts),
@@ -174,7 +174,7 @@ class RepairOrder:
 class SaveOrder:
     """Copy a run of tokens out of a request's blocks and write it."""
 
-    keep: Keep
+    keep: SaveSpan
     token_ids: tuple[int, ...]
     """Those of the segment."""
     lead_ids: tuple[int, ...]
@@ -211,7 +211,7 @@ class LoadReport:
 
 @dataclass
 class WorkerReport(KVConnectorWorkerMetadata):
-    """What the workers did since the last step: every list has entries of all ranks."""
+    """The workers' doings since the last step: every list has entries of all ranks."""
 
     loads: list[LoadReport] = field(default_factory=list)
     placed: list[str] = field(default_factory=list)
@@ -229,7 +229,7 @@ class WorkerReport(KVConnectorWorkerMetadata):
     host_bytes: list[int] = field(default_factory=list)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> WorkerReport:
-        """Both reports as one."""
+        """Join both reports."""
         assert isinstance(other, WorkerReport)
         for name in self.__dataclass_fields__:
             getattr(self, name).extend(getattr(other, name))

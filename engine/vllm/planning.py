@@ -11,15 +11,15 @@ from blake3 import blake3
 
 from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Source, Started
 from engine.config import CompositionConfig
-from engine.placement import SOURCES, Placement, find_parts, missing_pieces, slowest, starts_run
-from engine.vllm.plan import Composition, Keep, RequestPlan
-from engine.vllm.plan import Source as Stored
+from engine.placement import SOURCES, Placement, composed_of, find_parts, missing_pieces, slowest
+from engine.vllm.plan import Composition, RequestPlan, SaveSpan, StoredRun
 from kvcache import Fingerprint, Repair, SegmentStore, TierName, chain_key, root_key, standalone_root
+from kvcache.repair import Weighing
 
 
 @dataclass
 class Loads:
-    """What was loaded and computed anew for one request: by segment key the tier and seconds. ``failed_at`` is the
+    """The loads and recomputed tokens of one request: by segment key the tier and seconds. ``failed_at`` is the
     position of the first source that could not be brought in; tokens were computed from there on."""
 
     tiers: dict[str, TierName] = field(default_factory=dict)
@@ -44,13 +44,13 @@ class Planned:
 
     @property
     def cache_salt(self) -> str:
-        """Blocks are shared, inside vLLM, only between requests with the same one: of the same tenant, and composed of
-        the same parts in the same way. Composed keys and values must never pass for exact ones."""
+        """Return what must be equal for requests to share blocks inside vLLM: they are of the same tenant, and composed
+        of the same parts in the same way. Composed keys and values must never pass for exact ones."""
         how = [(p.entry.key, p.part.begin, p.position) for p in self.placements]
         return blake3(repr((self.request.salt, how, self.repair)).encode()).hexdigest()[:32]
 
     def started(self, loads: Loads, cached_tokens: int, times: tuple[float, float]) -> Started:
-        """What to tell of the request once its first token is known; ``times``: seconds in the queue (loading
+        """Make what to tell of the request once its first token is known; ``times``: seconds in the queue (loading
         included) and of prefill."""
         load_s = sum(loads.seconds.values()) + loads.repair_s
         cached_tokens = min(cached_tokens, loads.failed_at)
@@ -94,7 +94,7 @@ class PlanMaker:
         self._composing = composing
 
     def plan(self, request: GenerateRequest, name: str) -> Planned:
-        """The longest chain, then as many composed parts as follow it without a gap, then what is to be stored."""
+        """Plan the longest chain, then as many composed parts as follow it without a gap, then what is to be stored."""
         if not request.use_segments:
             return Planned(request, RequestPlan(id=name))
         prompt, root = request.prompt, root_key(self._fingerprint, request.salt)
@@ -102,15 +102,15 @@ class PlanMaker:
         chained = sum(entry.n_tokens for entry in chain)
         placements = self._placements(request, root, chained)
         repair = self._repair(request) if placements else None
-        sources = [Stored(entry.key, entry.start, entry.n_tokens) for entry in chain]
+        sources = [StoredRun(entry.key, entry.start, entry.n_tokens) for entry in chain]
         sources += [
-            Stored(p.entry.key, p.position, p.part.n_tokens, p.part.begin, p.position - p.entry.start - p.part.begin)
+            StoredRun(p.entry.key, p.position, p.part.n_tokens, p.part.begin, p.position - p.entry.start - p.part.begin)
             for p in placements
         ]
         missing = missing_pieces(prompt, root, chain, {placement.piece for placement in placements})
         plan = RequestPlan(
             sources=tuple(sources),
-            keeps=tuple(Keep(piece.parent, piece.start, piece.end, tuple(piece.labels)) for piece in missing),
+            keeps=tuple(SaveSpan(piece.parent, piece.start, piece.end, tuple(piece.labels)) for piece in missing),
             composition=_composition(placements, repair) if repair is not None else None,
             id=name,
         )
@@ -118,7 +118,7 @@ class PlanMaker:
 
     def _repair(self, request: GenerateRequest) -> Repair:
         assert self._composing is not None, "there is nothing to repair where nothing is composed"
-        return without_attention(self._composing.repair(request))
+        return without_weighing(self._composing.repair(request))
 
     def _placements(self, request: GenerateRequest, root: str, chained: int) -> list[Placement]:
         pieces = request.prompt.pieces
@@ -140,24 +140,24 @@ class PlanMaker:
         return placements if saved >= self._composing.min_saved_tokens else []
 
 
-def without_attention(repair: Repair) -> Repair:
-    """Strategies that look at attention weights cannot here: vLLM's kernels do not give them out. The first tokens of
-    each run are the next best that needs no such look."""
-    return Repair("first", repair.share) if repair.signal == "attention" else repair
+def without_weighing(repair: Repair) -> Repair:
+    """Replace strategies that look at attention weights, which vLLM's kernels do not give out. The first tokens of each
+    run are the next best that needs no such look."""
+    return Repair("first", repair.share) if isinstance(repair.signal, Weighing) else repair
 
 
 def _composition(placements: Sequence[Placement], repair: Repair) -> Composition:
-    starts = starts_run(placements)
-    parts = tuple((p.span.start, p.span.stop, start) for p, start in zip(placements, starts, strict=True))
-    return Composition(parts, repair.strategy, repair.share)
+    composed = composed_of(placements)
+    parts = zip(composed.parts, composed.starts_run, strict=True)
+    return Composition(tuple((span.start, span.stop, starts) for span, starts in parts), repair.strategy, repair.share)
 
 
-def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, Keep]:
-    """The prompt that computes a page, and what is kept of it."""
+def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, SaveSpan]:
+    """Make the prompt that computes a page, and what is kept of it."""
     header, lead, parts = request.header.token_ids, Prompt(request.lead).n_tokens, Prompt(request.parts).n_tokens
     start = len(header) + lead
     labels = tuple(piece.label for piece in request.lead if piece.label is not None)
-    keep = Keep(
+    keep = SaveSpan(
         chain_key(root_key(fingerprint, salt), header),
         start,
         start + parts,
@@ -169,7 +169,7 @@ def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> t
 
 
 def page_parts(request: PageRequest, begin: int) -> tuple[tuple[int, int, bool], ...]:
-    """The parts of a page placed at ``begin``, as a composition has them."""
+    """Return the parts of a page placed at ``begin``, as a composition has them."""
     parts: list[tuple[int, int, bool]] = []
     for piece in request.parts:
         parts.append((begin, begin + len(piece.token_ids), not parts))

@@ -26,6 +26,7 @@ from engine.vllm.plan import Composition, RepairOrder
 from engine.vllm.streams import Streams, sent
 from kvcache import Composed, Repair, Rotation, UnsupportedRotation
 from kvcache.divergence import divergence
+from kvcache.repair import Comparison
 
 # What a pass and a run of it cost, in tokens (see ``passes.Limits``): estimates by arithmetic, not measured. On a GPU
 # reading the weights takes as long as computing some 250 tokens, on a CPU as some ten; reading the keys and values of
@@ -39,7 +40,7 @@ _RUNNERS = ("vllm.v1.worker.gpu_model_runner.GPUModelRunner", "vllm.v1.worker.gp
 
 
 def refusal(runner: Any) -> str | None:
-    """Why passes of our own cannot go through a model runner's model; None where they can.
+    """Say why passes of our own cannot go through a model runner's model; None where they can.
 
     Both runners have the model, the configuration and the groups of attention layers, and their builders take the same
     description of a batch. What one of them adds to it for some models (positions in several dimensions, states beside
@@ -98,8 +99,7 @@ class Repairer:
         self._scores: dict[str, list[torch.Tensor]] = {}
         self._cache = cache
         self._layer_names = layer_names
-        attention = self._config.compilation_config.static_forward_context
-        self._second = attention[layer_names[1]]
+        self._attention = self._config.compilation_config.static_forward_context
 
     def steps(self, order: RepairOrder) -> Generator[None, None, int]:
         """Do what the order says, handing back after each pass so that others get their turn; returns how many tokens
@@ -149,8 +149,8 @@ class Repairer:
             yield
 
     def divergence(self, exact: str, other: str) -> tuple[float, float] | None:
-        """Mean KL(exact || other) in nats and the share of equal likeliest tokens, of two scored prompts; ``other`` is
-        then forgotten. None on ranks that have no logits."""
+        """Return the mean KL(exact || other) in nats and the share of equal likeliest tokens, of two scored prompts;
+        ``other`` is then forgotten. None on ranks that have no logits."""
         scored = self._scores.get(exact), self._scores.pop(other, None)
         if scored[0] is None or scored[1] is None:
             return None
@@ -167,43 +167,40 @@ class Repairer:
             tuple(range(begin, end) for begin, end, _ in composition.parts),
             tuple(starts for _, _, starts in composition.parts),
         )
-        signal = self._deviation(order, composed) if repair.signal == "deviation" else None
+        wanted = repair.signal
+        signal = self._compared(order, composed, wanted) if isinstance(wanted, Comparison) else None
         return [position for position in repair.choose(composed, signal) if position >= order.begin]
 
-    def _deviation(self, order: RepairOrder, composed: Composed) -> torch.Tensor:
-        """float32 [composed tokens]; in chunks, because the first layer's keys and values depend on nothing before
-        them and so are in place already."""
+    def _compared(self, order: RepairOrder, composed: Composed, comparison: Comparison) -> torch.Tensor:
+        """Compare all composed tokens, float32 [composed tokens]; in chunks, because the first layer's keys and values
+        depend on nothing before them and so are in place already."""
         positions = composed.positions
         rows = range(positions[0], positions[-1] + 1)
         step = min(self._max_tokens, 512)
-        found = [self._deviation_of(order, rows[at : at + step]) for at in range(0, len(rows), step)]
+        found = [self._compared_rows(order, rows[at : at + step], comparison) for at in range(0, len(rows), step)]
         return torch.cat(found)[torch.tensor(positions) - rows.start].cpu()
 
-    def _deviation_of(self, order: RepairOrder, rows: range) -> torch.Tensor:
-        held = self._cache.read_layer(1, order.block_ids, rows.start, rows.stop)
+    def _compared_rows(self, order: RepairOrder, rows: range, comparison: Comparison) -> torch.Tensor:
+        held = self._cache.read_layer(comparison.layer, order.block_ids, rows.start, rows.stop)
         heads, dim = held[0].shape[0], held[0].shape[2]
-        hook = self._second.register_forward_pre_hook(_stop_here)
+        hook = self._attention[self._layer_names[comparison.layer]].register_forward_pre_hook(_stop_here)
         try:
             self._forward(order, [rows])
         except _Shallow as shallow:
             fresh = [t.view(-1, heads, dim)[: len(rows)].transpose(0, 1) for t in (shallow.keys, shallow.values)]
         else:
-            raise AssertionError("the pass went past its second layer")
+            raise AssertionError("the pass went past the layer that it was to stop at")
         finally:
             hook.remove()
-        sums = [
-            torch.stack([(new - old).float().square().sum(dim=(0, 2)), new.float().square().sum(dim=(0, 2))])
-            for new, old in zip(fresh, held, strict=True)
-        ]
+        sums = [torch.stack(comparison.sums(new, old)) for new, old in zip(fresh, held, strict=True)]
         # Each rank has seen its own heads only.
-        far, size = tensor_model_parallel_all_reduce(torch.stack(sums).to(self._cache.device)).unbind(1)
-        distance: torch.Tensor = (far / size.mean(dim=1, keepdim=True)).sum(0)
-        return distance
+        keys, values = tensor_model_parallel_all_reduce(torch.stack(sums).to(self._cache.device))
+        return comparison.signal(*keys) + comparison.signal(*values)
 
     @torch.inference_mode()
     def _forward(self, order: RepairOrder, runs: Sequence[range]) -> torch.Tensor:
-        """One pass over runs of the prompt's tokens; returns the last hidden states, [tokens, hidden]. Short runs come
-        first, as some back ends want it."""
+        """Run one pass over runs of the prompt's tokens; returns the last hidden states, [tokens, hidden]. Short runs
+        come first, as some back ends want it."""
         device = self._cache.device
         positions = torch.tensor([position for run in runs for position in run])
         tokens = torch.tensor(order.token_ids)[positions]
@@ -237,7 +234,7 @@ class Repairer:
         return hidden
 
     def _metadata(self, common: CommonAttentionMetadata) -> dict[str, Any]:
-        """What each layer's back end wants to know of a pass.
+        """Describe a pass to each layer's back end.
 
         Builders fill host buffers of their own, from which copies to the device may still be under way when the next
         batch is described: those of vLLM's last step are waited for before, and ours before vLLM's next step.
@@ -255,7 +252,7 @@ def _stop_here(module: Any, arguments: tuple[Any, ...]) -> None:
 
 
 def rotation_of_vllm(model: torch.nn.Module) -> Rotation:
-    """How this model's keys move, read off its own tables of cosine and sine, and tried.
+    """Read how this model's keys move off its own tables of cosine and sine, and try it.
 
     The table's first row after zero says each frequency roughly; rows ever further on say it ever more exactly, because
     the whole turns between are known by then. Scalings of the frequencies (linear, llama3, yarn) are in the tables.
@@ -272,7 +269,7 @@ def rotation_of_vllm(model: torch.nn.Module) -> Rotation:
 
 
 def _frequencies(table: torch.Tensor) -> torch.Tensor:
-    """float64 [rotary_dim / 2] from a table [positions, rotary_dim], cosines first."""
+    """Read frequencies, float64 [rotary_dim / 2], from a table [positions, rotary_dim], cosines first."""
     cos, sin = table.double().cpu().chunk(2, dim=-1)
     angles = torch.atan2(sin, cos)
     frequencies, row = angles[1], 2

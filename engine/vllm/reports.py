@@ -16,7 +16,7 @@ _MAX_REQUESTS = 4096
 
 
 class Reports:
-    """What the connector reported. Thread-safe."""
+    """The connector's reports. Thread-safe."""
 
     def __init__(self, store: SegmentStore) -> None:
         self._store = store
@@ -26,12 +26,12 @@ class Reports:
         self.waiting = 0
 
     def logger(self) -> type[StatLoggerBase]:
-        """A class for vLLM to make its logger of."""
+        """Make a class for vLLM to make its logger of."""
         reports = self
 
         class Logger(StatLoggerBase):
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-                """Nothing to set up."""
+                """Set up nothing."""
 
             def record(
                 self,
@@ -44,12 +44,12 @@ class Reports:
                     reports.take_in(scheduler_stats)
 
             def log_engine_initialized(self) -> None:
-                """Nothing to say."""
+                """Say nothing."""
 
         return Logger
 
     def take_in(self, stats: Any) -> None:
-        """One step's statistics."""
+        """Take in one step's statistics."""
         self.running = stats.num_running_reqs
         self.waiting = stats.num_waiting_reqs + stats.num_skipped_waiting_reqs
         events = stats.kv_connector_stats
@@ -77,6 +77,6 @@ class Reports:
         return loads
 
     def loads(self, name: str) -> Loads:
-        """What was loaded for a request, which is then forgotten."""
+        """Return what was loaded for a request, which is then forgotten."""
         with self._lock:
             return self._loads.pop(name, None) or Loads()

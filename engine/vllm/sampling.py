@@ -10,7 +10,7 @@ from engine.vllm.plan import RequestPlan
 
 
 def sampling_params(sampling: Sampling, n: int, plan: RequestPlan) -> SamplingParams:
-    """As vLLM takes it. Raises ``InvalidRequest`` for what vLLM refuses."""
+    """Translate to vLLM's parameters. Raises ``InvalidRequest`` for what vLLM refuses."""
     try:
         return _as_vllm_takes_it(sampling, n, plan)
     except ValueError as error:

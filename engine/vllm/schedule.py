@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
+from engine.vllm.plan import LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, SaveSpan, StoredRun, WorkerReport
 from engine.vllm.settings import ConnectorSettings
 from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
 from kvcache.segment import cut_parts
@@ -24,7 +24,7 @@ class Progress:
 
     request: Any
     plan: RequestPlan
-    keeps: list[Keep]
+    keeps: list[SaveSpan]
     local: int = 0
     """Tokens that vLLM's own cache held when it asked."""
 
@@ -36,7 +36,7 @@ class Progress:
 
 @dataclass
 class Events:
-    """What a server that keeps the index wants to know. JSON, because it travels with vLLM's statistics."""
+    """Events that a server which keeps the index wants to know of. JSON, because it travels with vLLM's statistics."""
 
     loads: list[dict[str, Any]] = field(default_factory=list)
     repairs: list[dict[str, Any]] = field(default_factory=list)
@@ -71,7 +71,8 @@ class SchedulerSide:
     # -- finding ---------------------------------------------------------------------------------------------
 
     def matched(self, request: Any, computed: int) -> tuple[int | None, bool]:
-        """Tokens beyond ``computed`` that can be loaded, and whether that is asynchronous; None: ask again."""
+        """Count the tokens beyond ``computed`` that can be loaded, and whether that is asynchronous; None: ask
+        again."""
         progress = self._progress(request)
         progress.local = computed
         end = len(progress.token_ids) if progress.plan.score else min(progress.plan.end, request.num_tokens)
@@ -95,23 +96,23 @@ class SchedulerSide:
         return progress
 
     def _own_plan(self, request: Any) -> RequestPlan:
-        """Standing alone: the longest stored chain, and what is behind it in runs of ``segment_tokens``."""
+        """Plan standing alone: the longest stored chain, and what is behind it in runs of ``segment_tokens``."""
         if self._store is None or not _is_plain(request):
             return RequestPlan()
         tokens = request.prompt_token_ids
         root = root_key(self._fingerprint, request.cache_salt or "")
         chain = self._store.match(root, tokens)
-        sources = tuple(Source(entry.key, entry.start, entry.n_tokens) for entry in chain)
+        sources = tuple(StoredRun(entry.key, entry.start, entry.n_tokens) for entry in chain)
         parent, start = (chain[-1].key, sources[-1].end) if chain else (root, 0)
         keeps = []
         step = self._settings.segment_tokens
         while len(tokens) - start >= step:
-            keeps.append(Keep(parent, start, start + step))
+            keeps.append(SaveSpan(parent, start, start + step))
             parent, start = chain_key(parent, tokens[start : start + step]), start + step
         return RequestPlan(sources, tuple(keeps))
 
     def allocated(self, request: Any, block_ids: Sequence[int], n_external: int) -> None:
-        """Blocks are there for ``n_external`` tokens to be loaded (0: none)."""
+        """Take in that blocks are there for ``n_external`` tokens to be loaded (0: none)."""
         progress = self._progress(request)
         limit = self._settings.long_prefill_tokens
         if limit and request.num_tokens - progress.local - n_external > limit:
@@ -129,7 +130,7 @@ class SchedulerSide:
     # -- a step ----------------------------------------------------------------------------------------------
 
     def orders(self, scheduler_output: Any, blocks_of: Any) -> Orders:
-        """This step's orders; ``blocks_of`` gives a request's block ids."""
+        """Return this step's orders; ``blocks_of`` gives a request's block ids."""
         scheduled: dict[str, int] = scheduler_output.num_scheduled_tokens
         computed = {new.req_id: new.num_computed_tokens for new in scheduler_output.scheduled_new_reqs}
         cached = scheduler_output.scheduled_cached_reqs
@@ -153,7 +154,7 @@ class SchedulerSide:
         for keep in due:
             self._save(progress, keep, block_ids)
 
-    def _save(self, progress: Progress, keep: Keep, block_ids: tuple[int, ...]) -> None:
+    def _save(self, progress: Progress, keep: SaveSpan, block_ids: tuple[int, ...]) -> None:
         entry = entry_of(keep, progress.token_ids, self._fingerprint)
         if entry.key in self._writing:
             return
@@ -166,7 +167,7 @@ class SchedulerSide:
         self._orders.saves.append(SaveOrder(keep, tokens, lead, block_ids))
 
     def take_in(self, report: WorkerReport, blocks_of: Any) -> None:
-        """What the workers reported."""
+        """Take in what the workers reported."""
         for key in {*report.missing, *report.bad}:
             self._lost(key, bad=key in report.bad)
         for request_id in report.placed:
@@ -204,8 +205,8 @@ class SchedulerSide:
         self._events.saved.append(entry_json(entry))
 
     def _lost(self, key: str, *, bad: bool) -> None:
-        """No plan may count on this segment any more. What was to be scored with it is not scored: what is computed
-        in its place would be compared with itself, and found to be perfect."""
+        """Have no plan count on this segment any more. What was to be scored with it is not scored: what is computed in
+        its place would be compared with itself, and found to be perfect."""
         for progress in self._requests.values():
             sources = progress.plan.sources
             cut = next((i for i, source in enumerate(sources) if source.key == key), None)
@@ -230,8 +231,8 @@ class SchedulerSide:
     # -- composing -------------------------------------------------------------------------------------------
 
     def _placed(self, request_id: str, blocks_of: Any) -> None:
-        """One more rank has a request's sources in place; when all have, they repair it together in the next step:
-        computing is a collective operation."""
+        """Note that one more rank has a request's sources in place; when all have, they repair it together in the next
+        step: computing is a collective operation."""
         self._placed_by[request_id] += 1
         if self._placed_by[request_id] < self._ranks:
             return
@@ -261,17 +262,17 @@ class SchedulerSide:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def finished(self, request_id: str) -> None:
-        """The request is over, or was aborted."""
+        """Forget a request that is over, or was aborted."""
         self._requests.pop(request_id, None)
         self._long.discard(request_id)
 
     @property
     def is_writing(self) -> bool:
-        """Whether segments are being written."""
+        """Say whether segments are being written."""
         return bool(self._writing)
 
     def events(self) -> Events | None:
-        """What happened since the last call; None when nothing did."""
+        """Return what happened since the last call; None when nothing did."""
         events, self._events = self._events, Events()
         return None if events == Events() else events
 
@@ -282,8 +283,8 @@ class SchedulerSide:
             self._lock.close()
 
 
-def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, int]]:
-    """What of ``begin`` to ``end`` no source holds."""
+def _gaps(sources: Sequence[StoredRun], begin: int, end: int) -> list[tuple[int, int]]:
+    """Return what of ``begin`` to ``end`` no source holds."""
     gaps = []
     for source in sources:
         if source.position > begin:
@@ -292,8 +293,8 @@ def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, in
     return [*gaps, (begin, end)] if begin < end else gaps
 
 
-def entry_of(keep: Keep, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
-    """The index entry of what is going to be saved of a prompt."""
+def entry_of(keep: SaveSpan, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
+    """Make the index entry of what is going to be saved of a prompt."""
     tokens, root = token_ids[keep.start : keep.end], keep.root
     parts = cut_parts(root, tokens, keep.parts) if root is not None else ()
     own = frozenset(part.label for part in parts if part.label is not None)
@@ -317,23 +318,23 @@ _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """An entry as it travels to the server."""
+    """Serialise an entry as it travels to the server."""
     dumped: dict[str, Any] = _ENTRY.dump_python(entry, mode="json")
     return dumped
 
 
 def entry_from_json(value: dict[str, Any]) -> Entry:
-    """The opposite of :func:`entry_json`. Raises ``ValueError``."""
+    """Read what :func:`entry_json` made. Raises ``ValueError``."""
     return _ENTRY.validate_python(value)
 
 
 def _distinct(written: list[int], nbytes: int) -> int:
-    """Bytes on disk: ranks that share a head write the same file."""
+    """Return the bytes on disk: ranks that share a head write the same file."""
     return min(sum(written), max(nbytes, *written))
 
 
 def _is_plain(request: Any) -> bool:
-    """Whether the prompt's tokens say all about its keys and values."""
+    """Say whether the prompt's tokens say all about its keys and values."""
     return bool(request.prompt_token_ids) and request.lora_request is None and not request.mm_features
 
 

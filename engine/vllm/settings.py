@@ -31,7 +31,7 @@ class ConnectorSettings(BaseModel):
     fsync: bool = StoreConfig.fsync
     codec: CodecName = StoreConfig.codec
     segment_tokens: int = Field(256, ge=1)
-    """Standing alone, prompts are stored in runs of so many tokens."""
+    """Standing alone, prompts are stored in runs of at most this many tokens."""
     min_load_tokens: int = Field(16, ge=1)
     """Fewer tokens than this are computed rather than loaded."""
     long_prefill_tokens: int = Field(0, ge=0)
@@ -43,15 +43,15 @@ class ConnectorSettings(BaseModel):
     """The server's, so that the ranks need not compute it."""
 
     def fingerprint_of(self, model_config: Any) -> Fingerprint:
-        """The fingerprint of vLLM's model: the one the transformers engine gives the same checkpoint."""
+        """Return the fingerprint of vLLM's model: the one the transformers engine gives the same checkpoint."""
         if self.fingerprint is not None:
             return Fingerprint(**{**self.fingerprint, "layout": Layout(**self.fingerprint["layout"])})
         return checkpoint_fingerprint(model_config.model, model_config.tokenizer, model_config.dtype)
 
 
 def checkpoint_fingerprint(model: str, tokenizer: str, dtype: torch.dtype) -> Fingerprint:
-    """Fingerprint of a folder or a model in the Hugging Face cache. Raises ``UnsupportedCache`` where the checkpoint
-    has no safetensors files."""
+    """Return the fingerprint of a folder or a model in the Hugging Face cache. Raises ``UnsupportedCache`` where the
+    checkpoint has no safetensors files."""
     folder = Path(model) if Path(model).is_dir() else Path(snapshot_download(model, local_files_only=True))
     try:
         return Fingerprint.of_checkpoint(

@@ -22,7 +22,7 @@ class Event(Protocol):
         """Wait, in the calling thread, until all before the point has happened."""
 
     def query(self) -> bool:
-        """Whether all before the point has happened."""
+        """Say whether all before the point has happened."""
 
 
 class _Happened:
@@ -40,7 +40,7 @@ class Streams:
     """Whether copies happen after the call that asks for them."""
 
     def mark(self) -> Event:
-        """The point behind all that the calling thread has given its current stream."""
+        """Return the point behind all that the calling thread has given its current stream."""
         return _Happened()
 
     @contextmanager
@@ -128,14 +128,14 @@ class CudaStreams(LateStreams):
 
 
 def sent(host: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A host tensor on a device, without waiting for what the current stream has to do before."""
+    """Bring a host tensor to a device, without waiting for what the current stream has to do before."""
     if device.type != "cuda":
         return host.to(device)
     return host.pin_memory().to(device, non_blocking=True)
 
 
 def streams_of(device: torch.device) -> Streams:
-    """The order of a device."""
+    """Return the order of a device."""
     return CudaStreams(device) if device.type == "cuda" else Streams()
 
 

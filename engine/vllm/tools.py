@@ -27,7 +27,7 @@ class ToolParsing:
         self._tokenizer = tokenizer
 
     def readers(self, tools: Tools) -> Readers:
-        """What reads one request's answers. Raises ``InvalidRequest`` where calls cannot be told from text."""
+        """Return what reads one request's answers. Raises ``InvalidRequest`` where calls cannot be told from text."""
         if tools.choice != "auto":
             return Readers(lambda: _Forced(tools))
         if self._parser is None:
@@ -44,7 +44,7 @@ class Readers:
         self._readers: dict[int, _Reader] = {}
 
     def read(self, delta: Delta) -> Delta:
-        """The delta with calls in place of the text that they were written as."""
+        """Return the delta with calls in place of the text that they were written as."""
         reader = self._readers.get(delta.index)
         if reader is None:
             reader = self._readers[delta.index] = self._make()
@@ -112,7 +112,8 @@ class _Parsed(_Reader):
 
 
 def forced(sampling: Sampling, tools: Tools) -> Sampling:
-    """Sampling that can only give the call that is asked for. Raises ``InvalidRequest`` for an unknown function."""
+    """Return sampling that can only give the call that is asked for. Raises ``InvalidRequest`` for an unknown
+    function."""
     if tools.choice == "auto":
         return sampling
     functions = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools.functions}

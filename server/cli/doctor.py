@@ -124,7 +124,7 @@ def _attention() -> Finding:
     import torch
 
     from engine.dtype import choose_dtype
-    from engine.transformers.attention import quick_native
+    from engine.transformers.attention.choose import quick_native
     from engine.transformers.loading import choose_device
 
     device = choose_device("auto")

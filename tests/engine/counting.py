@@ -11,10 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from benchmarks.lab.architectures import ARCHITECTURES, Architecture
-from engine.transformers import ModelRunner, SequenceKV, Work, attention
-from engine.transformers.attention import Span
-from engine.transformers.fused import can_fuse
-from engine.transformers.joined import JoinedLayer
+from engine.transformers import ModelRunner, SequenceKV, Work
+from engine.transformers.attention import interface
+from engine.transformers.attention.choose import use
+from engine.transformers.attention.ragged import Attention
+from engine.transformers.attention.sequence_kv import Span
+from engine.transformers.layers.fused import can_fuse
+from engine.transformers.layers.joined import JoinedLayer
 from kvcache import layout_of
 
 META = torch.device("meta")
@@ -58,14 +61,16 @@ class Launches(TorchDispatchMode):
         return result
 
 
-def meta_network(kind: str, layers: int = 2, *, joined: bool = False) -> Any:
-    """A network of a published architecture without numbers, in bfloat16; ``joined``: with a GPU's layers."""
+def meta_network(kind: str, layers: int = 2, *, joined: bool = False, attention: Attention | None = None) -> Any:
+    """A network of a published architecture without numbers, in bfloat16; ``joined``: with a GPU's layers;
+    ``attention``: its attention, by default what fits by its kind."""
     shape = ARCHITECTURES[kind]
     config = Architecture(shape.kind, {**shape.settings, "num_hidden_layers": layers}).config(8192)
     with META:
         network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    attention.register()
-    network.set_attn_implementation(attention.NAME)
+    interface.register()
+    network.set_attn_implementation(interface.NAME)
+    use(network, attention)
     if joined:
         stack = network.model.layers
         for i, layer in enumerate(stack):
@@ -74,10 +79,13 @@ def meta_network(kind: str, layers: int = 2, *, joined: bool = False) -> Any:
     return network
 
 
-def per_layer(kind: str, new: int, sequences: int, *, joined: bool = True) -> Counter[str]:
+def per_layer(
+    kind: str, new: int, sequences: int, *, joined: bool = True, attention: Attention | None = None
+) -> Counter[str]:
     """Operators that launch something, of one layer in the middle of the network."""
     three, two = (
-        meta_pass(kind, new, sequences, network=meta_network(kind, layers, joined=joined)) for layers in (3, 2)
+        meta_pass(kind, new, sequences, network=meta_network(kind, layers, joined=joined, attention=attention))
+        for layers in (3, 2)
     )
     found = three.names.copy()
     found.subtract(two.names)

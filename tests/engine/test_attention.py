@@ -11,12 +11,9 @@ from hypothesis import strategies as st
 
 from engine.errors import UnsupportedModel
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, prepare
-from engine.transformers.attention import (
-    Interrupted,
-    _attend_weighed,
-    _flash_cpu,
-    _merge,
-)
+from engine.transformers.attention.kernels.flash import flash, merge
+from engine.transformers.attention.probing import weighed
+from engine.transformers.attention.ragged import Interrupted
 from kvcache import Segment, root_key
 from tests.tiny import tiny_model, tiny_network, tiny_tokenizer
 
@@ -138,9 +135,9 @@ def test_attention_within_the_tail_is_the_same_by_every_path(sizes: tuple[int, .
     parts = [(torch.randn(1, 2, n, 8), torch.randn(1, 2, n, 8)) for n in sizes]
     visible = torch.arange(sizes[-1])[None] <= torch.tensor([[0], [2], [4]])
     mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
-    flash = [_flash_cpu(query, k, v, False, 0.3) for k, v in parts[:-1]]
-    merged = _merge([*flash, _flash_cpu(query, *parts[-1], False, 0.3, mask)])
-    written_out, weights = _attend_weighed(query, parts, mask, 0.3)
+    found = [flash(query, k, v, 0.3) for k, v in parts[:-1]]
+    merged = merge([*found, flash(query, *parts[-1], 0.3, mask=mask)])
+    written_out, weights = weighed(query, parts, mask, 0.3)
     torch.testing.assert_close(merged, written_out, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 3))
     assert (weights[:, :, 0, -sizes[-1] + 1 :] == 0).all()

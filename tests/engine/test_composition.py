@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from engine.base import Delta, GenerateRequest, PageRequest, Piece, Prompt, Sampling, Started
 from engine.config import CompositionConfig
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, TransformersEngine, Work
-from engine.transformers.composition import place_part, probe
+from engine.transformers.composing import Composer, PlacedPart, finished
 from kvcache import (
     STRATEGIES,
-    Composed,
     Repair,
     Segment,
     SegmentStore,
@@ -27,6 +26,7 @@ from kvcache import (
     root_key,
     standalone_root,
 )
+from kvcache.repair import SIGNALS
 from tests.tiny import tiny_model
 
 HEADER = tuple(range(10, 22))
@@ -81,19 +81,14 @@ def compose(model: LoadedModel, pages: Sequence[Segment], repair: Repair) -> tup
     runner = ModelRunner(model.model)
     ids = [*HEADER, *(token for segment in pages for token in segment.token_ids), *QUERY]
     kv = prefill(model, HEADER)
-    kv.open_region(len(ids) - len(HEADER))
-    spans, starts, position = [], [], len(HEADER)
+    parts, position = [], len(HEADER)
     for segment in pages:
         for part in segment.parts:
-            place_part(kv, segment, part, position, model.rotation)
-            spans.append(range(position, position + part.n_tokens))
-            starts.append(part.begin == 0)
+            parts.append(PlacedPart(segment, part, position))
             position += part.n_tokens
-    composed = Composed(tuple(spans), tuple(starts))
-    chosen = repair.choose(composed, probe(repair, composed, kv, ids, len(HEADER), runner))
-    todo = [*chosen, *range(position, len(ids))]
-    logits = runner.forward([Work(kv, [ids[i] for i in todo], 1, todo)])[0]
-    return logits, len(chosen)
+    composer = Composer(model, runner, 512)
+    settled = composer.compose(kv, parts, ids, repair)
+    return finished(composer.fill(kv, ids, settled.todo))[0], len(settled.recomputed)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,10 +138,9 @@ def test_deviation_finds_what_stands_elsewhere(model: LoadedModel) -> None:
     first, second = page(model, [line(1)]), page(model, [line(2)])
     ids = [*HEADER, *line(1), *line(2)]
     kv = prefill(model, HEADER)
-    kv.open_region(40)
-    place_part(kv, first, first.parts[0], 12, model.rotation)
-    place_part(kv, second, second.parts[0], 32, model.rotation)
-    signal = runner.deviation(kv, ids[12:], range(12, 52))
+    parts = [PlacedPart(first, first.parts[0], 12), PlacedPart(second, second.parts[0], 32)]
+    Composer(model, runner, 512).place(kv, parts, 52)
+    signal = runner.compared(kv, ids[12:], range(12, 52), SIGNALS["deviation"])  # type: ignore[arg-type]
     assert signal[:20].max() < 1e-6
     assert signal[20:].min() > 1e-6
 

@@ -14,7 +14,10 @@ import torch
 from engine.base import Delta, GenerateRequest, Piece, PieceKind, Prompt, Sampling, Started
 from engine.config import BatchingConfig
 from engine.errors import ContextTooLong, EngineClosed, EngineError, QueueFull
-from engine.transformers import LoadedModel, TransformersEngine, choosing, kernels
+from engine.transformers import LoadedModel, TransformersEngine, choosing
+from engine.transformers.attention import choose
+from engine.transformers.attention.kernels.written_out import WRITTEN_OUT
+from engine.transformers.attention.side_by_side import SideBySide
 from kvcache import SegmentStore
 from kvcache.paths import segment_files
 from tests.tiny import tiny_model, tiny_network
@@ -79,13 +82,14 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @pytest.fixture(params=["cpu", "gpu"])
-def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, model: LoadedModel) -> Iterator[None]:
     """Once as on a CPU, once with attention by named kernels and tokens chosen as where the logits are on a GPU."""
+    before = choose.attention_of(model.model)
     if request.param == "gpu":
         monkeypatch.setattr(choosing, "OnHost", choosing.OnDevice)
-        kernels.use(kernels.WRITTEN_OUT, torch.device("cpu"), torch.float32)
+        choose.use(model.model, SideBySide(WRITTEN_OUT))
     yield
-    kernels.use(None, torch.device("cpu"), torch.float32)
+    choose.use(model.model, before)
 
 
 @pytest.mark.usefixtures("_either_way")

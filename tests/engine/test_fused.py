@@ -10,8 +10,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GraniteConfig, SmolLM3Config
 
 from engine.transformers import ModelRunner, SequenceKV, Work, prepare
-from engine.transformers.fused import FusedLayer, fuse_layers
-from engine.transformers.packing import can_pack, packed, product
+from engine.transformers.layers.fused import FusedLayer, fuse_layers
+from engine.transformers.layers.packing import can_pack, packed, product
 from tests.tiny import tiny_network, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(not can_pack(nn.Linear(2, 2)), reason="needs oneDNN")

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GraniteConfig, SmolLM3Config
 
-from engine.transformers import ModelRunner, SequenceKV, Work, attention
-from engine.transformers.joined import JoinedLayer, join_layers
+from engine.transformers import ModelRunner, SequenceKV, Work
+from engine.transformers.attention import interface
+from engine.transformers.layers.joined import JoinedLayer, join_layers
 from kvcache import layout_of
 from tests.engine.counting import meta_network, meta_pass, per_layer
 from tests.engine.test_fused import SIZES, TOKENS
@@ -62,8 +63,8 @@ def test_rows_without_logits_end_early_and_change_nothing(kind: str) -> None:
     """The last layer gives their keys and values, and what comes next is as if it had given all."""
     network = tiny_network(kind)
     assert join_layers(network) == 2
-    attention.register()
-    network.set_attn_implementation(attention.NAME)
+    interface.register()
+    network.set_attn_implementation(interface.NAME)
     layout, tokens = layout_of(network.config, torch.float32), TOKENS[0].tolist()
     found = []
     for n_logits in ((50, 7), (0, 1), (1, 7), (3, 1)):

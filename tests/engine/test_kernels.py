@@ -13,14 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, attention, kernels
-from engine.transformers.attention import Probe
-from engine.transformers.kernels import Attended, Kernels
+from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work
+from engine.transformers.attention import choose
+from engine.transformers.attention.kernels import gpu, written_out
+from engine.transformers.attention.kernels.base import Attended, Kernels, Pairs, Plain
+from engine.transformers.attention.ragged import Probe
+from engine.transformers.attention.side_by_side import SideBySide, merge_into
 from kvcache import Segment, root_key
+from kvcache.repair import SIGNALS
 from tests.engine.counting import RESIDENT, Launches, meta_pass, per_layer
 from tests.tiny import tiny_model, tiny_network
 
 CPU = torch.device("cpu")
+KINDS = ["llama", "qwen2", "qwen3", "gemma"]
 TOKENS = tuple((i * 61 + 7) % 250 for i in range(40))
 
 
@@ -52,7 +57,7 @@ STAND_IN = Kernels(flash_for_cpu, masked_for_cpu)
 class PlainTable:
     """What a table of spans does, written out."""
 
-    def __init__(self, sequences: Sequence[kernels.Pairs]) -> None:
+    def __init__(self, sequences: Sequence[Pairs]) -> None:
         self._sequences = sequences
 
     def attend(
@@ -62,13 +67,13 @@ class PlainTable:
         for i, pairs in enumerate(self._sequences):
             pairs[-1][0][layer, :, -1], pairs[-1][1][layer, :, -1] = key[:, i], value[:, i]
             keys, values = (torch.cat([part[layer] for part in parts], 1)[None] for parts in zip(*pairs, strict=True))
-            found.append(kernels.written_out(query[:, :, i : i + 1], keys, values, scale, False)[0])
+            found.append(written_out.written_out(query[:, :, i : i + 1], keys, values, scale, False)[0])
         return torch.cat(found, 2)
 
 
 KINDS_OF_KERNELS = {
     "flash": STAND_IN,
-    "written out": kernels.WRITTEN_OUT,
+    "written out": written_out.WRITTEN_OUT,
     "table": replace(STAND_IN, table=PlainTable),
 }
 
@@ -76,9 +81,12 @@ KINDS_OF_KERNELS = {
 @pytest.fixture(params=list(KINDS_OF_KERNELS))
 def named_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """Attention on the CPU by the route that other devices take."""
-    kernels.use(KINDS_OF_KERNELS[request.param], CPU, torch.float32)
+    before = {kind: choose.attention_of(model_of(kind).model) for kind in KINDS}
+    for kind in KINDS:
+        choose.use(model_of(kind).model, SideBySide(KINDS_OF_KERNELS[request.param]))
     yield
-    kernels.use(None, CPU, torch.float32)
+    for kind, attention in before.items():
+        choose.use(model_of(kind).model, attention)
 
 
 @functools.cache
@@ -109,7 +117,7 @@ def injected(model: LoadedModel, bounds: list[int], min_span: int = 1) -> Sequen
 
 
 @pytest.mark.usefixtures("named_kernels")
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma"])
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15)
 @given(cuts=st.sets(st.integers(1, 38), min_size=1, max_size=4), min_span=st.sampled_from([1, 6]))
 def test_any_split_equals_full_prefill(kind: str, cuts: set[int], min_span: int) -> None:
@@ -156,11 +164,12 @@ def test_a_segment_of_several_sequences_is_read_once() -> None:
         kv = fresh(model)
         kv.inject(segment, 1, limit)
         batch.append(Work(kv, TOKENS[limit : limit + 1]))
-    kernels.use(Kernels(noting, masked_for_cpu), CPU, torch.float32)
+    before = choose.attention_of(model.model)
+    choose.use(model.model, SideBySide(Kernels(noting, masked_for_cpu)))
     try:
         logits = ModelRunner(model.model).forward(batch)
     finally:
-        kernels.use(None, CPU, torch.float32)
+        choose.use(model.model, before)
     assert sorted(calls[: len(calls) // 2]) == [1, 1, 1, 1, 12, 20]
     expected = [oracle("llama", TOKENS[: n + 1]) for n in (20, 20, 12, 20)]
     torch.testing.assert_close(logits, torch.stack(expected), atol=1e-4, rtol=1e-4)
@@ -177,15 +186,15 @@ def test_tokens_in_slots_are_computed_as_on_the_cpu(positions: list[int], kind: 
     found = []
     for named in (True, False):
         if not named:
-            kernels.use(None, CPU, torch.float32)
+            choose.use(model.model, choose.for_cpu())
         kv = injected(model, [0, 6, 10])
         kv.open_region(20)
         for layer in range(2):
             kv.write(layer, slice(0, 20), *(part[:, 10:30] for part in region.layer(layer)))
         tokens = [99 + position for position in positions]
-        probe = None if kind is None else Probe(kind)  # type: ignore[arg-type]
+        probe = None if kind is None else Probe(SIGNALS[kind])  # type: ignore[index]
         if kind == "deviation":
-            found.append(runner.deviation(kv, tokens, positions))
+            found.append(runner.compared(kv, tokens, positions, SIGNALS["deviation"]))  # type: ignore[arg-type]
             continue
         logits = runner.forward([Work(kv, tokens, len(tokens), positions, probe)])
         found.append(torch.cat([logits.flatten(), kv._keys[:, :, :20].flatten(), kv._values[:, :, :20].flatten()]))
@@ -205,8 +214,8 @@ def test_merged_parts_equal_the_whole_in_float64(dtype: torch.dtype, new: int, s
     out, lse = flash_for_cpu(query, *tail, 0.25, new > 1)
     merged = out.float()
     for part in spans:
-        attention._merge_into(merged, lse, slice(0, new), flash_for_cpu(query, *part, 0.25, False))
-    expected, expected_lse = kernels.written_out(query.double(), key.double(), value.double(), 0.25, new > 1)
+        merge_into(merged, lse, slice(0, new), flash_for_cpu(query, *part, 0.25, False))
+    expected, expected_lse = written_out.written_out(query.double(), key.double(), value.double(), 0.25, new > 1)
     close = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(merged.double(), expected, atol=close, rtol=close)
     torch.testing.assert_close(lse.double(), expected_lse, atol=close, rtol=close)
@@ -214,30 +223,30 @@ def test_merged_parts_equal_the_whole_in_float64(dtype: torch.dtype, new: int, s
 
 def test_what_is_written_out_is_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = torch.randn(1, 4, 9, 8), torch.randn(1, 2, 21, 8), torch.randn(1, 2, 21, 8)
-    whole = kernels.written_out(query, key, value, 0.3, True)
-    monkeypatch.setattr(kernels, "_SCORES", 4 * 21 * 2)
-    torch.testing.assert_close(kernels.written_out(query, key, value, 0.3, True), whole)
+    whole = written_out.written_out(query, key, value, 0.3, True)
+    monkeypatch.setattr(written_out, "_SCORES", 4 * 21 * 2)
+    torch.testing.assert_close(written_out.written_out(query, key, value, 0.3, True), whole)
 
 
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "plain"),
     [
-        (torch.bfloat16, 128, kernels.flash),
-        (torch.float16, 64, kernels.flash),
-        (torch.float32, 128, kernels.efficient),
-        (torch.bfloat16, 12, kernels.efficient),
-        (torch.bfloat16, 512, kernels.efficient),
+        (torch.bfloat16, 128, gpu.flash),
+        (torch.float16, 64, gpu.flash),
+        (torch.float32, 128, gpu.efficient),
+        (torch.bfloat16, 12, gpu.efficient),
+        (torch.bfloat16, 512, gpu.efficient),
     ],
 )
 def test_kernels_by_dtype_and_width(dtype: torch.dtype, head_dim: int, plain: object) -> None:
-    found = kernels.kernels_for(torch.device("cuda", 0), dtype, head_dim)
-    assert found == Kernels(plain, kernels.efficient_masked)  # type: ignore[arg-type]
-    assert kernels.kernels_for(CPU, dtype, head_dim) is None
+    found = choose.kernels_for(torch.device("cuda", 0), dtype, head_dim)
+    assert found == Kernels(plain, gpu.efficient_masked)  # type: ignore[arg-type]
+    assert not isinstance(choose.by_kind(CPU, dtype, head_dim), SideBySide)
 
 
 def test_kernels_that_are_right_are_kept() -> None:
-    assert kernels.tested(STAND_IN, CPU, torch.float32, (4, 2, 16)) == STAND_IN
-    assert kernels.tested(STAND_IN, CPU, torch.bfloat16, (6, 2, 16)) == STAND_IN
+    assert choose.tested(STAND_IN, CPU, torch.float32, (4, 2, 16)) == STAND_IN
+    assert choose.tested(STAND_IN, CPU, torch.bfloat16, (6, 2, 16)) == STAND_IN
 
 
 def _upper_left(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, causal: bool) -> Attended:
@@ -258,12 +267,12 @@ def _no_lse(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: 
 
 
 @pytest.mark.parametrize("wrong", [_upper_left, _fails, _no_lse])
-def test_kernels_that_are_wrong_are_replaced(wrong: kernels.Plain, caplog: pytest.LogCaptureFixture) -> None:
-    found = kernels.tested(Kernels(wrong, masked_for_cpu), CPU, torch.float32, (4, 2, 16))
-    assert found == Kernels(kernels.written_out, masked_for_cpu)
+def test_kernels_that_are_wrong_are_replaced(wrong: Plain, caplog: pytest.LogCaptureFixture) -> None:
+    found = choose.tested(Kernels(wrong, masked_for_cpu), CPU, torch.float32, (4, 2, 16))
+    assert found == Kernels(written_out.written_out, masked_for_cpu)
     assert "plain products" in caplog.text
-    found = kernels.tested(Kernels(flash_for_cpu, _fails), CPU, torch.float32, (4, 2, 16))
-    assert found == Kernels(flash_for_cpu, kernels.written_out_masked)
+    found = choose.tested(Kernels(flash_for_cpu, _fails), CPU, torch.float32, (4, 2, 16))
+    assert found == Kernels(flash_for_cpu, written_out.written_out_masked)
 
 
 @pytest.mark.parametrize("kind", ["qwen3-8b", "qwen2.5-72b"])
@@ -302,24 +311,21 @@ def test_launches_counts_what_it_should() -> None:
 
 
 def test_pytorchs_chooser_has_no_cudnn_after_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "tested", lambda found, *_: found)
-    monkeypatch.setattr(kernels, "_chosen", {})
+    monkeypatch.setattr(choose, "tested", lambda found, *_: found)
     before = torch.backends.cuda.cudnn_sdp_enabled()
     try:
         torch.backends.cuda.enable_cudnn_sdp(True)
-        kernels.choose_at_load(CPU, torch.bfloat16, (4, 2, 64))
+        choose.for_cpu()
         assert torch.backends.cuda.cudnn_sdp_enabled()
-        kernels.choose_at_load(torch.device("cuda", 0), torch.bfloat16, (4, 2, 64), compiled=False)
+        found = choose.for_device(torch.device("cuda", 0), torch.bfloat16, (4, 2, 64), compiled=False)
         assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert kernels._chosen == {("cuda", torch.bfloat16): Kernels(kernels.flash, kernels.efficient_masked)}
+        assert found.kernels == Kernels(gpu.flash, gpu.efficient_masked)
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @pytest.mark.parametrize(("kind", "launches"), [("qwen3-8b", 13), ("qwen2.5-72b", 11)])
-def test_with_a_table_launches_do_not_grow_with_sequences(
-    monkeypatch: pytest.MonkeyPatch, kind: str, launches: int
-) -> None:
+def test_with_a_table_launches_do_not_grow_with_sequences(kind: str, launches: int) -> None:
     """Operators beside the table's own launches, which the meta device does not see."""
 
     class Nothing(PlainTable):
@@ -328,16 +334,15 @@ def test_with_a_table_launches_do_not_grow_with_sequences(
         ) -> torch.Tensor:
             return torch.empty_like(query)
 
-    named = replace(Kernels(kernels.flash, kernels.efficient_masked), table=Nothing)
-    monkeypatch.setattr(kernels, "_chosen", {("meta", torch.bfloat16): named})
-    assert per_layer(kind, 1, 1) == per_layer(kind, 1, 16)
-    assert per_layer(kind, 1, 16).total() == launches
+    with_table = SideBySide(Kernels(gpu.flash, gpu.efficient_masked, Nothing))
+    assert per_layer(kind, 1, 1, attention=with_table) == per_layer(kind, 1, 16, attention=with_table)
+    assert per_layer(kind, 1, 16, attention=with_table).total() == launches
 
 
 def test_without_triton_sequences_are_attended_one_by_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "engine.transformers.span_kernels", None)
-    monkeypatch.delattr("engine.transformers.span_kernels", raising=False)
-    assert kernels._tested_table(CPU, torch.bfloat16, (4, 2, 64)) is None
+    monkeypatch.setitem(sys.modules, "engine.transformers.attention.kernels.spans", None)
+    monkeypatch.delattr("engine.transformers.attention.kernels.spans", raising=False)
+    assert choose._tested_table(CPU, torch.bfloat16, (4, 2, 64)) is None
     assert "one by one" in caplog.text

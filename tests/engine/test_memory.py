@@ -15,8 +15,8 @@ import torch
 
 from engine.base import Sampling
 from engine.errors import OutOfDeviceMemory, TooLargeForMemory
-from engine.transformers import LoadedModel, TransformersEngine, worker
-from engine.transformers.attention import SequenceKV
+from engine.transformers import LoadedModel, TransformersEngine, results
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.budget import kv_budget
 from engine.transformers.choosing import Asked, OnDevice
 from engine.transformers.cost import CostModel
@@ -137,9 +137,9 @@ def test_choosing_tokens_that_finds_no_memory(model: LoadedModel, tmp_path: Path
     async def test() -> None:
         prompt, sampling = prompt_of(20, 9, 11), Sampling(max_tokens=8, seed=5)
         async with engine_on(model, tmp_path) as engine:
-            with patch.object(worker, "chooser", OnDevice):
+            with patch.object(results, "chooser", OnDevice):
                 _, expected = await collect(engine, prompt, sampling)
-            with patch.object(worker, "chooser", choose):
+            with patch.object(results, "chooser", choose):
                 if times == 1:
                     _, choices = await collect(engine, prompt, sampling)
                     assert tokens_of(choices[0]) == tokens_of(expected[0])
@@ -182,7 +182,7 @@ def test_requests_wait_until_their_bytes_fit_and_the_tier_gives_way(model: Loade
             forward: Forward = ModelRunner.forward
 
             def watched(runner: ModelRunner, batch: Sequence[Work], *rest: Any) -> torch.Tensor:
-                running.append(len(engine._worker._running))
+                running.append(len(engine._worker.requests.running))
                 device.append(engine.store.stats().bytes["device"] + 108 * per_token * running[-1])
                 return forward(runner, batch, *rest)
 
@@ -193,7 +193,7 @@ def test_requests_wait_until_their_bytes_fit_and_the_tier_gives_way(model: Loade
             assert max(running) == 2
             assert max(device) <= 250 * per_token
             await collect(engine, prompts[0])
-            assert engine._worker._reserved == 0
+            assert engine._worker.memory.reserved == 0
             assert engine.store.stats().budgets["device"] == min(250 * per_token, 2 << 30)
 
     run(test)

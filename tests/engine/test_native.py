@@ -14,9 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, attention
-from engine.transformers.native import NativeAttention, NotCompiled, compiled, native_attention
-from engine.transformers.native.attention import _SOURCE, _is_right
+from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work
+from engine.transformers.attention import choose
+from engine.transformers.attention.kernels.base import Way
+from engine.transformers.attention.kernels.native import NativeAttention, NotCompiled, compiled, native_attention
+from engine.transformers.attention.kernels.native.attention import _SOURCE, _is_right
+from engine.transformers.attention.one_by_one import OneByOne
 from tests.engine.test_products import SCALE, written_out
 from tests.tiny import tiny_network, tiny_tokenizer
 
@@ -33,10 +36,10 @@ def kernel() -> NativeAttention:
 
 
 @pytest.fixture
-def chosen() -> Iterator[None]:
-    before = attention._native
+def chosen(model: LoadedModel) -> Iterator[None]:
+    before = choose.attention_of(model.model)
     yield
-    attention.use_native(before)
+    choose.use(model.model, before)
 
 
 def drawn(heads: int, n: int, width: int, seed: int) -> torch.Tensor:
@@ -153,7 +156,7 @@ def test_what_is_not_a_number_stays_so(kernel: NativeAttention, bad: float) -> N
 @needs_compiler
 def test_workers_with_small_stacks() -> None:
     code = (
-        "from engine.transformers.native import native_attention, NativeAttention;"
+        "from engine.transformers.attention.kernels.native import native_attention, NativeAttention;"
         "assert isinstance(native_attention(), NativeAttention), native_attention()"
     )
     environment = {**os.environ, "OMP_STACKSIZE": "128K", "OMP_NUM_THREADS": "2"}
@@ -163,8 +166,8 @@ def test_workers_with_small_stacks() -> None:
 def test_what_does_not_fit() -> None:
     for width, dtype in ((6, torch.float32), (260, torch.float32), (64, torch.bfloat16)):
         query = torch.zeros(1, 2, 3, width, dtype=dtype)
-        assert not NativeAttention.fits(query, query)
-    assert not NativeAttention.fits(torch.zeros(1, 2, 3, 64), torch.zeros(1, 2, 3, 32))
+        assert not NativeAttention.fits(query, [(query, query)])
+    assert not NativeAttention.fits(torch.zeros(1, 2, 3, 64), [(torch.zeros(1, 2, 3, 64), torch.zeros(1, 2, 3, 32))])
 
 
 @needs_compiler
@@ -174,7 +177,7 @@ def test_the_model_says_the_same_by_both_paths(model: LoadedModel, chosen: None)
     found = []
     for kernel in (native_attention(), None):
         assert not isinstance(kernel, str)
-        attention.use_native(kernel)
+        choose.use(model.model, choose.for_cpu(kernel))
         runner, kv = ModelRunner(model.model), SequenceKV(model.fingerprint.layout, model.device, 64)
         runner.forward([Work(kv, [(i * 7) % 250 for i in range(30)])])
         fork = kv.fork(40)
@@ -186,13 +189,16 @@ def test_the_model_says_the_same_by_both_paths(model: LoadedModel, chosen: None)
 
 
 @needs_compiler
-def test_it_can_be_turned_off(chosen: None) -> None:
+def test_it_can_be_turned_off() -> None:
     from engine.transformers import prepare
 
-    prepare(tiny_network(), tiny_tokenizer(), native=False)
-    assert attention._native is None
-    prepare(tiny_network(), tiny_tokenizer())
-    assert attention._native in (None, native_attention())
+    def compiled_ways(native: bool) -> list[Way]:
+        attention = choose.attention_of(prepare(tiny_network(), tiny_tokenizer(), native=native).model)
+        assert isinstance(attention, OneByOne)
+        return [way for way in attention.ways if isinstance(way, NativeAttention)]
+
+    assert compiled_ways(False) == []
+    assert compiled_ways(True) in ([], [native_attention()])
 
 
 # -- compiling -----------------------------------------------------------------------------------------------
@@ -233,12 +239,12 @@ def test_the_next_compiler_may_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @needs_compiler
 def test_one_that_is_slower_is_not_used(kernel: NativeAttention, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_SLOWER", 0.0)
-    attention.quick_native.cache_clear()
+    monkeypatch.setattr(choose, "_SLOWER", 0.0)
+    choose.quick_native.cache_clear()
     try:
-        assert "quicker" in str(attention.quick_native())
+        assert "quicker" in str(choose.quick_native())
     finally:
-        attention.quick_native.cache_clear()
+        choose.quick_native.cache_clear()
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

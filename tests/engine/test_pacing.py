@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config import BatchingConfig
-from engine.transformers.attention import Interrupted
+from engine.transformers.attention.ragged import Interrupted
 from engine.transformers.runner import PacedInterrupt
 
 

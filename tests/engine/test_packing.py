@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from engine.transformers.packing import PackedLinear, can_pack, pack_linears
+from engine.transformers.layers.packing import PackedLinear, can_pack, pack_linears
 from tests.tiny import tiny_network
 
 needs_onednn = pytest.mark.skipif(not can_pack(nn.Linear(2, 2)), reason="needs oneDNN")

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, products
-from engine.transformers.attention import _flash_cpu
+from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work
+from engine.transformers.attention.choose import attention_of, for_cpu, use
+from engine.transformers.attention.kernels import onednn
+from engine.transformers.attention.kernels.flash import flash
 
 SCALE = 0.2
 HAS_TILES = torch.cpu._is_amx_tile_supported()
@@ -44,7 +46,7 @@ def causal_mask(n: int) -> torch.Tensor:
 )
 def test_over_other_keys(kv_heads: int, group: int, new: int, keys: int, seed: int) -> None:
     query, key, value = drawn(kv_heads * group, kv_heads, new, keys, seed)
-    out, lse = products.attend(query, key, value, False, SCALE, None, products.Scratch())
+    out, lse = onednn.attend(query, key, value, False, SCALE, None, onednn.Scratch())
     expected, expected_lse = written_out(query, key, value, torch.zeros(new, keys))
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(lse.double(), expected_lse, atol=1e-4, rtol=1e-4)
@@ -53,7 +55,7 @@ def test_over_other_keys(kv_heads: int, group: int, new: int, keys: int, seed: i
 @pytest.mark.parametrize("new", [1, 2, 127, 128, 129, 300])
 def test_causal(new: int) -> None:
     query, key, value = drawn(6, 2, new, new)
-    out, lse = products.attend(query, key, value, True, SCALE, None, products.Scratch())
+    out, lse = onednn.attend(query, key, value, True, SCALE, None, onednn.Scratch())
     expected, expected_lse = written_out(query, key, value, causal_mask(new))
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(lse.double(), expected_lse, atol=1e-4, rtol=1e-4)
@@ -64,7 +66,7 @@ def test_masked(new: int) -> None:
     query, key, value = drawn(4, 2, new, new + 50)
     visible = torch.arange(new + 50)[None] <= torch.arange(new)[:, None] + 7
     mask = torch.zeros(visible.shape).masked_fill_(~visible, float("-inf"))
-    out, lse = products.attend(query, key, value, False, SCALE, mask, products.Scratch())
+    out, lse = onednn.attend(query, key, value, False, SCALE, mask, onednn.Scratch())
     expected, expected_lse = written_out(query, key, value, mask)
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(lse.double(), expected_lse, atol=1e-4, rtol=1e-4)
@@ -72,28 +74,28 @@ def test_masked(new: int) -> None:
 
 def test_slices_of_larger_buffers_and_a_scratch_that_was_used() -> None:
     """As the engine has them: the tail is a slice, and the buffers hold what the layer before left."""
-    scratch = products.Scratch()
+    scratch = onednn.Scratch()
     query, key, value = drawn(6, 2, 150, 400)
-    products.attend(*drawn(6, 2, 300, 900), False, SCALE, None, scratch)
+    onednn.attend(*drawn(6, 2, 300, 900), False, SCALE, None, scratch)
     sliced = (key[:, :, :333], value[:, :, :333])
-    out, lse = products.attend(query, *sliced, False, SCALE, None, scratch)
+    out, lse = onednn.attend(query, *sliced, False, SCALE, None, scratch)
     expected, expected_lse = written_out(query, *sliced, torch.zeros(150, 333))
     torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(lse.double(), expected_lse, atol=1e-4, rtol=1e-4)
 
 
 def test_scores_are_bounded_however_long_the_context() -> None:
-    scratch = products.Scratch()
-    products.attend(*drawn(4, 2, 64, 40_000), False, SCALE, None, scratch)
+    scratch = onednn.Scratch()
+    onednn.attend(*drawn(4, 2, 64, 40_000), False, SCALE, None, scratch)
     (first, _) = scratch.pair(1)
     assert first.numel() == 1
-    assert scratch._buffers[0].numel() <= products._SCORES
+    assert scratch._buffers[0].numel() <= onednn._SCORES
 
 
 def test_the_setting_is_put_back() -> None:
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
-    with pytest.raises(ZeroDivisionError), products.preferred():
+    with pytest.raises(ZeroDivisionError), onednn.preferred():
         math.log(1 / 0)
     assert settings.fp32_precision == before
 
@@ -108,41 +110,45 @@ def test_products_that_are_not_exact_are_not_used(monkeypatch: pytest.MonkeyPatc
             else exact(left, right)
         )
 
-    assert products._is_exact() is not HAS_TILES
+    assert onednn._is_exact() is not HAS_TILES
     monkeypatch.setattr(torch, "bmm", rounded)
-    assert not products._is_exact()
+    assert not onednn._is_exact()
 
 
 @pytest.mark.skipif(HAS_TILES, reason="float32 products under the other setting are bfloat16 ones here")
 def test_the_model_says_the_same_by_both_paths(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_NEW", 8)
-    monkeypatch.setattr(products, "_KEYS", 8)
+    monkeypatch.setattr(onednn, "_NEW", 8)
+    monkeypatch.setattr(onednn, "_KEYS", 8)
 
     def logits(usable: bool) -> torch.Tensor:
-        monkeypatch.setattr(products, "usable", lambda: usable)
+        monkeypatch.setattr(onednn, "usable", lambda: usable)
+        use(model.model, for_cpu())
         runner = ModelRunner(model.model)
         kv = SequenceKV(model.fingerprint.layout, model.device, 64)
         runner.forward([Work(kv, [(i * 7) % 250 for i in range(30)])])
         return runner.forward([Work(kv.fork(40), [(i * 5) % 250 for i in range(20)], 20)])
 
-    torch.testing.assert_close(logits(True), logits(False), atol=1e-4, rtol=1e-4)
+    before = attention_of(model.model)
+    try:
+        torch.testing.assert_close(logits(True), logits(False), atol=1e-4, rtol=1e-4)
+    finally:
+        use(model.model, before)
 
 
 @pytest.mark.skipif(HAS_TILES, reason="float32 products under the other setting are bfloat16 ones here")
-def test_the_other_path_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_path_gives_the_same() -> None:
     query, key, value = drawn(6, 2, 40, 270)
-    found = []
-    for usable in (True, False):
-        monkeypatch.setattr(products, "usable", lambda usable=usable: usable)
-        found.append(_flash_cpu(query, key, value, False, SCALE))
+    with onednn.preferred():
+        found = [onednn.attend(query, key, value, False, SCALE, None, onednn.Scratch())]
+    found.append(flash(query, key, value, SCALE))
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-5)
 
 
 def test_what_gains_goes_this_way() -> None:
-    assert not products.worth(1, 8000)
-    assert not products.worth(64, 64)
-    assert products.worth(64, 2048)
+    assert not onednn.worth(1, 8000)
+    assert not onednn.worth(64, 64)
+    assert onednn.worth(64, 2048)
 
 
 @given(
@@ -158,10 +164,10 @@ def test_parts_at_once_are_attention_over_all_of_them(
     past = sum(sizes)
     query, key, value = drawn(kv_heads * group, kv_heads, new, past + new, seed)
     parts = list(zip(key.split([*sizes, new], 2), value.split([*sizes, new], 2), strict=True))
-    out = products.attend_parts(query, parts, SCALE, products.triangle(new), products.Scratch())
+    out = onednn.attend_parts(query, parts, SCALE, onednn.triangle(new), onednn.Scratch())
     mask = torch.cat([torch.zeros(new, past), causal_mask(new)], 1)
     torch.testing.assert_close(out.double(), written_out(query, key, value, mask)[0], atol=1e-4, rtol=1e-4)
-    unmasked = products.attend_parts(query, parts, SCALE, None, products.Scratch())
+    unmasked = onednn.attend_parts(query, parts, SCALE, None, onednn.Scratch())
     expected, _ = written_out(query, key, value, torch.zeros(new, past + new))
     torch.testing.assert_close(unmasked.double(), expected, atol=1e-4, rtol=1e-4)
 
@@ -169,7 +175,7 @@ def test_parts_at_once_are_attention_over_all_of_them(
 def test_parts_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = drawn(6, 2, 50, 90)
     parts = [(key[:, :, :40], value[:, :, :40]), (key[:, :, 40:], value[:, :, 40:])]
-    whole = products.attend_parts(query, parts, SCALE, products.triangle(50), products.Scratch())
-    monkeypatch.setattr(products, "_SCORES", 6 * 90 * 7)
-    blocks = products.attend_parts(query, parts, SCALE, products.triangle(50), products.Scratch())
+    whole = onednn.attend_parts(query, parts, SCALE, onednn.triangle(50), onednn.Scratch())
+    monkeypatch.setattr(onednn, "_SCORES", 6 * 90 * 7)
+    blocks = onednn.attend_parts(query, parts, SCALE, onednn.triangle(50), onednn.Scratch())
     torch.testing.assert_close(blocks, whole, atol=1e-6, rtol=1e-6)

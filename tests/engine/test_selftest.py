@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.errors import UnsupportedModel
 from engine.transformers import selftest
-from engine.transformers.attention import NAME, SequenceKV, register
+from engine.transformers.attention.interface import NAME, register
+from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.selftest import check_attention, find_rotation
 from kvcache import Layout, Rotation, UnsupportedRotation, layout_of, rotation_of
 

@@ -8,7 +8,10 @@ import os
 import pytest
 import torch
 
-from engine.transformers import kernels
+from engine.transformers.attention import choose
+from engine.transformers.attention.kernels.base import Kernels
+from engine.transformers.attention.kernels.written_out import written_out, written_out_masked
+from engine.transformers.attention.side_by_side import SideBySide
 
 pytest.importorskip("triton", reason="Triton is installed with PyTorch for GPUs only")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -16,8 +19,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from triton.runtime import interpreter
 
-from engine.transformers import ModelRunner, SequenceKV, Work, span_kernels
-from engine.transformers.span_kernels import SpanTable, fits
+from engine.transformers import ModelRunner, SequenceKV, Work
+from engine.transformers.attention.kernels import spans
+from engine.transformers.attention.kernels.spans import SpanTable, fits
 from tests.tiny import tiny_model, tiny_network
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
@@ -76,7 +80,7 @@ def test_tokens_over_their_spans_against_float64(
             assert torch.equal(keys[[0, 2]], old_keys[[0, 2]])  # other layers are as they were
             assert torch.equal(values[:, :, :-1], old_values[:, :, :-1])
         whole = [torch.cat([pair[which][layer] for pair in pairs], 1)[None].double() for which in (0, 1)]
-        expected, _ = kernels.written_out(query[:, :, i : i + 1].double(), *whole, width**-0.5, False)
+        expected, _ = written_out(query[:, :, i : i + 1].double(), *whole, width**-0.5, False)
         close = 1e-5 if dtype == torch.float32 else 5e-3
         torch.testing.assert_close(found[:, :, i : i + 1].double(), expected, atol=close, rtol=close)
 
@@ -90,11 +94,8 @@ def test_a_model_decodes_by_them() -> None:
     forks = [trunk.fork(4), trunk.fork(4), trunk]
     work = [Work(SequenceKV(model.fingerprint.layout, cpu, 8), tokens[:5])]
     work += [Work(fork, (token,)) for fork, token in zip(forks, (3, 4, 5), strict=True)]
-    kernels.use(kernels.Kernels(kernels.written_out, kernels.written_out_masked, SpanTable), cpu, torch.float32)
-    try:
-        found = runner.forward(work)
-    finally:
-        kernels.use(None, cpu, torch.float32)
+    choose.use(model.model, SideBySide(Kernels(written_out, written_out_masked, SpanTable)))
+    found = runner.forward(work)
     with torch.inference_mode():
         for row, ids in zip(found, (tokens[:5], *((*tokens[:11], token) for token in (3, 4, 5))), strict=True):
             torch.testing.assert_close(row, network(torch.tensor([ids])).logits[0, -1], atol=1e-4, rtol=1e-4)
@@ -102,10 +103,10 @@ def test_a_model_decodes_by_them() -> None:
 
 def test_what_is_wrong_is_found_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert span_kernels.problem(cpu, torch.float16, (8, 2, 16)) is None
-    assert span_kernels.problem(cpu, torch.float16, (8, 2, 24)) == "heads are 24 wide"
+    assert spans.problem(cpu, torch.float16, (8, 2, 16)) is None
+    assert spans.problem(cpu, torch.float16, (8, 2, 24)) == "heads are 24 wide"
     monkeypatch.setattr(SpanTable, "attend", lambda self, layer, query, *_: query)
-    assert span_kernels.problem(cpu, torch.float16, (8, 2, 16)) == "a key is not where it was to be written"
+    assert spans.problem(cpu, torch.float16, (8, 2, 16)) == "a key is not where it was to be written"
 
 
 def test_spans_whose_tokens_do_not_lie_behind_each_other_are_refused() -> None:

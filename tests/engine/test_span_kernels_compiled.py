@@ -25,7 +25,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from engine.transformers import span_kernels
+from engine.transformers.attention.kernels import spans
 
 # An H100's programs have so much shared memory.
 _SHARED = 227 * 1024
@@ -47,11 +47,11 @@ def compiled(function: Any, constants: dict[str, Any], aligned: tuple[str, ...],
 @pytest.mark.parametrize("group", [4, 8])
 def test_attention_neither_spills_nor_waits_for_its_keys(group: int, tmp_path: Path) -> None:
     constants = {
-        "HEADS": 8 * group, "GROUP": group, "ROWS": 16, "WIDTH": 128, "BLOCK": span_kernels._BLOCK,
+        "HEADS": 8 * group, "GROUP": group, "ROWS": 16, "WIDTH": 128, "BLOCK": spans._BLOCK,
         "DTYPE": tl.bfloat16, "PRECISION": "ieee",
     }  # fmt: skip
     aligned = ("query", "parts", "sums", "query_head", "query_token")
-    found = compiled(span_kernels._attend, constants, aligned, 4, 3)
+    found = compiled(spans._attend, constants, aligned, 4, 3)
     assert found.metadata.shared <= _SHARED
     assert len(re.findall(r"cp\.async", found.asm["ptx"])) > 16
     code = tmp_path / "attend.ptx"

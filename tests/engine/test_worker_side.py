@@ -29,8 +29,10 @@ from tests.engine.late import LateDevice, LateEvent
 from tests.engine.vllm_stubs import vllm_or_stubs
 
 with vllm_or_stubs():
-    from engine.vllm import worker as worker_module
-    from engine.vllm.plan import Composition, Keep, LoadOrder, Orders, RepairOrder, SaveOrder, Source
+    from engine.vllm import loader as loader_module
+    from engine.vllm import saver as saver_module
+    from engine.vllm.plan import Composition, LoadOrder, Orders, RepairOrder, SaveOrder, SaveSpan, StoredRun
+    from engine.vllm.saver import Saver
     from engine.vllm.worker import WorkerSide
 
 LAYERS, HEADS, DIM, BLOCK, BLOCKS = 3, 2, 8, 4, 24
@@ -62,13 +64,13 @@ class Machine:
             self.cache.write(blocks, 0, keys, values)
         return keys, values
 
-    def save(self, keep: Keep, token_ids: tuple[int, ...], blocks: tuple[int, ...]) -> SaveOrder:
+    def save(self, keep: SaveSpan, token_ids: tuple[int, ...], blocks: tuple[int, ...]) -> SaveOrder:
         order = SaveOrder(keep, token_ids, (), blocks)
         with self.device.on(self.device.main):
             self.worker.save(Orders(saves=[order]))
         return order
 
-    def load(self, request: str, blocks: tuple[int, ...], *sources: Source) -> None:
+    def load(self, request: str, blocks: tuple[int, ...], *sources: StoredRun) -> None:
         with self.device.on(self.device.main):
             self.worker.start(Orders(loads=[LoadOrder(request, blocks, sources, request)]))
 
@@ -102,16 +104,16 @@ def machine(folder: Path, *, host_bytes: int = 1 << 20, staged: int = 1 << 20) -
     cache = PagedCache(_layers(), "joined")
     device.owns(cache._layers[0])
     patch = pytest.MonkeyPatch()
-    patch.setattr(worker_module, "_SAVED_AT_ONCE", staged)
-    patch.setattr(worker_module, "_LOADED_AT_ONCE", 512)
+    patch.setattr(saver_module, "_SAVED_AT_ONCE", staged)
+    patch.setattr(loader_module, "_LOADED_AT_ONCE", 512)
     patch.setattr(Staging, "_fresh", lambda self, shape, dtype: device.staging(self, shape, dtype))
     patch.setattr(Arena, "give_back", _poisoning(Arena.give_back))
-    writing, wait_for = threading.Event(), WorkerSide._wait_for
-    patch.setattr(WorkerSide, "_wait_for", lambda *args: writing.wait(20) and wait_for(*args))
+    writing, wait_for = threading.Event(), Saver._wait_for
+    patch.setattr(Saver, "_wait_for", lambda *args: writing.wait(20) and wait_for(*args))
     shard = Shard.whole(LAYERS, HEADS)
     worker = WorkerSide(folder, FINGERPRINT, cache, shard, host_bytes=host_bytes, fsync=False, streams=device)
     device.owns(worker._host._arena._memory)
-    worker._rotation = Rotation(torch.tensor([[0.5, 0.25]], dtype=torch.float64))
+    worker._loader.rotation = Rotation(torch.tensor([[0.5, 0.25]], dtype=torch.float64))
     try:
         yield Machine(worker, cache, device, folder, writing=writing)
     finally:
@@ -138,8 +140,8 @@ def _poisoning(give_back: Any) -> Any:
 TOKENS = 10
 
 
-def keep_of(n_tokens: int = TOKENS) -> Keep:
-    return Keep(ROOT, 0, n_tokens)
+def keep_of(n_tokens: int = TOKENS) -> SaveSpan:
+    return SaveSpan(ROOT, 0, n_tokens)
 
 
 def ids_of(name: int, n_tokens: int = TOKENS) -> tuple[int, ...]:
@@ -188,7 +190,7 @@ def test_no_order_of_events_lets_bytes_be_read_too_early_or_land_too_late(
                     del saved[chosen]
                 elif order.key not in m.worker._host._held:
                     m.until_saved(order)
-                m.load(f"r{name}", blocks, Source(order.key, 0, TOKENS))
+                m.load(f"r{name}", blocks, StoredRun(order.key, 0, TOKENS))
                 invalid = m.until_received(f"r{name}")
                 assert (kind == "spoiled") == bool(invalid)
                 # A load that failed is computed; one that did not may be gone on with, and overwritten.
@@ -197,7 +199,7 @@ def test_no_order_of_events_lets_bytes_be_read_too_early_or_land_too_late(
         m.worker.drop_host_tier()
         m.device.do_all()
         for order, keys, values in saved.values():
-            segment = read_shard(m.folder, order.key, FINGERPRINT, m.worker._shard)
+            segment = read_shard(m.folder, order.key, FINGERPRINT, Shard.whole(LAYERS, HEADS))
             assert torch.equal(segment.keys, keys)
             assert torch.equal(segment.values, values)
         for where, (keys, values) in expected.items():
@@ -213,7 +215,7 @@ def test_a_load_waits_for_what_may_still_write_to_its_blocks(tmp_path: Path) -> 
         order = m.save(keep_of(), ids_of(1), (0, 1, 2))
         m.until_saved(order)
         m.forward((6, 7, 8), TOKENS)
-        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        m.load("r", (6, 7, 8), StoredRun(order.key, 0, TOKENS))
         assert m.until_received("r") == set()
         m.device.do_all()
         assert torch.equal(m.held((6, 7, 8), TOKENS)[0], keys)
@@ -224,7 +226,7 @@ def test_a_segment_in_the_host_tier_is_placed_when_its_bytes_are_there(tmp_path:
     with machine(tmp_path) as m:
         keys, values = m.forward((0, 1, 2), TOKENS)
         order = m.save(keep_of(), ids_of(1), (0, 1, 2))
-        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        m.load("r", (6, 7, 8), StoredRun(order.key, 0, TOKENS))
         assert m.until_received("r") == set()
         assert torch.equal(m.held((6, 7, 8), TOKENS)[0], keys)
         assert torch.equal(m.held((6, 7, 8), TOKENS)[1], values)
@@ -240,7 +242,7 @@ def test_staging_is_used_again_behind_the_copies_from_it(tmp_path: Path) -> None
             saves.append((m.save(keep_of(), ids_of(name), (0, 1, 2)), *expected))
         for order, keys, values in saves:
             assert m.until_saved(order) > 0
-            segment = read_shard(m.folder, order.key, FINGERPRINT, m.worker._shard)
+            segment = read_shard(m.folder, order.key, FINGERPRINT, Shard.whole(LAYERS, HEADS))
             assert torch.equal(segment.keys, keys)
             assert torch.equal(segment.values, values)
 
@@ -262,7 +264,7 @@ def test_nothing_lands_in_blocks_and_memory_that_a_failed_load_gave_back(
             write_layers(run, half, first, data)  # type: ignore[arg-type]
 
         monkeypatch.setattr(m.cache, "write_layers", failing)
-        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        m.load("r", (6, 7, 8), StoredRun(order.key, 0, TOKENS))
         assert m.until_received("r") == {6, 7, 8}
         monkeypatch.undo()
         keys, values = m.cache.shape(TOKENS), 5.0
@@ -299,14 +301,14 @@ def test_moved_parts_of_a_segment_lie_where_they_should(tmp_path: Path) -> None:
         keys, values = m.forward((0, 1, 2), TOKENS)
         order = m.save(keep_of(), ids_of(1), (0, 1, 2))
         m.until_saved(order)
-        assert m.worker._rotation is not None
+        assert m.worker._loader.rotation is not None
         for drop in (False, True):
             if drop:
                 m.worker.drop_host_tier()
-            m.load("r", (6, 7, 8), Source(order.key, 3, 5, begin=2, shift=1))
+            m.load("r", (6, 7, 8), StoredRun(order.key, 3, 5, begin=2, shift=1))
             assert m.until_received("r") == set()
             found = m.cache.read((6, 7, 8), 3, 8)
-            assert torch.equal(found[0], m.worker._rotation.turned(keys[:, :, 2:7], 1))
+            assert torch.equal(found[0], m.worker._loader.rotation.turned(keys[:, :, 2:7], 1))
             assert torch.equal(found[1], values[:, :, 2:7])
 
 
@@ -352,7 +354,7 @@ def test_a_pass_that_fails_leaves_the_request_to_be_computed_and_the_engine_aliv
 ) -> None:
     with machine(tmp_path) as m:
         repairer = SlowRepairer()
-        m.worker.can_compose(m.worker._rotation, repairer)  # type: ignore[arg-type]
+        m.worker.can_compose(m.worker._loader.rotation, repairer)  # type: ignore[arg-type]
         composition = Composition(((6, 9, True), (9, 10, False)), "first", 0.5)
         order = RepairOrder("r", "plan", (3, 4, 5), tuple(range(10)), composition, after=((10, 11),))
         m.worker.repair(Orders(repairs=[order]))
@@ -381,9 +383,9 @@ def test_the_thread_that_launches_kernels_is_not_asked_for_the_interpreter_more_
         tmp_path, FINGERPRINT, cache, Shard.whole(LAYERS, HEADS), host_bytes=1 << 16, fsync=False, streams=streams
     )
     gate = threading.Event()
-    worker._bring = lambda *args: gate.wait(20) and 1 / 0  # type: ignore[method-assign, assignment]
+    worker._loader._bring = lambda *args: gate.wait(20) and 1 / 0  # type: ignore[method-assign, assignment]
     try:
-        worker.start(Orders(loads=[LoadOrder("r", (1,), (Source("k" * 64, 0, 2),))], idle=idle))
+        worker.start(Orders(loads=[LoadOrder("r", (1,), (StoredRun("k" * 64, 0, 2),))], idle=idle))
         assert (sys.getswitchinterval() < before) == quick
         begin = time.monotonic()
         worker.received(idle=True)

@@ -264,13 +264,15 @@ def test_what_only_vllm_can_do_is_refused_by_name(server: Running, change: dict[
 
 def test_too_many_waiting_requests_are_503_with_retry_after(server: Running) -> None:
     engine: Any = server.services.engine
-    before, engine._max_waiting = engine._max_waiting, 0
+    holder, name = (engine._intake, "max_waiting") if hasattr(engine, "_intake") else (engine, "_max_waiting")
+    before = getattr(holder, name)
+    setattr(holder, name, 0)
     try:
         reply = server.chat()
         assert error_of(reply, 503)["code"] == "queue_full"
         assert reply.headers["retry-after"] == "1"
     finally:
-        engine._max_waiting = before
+        setattr(holder, name, before)
     assert server.chat().status_code == 200
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from engine.base import ChatMessage, Sampling, Started
-from engine.transformers import BatchingConfig, CompositionConfig, LoadedModel, TransformersEngine
+from engine.config import BatchingConfig, CompositionConfig
+from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import SegmentStore
 from memory import HashEmbedder, LocalExtractor, Memory, MemoryStore, Message, Said, Subject
 from scheduler import Planner, Upkeep

@@ -33,7 +33,7 @@ def test_both_engines_read_each_others_segments(engine: VllmEngine, demo_folder:
     async def in_vllm(source: str) -> list[tuple[int, ...]]:
         answers = [await ask(engine, greedy(pieces, 4)) for pieces in PROMPTS]
         assert {name for answer in answers for name in answer.sources[1:-1]} == {source}
-        await engine._until_stored([key for pieces in PROMPTS for key in chain_keys(engine, pieces)])
+        await engine._intake.until_stored([key for pieces in PROMPTS for key in chain_keys(engine, pieces)])
         await engine.llm.reset_prefix_cache()
         await engine.llm.collective_rpc("recallkv_drop_host_tier")
         return [answer.token_ids for answer in answers]

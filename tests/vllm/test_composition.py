@@ -102,7 +102,7 @@ def test_a_page_that_vanishes_while_it_is_certified_gets_no_certificate(
     """vLLM asks anew for a prompt nothing of which could be loaded, and goes on with one of which something could."""
     pieces = texts(f"gone{context}", 4 + context)
     page = PageRequest(HEADER, tuple(pieces[:4]), context=tuple(pieces[4:]))
-    store_page = engine.store_page
+    store_page = engine.pages.store
     keys: list[str] = []
 
     async def stored_and_gone(request: PageRequest, salt: str = "") -> str | None:
@@ -112,7 +112,7 @@ def test_a_page_that_vanishes_while_it_is_certified_gets_no_certificate(
         await _vanishes(engine, key)
         return key
 
-    monkeypatch.setattr(engine, "store_page", stored_and_gone)
+    monkeypatch.setattr(engine.pages, "store", stored_and_gone)
 
     async def go() -> None:
         assert not await engine.build_page(page)
@@ -128,10 +128,10 @@ def test_a_scored_prompt_that_is_taken_up_again_is_scored_once(engine: VllmEngin
 
     async def go() -> None:
         turns = tuple(b"What lies near? Answer: amber")
-        exact = await engine.score(turns, 5)
+        exact = await engine.pages.score(turns, 5)
         prompt = GenerateRequest("score", Prompt((Piece("turns", turns),)), Sampling(max_tokens=1), salt=exact)
-        await engine._run(Planned(prompt, RequestPlan(id=exact, score=5)))
-        kl, same = await engine.divergence(exact, await engine.score(turns, 5))
+        await engine._intake.run(Planned(prompt, RequestPlan(id=exact, score=5)))
+        kl, same = await engine.pages.divergence(exact, await engine.pages.score(turns, 5))
         assert (kl, same) == (pytest.approx(0.0, abs=1e-6), 1.0)
 
     run(go())

@@ -58,7 +58,7 @@ def test_chained_segments_give_the_tokens_of_vllm_without_a_connector(engine: Vl
         for pieces, want in zip(prompts, expected, strict=True):
             first = await ask(engine, greedy(pieces, 12))
             assert first.token_ids == want
-            await engine._until_stored(chain_keys(engine, pieces))
+            await engine._intake.until_stored(chain_keys(engine, pieces))
         for host, tier in ((True, "host"), (False, "disk")):
             await cold(engine, host=host)
             for pieces, want in zip(prompts, expected, strict=True):
@@ -78,7 +78,7 @@ def test_preloaded_segments_are_in_the_host_tier_when_they_are_asked_for(engine:
     async def go() -> None:
         first = await ask(engine, greedy(pieces, 8))
         keys = chain_keys(engine, pieces)
-        await engine._until_stored(keys)
+        await engine._intake.until_stored(keys)
         await cold(engine)
         assert [await engine.preload(key) > 0 for key in keys] == [True] * len(keys)
         for _ in range(500):  # the workers do not wait for their drive, nor does the call
@@ -134,7 +134,7 @@ def test_bad_segments_are_computed_and_no_request_fails(engine: VllmEngine, harm
         exact = await ask(engine, greedy(pieces))
         fine = await ask(engine, greedy(bystander))
         keys = chain_keys(engine, pieces)
-        await engine._until_stored([*keys, *chain_keys(engine, bystander)])
+        await engine._intake.until_stored([*keys, *chain_keys(engine, bystander)])
         await cold(engine)
         (path,) = files_of(engine.store._folder, keys[2])
         (other,) = files_of(engine.store._folder, keys[1])
@@ -198,7 +198,7 @@ def test_an_aborted_request_frees_its_blocks(engine: VllmEngine) -> None:
         await asyncio.gather(task, return_exceptions=True)
         await waiting.aclose()
         for _ in range(500):
-            if engine.capacity().running == 0 and engine._running == 0:
+            if engine.capacity().running == 0 and engine._intake.running == 0:
                 break
             await asyncio.sleep(0.01)
         assert engine.capacity().running == 0

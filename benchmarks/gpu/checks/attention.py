@@ -15,8 +15,10 @@ import torch
 
 from benchmarks.gpu.checks.base import Finding, Site, check, poison, within
 from engine.transformers import ModelRunner, SequenceKV, Work
-from engine.transformers.attention import Probe, ragged_attention
+from engine.transformers.attention.interface import ragged_attention
+from engine.transformers.attention.ragged import Probe
 from kvcache import Fingerprint, Layout, Segment, root_key
+from kvcache.repair import SIGNALS
 
 _ALLOWED = {"float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}
 _NEW = 41
@@ -150,7 +152,7 @@ class _Scene:
         kv.open_region(n + _NEW)
         self.runner.forward([Work(kv, range(n + _NEW), 0, range(n + _NEW))])
         new = range(n, n + _NEW)
-        probe = Probe("attention")
+        probe = Probe(SIGNALS["attention"])
         self.runner.forward([Work(kv, new, 0, new, probe)])
         assert probe.signal is not None, "the pass gave no signal"
         return off(probe.signal, self.module.paid(new, range(n + _NEW), causal(_NEW, n + _NEW)))

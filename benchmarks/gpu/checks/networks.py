@@ -17,7 +17,7 @@ from benchmarks.gpu.checks.base import Finding, Site, check
 from benchmarks.lab.architectures import Architecture
 from benchmarks.lab.weights import random_network, word_tokenizer
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, prepare
-from engine.transformers.attention import plain_attention
+from engine.transformers.attention.interface import plain_attention
 from kvcache import Segment, root_key
 
 _WORDS = 300

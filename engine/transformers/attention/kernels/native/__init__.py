@@ -5,7 +5,7 @@ a CPU: spans are copied behind each other or merged, and its float32 products le
 Where there is no compiler, everything goes on without.
 """
 
-from engine.transformers.native.attention import NativeAttention, example, native_attention
-from engine.transformers.native.compiling import NotCompiled, compiled
+from engine.transformers.attention.kernels.native.attention import NativeAttention, example, native_attention
+from engine.transformers.attention.kernels.native.compiling import NotCompiled, compiled
 
 __all__ = ["NativeAttention", "NotCompiled", "compiled", "example", "native_attention"]

@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 from triton.errors import TritonError
 
-from engine.transformers.kernels import Pairs, written_out
+from engine.transformers.attention.kernels.base import Pairs
+from engine.transformers.attention.kernels.written_out import written_out
 from engine.transformers.upload import upload
 
 # Numbers of one span: addresses of its keys and values in bytes, strides of layers and heads in elements, tokens.
@@ -53,7 +54,7 @@ def _attend(
     HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one token and head of keys over every ``num_programs(2)``-th block of each span: the result, and the
+    """Attend with one token and head of keys to every ``num_programs(2)``-th block of each span: the result, and the
     logarithm of the sum of its weights to base 2."""
     token, kv_head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     n_parts = tl.num_programs(2)
@@ -108,12 +109,12 @@ def _merge(parts, sums, out, n_parts, rows, WIDTH: tl.constexpr, PARTS: tl.const
 
 
 def fits(head_dim: int) -> bool:
-    """Whether heads are as wide as the kernels can have them."""
+    """Say whether heads are as wide as the kernels can have them."""
     return head_dim >= 16 and head_dim & (head_dim - 1) == 0
 
 
 class SpanTable:
-    """Where the keys and values of one pass's sequences lie.
+    """The table of the places where the keys and values of one pass's sequences lie.
 
     Each sequence is pairs of [layers, kv_heads, tokens, head_dim], with head_dim and tokens innermost; the last pair
     ends with the slot of the token that is computed, which is written first.
@@ -140,7 +141,7 @@ class SpanTable:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Attention of a token of each sequence, query [1, heads, sequences, head_dim], key and value [kv_heads,
+        """Attend with a token of each sequence, query [1, heads, sequences, head_dim], key and value [kv_heads,
         sequences, head_dim]; the same shape as the query's."""
         _, heads, tokens, width = query.shape
         group = heads // self._kv_heads

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from engine.transformers.native.compiling import NotCompiled, compiled
+from engine.transformers.attention.kernels.native.compiling import NotCompiled, compiled
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _MAX_WIDTH = 256
@@ -51,7 +51,7 @@ class NativeAttention:
     """``attention.cpp``, run by the threads that PyTorch computes with (its OpenMP's)."""
 
     def __init__(self, library: Path, openmp: Path) -> None:
-        """Raises ``OSError`` for a file that cannot be loaded."""
+        """Load the library; raises ``OSError`` for a file that cannot be loaded."""
         kernel = ctypes.CDLL(str(library))
         self._plan, self._attend = kernel.recallkv_plan, ctypes.cast(kernel.recallkv_attend, ctypes.c_void_p)
         self._parallel = ctypes.CDLL(str(openmp)).GOMP_parallel
@@ -63,11 +63,13 @@ class NativeAttention:
         self._local = threading.local()
 
     @staticmethod
-    def fits(query: torch.Tensor, value: torch.Tensor) -> bool:
-        """Whether tensors of this kind can be attended with."""
-        width = query.shape[-1]
+    def fits(query: torch.Tensor, parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+        """Say whether tensors of this kind can be attended with, and gain. A single token has nothing to gain: it waits
+        for memory."""
+        value, width = parts[-1][1], query.shape[-1]
         fits = width % _WIDTH_STEP == 0 and width <= _MAX_WIDTH and value.shape[-1] == width
-        return fits and query.device.type == "cpu" and query.dtype == value.dtype == torch.float32
+        fits = fits and query.device.type == "cpu" and query.dtype == value.dtype == torch.float32
+        return fits and query.shape[2] > 1
 
     def attend(
         self,
@@ -76,9 +78,9 @@ class NativeAttention:
         scale: float,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention of query [1, heads, new, head_dim] over all parts (keys and values, [1, kv_heads, keys, head_dim]
-        each), [1, heads, new, head_dim]; float32 all, see :meth:`fits`. ``mask`` is of the last keys, additive,
-        [new, masked]; without one the last keys are the new tokens' own, and each sees those up to itself."""
+        """Attend with query [1, heads, new, head_dim] over all parts (keys and values, [1, kv_heads, keys, head_dim]
+        each), [1, heads, new, head_dim]; float32 all, see :meth:`fits`. ``mask`` is of the last keys, additive, [new,
+        masked]; without one the last keys are the new tokens' own, and each sees those up to itself."""
         _, heads, new, width = query.shape
         query = _lying(query)
         held = [(_lying(key), _lying(value)) for key, value in parts]  # data_ptr() keeps nothing alive
@@ -111,7 +113,8 @@ class NativeAttention:
         return out.transpose(1, 2)
 
     def _scratch(self, threads: int) -> torch.Tensor:
-        """This thread's memory for so many workers, kept: their stacks may be small, and fresh memory is slow."""
+        """Return this thread's memory for so many workers, kept: their stacks may be small, and fresh memory is
+        slow."""
         held: torch.Tensor | None = getattr(self._local, "scratch", None)
         if held is None or held.numel() < threads * self._scratch_bytes:
             held = self._local.scratch = torch.empty(threads * self._scratch_bytes, dtype=torch.uint8)
@@ -119,7 +122,7 @@ class NativeAttention:
 
 
 def _lying(tensor: torch.Tensor) -> torch.Tensor:
-    """With its last dimension's numbers side by side."""
+    """Return a tensor with its last dimension's numbers side by side."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -137,7 +140,8 @@ def _described(key: torch.Tensor, value: torch.Tensor) -> _Part:
 
 @functools.cache
 def native_attention() -> NativeAttention | str:
-    """The kernel, where it can be compiled and is right; else why there is none. Found out once."""
+    """Return the kernel where it can be compiled and is right, else the reason why there is none. Found out once per
+    process."""
     try:
         kernel = NativeAttention(compiled(_SOURCE), _openmp())
     except (NotCompiled, OSError, AttributeError) as error:
@@ -146,7 +150,7 @@ def native_attention() -> NativeAttention | str:
 
 
 def _openmp() -> Path:
-    """The OpenMP library that PyTorch's threads are of. Raises ``NotCompiled``."""
+    """Find the OpenMP library that PyTorch's threads are of. Raises ``NotCompiled``."""
     package = Path(torch.__file__).parent
     for folder in (package / "lib", package.with_name("torch.libs")):
         for path in sorted(folder.glob("libgomp*.so*")):
@@ -157,7 +161,7 @@ def _openmp() -> Path:
 def example(
     new: int, lengths: Sequence[int], width: int = 64
 ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """A query, and parts of these lengths with the new tokens' own behind them, standard normal."""
+    """Draw a query, and parts of these lengths with the new tokens' own behind them, standard normal."""
     generator = torch.Generator().manual_seed(0)
 
     def some(heads: int, n: int) -> torch.Tensor:

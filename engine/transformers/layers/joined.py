@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from engine.transformers.attention import RaggedBatch
-from engine.transformers.fused import in_halves, replace_layers
+from engine.transformers.attention.ragged import RaggedBatch
+from engine.transformers.layers.fused import in_halves, replace_layers
 
 
 class _Linear:
@@ -34,7 +34,7 @@ class _Linear:
             self.bias = torch.cat(made)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[tokens, in] to [tokens, out]."""
+        """Take [tokens, in] to [tokens, out]."""
         return F.linear(x, self.weight, self.bias)
 
     def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -45,8 +45,8 @@ class _Linear:
 
 
 class JoinedLayer(nn.Module):
-    """Stands in for a decoder layer that :func:`~engine.transformers.fused.can_fuse` has found fit, and calls the same
-    attention. The input is written over: transformers' models do not use it again.
+    """Stands in for a decoder layer that :func:`~engine.transformers.layers.fused.can_fuse` has found fit, and calls
+    the same attention. The input is written over: transformers' models do not use it again.
 
     ``is_last``: what it gives is used for logits only.
     """
@@ -81,7 +81,7 @@ class JoinedLayer(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """[1, tokens, width] to the same. ``kwargs`` go to the attention function."""
+        """Take [1, tokens, width] to the same shape. ``kwargs`` go to the attention function."""
         if hidden_states.shape[0] != 1:
             raise ValueError("sequences stand side by side in one row, not below each other")
         attended = self._attend(hidden_states, position_embeddings, attention_mask, kwargs)
@@ -94,7 +94,7 @@ class JoinedLayer(nn.Module):
         return hidden_states
 
     def _after_attention(self, attended: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """[tokens, width] in place."""
+        """Change [tokens, width] in place."""
         residual = self._out.add_to(residual, attended)
         gate, up = torch.chunk(self._gate_up(_normed(residual, self.post_attention_layernorm)), 2, dim=-1)
         return self._down.add_to(residual, F.silu(gate).mul_(up))
@@ -125,7 +125,7 @@ class JoinedLayer(nn.Module):
 
 
 def _normed(x: torch.Tensor, norm: Any) -> torch.Tensor:
-    """Root mean square norm (Zhang and Sennrich, arXiv 1910.07467)."""
+    """Normalise by the root mean square (Zhang and Sennrich, arXiv 1910.07467)."""
     return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 

@@ -24,7 +24,7 @@ class Packed:
 
 @torch.no_grad()
 def packed(linears: Sequence[nn.Linear], scale: torch.Tensor | None = None) -> Packed:
-    """Layers with the same input as one, their outputs one after the other. ``scale``, float32 [in_features],
+    """Pack layers with the same input as one, their outputs one after the other. ``scale``, float32 [in_features],
     multiplies the input beforehand."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
     if scale is not None:
@@ -42,8 +42,8 @@ def product(
     times: torch.Tensor | None = None,
     plus: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """float32 [..., in_features] to [..., out_features], with one of these done to it on the way out: ``activation``
-    (a name of oneDNN's), a product with ``times``, a sum with ``plus``."""
+    """Take float32 [..., in_features] to [..., out_features], with one of these done to it on the way out:
+    ``activation`` (a name of oneDNN's), a product with ``times``, a sum with ``plus``."""
     other = times if plus is None else plus
     out: torch.Tensor
     if other is None:
@@ -64,12 +64,12 @@ class PackedLinear(nn.Module):
         self._packed = packed([linear])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """float32 [..., in_features] to [..., out_features]."""
+        """Take float32 [..., in_features] to [..., out_features]."""
         return product(inputs, self._packed)
 
 
 def can_pack(network: nn.Module) -> bool:
-    """Whether the network's linear layers gain from packing here."""
+    """Say whether the network's linear layers gain from packing here."""
     first = next(network.parameters())
     return (
         first.device.type == "cpu"

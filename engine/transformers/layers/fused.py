@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from engine.transformers.attention import RaggedBatch, plain_attention
-from engine.transformers.packing import packed, product
+from engine.transformers.attention.interface import plain_attention
+from engine.transformers.attention.ragged import RaggedBatch
+from engine.transformers.layers.packing import packed, product
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class _Norm:
         self._share = 1.0 / weight.numel()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """float32 [..., width] to the same."""
+        """Normalise float32 [..., width]."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x * torch.addcmul(self._eps, length, length, value=self._share).rsqrt_()
 
@@ -77,7 +78,7 @@ class FusedLayer(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """float32 [1, tokens, width] to the same. ``kwargs`` go to the attention function."""
+        """Take float32 [1, tokens, width] to the same shape. ``kwargs`` go to the attention function."""
         attended = self._attend(hidden_states, position_embeddings, attention_mask, kwargs)
         ragged: RaggedBatch | None = kwargs.get("ragged")
         if not self._is_last or ragged is None or ragged.wanted is None or len(ragged.wanted) == hidden_states.shape[1]:
@@ -134,7 +135,7 @@ def in_halves(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Te
 
 
 def can_fuse(layer: Any) -> bool:
-    """Whether the layer has the parts of Llama's, and no others."""
+    """Say whether the layer has the parts of Llama's, and no others."""
     if {name for name, _ in layer.named_children()} != _CHILDREN:
         return False
     attention = {name for name, _ in layer.self_attn.named_children()}

@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 
+from engine.transformers.attention.kernels.base import Attended, Part
+from engine.transformers.attention.kernels.flash import flash, merge
+
 # Rows of scores at once, and how many numbers they may be: they should stay in the cores' caches.
 _ROWS = 128
 _SCORES = 4 << 20
@@ -27,14 +30,14 @@ _FLOAT32_ERROR = 1e-4
 
 
 def worth(new: int, keys: int) -> bool:
-    """Whether attention of so many new tokens over so many keys gains: oneDNN takes some milliseconds for sizes that it
-    has not seen before (once for all layers), and single tokens meet a new size at every step."""
+    """Say whether attention of ``new`` tokens over ``keys`` others gains: oneDNN takes some milliseconds for sizes that
+    it has not seen before (once for all layers), and single tokens meet a new size at every step."""
     return new >= _NEW and keys >= _KEYS
 
 
 @functools.cache
 def usable() -> bool:
-    """Whether float32 products can, and should, go through oneDNN on this machine."""
+    """Say whether float32 products can, and should, go through oneDNN on this machine."""
     precision = getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None)
     if precision is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
@@ -52,7 +55,8 @@ def _is_amd() -> bool:
 
 @torch.inference_mode()
 def _is_exact() -> bool:
-    """Products under the other setting are as exact as float32 ones are (in bfloat16 the error would be near 0.1)."""
+    """Check that products under the other setting are as exact as float32 ones are (in bfloat16 the error would be near
+    0.1)."""
     generator = torch.Generator().manual_seed(0)
     for rows, columns in ((1, 512), (64, 64), (192, 2048), (1536, 512)):
         left = torch.randn(2, rows, 64, generator=generator)
@@ -66,8 +70,8 @@ def _is_exact() -> bool:
 
 @contextmanager
 def preferred() -> Iterator[None]:
-    """Float32 products of this process go through oneDNN. (The setting is the process's: what other threads compute
-    meanwhile may too, with float32's exactness.)"""
+    """Have float32 products of this process go through oneDNN within the block. (The setting is the process's: what
+    other threads compute meanwhile may too, with float32's exactness.)"""
     settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     settings.fp32_precision = "bf16"
@@ -85,7 +89,7 @@ class Scratch:
         self._buffers = [torch.empty(0), torch.empty(0)]
 
     def pair(self, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Two float32 tensors of ``shape``, with whatever is in them."""
+        """Return two float32 tensors of ``shape``, with whatever is in them."""
         wanted = 1
         for n in shape:
             wanted *= n
@@ -105,9 +109,9 @@ def attend(
     mask: torch.Tensor | None,
     scratch: Scratch,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention and its log-sum-exp, [1, heads, new, head_dim] and [1, heads, new], of float32 query [1, heads, new,
-    head_dim] over key and value [1, kv_heads, keys, head_dim]. ``causal`` needs as many keys as queries; ``mask`` is
-    additive, [new, keys]."""
+    """Attend with float32 query [1, heads, new, head_dim] to key and value [1, kv_heads, keys, head_dim]; returns the
+    attention, shaped as the query, and its log-sum-exp [1, heads, new]. ``causal`` needs as many keys as queries;
+    ``mask`` is additive, [new, keys]."""
     _, heads, new, width = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     group = heads // kv_heads
@@ -143,7 +147,7 @@ def attend(
 
 
 def at_once(new: int) -> bool:
-    """Whether so few new tokens are attended to all parts at once, by :func:`attend_parts`."""
+    """Say whether so few new tokens are attended to all parts at once, by :func:`attend_parts`."""
     return new < _MANY
 
 
@@ -154,7 +158,7 @@ def attend_parts(
     mask: torch.Tensor | None,
     scratch: Scratch,
 ) -> torch.Tensor:
-    """Attention of float32 query [1, heads, new, head_dim] over all parts (keys and values, [1, kv_heads, keys,
+    """Attend with float32 query [1, heads, new, head_dim] over all parts (keys and values, [1, kv_heads, keys,
     head_dim] each), [1, heads, new, head_dim]. ``mask`` is of the last part, additive, [new, keys]. The parts are
     copied behind each other: for few new tokens that costs less than products and a softmax for each, and joining
     those."""
@@ -179,5 +183,40 @@ def attend_parts(
 
 @functools.cache
 def triangle(n: int) -> torch.Tensor:
-    """What ``n`` tokens do not see of each other, additive, [n, n]."""
+    """Make the additive causal mask of ``n`` tokens among themselves, [n, n]."""
     return torch.zeros(n, n).masked_fill_(torch.ones(n, n, dtype=torch.bool).triu_(1), float("-inf"))
+
+
+class OneDnn:
+    """Attends by oneDNN's products: to all parts at once where the new tokens are few, else part by part."""
+
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+
+    def fits(self, query: torch.Tensor, parts: Sequence[Part]) -> bool:
+        return query.dtype == torch.float32 and worth(query.shape[2], sum(key.shape[2] for key, _ in parts))
+
+    def attend(
+        self, query: torch.Tensor, parts: Sequence[Part], scale: float, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        new = query.shape[2]
+        if at_once(new):
+            with preferred():
+                return attend_parts(query, parts, scale, triangle(new) if mask is None else mask, self._scratch)
+        *before, last = parts
+        found = [self._part(query, part, scale) for part in before]
+        return merge([*found, self._part(query, last, scale, causal=mask is None, mask=mask)])
+
+    def _part(
+        self,
+        query: torch.Tensor,
+        part: Part,
+        scale: float,
+        *,
+        causal: bool = False,
+        mask: torch.Tensor | None = None,
+    ) -> Attended:
+        if not worth(query.shape[2], part[0].shape[2]):
+            return flash(query, *part, scale, mask=mask, causal=causal)
+        with preferred():
+            return attend(query, *part, causal, scale, mask, self._scratch)

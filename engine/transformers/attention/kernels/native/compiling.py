@@ -23,8 +23,8 @@ class NotCompiled(Exception):
 
 
 def compiled(source: Path, folder: Path | None = None) -> Path:
-    """The library made of ``source``, from ``folder`` (default: ``native`` in the cache folder) where it was made
-    before. Raises ``NotCompiled``."""
+    """Return the library made of ``source``, from ``folder`` (default: ``native`` in the cache folder) where it was
+    made before. Raises ``NotCompiled``."""
     folder = _kept() if folder is None else folder
     failed = NotCompiled("there is no C++ compiler (CXX, c++, g++ or clang++)")
     for compiler in _compilers():
@@ -82,7 +82,7 @@ def _run(command: list[str]) -> str:
 
 
 def _cpu() -> str:
-    """What ``-march=native`` stands for: folders may be shared by machines."""
+    """Describe what ``-march=native`` stands for: folders may be shared by machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -91,7 +91,7 @@ def _cpu() -> str:
 
 
 def _check_owned(folder: Path) -> None:
-    """What is loaded from here is run."""
+    """Refuse a folder that others may write to: what is loaded from it is run."""
     found = folder.stat()
     if found.st_uid != os.getuid() or found.st_mode & _WRITABLE_BY_OTHERS:
         raise NotCompiled(f"others may write to {folder}")
