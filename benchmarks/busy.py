@@ -14,7 +14,7 @@ from benchmarks.text import tokens_of_text
 from engine.base import GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import TransformersEngine
 from scheduler.events import EventLog
-from scheduler.preloader import PreloadConfig, Preloader, Wanted
+from scheduler.prediction.preloader import PreloadConfig, Preloader, Wanted
 
 _SEGMENTS, _SEGMENT_TOKENS = 24, 512
 _SAMPLING = Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)

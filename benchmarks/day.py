@@ -20,7 +20,7 @@ from benchmarks.text import sentence
 from engine.base import ChatMessage, Engine, MemoryText, Piece, Prompt
 from memory import HashEmbedder, Job, MemoryStore, Message, Said, new_message
 from scheduler import Foresight, ForesightConfig, JobRunner, Upkeep
-from scheduler.foresight import Scene
+from scheduler.prediction.foresight import Scene
 from scheduler.saved import read_state, write_state
 
 _HEADER = tuple(range(1, 40))

@@ -37,9 +37,9 @@ from kvcache.ledger import PreloadLedger
 from kvcache.ranking import Worth
 from kvcache.tiers import CLEARLY_LESS
 from memory import MemoryStore
-from scheduler.foresight import Foresight, ForesightConfig, Scene
-from scheduler.learning import Matrix
-from scheduler.predictors import SignalPredictor
+from scheduler.prediction.foresight import Foresight, ForesightConfig, Scene
+from scheduler.prediction.learning import Matrix
+from scheduler.prediction.predictors import SignalPredictor
 from scheduler.upkeep import Upkeep
 
 PolicyName = Literal["none", "lru", "lfu", "predictor", "adversary", "oracle", "resident"]

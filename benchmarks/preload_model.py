@@ -26,7 +26,7 @@ from engine.transformers.cost import CostModel, calibrated
 from kvcache import Entry, SegmentStore, list_folder, page_root
 from memory import MemoryStore
 from scheduler import Ask, Plan, Planner
-from scheduler.foresight import Foresight, ForesightConfig
+from scheduler.prediction.foresight import Foresight, ForesightConfig
 from scheduler.upkeep import Upkeep
 
 _SAMPLING = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)

@@ -32,7 +32,7 @@ from kvcache import (
     root_key,
     standalone_root,
 )
-from kvcache.paths import segment_files
+from kvcache.files.paths import segment_files
 from scheduler.order import best_order
 
 _SMOLLM2 = Layout(layers=30, kv_heads=3, head_dim=64, dtype="float32")

@@ -22,7 +22,7 @@ from benchmarks.text import tokens_of_text
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from kvcache import root_key
-from kvcache.paths import segment_files
+from kvcache.files.paths import segment_files
 
 Mode = Literal["text", "resident", "host", "disk"]
 MODES: tuple[Mode, ...] = ("text", "resident", "host", "disk")

@@ -28,7 +28,7 @@ from benchmarks.ttft import drop_page_cache, read_raw
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.vllm.engine import VllmEngine, load_vllm_engine
 from kvcache import chain_key, root_key
-from kvcache.paths import segment_files, segment_path
+from kvcache.files.paths import segment_files, segment_path
 
 _TOKENS = 16
 _BUFFER = 16 << 20

@@ -15,12 +15,14 @@ from kvcache.errors import (
     UnsupportedCache,
     UnsupportedRotation,
 )
-from kvcache.file import read_segment, write_segment
+from kvcache.files.check import BadFile, VerifyReport, list_folder, verify_folder
+from kvcache.files.quarantine import list_quarantine
+from kvcache.files.reader import read_segment
+from kvcache.files.writer import write_segment
 from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
 from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
-from kvcache.quarantine import list_quarantine
 from kvcache.ranking import Worth
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
@@ -28,7 +30,6 @@ from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts, pa
 from kvcache.stats import ModelShare, StoreStats, shares
 from kvcache.store import Loaded, SegmentStore
 from kvcache.tiers import TIERS, Rank, TierName
-from kvcache.verify import BadFile, VerifyReport, list_folder, verify_folder
 
 __all__ = [
     "CODECS",

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import SUFFIX, read_header, read_parts
-from kvcache.paths import all_there, bytes_of_files, key_of_file, remove_files, segment_files
+from kvcache.files.format import SUFFIX, read_header
+from kvcache.files.paths import all_there, bytes_of_files, key_of_file, remove_files, segment_files
+from kvcache.files.reader import read_parts
 from kvcache.segment import Certificate, Part, Segment, chain_key
 from kvcache.tiers import TierName
 

@@ -2,7 +2,7 @@
 
     device   tensors the model can attend to at once       budget, least recently used leaves to host
     host     tensors in host memory                        budget, least recently used is dropped
-    disk     one checked file a segment, index beside it   budget, least valuable chain end is deleted (kvcache.disk)
+    disk     one checked file a segment, index beside it   budget, least valuable chain end is deleted (files.disk)
 
 A segment is in at most one of the two memory tiers and, once its background write has ended, on disk as well. What is
 put with ``durable=False`` is *held back*: written only when it would leave the last memory tier, or on closing.
@@ -32,18 +32,19 @@ import torch
 from kvcache.arena import PinnedMemory
 from kvcache.codecs import CODECS, CodecName, codec_for
 from kvcache.copies import CPU, Allocate, Copied, Copies, indexed, use_device
-from kvcache.disk import DiskTier
 from kvcache.errors import FingerprintMismatch, NoRoom, SegmentCorrupt, SegmentMissing, StoreClosed
-from kvcache.file import Room, read_segment, rewrite_labels, write_segment
+from kvcache.files.disk import DiskTier
+from kvcache.files.exchange import SegmentFile, read_file, received
+from kvcache.files.paths import remove_files, segment_path
+from kvcache.files.reader import read_segment
+from kvcache.files.recycling import Recycler
+from kvcache.files.shards import read_shard
+from kvcache.files.writer import Room, rewrite_labels, write_segment
 from kvcache.fingerprint import Fingerprint
 from kvcache.index import Entry, Index
 from kvcache.leaving import LeavingQueue
 from kvcache.ledger import PreloadLedger
-from kvcache.moving import SegmentFile, read_file, received
-from kvcache.paths import remove_files, segment_path
 from kvcache.ranking import Ranking, Worth
-from kvcache.read import read_shard
-from kvcache.recycling import Recycler
 from kvcache.segment import Certificate, Part, Segment, root_of
 from kvcache.shard import Shard
 from kvcache.stats import Garbage, StoreStats, shares

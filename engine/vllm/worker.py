@@ -29,9 +29,10 @@ from engine.vllm.streams import Event, Staging, Streams, streams_of
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
 from kvcache.arena import HostTier
 from kvcache.codecs import codec_for
-from kvcache.file import SegmentReader, write_segment
-from kvcache.paths import segment_path
-from kvcache.read import file_of_shard, read_shard
+from kvcache.files.paths import segment_path
+from kvcache.files.reader import SegmentReader
+from kvcache.files.shards import file_of_shard, read_shard
+from kvcache.files.writer import write_segment
 from kvcache.shard import Shard
 
 log = logging.getLogger(__name__)

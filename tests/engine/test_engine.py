@@ -15,7 +15,7 @@ from engine.base import Delta, GenerateRequest, Piece, PieceKind, Prompt, Sampli
 from engine.errors import ContextTooLong, EngineClosed, EngineError, QueueFull
 from engine.transformers import BatchingConfig, LoadedModel, TransformersEngine, choosing, kernels
 from kvcache import SegmentStore
-from kvcache.paths import segment_files
+from kvcache.files.paths import segment_files
 from tests.tiny import tiny_model, tiny_network
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)

@@ -22,8 +22,8 @@ from engine.vllm.paged import PagedCache
 from engine.vllm.streams import Staging, Streams
 from kvcache import Fingerprint, Layout, Rotation, root_key
 from kvcache.arena import Arena
-from kvcache.paths import files_of
-from kvcache.read import read_shard
+from kvcache.files.paths import files_of
+from kvcache.files.shards import read_shard
 from kvcache.shard import Shard
 from tests.engine.late import LateDevice, LateEvent
 from tests.engine.vllm_stubs import vllm_or_stubs

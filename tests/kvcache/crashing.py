@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import kvcache.file
+import kvcache.files.writer
 import kvcache.store
 from kvcache import SegmentStore
 from kvcache.index import Index
@@ -61,13 +61,13 @@ def _cut(step: str, countdown: int) -> None:
         return counted
 
     if step == "save":
-        kvcache.file._save = before(kvcache.file._save, after=True)
+        kvcache.files.writer._save = before(kvcache.files.writer._save, after=True)
     elif step == "fsync":
         os.fsync = before(os.fsync)
     elif step == "rename":
         Path.rename = before(Path.rename)  # type: ignore[method-assign]
     elif step == "sync_folder":
-        kvcache.file.sync_folder = before(kvcache.file.sync_folder)
+        kvcache.files.writer.sync_folder = before(kvcache.files.writer.sync_folder)
     elif step == "row":
         Index.stored = before(Index.stored)  # type: ignore[method-assign]
     elif step == "row_done":

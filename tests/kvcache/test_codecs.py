@@ -19,7 +19,8 @@ from kvcache import (
     SegmentStore,
     read_segment,
 )
-from kvcache.file import _hash_order, read_header, write_segment
+from kvcache.files.format import hash_order, read_header
+from kvcache.files.writer import write_segment
 from tests.kvcache.conftest import FINGERPRINT, LAYOUT, ROOT, make_segment
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -137,7 +138,7 @@ def test_files_are_laid_out_as_they_are_hashed(name: CodecName, tmp_path: Path) 
     write_segment(path, make_page(), codec=name)
     header = read_header(path)
     laid_out = sorted(header.tensors, key=lambda part: header.tensors[part].begin)
-    assert laid_out == _hash_order({part: stored.dtype for part, stored in header.tensors.items()})
+    assert laid_out == hash_order({part: stored.dtype for part, stored in header.tensors.items()})
 
 
 def test_a_large_file_is_hashed_while_it_is_read(tmp_path: Path) -> None:

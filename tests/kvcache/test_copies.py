@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kvcache import Segment, SegmentMissing, SegmentStore, read_segment
 from kvcache.arena import PinnedMemory
 from kvcache.copies import Copies
-from kvcache.paths import segment_files
+from kvcache.files.paths import segment_files
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 from tests.kvcache.fake_device import DEVICE, FakeStreams, World, fake_device
 

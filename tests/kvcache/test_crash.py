@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvcache import SegmentStore, verify_folder
-from kvcache.paths import segment_files
+from kvcache.files.paths import segment_files
 from tests.kvcache import crashing
 from tests.kvcache.conftest import FINGERPRINT
 

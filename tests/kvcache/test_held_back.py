@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kvcache import Segment, SegmentMissing, SegmentStore, verify_folder
-from kvcache.paths import segment_files
+from kvcache.files.paths import segment_files
 from tests.kvcache.conftest import FINGERPRINT, ROOT, make_segment
 
 

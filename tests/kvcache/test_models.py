@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import kvcache.file
+import kvcache.files.writer
 from kvcache import (
     Fingerprint,
     FingerprintMismatch,
@@ -26,9 +26,9 @@ from kvcache import (
     root_key,
     verify_folder,
 )
-from kvcache.disk import DiskTier
-from kvcache.paths import segment_files, segment_path
-from kvcache.quarantine import list_quarantine
+from kvcache.files.disk import DiskTier
+from kvcache.files.paths import segment_files, segment_path
+from kvcache.files.quarantine import list_quarantine
 from tests.kvcache.conftest import FINGERPRINT, ROOT, make_segment
 from tests.kvcache.test_codecs import make_page
 
@@ -246,7 +246,7 @@ def test_quarantine_counts_goes_first_and_does_not_stay(tmp_path: Path, monkeypa
     with opened(tmp_path) as store:
         assert store.stats().in_quarantine == 1
     late = time.time() + 8 * 86_400
-    monkeypatch.setattr("kvcache.quarantine.time.time", lambda: late)
+    monkeypatch.setattr("kvcache.files.quarantine.time.time", lambda: late)
     with opened(tmp_path) as store:
         assert store.stats().in_quarantine == 0
     assert list((tmp_path / "quarantine").iterdir()) == []
@@ -317,14 +317,14 @@ def test_two_models_with_one_text_are_two_segments(tmp_path: Path) -> None:
 def watched(folder: Path) -> Iterator[list[int]]:
     """How much the folder holds each time that a file was written, before anything else is done."""
     held: list[int] = []
-    save = kvcache.file._save
+    save = kvcache.files.writer._save
 
     def watching(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         save(path, tensors, metadata)
         held.append(bytes_below(folder))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("kvcache.file._save", watching)
+        patched.setattr("kvcache.files.writer._save", watching)
         yield held
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcache import ReadInterrupted, SegmentStore, read_segment, write_segment
-from kvcache.recycling import Recycler
+from kvcache.files.recycling import Recycler
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 
 KIB = 1 << 10

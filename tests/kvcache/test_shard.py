@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvcache import Fingerprint, Layout, Segment, SegmentCorrupt, SegmentMissing, SegmentStore, root_key, write_segment
+from kvcache.files.paths import files_of, segment_files, segment_path
+from kvcache.files.shards import read_shard
 from kvcache.index import Entry
-from kvcache.paths import files_of, segment_files, segment_path
-from kvcache.read import read_shard
 from kvcache.segment import joined
 from kvcache.shard import Shard, complete
 

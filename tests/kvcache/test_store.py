@@ -22,7 +22,7 @@ from kvcache import (
     verify_folder,
     write_segment,
 )
-from kvcache.paths import segment_files, segment_path
+from kvcache.files.paths import segment_files, segment_path
 from tests.kvcache.conftest import FINGERPRINT, ROOT, make_segment
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.arrival import Gaps, Rhythm
+from scheduler.prediction.arrival import Gaps, Rhythm
 
 DAY = 86_400.0
 

@@ -18,7 +18,7 @@ from engine.transformers import CompositionConfig, LoadedModel, TransformersEngi
 from kvcache import SegmentStore
 from memory import HashEmbedder, MemoryStore
 from scheduler import Foresight, ForesightConfig, Plan, Planner, PreloadConfig, Upkeep
-from scheduler.foresight import Scene
+from scheduler.prediction.foresight import Scene
 from tests.scheduler.test_planner import T
 from tests.scheduler.test_upkeep import Clock, Kept
 

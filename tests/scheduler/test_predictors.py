@@ -6,8 +6,8 @@ from collections import deque
 import numpy as np
 import pytest
 
-from scheduler.predictors import PREDICTORS, Expected, Outcomes, PredictorName, SignalPredictor
-from scheduler.signals import CubeHistory
+from scheduler.prediction.predictors import PREDICTORS, Expected, Outcomes, PredictorName, SignalPredictor
+from scheduler.prediction.signals import CubeHistory
 
 
 def replay(name: PredictorName, scenes: list[list[str]], groups: list[frozenset[str]], *, turns: int = 1) -> Outcomes:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from engine.base import Capacity
 from kvcache import PreloadStats, ReadInterrupted, TierName
 from scheduler.events import EventLog
-from scheduler.preloader import PreloadConfig, Preloader, Wanted
+from scheduler.prediction.preloader import PreloadConfig, Preloader, Wanted
 
 
 class Disk:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvcache import SegmentStore
-from kvcache.paths import segment_path
+from kvcache.files.paths import segment_path
 from server.cli import NAMED_ERRORS, main
 from server.lock import DataDirLock
 from tests.kvcache.conftest import make_segment

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from engine.base import Delta, Engine, GenerateRequest, Piece, Prompt, Sampling, Started
 from kvcache import SegmentStore, chain_key, root_key
-from kvcache.paths import files_of
+from kvcache.files.paths import files_of
 
 
 @dataclass(frozen=True)

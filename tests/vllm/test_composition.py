@@ -11,7 +11,7 @@ from engine.vllm.engine import VllmEngine
 from engine.vllm.plan import RequestPlan
 from engine.vllm.planning import Planned
 from kvcache import Repair
-from kvcache.paths import files_of
+from kvcache.files.paths import files_of
 from tests.vllm.shared import engine_thread, tiny_engine
 
 run = engine_thread().run

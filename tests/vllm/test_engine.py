@@ -15,7 +15,7 @@ from engine.base import GenerateRequest, Prompt, Sampling
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.vllm.engine import VllmEngine
 from kvcache import SegmentStore
-from kvcache.paths import files_of
+from kvcache.files.paths import files_of
 from tests.vllm.asking import Answer, ask, chain_keys, copy_segments, greedy, prompt_of
 from tests.vllm.shared import demo_engine, engine_thread
 

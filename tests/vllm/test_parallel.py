@@ -10,7 +10,7 @@ import pytest
 from engine.base import PageRequest, Prompt
 from engine.vllm.engine import VllmEngine
 from kvcache import Repair, SegmentStore
-from kvcache.paths import files_of
+from kvcache.files.paths import files_of
 from tests.vllm.asking import ask, chain_keys, copy_segments, greedy, kept, prompt_of, tokens
 from tests.vllm.shared import engine_thread, start, tiny_checkpoint, tiny_engine
 

@@ -10,7 +10,7 @@ from benchmarks.gpu.checks.base import Finding, Site, check
 from benchmarks.lab.run import Settings, run
 from benchmarks.lab.suites import Suite
 from kvcache import Fingerprint, Layout, Segment, SegmentStore, chain_key, read_segment, root_key
-from kvcache.paths import segment_path
+from kvcache.files.paths import segment_path
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,10 @@ from kvcache import (
     SegmentStore,
     verify_folder,
 )
-from kvcache.file import read_header, write_segment
-from kvcache.moving import SegmentFile
-from kvcache.paths import segment_path
+from kvcache.files.exchange import SegmentFile
+from kvcache.files.format import read_header
+from kvcache.files.paths import segment_path
+from kvcache.files.writer import write_segment
 from kvcache.shard import Shard
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 from tests.kvcache.test_codecs import make_page

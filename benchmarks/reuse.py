@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.learning import Calibration, Matrix, OnlineLogistic
+from scheduler.prediction.density import density
+from scheduler.prediction.learning import Calibration, Matrix, OnlineLogistic
 
 Cells = NDArray[np.intp]
 
@@ -129,7 +130,7 @@ def encode(histories: Matrix) -> Cells:
 
 
 def dense(cells: Cells) -> Matrix:
-    """Rows for :class:`~scheduler.learning.OnlineLogistic`, float32 [segments, FEATURES]."""
+    """Rows for :class:`~scheduler.prediction.learning.OnlineLogistic`, float32 [segments, FEATURES]."""
     rows = np.zeros((len(cells), FEATURES), np.float32)
     rows[np.arange(len(cells))[:, None], cells] = 1.0
     return rows
@@ -141,21 +142,6 @@ def _prior(horizon: float) -> Matrix:
     weights = np.zeros(FEATURES, np.float32)
     weights[: _SIZES[0]] = np.repeat(np.log(horizon / (5 * middle + 4 * horizon)), 4)
     return weights
-
-
-def density(probabilities: Matrix, horizons: Sequence[float]) -> Matrix:
-    """Uses per second of being kept until the use or a horizon, at the horizon that is best; float32 [segments].
-
-    ``probabilities`` float32 [segments, horizons], of a use within each of ``horizons`` (seconds, ascending). With T
-    the time to the next use this is max over H of P(T <= H) / E[min(T, H)]: the Gittins index (Gittins 1979), close
-    to the hit density by which LHD evicts (Beckmann, Chen and Cidon, NSDI 2018). E is the integral of P(T > t), by
-    trapezoids.
-    """
-    rising = np.maximum.accumulate(probabilities, axis=1)
-    before = np.concatenate([np.zeros((len(rising), 1), np.float32), rising[:, :-1]], axis=1)
-    steps = np.diff(np.asarray(horizons, np.float32), prepend=np.float32(0))
-    kept = np.cumsum(steps * (1.0 - (rising + before) / 2), axis=1)
-    return np.asarray((rising / kept).max(axis=1), np.float32)
 
 
 def _log_loss(predicted: Matrix, outcomes: Matrix) -> float:

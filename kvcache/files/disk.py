@@ -12,9 +12,9 @@ from pathlib import Path
 
 from kvcache.errors import NoRoom
 from kvcache.eviction import first_out, ranked
+from kvcache.files.paths import bytes_of_files, paths_of, remove_files
+from kvcache.files.quarantine import Quarantine
 from kvcache.index import Entry, Index
-from kvcache.paths import bytes_of_files, paths_of, remove_files
-from kvcache.quarantine import Quarantine
 
 # What is in quarantine may take this share of the budget.
 _QUARANTINE_SHARE = 8

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from scheduler.learning import Matrix
-from scheduler.reuse import FEATURES, HORIZONS_S, Column, ReuseModel, dense, density, encode
+from benchmarks.reuse import FEATURES, HORIZONS_S, Column, ReuseModel, dense, encode
+from scheduler.prediction.density import density
+from scheduler.prediction.learning import Matrix
 
 
 def history(age: float, **columns: float) -> Matrix:

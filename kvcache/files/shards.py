@@ -7,9 +7,10 @@ from pathlib import Path
 
 from kvcache.copies import Allocate, fresh_memory
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import SUFFIX, read_segment
+from kvcache.files.format import SUFFIX
+from kvcache.files.paths import segment_path, shard_of_file
+from kvcache.files.reader import read_segment
 from kvcache.fingerprint import Fingerprint
-from kvcache.paths import segment_path, shard_of_file
 from kvcache.segment import Segment, joined
 from kvcache.shard import Shard
 

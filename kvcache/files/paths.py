@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from kvcache.file import SUFFIX
+from kvcache.files.format import SUFFIX
 from kvcache.shard import Shard, complete
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvcache.errors import KVCacheError, SegmentCorrupt
-from kvcache.file import read_segment
+from kvcache.files.paths import key_of_file, segment_files
+from kvcache.files.reader import read_segment
 from kvcache.index import Entry, Index
-from kvcache.paths import key_of_file, segment_files
 
 
 @dataclass(frozen=True)

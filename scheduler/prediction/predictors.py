@@ -1,7 +1,8 @@
 """Next-scene prediction: how likely each segment is to be used in the coming turns.
 
-Every predictor is a logistic regression over some of the signals (see ``scheduler.signals``), learned online from what
-was used and what was not: so each one's output is a probability, and they can be compared. ``blend`` has them all.
+Every predictor is a logistic regression over some of the signals (see ``scheduler.prediction.signals``), learned online
+from what was used and what was not: so each one's output is a probability, and they can be compared. ``blend`` has them
+all.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from scheduler.learning import Calibration, Matrix, OnlineLogistic
-from scheduler.signals import SIGNALS
+from scheduler.prediction.learning import Calibration, Matrix, OnlineLogistic
+from scheduler.prediction.signals import SIGNALS
 
 PredictorName = Literal["blend", "recency", "frequency", "transition", "drift"]
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from kvcache import hashing
 from kvcache.copies import fresh_memory
 from kvcache.errors import SegmentCorrupt
-from kvcache.file import Room, SegmentReader, bytes_of
+from kvcache.files.format import bytes_of
+from kvcache.files.reader import SegmentReader
+from kvcache.files.writer import Room
 from kvcache.fingerprint import Fingerprint
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvcache.file import SUFFIX
+from kvcache.files.format import SUFFIX
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.learning import Matrix
+from scheduler.prediction.learning import Matrix
 
 # The columns of a row of features.
 SIGNALS = (

@@ -19,15 +19,15 @@ from typing import Any
 from engine.base import ChatMessage, Engine, MemoryText, Source, Started
 from kvcache import Entry, PreloadStats, chain_key, page_root, root_key
 from memory import Memory, MemoryStore, NotFound, Surroundings
-from scheduler.advice import Advice, Costs, advise
-from scheduler.arrival import Gaps, Rhythm
 from scheduler.events import EventLog
 from scheduler.planner import EARLIER, STANDING, Plan
-from scheduler.predictors import Expected, Outcomes, PredictorName, SignalPredictor
-from scheduler.preloader import PreloadConfig, Preloader, PreloaderStats, Wanted
-from scheduler.reuse import density
+from scheduler.prediction.advice import Advice, Costs, advise
+from scheduler.prediction.arrival import Gaps, Rhythm
+from scheduler.prediction.density import density
+from scheduler.prediction.predictors import Expected, Outcomes, PredictorName, SignalPredictor
+from scheduler.prediction.preloader import PreloadConfig, Preloader, PreloaderStats, Wanted
+from scheduler.prediction.signals import CubeHistory
 from scheduler.saved import read_state, write_state
-from scheduler.signals import CubeHistory
 from scheduler.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -315,7 +315,7 @@ class Foresight:
 
     def worth(self, entries: Sequence[Entry]) -> list[float]:
         """For the memory tiers: uses a second of being kept, by which a use that comes soon is worth more than one that
-        comes late: uses a turn (``scheduler.reuse.density``) x turns a second of the cube. (Bringing a segment back
+        comes late: uses a turn (``density``) x turns a second of the cube. (Bringing a segment back
         costs as many seconds a byte as the next, so that bytes and seconds cancel out.) While the predictor is not
         trusted, what was used last is worth most. May be called by any thread: of what the event loop changes meanwhile
         it looks up single keys, and reads values that are replaced as a whole."""

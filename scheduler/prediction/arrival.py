@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.reuse import density
+from scheduler.prediction.density import density
 
 _BINS = 24  # of gaps, each twice as long as the one before: from a second to half a year
 _FADE = 0.999
@@ -67,8 +67,8 @@ class Gaps:
         return (sums[last + 1] - sums[first]) / (sums[_BINS] - sums[first] + also_idle)
 
     def rate(self, idle_s: float) -> float:
-        """Turns a second of a conversation that has paused for ``idle_s`` (see ``scheduler.reuse.density``). Asked for
-        at every eviction."""
+        """Turns a second of a conversation that has paused for ``idle_s`` (see ``density``). Asked for at every
+        eviction."""
         return self._summed.rate(_bin(idle_s))
 
     def state(self) -> list[float]:
