@@ -25,6 +25,7 @@ from kvcache import (
     CodecName,
     Fingerprint,
     Layout,
+    ModelView,
     Rotation,
     Segment,
     SegmentStore,
@@ -32,7 +33,7 @@ from kvcache import (
     root_key,
     standalone_root,
 )
-from kvcache.files.paths import segment_files
+from kvcache.files.folder import SegmentFolder
 from scheduler.order import best_order
 
 _SMOLLM2 = Layout(layers=30, kv_heads=3, head_dim=64, dtype="float32")
@@ -80,7 +81,7 @@ def _read_row(folder: Path, kind: str, codec: CodecName, n: int, tokens: int, ro
     for segment in segments:
         store.put(segment)
     store.flush()
-    nbytes = sum(path.stat().st_size for path in segment_files(folder))
+    nbytes = sum(path.stat().st_size for path in SegmentFolder(folder).files())
     keys = [segment.key for segment in segments]
     del segments
     raw, injected = [], []
@@ -120,7 +121,7 @@ def _segments(fingerprint: Fingerprint, kind: str, n: int, tokens: int) -> list[
 
 
 def _raw_read(folder: Path, buffer: bytearray) -> float:
-    return sum(read_raw(path, buffer) for path in segment_files(folder))
+    return sum(read_raw(path, buffer) for path in SegmentFolder(folder).files())
 
 
 def _inject(store: SegmentStore, fingerprint: Fingerprint, keys: Sequence[str]) -> float:
@@ -170,11 +171,11 @@ def measure_finding(folder: Path, n_segments: int, rounds: int) -> FindResult:
     open_s = time.perf_counter() - begin
     read = _bytes_read() - before
     root = root_key(fingerprint)
-    matching = [_ms(store.match, root, chains[i % len(chains)]) for i in range(rounds)]
-    finding = [_ms(store.find_part, parts[i % len(parts)]) for i in range(rounds)]
-    prompt = _prompt(chains[0])
-    planning = [_ms(best_order, _Stored(store, fingerprint), prompt, 0, "") for _ in range(rounds)]
-    n = len(store.entries())
+    matching = [_ms(store.catalogue.match, root, chains[i % len(chains)]) for i in range(rounds)]
+    finding = [_ms(store.catalogue.find_part, parts[i % len(parts)]) for i in range(rounds)]
+    prompt, stored = _prompt(chains[0]), ModelView(store.catalogue, fingerprint)
+    planning = [_ms(best_order, stored, prompt, 0, "") for _ in range(rounds)]
+    n = len(store.catalogue.entries())
     store.close()
     return FindResult(
         segments=n,
@@ -185,20 +186,6 @@ def measure_finding(folder: Path, n_segments: int, rounds: int) -> FindResult:
         plan_ms=round(statistics.median(planning), 4),
         lookup_max_ms=round(max(*matching, *finding, *planning), 4),
     )
-
-
-class _Stored:
-    """What the planner asks of an engine."""
-
-    def __init__(self, store: SegmentStore, fingerprint: Fingerprint) -> None:
-        self._store = store
-        self.fingerprint = fingerprint
-
-    def has_segment(self, key: str) -> bool:
-        return self._store.tier_of(key) is not None
-
-    def place_of(self, part_key: str) -> tuple[str, int] | None:
-        return self._store.place_of(part_key)
 
 
 def _prompt(chain: Sequence[int]) -> Prompt:
@@ -234,7 +221,7 @@ def _page(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> str:
 def _put(store: SegmentStore, segment: Segment) -> None:
     """Keeps the queue short: a dropped write would be a segment less."""
     store.put(segment)
-    if len(store.entries()) % 200 == 0:
+    if len(store.catalogue.entries()) % 200 == 0:
         store.flush()
 
 

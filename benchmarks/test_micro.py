@@ -52,7 +52,7 @@ def test_match_among_ten_thousand(benchmark: BenchmarkFixture, tmp_path: Path) -
         last = _segment(TINY, range(50_000 + 40 * i, 50_000 + 40 * i + 40), last)
         store.put(last)
     tokens = [*range(20), *range(50_000, 50_400), 7, 8, 9]
-    matched = benchmark(store.match, root_key(TINY), tokens)
+    matched = benchmark(store.catalogue.match, root_key(TINY), tokens)
     assert len(matched) == 11
     store.close()
 

@@ -28,7 +28,7 @@ from benchmarks.ttft import drop_page_cache, read_raw
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.vllm.engine import VllmEngine, load_vllm_engine
 from kvcache import chain_key, root_key
-from kvcache.files.paths import segment_files, segment_path
+from kvcache.files.folder import SegmentFolder
 
 _TOKENS = 16
 _BUFFER = 16 << 20
@@ -93,7 +93,7 @@ class _Bench:
             plain=plain,
             host_gb=1.0,
         )
-        self.encode = lambda text: engine.tokenize(text, add_special_tokens=False)
+        self.encode = lambda text: engine.prompts.tokenize(text, add_special_tokens=False)
         return engine
 
     def context(self, which: int) -> Piece:
@@ -186,7 +186,7 @@ class _Bench:
     def _raw(self, engine: VllmEngine, context: Piece) -> float:
         """Seconds to read one context's file."""
         key = chain_key(root_key(engine.fingerprint), context.token_ids)
-        return read_raw(segment_path(self.folder, key), bytearray(_BUFFER))
+        return read_raw(SegmentFolder(self.folder).path_of(key), bytearray(_BUFFER))
 
 
 async def measure(
@@ -205,7 +205,7 @@ async def measure(
     await bench.plain(rounds)
     await bench.connected(rounds)
     await bench.restarts(restarts)
-    (path, *_) = segment_files(folder)
+    (path, *_) = SegmentFolder(folder).files()
     nbytes = path.stat().st_size
     return {
         "machine": manifest(torch.device("cpu"), "float32") | {"vllm": _vllm_version()},
@@ -228,7 +228,7 @@ def _vllm_version() -> str:
 
 def _read_files(folder: Path) -> None:
     """Have the files in the page cache."""
-    for path in segment_files(folder):
+    for path in SegmentFolder(folder).files():
         read_raw(path, bytearray(_BUFFER))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.base import Fidelity, GenerateRequest, Prompt, Source
-from kvcache import Entry, Loaded, Part, Repair, SegmentStore, TierName, chain_key
+from kvcache import Entry, Loaded, Part, Prefix, Repair, TierName, chain_key
 
-SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
+SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk", "remote": "disk"}
 _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
 
 
@@ -64,16 +64,16 @@ def starts_run(placements: Sequence[Placement]) -> tuple[bool, ...]:
 
 
 def find_parts(
-    request: GenerateRequest, root: str, chained_tokens: int, store: SegmentStore, config: CompositionConfig
+    request: GenerateRequest, header: Prefix, chained_tokens: int, config: CompositionConfig
 ) -> list[Placement]:
-    """Where in the store the prompt's memories behind the chain are, in prompt order."""
+    """Find pages, built behind ``header``, that hold the prompt's memories behind the chain, in prompt order."""
     placements: list[Placement] = []
     position = 0
     for index, piece in enumerate(request.prompt.pieces):
         if piece.kind == "memory" and position >= chained_tokens and piece.token_ids:
             candidates = [
                 Placement(index, position, entry, part)
-                for entry, part in store.find_part(chain_key(root, piece.token_ids))
+                for entry, part in header.parts(piece.token_ids)
                 if entry.certificate is not None and entry.certificate.admits(request.fidelity, config.max_kl)
             ]
             best = _best(candidates, placements[-1] if placements else None, request.fidelity)

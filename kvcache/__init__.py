@@ -3,6 +3,7 @@
 This package knows tensors and bytes, not memories or requests, and runs alone beside plain transformers.
 """
 
+from kvcache.catalogue import Catalogue
 from kvcache.codecs import CODECS, Codec, CodecName
 from kvcache.errors import (
     FingerprintMismatch,
@@ -15,6 +16,7 @@ from kvcache.errors import (
     UnsupportedCache,
     UnsupportedRotation,
 )
+from kvcache.exchange import Exchange, SegmentFile
 from kvcache.files.check import BadFile, VerifyReport, list_folder, verify_folder
 from kvcache.files.quarantine import list_quarantine
 from kvcache.files.reader import read_segment
@@ -28,27 +30,37 @@ from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
 from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts, page_root, root_key, standalone_root
 from kvcache.stats import ModelShare, StoreStats, shares
-from kvcache.store import Loaded, SegmentStore
-from kvcache.tiers import TIERS, Rank, TierName
+from kvcache.store import Loaded, TieredStore
+from kvcache.tiers import TIERS, Holder, MemoryTierName, Rank, Tier, TierName
+from kvcache.view import ModelView, Prefix, SegmentView
+
+# Until all branches are merged.
+SegmentStore = TieredStore
 
 __all__ = [
     "CODECS",
     "STRATEGIES",
     "TIERS",
     "BadFile",
+    "Catalogue",
     "Certificate",
     "Codec",
     "CodecName",
     "Composed",
     "Entry",
+    "Exchange",
     "Fingerprint",
     "FingerprintMismatch",
+    "Holder",
     "KVCacheError",
     "Layout",
     "Loaded",
+    "MemoryTierName",
     "ModelShare",
+    "ModelView",
     "NoRoom",
     "Part",
+    "Prefix",
     "PreloadStats",
     "Rank",
     "ReadInterrupted",
@@ -56,12 +68,16 @@ __all__ = [
     "Rotation",
     "Segment",
     "SegmentCorrupt",
+    "SegmentFile",
     "SegmentMissing",
     "SegmentStore",
+    "SegmentView",
     "StoreClosed",
     "StoreStats",
     "StrategyName",
+    "Tier",
     "TierName",
+    "TieredStore",
     "UnsupportedCache",
     "UnsupportedRotation",
     "VerifyReport",

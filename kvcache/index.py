@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from kvcache.errors import SegmentCorrupt
+from kvcache.files.folder import SegmentFolder, bytes_of_files, key_of_file
 from kvcache.files.format import SUFFIX, read_header
-from kvcache.files.paths import all_there, bytes_of_files, key_of_file, remove_files, segment_files
 from kvcache.files.reader import read_parts
+from kvcache.files.shards import all_there
 from kvcache.segment import Certificate, Part, Segment, chain_key
 from kvcache.tiers import TierName
 
@@ -50,7 +51,7 @@ PRAGMA user_version = {_VERSION};
 @dataclass
 class Entry:
     """One known segment. ``nbytes`` counts keys and values in memory, ``disk_bytes`` its files (0: there are none);
-    ``pinned`` ones are never evicted from disk; times are Unix seconds. ``labels``: see ``kvcache.Segment``; also of
+    ``protected`` ones are never evicted from disk; times are Unix seconds. ``labels``: see ``kvcache.Segment``; also of
     what stood before it and has no file (any more)."""
 
     key: str
@@ -67,7 +68,7 @@ class Entry:
     root: str | None = None
     parts: tuple[Part, ...] = ()
     certificate: Certificate | None = None
-    pinned: bool = False
+    protected: bool = False
     dirty: bool = field(default=False, repr=False)
 
     @property
@@ -129,13 +130,13 @@ class Entry:
 class Index:
     """In-memory catalogue with its mirror on disk. Not thread-safe: the store holds a lock around it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: SegmentFolder) -> None:
         self._folder = folder
         self._entries: dict[str, Entry] = {}
         self._children: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._by_label: defaultdict[str, set[str]] = defaultdict(set)
         self._by_part: defaultdict[str, dict[str, Part]] = defaultdict(dict)
-        self._db = self._open_db(folder / "index.sqlite")
+        self._db = self._open_db(folder.path / "index.sqlite")
 
     def _open_db(self, path: Path) -> sqlite3.Connection:
         rebuild = not path.exists()
@@ -196,7 +197,7 @@ class Index:
                 disk_bytes=row[6],
                 root=row[7],
                 certificate=None if row[8] is None else Certificate(**json.loads(row[8])),
-                pinned=bool(row[9]),
+                protected=bool(row[9]),
                 created_at=row[10],
                 last_used_at=row[11],
                 uses=row[12],
@@ -213,9 +214,9 @@ class Index:
         memory may have been deleted since), without one it is adopted.
         """
         files: defaultdict[str, list[Path]] = defaultdict(list)
-        for path in segment_files(self._folder):
+        for path in self._folder.files():
             files[key_of_file(path)].append(path)
-        for path in self._folder.glob(f"[0-9a-f][0-9a-f]/.*{SUFFIX}.*.tmp"):
+        for path in self._folder.path.glob(f"[0-9a-f][0-9a-f]/.*{SUFFIX}.*.tmp"):
             path.unlink(missing_ok=True)
         there = {key for key, paths in files.items() if all_there(paths)}
         for key in [key for key in self._entries if key not in there]:
@@ -224,9 +225,9 @@ class Index:
             entry.disk_bytes = bytes_of_files(files[key]) or entry.disk_bytes  # an empty file is there, and bad
         for key in files.keys() - self._entries.keys():
             if not (rebuild and key in there and self._adopted(db, key, all_there(files[key]))):
-                remove_files(self._folder, key)
+                self._folder.remove(key)
         for key in self.unreachable() if rebuild else ():  # of which memories, nobody could say any more
-            remove_files(self._folder, key)
+            self._folder.remove(key)
             self._forget(db, key)
 
     def _adopted(self, db: sqlite3.Connection, key: str, paths: list[Path]) -> bool:
@@ -352,10 +353,10 @@ class Index:
         entry.last_used_at = time.time()
         entry.dirty = True
 
-    def set_pinned(self, key: str, pinned: bool) -> None:
+    def set_protected(self, key: str, protected: bool) -> None:
         """Keep the segment whatever its value, or let it be evicted again."""
-        self._entries[key].pinned = pinned
-        self._db.execute("UPDATE segments SET pinned = ? WHERE key = ?", (pinned, key))
+        self._entries[key].protected = protected
+        self._db.execute("UPDATE segments SET pinned = ? WHERE key = ?", (protected, key))
 
     def set_certificate(self, key: str, certificate: Certificate) -> None:
         """The page was certified after it was stored."""
@@ -432,7 +433,7 @@ class Index:
                 entry.disk_bytes,
                 entry.root,
                 None if entry.certificate is None else json.dumps(asdict(entry.certificate)),
-                entry.pinned,
+                entry.protected,
                 entry.created_at,
                 entry.last_used_at,
                 entry.uses,

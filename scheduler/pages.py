@@ -49,10 +49,10 @@ class PagePlan:
 
 
 def plan_pages(
-    pieces: Sequence[Piece], wanted: Collection[str], housed: Collection[str], affinity: Affinity
+    pieces: Sequence[Piece], wanted: Collection[str], paged: Collection[str], affinity: Affinity
 ) -> list[PagePlan]:
     """Pages for the wanted memories that have none. ``pieces`` are all memories of a cube in order of creation."""
-    free = [i for i, piece in enumerate(pieces) if piece.label not in housed]
+    free = [i for i, piece in enumerate(pieces) if piece.label not in paged]
     pages = []
     for seed in list(free):
         if seed in free and pieces[seed].label in wanted:

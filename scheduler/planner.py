@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt, Tools
+from kvcache import SegmentView
 from memory import Memory, MemoryStore, NotFound
 from scheduler.conversations import SYSTEM, Conversations, Known, Placed, Places, last_words, newest_user
 from scheduler.order import best_order
@@ -103,8 +104,9 @@ class Planner:
     chain of that set says the same.)
     """
 
-    def __init__(self, engine: Engine, memories: MemoryStore, *, sessions: bool = True) -> None:
+    def __init__(self, engine: Engine, stored: SegmentView, memories: MemoryStore, *, sessions: bool = True) -> None:
         self._engine = engine
+        self._stored = stored
         self._memories = memories
         self._sessions = sessions
         self._conversations = Conversations()
@@ -134,7 +136,7 @@ class Planner:
         """All memories in the system message."""
         blocks, prompt = self._fit(ask, {SYSTEM: [*standing, *movable]})
         chosen = blocks[SYSTEM]
-        if len(prompt.pieces) == len(chosen) + 2:
+        if prompt.header is not None:
             order = self._order(prompt, len(standing), ask.tenant)
             blocks = {SYSTEM: [chosen[i] for i in order]}
             prompt = _reordered(prompt, order)
@@ -190,8 +192,8 @@ class Planner:
 
     def _rendered(self, ask: Ask, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
         if ask.token_ids:
-            return self._engine.render_completion(ask.token_ids, memories, begin=ask.begin)
-        return self._engine.render(messages, memories, ask.tools)
+            return self._engine.prompts.render_completion(ask.token_ids, memories, begin=ask.begin)
+        return self._engine.prompts.render(messages, memories, ask.tools)
 
     def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
         """Standing memories in their fixed order, and those that may be moved about, in order of creation."""
@@ -211,11 +213,11 @@ class Planner:
 
     def _order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
         """The order of the memory pieces: the one this set had before, or the best one now."""
-        labels = [piece.label or "" for piece in prompt.pieces[1:-1]]
+        labels = [piece.label or "" for piece in prompt.memories()]
         key = (salt, *labels[:n_fixed], "|", *sorted(labels[n_fixed:]))
         known = self._orders.get(key)
         if known is None:
-            order = best_order(self._engine, prompt, n_fixed, salt)
+            order = best_order(self._stored, prompt, n_fixed, salt)
             self._orders[key] = tuple(labels[i] for i in order)
             if len(self._orders) > _MAX_ORDERS:
                 self._orders.popitem(last=False)
@@ -241,5 +243,5 @@ def _planned(blocks: _Blocks, prompt: Prompt) -> tuple[PlannedMemory, ...]:
 
 
 def _reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:
-    header, *memories, turns = prompt.pieces
-    return Prompt((header, *(memories[i] for i in order), turns))
+    memories = prompt.memories()
+    return Prompt((prompt.pieces[0], *(memories[i] for i in order), prompt.turns))

@@ -315,7 +315,7 @@ class ChatService:
                 raise ApiError(400, f"{param}: not supported by this engine; vLLM does.", "unsupported", param=param)
 
     def _check_token_ids(self, sampling: Sampling) -> None:
-        highest = self._engine.vocabulary_size - 1
+        highest = self._engine.prompts.vocabulary_size - 1
         for param, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
             if any(not 0 <= token_id <= highest for token_id in ids):
                 raise ApiError(400, f"{param}: token ids go from 0 to {highest}.", "invalid_value", param=param)

@@ -14,7 +14,7 @@ import torch
 from engine.base import Engine
 from engine.errors import ModelNotLoaded
 from engine.transformers import CompositionConfig, TransformersEngine, leave_to_engine, load_engine, usable_threads
-from kvcache import Repair, SegmentStore
+from kvcache import Catalogue, ModelView, Repair, SegmentStore
 from memory import (
     EndpointCompleter,
     EndpointEmbedder,
@@ -49,10 +49,10 @@ _TOOL_PARSER = "tool-call-parser="
 
 
 class OwningEngine(Engine, Protocol):
-    """An engine with the store it owns."""
+    """An engine with the catalogue it owns."""
 
     @property
-    def store(self) -> SegmentStore: ...
+    def catalogue(self) -> Catalogue: ...
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Services:
 
     config: Config
     engine: Engine
-    store: SegmentStore
+    catalogue: Catalogue
     memories: MemoryStore
     embedder: WholeEmbedder
     chat: ChatService
@@ -103,23 +103,24 @@ class Services:
 def assemble(
     config: Config,
     engine: Engine,
-    store: SegmentStore,
+    catalogue: Catalogue,
     memories: MemoryStore,
     embedder: WholeEmbedder,
     lock: DataDirLock | None = None,
 ) -> Services:
     """Put finished parts together."""
-    upkeep = Upkeep(engine, memories)
-    foresight = _foresight(config, engine, store, memories, upkeep)
-    metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
+    stored = ModelView(catalogue, engine.fingerprint)
+    upkeep = Upkeep(engine, stored, memories)
+    foresight = _foresight(config, engine, stored, memories, upkeep)
+    metrics = Metrics(catalogue.stats, engine.capacity, upkeep.stats, engine.metrics)
     served = ServedCompleter(engine)
     extractors: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
     remembering = Remembering(memories, engine, upkeep, extractors, config.memory.extractor, foresight)
-    bundles = Bundles(memories, engine, store, upkeep, _bundle_key(config), config.server.max_body_bytes)
+    bundles = Bundles(memories, engine, catalogue, upkeep, _bundle_key(config), config.server.max_body_bytes)
     chat = ChatService(
         engine,
         memories,
-        Planner(engine, memories, sessions=config.cache.sessions),
+        Planner(engine, stored, memories, sessions=config.cache.sessions),
         upkeep,
         metrics,
         served_name=config.engine.served_name or config.engine.model,
@@ -137,7 +138,7 @@ def assemble(
     return Services(
         config,
         engine,
-        store,
+        catalogue,
         memories,
         embedder,
         chat,
@@ -153,27 +154,25 @@ def assemble(
 
 
 def _foresight(
-    config: Config, engine: Engine, store: SegmentStore, memories: MemoryStore, upkeep: Upkeep
+    config: Config, engine: Engine, stored: ModelView, memories: MemoryStore, upkeep: Upkeep
 ) -> Foresight | None:
     """Next-scene prediction, where it is wanted; the memory tiers then keep what it says."""
     scheduler = config.scheduler
     if scheduler.predictor == "off":
         return None
-    budgets = store.stats().budgets
+    budgets = stored.catalogue.stats().budgets
     preload = PreloadConfig(
         min_probability=scheduler.min_probability,
         bytes_s=scheduler.preload_mb_s * 1e6,
         unused_bytes=int(scheduler.unused_share * max(budgets["device"], budgets["host"])),
     )
-    foresight = Foresight(
+    return Foresight(
         engine,
+        stored,
         memories,
         upkeep,
-        lambda: store.stats().preloads,
         ForesightConfig(scheduler.predictor, scheduler.horizon_s, preload=preload),
     )
-    store.set_worth(foresight.worth)
-    return foresight
 
 
 def open_services(config: Config) -> Services:
@@ -197,10 +196,10 @@ def open_services(config: Config) -> Services:
     except BaseException:
         lock.release()
         raise
-    swept = engine.store.sweep(memories.active_labels())
+    swept = engine.catalogue.sweep(memories.active_labels())
     if swept:
         log.info("removed %d segments of memories that are gone", swept)
-    return assemble(config, engine, engine.store, memories, embedder, lock)
+    return assemble(config, engine, engine.catalogue, memories, embedder, lock)
 
 
 def _embedder(config: MemoryConfig) -> WholeEmbedder:

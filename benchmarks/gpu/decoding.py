@@ -85,7 +85,7 @@ class _Streams:
             for context in self._decoding.contexts:
                 await self._behind(engine, context)
         finally:
-            store.clear()
+            store.catalogue.clear()
             await engine.close()
 
     async def _behind(self, engine: TransformersEngine, context: int) -> None:
@@ -110,7 +110,7 @@ class _Streams:
             log.exception("%d tokens", context)
             self._job.record.fail(f"{context} tokens", said(error))
         finally:
-            engine.store.clear()
+            engine.catalogue.clear()
 
     async def _measure(self, engine: TransformersEngine, contexts: Sequence[tuple[int, ...]]) -> dict[str, Any]:
         n, steps = len(contexts), self._decoding.steps

@@ -159,7 +159,7 @@ class ContextBench:
             for query_tokens in self._queries:
                 await self._measure_cell(number, contexts, query_tokens)
         finally:
-            self._engine.store.clear()
+            self._engine.catalogue.clear()
 
     async def _measure_cell(self, number: int, contexts: Sequence[tuple[int, ...]], query_tokens: int) -> None:
         if query_tokens in self.failed:
@@ -300,7 +300,7 @@ class ContextBench:
             return
         store = self._engine.store
         if tier != "disk":
-            for entry in store.entries():
+            for entry in store.catalogue.entries():
                 store.load(entry.key, self._engine.fingerprint)
         if tier != "resident":
             store.demote("host" if tier == "host" else "disk")

@@ -245,7 +245,7 @@ class _Run:
                     await self._measure_context(name, bench, suite)
                     peers[:] = [peer for peer in peers if f"peer:{peer.name}" not in bench.failed_peers]
         finally:
-            engine.store.clear()  # what was held back is written when a store is closed
+            engine.catalogue.clear()  # what was held back is written when a store is closed
             await engine.close()
 
     async def _measure_context(self, name: str, bench: ContextBench, suite: Suite) -> None:

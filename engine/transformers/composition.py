@@ -16,12 +16,11 @@ from engine.transformers.runner import ModelRunner, Work
 from kvcache import (
     Composed,
     Part,
+    Prefix,
     Repair,
     Rotation,
     Segment,
     SegmentStore,
-    chain_key,
-    standalone_root,
 )
 
 # So many of the prompt's last tokens ask the memory what matters. They are the question, or the end of it.
@@ -108,24 +107,23 @@ def probe(
 
 def find_composition(
     request: GenerateRequest,
-    root: str,
+    start: Prefix,
     chained_tokens: int,
     store: SegmentStore,
     config: CompositionConfig,
     cost: CostModel | None = None,
 ) -> Composition | None:
     """The composition of a request whose first ``chained_tokens`` tokens are chained already, or None."""
-    pieces = request.prompt.pieces
-    if request.fidelity == "exact" or not pieces or pieces[0].kind != "header":
+    header = request.prompt.header
+    if request.fidelity == "exact" or header is None:
         return None
-    header_key = chain_key(root, pieces[0].token_ids)
-    placements = find_parts(request, standalone_root(header_key), chained_tokens, store, config)
+    placements = find_parts(request, start.then(header.token_ids), chained_tokens, config)
     repair = config.repair(request)
     if cost is not None:
         placements = _worth_loading(placements, 1.0 - repair.share, store, cost)
     saved = sum(len(placement.span) for placement in placements) * (1.0 - repair.share)
     if repair.signal == "attention":
-        saved -= min(PROBE_TOKENS, len(pieces[-1].token_ids))
+        saved -= min(PROBE_TOKENS, len(request.prompt.turns.token_ids))
     if saved < config.min_saved_tokens:
         return None
     return Composition(request.fidelity, repair, placements)
@@ -142,6 +140,6 @@ def _worth_loading(
         p
         for p in placements
         if cost.worth_composing(
-            p.entry, store.tier_of(p.entry.key), used[p.entry.key] * saved_share, placements[0].position
+            p.entry, store.catalogue.tier_of(p.entry.key), used[p.entry.key] * saved_share, placements[0].position
         )
     ]

@@ -34,7 +34,7 @@ from engine.transformers.scoring import take_scores
 from engine.transformers.sequence import Choice, Group
 from engine.transformers.threads import compute_with, usable_threads
 from engine.vocabulary import Vocabulary
-from kvcache import Entry, KVCacheError, Loaded, Segment, SegmentStore
+from kvcache import Entry, KVCacheError, Loaded, ModelView, Segment, SegmentStore
 from kvcache.copies import use_device
 
 log = logging.getLogger(__name__)
@@ -350,7 +350,7 @@ class EngineWorker(threading.Thread):
         group.sink(None)
 
     def _unpin(self, group: Group) -> None:
-        self._store.unpin(group.pinned)
+        self._store.release(group.pinned)
         group.pinned.clear()
         self._reserve(group, 0)
 
@@ -379,7 +379,7 @@ class EngineWorker(threading.Thread):
             self._reserve(group, needed)
             group.admitted = time.perf_counter()
             self._find_segments(group)
-            if any(self._store.tier_of(key) == "disk" for key in group.pinned):
+            if any(self._store.is_outside(key) for key in group.pinned):
                 self._loading.append(group)
                 self._loader.submit(self._load_elsewhere, group)
             else:
@@ -420,21 +420,22 @@ class EngineWorker(threading.Thread):
     def _find_segments(self, group: Group) -> None:
         if not group.request.use_segments:
             return
-        group.matched = self._store.match(group.root, group.token_ids)
+        group.matched = self._store.catalogue.match(group.root, group.token_ids)
         if group.request.score_last:
             group.matched = [entry for entry in group.matched if entry.start < group.request.needed_from]
         if self._cost is not None:
-            worth = self._cost.worth_loading(group.matched, len(group.token_ids), self._store.tier_of)
+            worth = self._cost.worth_loading(group.matched, len(group.token_ids), self._store.catalogue.tier_of)
             del group.matched[worth:]
         chained = sum(entry.n_tokens for entry in group.matched)
         if self._model.rotation is not None:
+            start = ModelView(self._store.catalogue, self._model.fingerprint).start(group.request.salt)
             group.composition = find_composition(
-                group.request, group.root, chained, self._store, self._composing, self._cost
+                group.request, start, chained, self._store, self._composing, self._cost
             )
         placements = group.composition.placements if group.composition is not None else []
         group.pinned = [entry.key for entry in group.matched]
         group.pinned += {placement.entry.key: None for placement in placements}
-        self._store.pin(group.pinned)
+        self._store.hold(group.pinned)
 
     def _load_elsewhere(self, group: Group) -> None:
         try:
@@ -602,7 +603,7 @@ class EngineWorker(threading.Thread):
         """Store what was computed anyway as chained segments: activation costs a copy, not a prefill."""
         if group.request.use_segments:
             missing = group.missing_pieces()
-            self._store.count_miss(len(missing))
+            self._store.catalogue.counts.miss(len(missing))
             for piece in missing:
                 if not self._store_piece(group, piece):
                     break

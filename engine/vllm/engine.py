@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from itertools import takewhile
@@ -30,22 +30,19 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from engine.base import (
     Capacity,
-    ChatMessage,
     Event,
     Feature,
     GenerateRequest,
-    MemoryText,
     PageRequest,
     Piece,
     Prompt,
     Sampling,
     Started,
-    Tools,
 )
 from engine.certificate import certificate_of, page_probes
 from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, ModelNotLoaded, NotScored, QueueFull, first_line
 from engine.placement import CompositionConfig
-from engine.prompt import PromptRenderer
+from engine.prompt import ModelPrompts
 from engine.transformers.loading import choose_dtype
 from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.plan import Composition, RequestPlan
@@ -55,8 +52,7 @@ from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
 from engine.vllm.settings import checkpoint_fingerprint
 from engine.vllm.tools import ToolParsing, forced
-from engine.vocabulary import vocabulary_of
-from kvcache import Certificate, Entry, Fingerprint, SegmentStore, TierName
+from kvcache import Catalogue, Certificate, Fingerprint, ModelView
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +62,13 @@ _SAVE_TIMEOUT_S = 60.0
 
 
 class VllmEngine:
-    """``engine.base.Engine`` over vLLM. Owns the segment store it is given, which keeps the index only: the memory
-    tiers are vLLM's own cache and the workers' host tiers."""
+    """``engine.base.Engine`` over vLLM. Owns the catalogue it is given: the memory tiers are vLLM's own cache and the
+    workers' host tiers."""
 
     def __init__(
         self,
         llm: AsyncLLM,
-        store: SegmentStore,
+        catalogue: Catalogue,
         reports: Reports,
         fingerprint: Fingerprint,
         tokenizer: Any,
@@ -84,62 +80,27 @@ class VllmEngine:
     ) -> None:
         self.llm = llm
         self._tools = ToolParsing(tool_parser, tokenizer)
-        self.store = store
+        self.catalogue = catalogue
         self.reports = reports
         self._fingerprint = fingerprint
-        self._tokenizer = tokenizer
-        self._model_id = model_id
+        self.model_id = model_id
         self._composing = composing
         self._can_compose: bool | None = None
         self._max_waiting = max_waiting
-        self._renderer = PromptRenderer(tokenizer)
-        self._vocabulary = vocabulary_of(tokenizer)
-        self._plans = PlanMaker(store, fingerprint, None)
+        self.prompts = ModelPrompts(tokenizer, llm.model_config.get_vocab_size())
+        self._plans = PlanMaker(ModelView(catalogue, fingerprint), None)
         self._running = 0
         self._closed = False
 
     # -- the model -------------------------------------------------------------------------------------------
 
     @property
-    def model_id(self) -> str:
-        return self._model_id
-
-    @property
     def fingerprint(self) -> Fingerprint:
         return self._fingerprint
 
     @property
-    def vocabulary_size(self) -> int:
-        size: int = self.llm.model_config.get_vocab_size()
-        return size
-
-    @property
     def features(self) -> frozenset[Feature]:
         return frozenset({"structured", "tools"})
-
-    def render(
-        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
-    ) -> Prompt:
-        return self._renderer.render(messages, memories, tools)
-
-    def render_completion(
-        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
-    ) -> Prompt:
-        return self._renderer.render_completion(token_ids, memories, begin=begin)
-
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return ids
-
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
-
-    def token_text(self, token_id: int) -> str:
-        return self._vocabulary.text_of(token_id)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return self._vocabulary.bytes_of(token_id)
 
     def capacity(self) -> Capacity:
         return Capacity(
@@ -149,21 +110,9 @@ class VllmEngine:
             waiting=self.reports.waiting,
         )
 
-    def has_segment(self, key: str) -> bool:
-        return self.store.tier_of(key) is not None
-
-    def place_of(self, part_key: str) -> tuple[str, int] | None:
-        return self.store.place_of(part_key)
-
-    def tier_of(self, key: str) -> TierName | None:
-        return self.store.tier_of(key, self._fingerprint)
-
-    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
-        return self.store.holding(labels, root, self._fingerprint)
-
     async def preload(self, key: str) -> int:
         """Have the workers read the segment into their host tier; they do not wait for it, nor does this."""
-        if self.tier_of(key) is None:
+        if self.catalogue.tier_of(key, self._fingerprint) is None:
             return 0
         await self._get_ready()
         return sum(await self.llm.collective_rpc("recallkv_preload", args=(key,)))
@@ -185,7 +134,7 @@ class VllmEngine:
             params.prompt_logprobs = request.sampling.logprobs or 0
         readers = None if request.tools is None else self._tools.readers(request.tools)
         asked = time.perf_counter()
-        answers = Answers(self._vocabulary, request.sampling)
+        answers = Answers(self.prompts.vocabulary, request.sampling)
         started = False
         async with aclosing(self._outputs(planned, params, name, _USER)) as outputs:
             async for output in outputs:
@@ -201,7 +150,7 @@ class VllmEngine:
         tokens, bytes_per_token = planned.request.prompt.token_ids, self._fingerprint.layout.bytes_per_token
         keeps = tuple(
             takewhile(
-                lambda keep: self.store.expect(keep.key(tokens), (keep.end - keep.start) * bytes_per_token),
+                lambda keep: self.catalogue.expect(keep.key(tokens), (keep.end - keep.start) * bytes_per_token),
                 planned.plan.keeps,
             )
         )
@@ -209,9 +158,9 @@ class VllmEngine:
 
     def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
         loads = self.reports.loads(planned.plan.id)
-        self.store.count_miss(len(planned.plan.keeps))
+        self.catalogue.counts.miss(len(planned.plan.keeps))
         for key in {source.key for source in planned.plan.sources} - loads.tiers.keys():
-            self.store.touch(key, "device")
+            self.catalogue.touch(key, "device")
         started = planned.started(loads, output.num_cached_tokens or 0, _times(output, elapsed))
         request = planned.request
         if not request.score_last:
@@ -219,7 +168,9 @@ class VllmEngine:
         token_ids = request.prompt.token_ids[-request.score_last :]
         found = output.prompt_logprobs[-request.score_last :]
         wanted = request.sampling.logprobs or 0
-        scores = (token_logprob(i, one, wanted, self._vocabulary) for i, one in zip(token_ids, found, strict=True))
+        scores = (
+            token_logprob(i, one, wanted, self.prompts.vocabulary) for i, one in zip(token_ids, found, strict=True)
+        )
         return replace(started, scores=tuple(scores))
 
     async def _outputs(
@@ -260,7 +211,7 @@ class VllmEngine:
             log.warning("memories cannot be composed: %s", refusals[0])
             return
         self._can_compose = True
-        self._plans = PlanMaker(self.store, self._fingerprint, self._composing)
+        self._plans = PlanMaker(ModelView(self.catalogue, self._fingerprint), self._composing)
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -285,7 +236,7 @@ class VllmEngine:
         except NotScored:  # an expected end: memories are deleted, and segments evicted, while pages are built
             log.info("page %s was gone before it was certified", key[:12])
             return False
-        return self.store.certify(key, certificate)
+        return self.catalogue.certify(key, certificate)
 
     async def store_page(self, request: PageRequest, salt: str = "") -> str | None:
         """Compute and store a page without a certificate; returns its key, or None where it could not be stored."""
@@ -302,7 +253,7 @@ class VllmEngine:
         await self._run(planned)
         key = keep.key(prompt.token_ids)
         await self._until_stored([key])
-        return None if self.store.tier_of(key) is None else key
+        return None if self.catalogue.tier_of(key) is None else key
 
     async def _certified(self, request: PageRequest, key: str) -> Certificate:
         """Compose the page behind the context at each fidelity and compare with full prefill. Raises ``NotScored`` when
@@ -314,7 +265,7 @@ class VllmEngine:
         source = Stored(key, len(before), len(page), 0, len(before) - start)
         repairs = {"high": self._composing.high, "fast": self._composing.fast}
         found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
-        for probe in page_probes(self, request):
+        for probe in page_probes(self.prompts, request):
             tokens = before + page + probe.tokens
             try:
                 exact = await self.score(tokens, len(probe.answer))
@@ -364,7 +315,7 @@ class VllmEngine:
     async def _until_stored(self, keys: Sequence[str]) -> None:
         """Wait until the workers have written these segments (or given up)."""
         deadline = time.monotonic() + _SAVE_TIMEOUT_S
-        while any(self.store.tier_of(key) is None for key in keys) and time.monotonic() < deadline:
+        while any(self.catalogue.tier_of(key) is None for key in keys) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
     def metrics(self) -> list[Metric]:
@@ -377,7 +328,7 @@ class VllmEngine:
         """Also from the workers' memory; and from vLLM's own cache, all of whose blocks are let go of: it does not
         know which hold what."""
         return await self._forget(
-            [k for label in labels for k in await asyncio.to_thread(self.store.remove_label, label)]
+            [k for label in labels for k in await asyncio.to_thread(self.catalogue.remove_label, label)]
         )
 
     async def _forget(self, removed: list[str]) -> int:
@@ -389,7 +340,7 @@ class VllmEngine:
 
     async def forget_conversations(self, salt: str) -> int:
         """vLLM's own cache has them; the folder those of the other engine, and of other models."""
-        return await self._forget(await asyncio.to_thread(self.store.remove_chains, salt))
+        return await self._forget(await asyncio.to_thread(self.catalogue.remove_chains, salt))
 
     def prefill_s(self, n_tokens: int, behind: int) -> float | None:
         return None
@@ -404,7 +355,7 @@ class VllmEngine:
         if self.llm.output_handler is not None:  # or it reports its processes' end as a failure
             self.llm.output_handler.cancel()
         await asyncio.to_thread(self.llm.shutdown)
-        await asyncio.to_thread(self.store.close)
+        await asyncio.to_thread(self.catalogue.close)
 
 
 def _times(output: Any, elapsed: float) -> tuple[float, float]:
@@ -463,20 +414,20 @@ def load_vllm_engine(
     }
     arguments = _arguments(model, chosen, context, max_running, flags)
     arguments.kv_transfer_config = None if plain else KVTransferConfig(**connector)
-    # The memory tiers are vLLM's and its workers'; here is the index.
-    store = SegmentStore(folder, device_bytes=0, host_bytes=0, disk_bytes=disk_bytes, fsync=fsync)
-    reports = Reports(store)
+    # The memory tiers are vLLM's and its workers'; here is the catalogue.
+    catalogue = Catalogue(folder, disk_bytes=disk_bytes, fsync=fsync)
+    reports = Reports(catalogue)
     try:
         config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config()
         if not plain:
             _share_steps(config)
         llm = AsyncLLM.from_vllm_config(config, stat_loggers=[reports.logger()])
     except Exception as error:
-        store.close()
+        catalogue.close()
         raise ModelNotLoaded(f"vLLM does not start with '{model}': {first_line(error)}") from error
     return VllmEngine(
         llm,
-        store,
+        catalogue,
         reports,
         fingerprint,
         tokenizer,

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
 from engine.vllm.settings import ConnectorSettings
-from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
+from kvcache import Catalogue, Entry, Fingerprint, chain_key, root_key
 from kvcache.segment import cut_parts
 
 
@@ -63,10 +63,10 @@ class SchedulerSide:
         self._written: defaultdict[str, list[int]] = defaultdict(list)
         self._placed_by: Counter[str] = Counter()
         self._events = Events()
-        self._store: SegmentStore | None = None
+        self._catalogue: Catalogue | None = None
         self._lock: Any = None
         if not settings.managed:
-            self._store, self._lock = _open_store(settings)
+            self._catalogue, self._lock = _open_store(settings)
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -96,11 +96,11 @@ class SchedulerSide:
 
     def _own_plan(self, request: Any) -> RequestPlan:
         """Standing alone: the longest stored chain, and what is behind it in runs of ``segment_tokens``."""
-        if self._store is None or not _is_plain(request):
+        if self._catalogue is None or not _is_plain(request):
             return RequestPlan()
         tokens = request.prompt_token_ids
         root = root_key(self._fingerprint, request.cache_salt or "")
-        chain = self._store.match(root, tokens)
+        chain = self._catalogue.match(root, tokens)
         sources = tuple(Source(entry.key, entry.start, entry.n_tokens) for entry in chain)
         parent, start = (chain[-1].key, sources[-1].end) if chain else (root, 0)
         keeps = []
@@ -157,8 +157,8 @@ class SchedulerSide:
         entry = entry_of(keep, progress.token_ids, self._fingerprint)
         if entry.key in self._writing:
             return
-        store = self._store
-        if store is not None and (store.tier_of(entry.key) is not None or not store.expect(entry.key, entry.nbytes)):
+        known = self._catalogue
+        if known is not None and (known.tier_of(entry.key) is not None or not known.expect(entry.key, entry.nbytes)):
             return
         self._writing[entry.key] = entry
         tokens = tuple(progress.token_ids[keep.start : keep.end])
@@ -172,8 +172,8 @@ class SchedulerSide:
         for request_id in report.placed:
             self._placed(request_id, blocks_of)
         for load in report.loads:
-            if self._store is not None:
-                self._store.touch(load.key, load.tier)
+            if self._catalogue is not None:
+                self._catalogue.touch(load.key, load.tier)
             self._events.loads.append(load.__dict__)
         self._events.failed.extend(report.failed)
         for request_id in dict.fromkeys(request_id for request_id, _, _ in report.unrepaired):
@@ -199,8 +199,8 @@ class SchedulerSide:
             self._events.failed_saves += 1
             return
         entry = replace(entry, disk_bytes=_distinct(written, entry.nbytes))
-        if self._store is not None:
-            self._store.record(entry)
+        if self._catalogue is not None:
+            self._catalogue.record(entry)
         self._events.saved.append(entry_json(entry))
 
     def _lost(self, key: str, *, bad: bool) -> None:
@@ -211,8 +211,8 @@ class SchedulerSide:
             cut = next((i for i, source in enumerate(sources) if source.key == key), None)
             if cut is not None:
                 progress.plan = replace(progress.plan, sources=sources[:cut], score=0)
-        if self._store is not None:
-            self._store.quarantine(key)
+        if self._catalogue is not None:
+            self._catalogue.quarantine(key)
         (self._events.bad if bad else self._events.missing).append(key)
 
     def _unrepaired(self, request_id: str) -> None:
@@ -276,8 +276,8 @@ class SchedulerSide:
         return None if events == Events() else events
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
+        if self._catalogue is not None:
+            self._catalogue.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -337,7 +337,7 @@ def _is_plain(request: Any) -> bool:
     return bool(request.prompt_token_ids) and request.lora_request is None and not request.mm_features
 
 
-def _open_store(settings: ConnectorSettings) -> tuple[SegmentStore, Any]:
+def _open_store(settings: ConnectorSettings) -> tuple[Catalogue, Any]:
     settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = (settings.folder / "lock").open("a+")
     try:
@@ -345,8 +345,8 @@ def _open_store(settings: ConnectorSettings) -> tuple[SegmentStore, Any]:
     except BlockingIOError:
         lock.close()
         raise FolderInUse(settings.folder) from None
-    store = SegmentStore(settings.folder, device_bytes=0, host_bytes=0, disk_bytes=int(settings.disk_gb * 1e9))
-    return store, lock
+    catalogue = Catalogue(settings.folder, disk_bytes=int(settings.disk_gb * 1e9))
+    return catalogue, lock
 
 
 class FolderInUse(Exception):

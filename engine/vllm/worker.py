@@ -29,9 +29,8 @@ from engine.vllm.streams import Event, Staging, Streams, streams_of
 from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
 from kvcache.arena import HostTier
 from kvcache.codecs import codec_for
-from kvcache.files.paths import segment_path
+from kvcache.files.folder import SegmentFolder
 from kvcache.files.reader import SegmentReader
-from kvcache.files.shards import file_of_shard, read_shard
 from kvcache.files.writer import write_segment
 from kvcache.shard import Shard
 
@@ -109,7 +108,7 @@ class WorkerSide:
         fsync: bool = True,
         streams: Streams | None = None,
     ) -> None:
-        self._folder = folder
+        self._folder = SegmentFolder(folder)
         self._fingerprint = fingerprint
         self._cache = cache
         self._shard = shard
@@ -215,7 +214,7 @@ class WorkerSide:
         if held is not None:
             self._host.release(held)
             return 0
-        path = file_of_shard(self._folder, key, self._shard)
+        path = self._folder.file_of(key, self._shard)
         if path is None:
             return 0
         self._readers.submit(self._preload, key)
@@ -305,7 +304,7 @@ class WorkerSide:
 
     def _preload(self, key: str) -> None:
         try:
-            segment = self._kept(read_shard(self._folder, key, self._fingerprint, self._shard))
+            segment = self._kept(self._folder.read(key, self._fingerprint, self._shard))
         except FileNotFoundError:
             log.info("segment %s was gone before it was preloaded", key[:12])
         except (SegmentCorrupt, FingerprintMismatch) as error:
@@ -325,10 +324,10 @@ class WorkerSide:
         if segment is not None:
             self._place(job, source, segment)
             return segment, "host"
-        path = file_of_shard(self._folder, source.key, self._shard)
+        path = self._folder.file_of(source.key, self._shard)
         segment = self._read(job, source, path) if path is not None else None
         if segment is None:
-            segment = self._kept(read_shard(self._folder, source.key, self._fingerprint, self._shard))
+            segment = self._kept(self._folder.read(source.key, self._fingerprint, self._shard))
             self._place(job, source, segment)
         return segment, "disk"
 
@@ -537,7 +536,7 @@ class WorkerSide:
 
     def _write_file(self, segment: Segment) -> int:
         codec = codec_for(self._codec, standalone=segment.root is not None)
-        path = segment_path(self._folder, segment.key, segment.shard)
+        path = self._folder.path_of(segment.key, segment.shard)
         try:
             nbytes = write_segment(path, segment, codec=codec, fsync=self._fsync)
             if not CODECS[codec].lossless:  # what is used and what is certified is what is read back

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvcache.errors import KVCacheError, SegmentCorrupt
-from kvcache.files.paths import key_of_file, segment_files
+from kvcache.files.folder import SegmentFolder, key_of_file
 from kvcache.files.reader import read_segment
 from kvcache.index import Entry, Index
 
@@ -34,7 +34,7 @@ def verify_folder(folder: Path) -> VerifyReport:
     """Read every segment file and check header, key and checksum. Nothing is changed."""
     checked = total = 0
     bad: list[BadFile] = []
-    for path in segment_files(folder):
+    for path in SegmentFolder(folder).files():
         try:
             total += path.stat().st_size
             checked += 1

@@ -153,7 +153,7 @@ class SegmentReader:
                 hashing_part.result()
         self._checksum = str(hasher.hexdigest()) if in_order else None
 
-    def parts_of(self, view: memoryview) -> Iterator[tuple[memoryview, int]]:
+    def _parts(self, view: memoryview) -> Iterator[tuple[memoryview, int]]:
         """Parts of the data, read in order, and where each begins; from a drive some at once."""
         parts = [(view[begin : begin + _READ_BYTES], begin) for begin in range(0, len(view), _READ_BYTES)]
         if self._direct is None:

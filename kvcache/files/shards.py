@@ -1,66 +1,26 @@
-"""Segments from whichever files hold them: one, or shards of any cut."""
+"""Shards of one segment as files: which there are by their names, whether they are all, and joining them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from kvcache.copies import Allocate, fresh_memory
-from kvcache.errors import SegmentCorrupt
 from kvcache.files.format import SUFFIX
-from kvcache.files.paths import segment_path, shard_of_file
-from kvcache.files.reader import read_segment
-from kvcache.fingerprint import Fingerprint
-from kvcache.segment import Segment, joined
-from kvcache.shard import Shard
+from kvcache.shard import Shard, complete
 
 
-def read_shard(
-    folder: Path,
-    key: str,
-    fingerprint: Fingerprint,
-    wanted: Shard,
-    *,
-    allocate: Allocate = fresh_memory,
-    stop: Callable[[], bool] | None = None,
-) -> Segment:
-    """The wanted layers and heads of a stored segment, in host memory from ``allocate``; what has to be joined from
-    shards, in memory of its own and without asking ``stop``.
-
-    Reads the file that has just these; else the one that has all; else the shards that overlap. A file is always
-    read and checked whole. Raises ``FileNotFoundError`` when they are not all there, and as ``read_segment`` does.
-    """
-    own = file_of_shard(folder, key, wanted)
-    if own is not None:
-        return _checked(
-            read_segment(own, fingerprint, allocate=allocate, stop=stop), key, None if wanted.is_whole else wanted
-        )
-    whole = segment_path(folder, key)
-    if whole.exists() or (wanted.is_whole and not any(whole.parent.glob(f"{key}.*{SUFFIX}"))):
-        segment = _checked(read_segment(whole, fingerprint, allocate=allocate, stop=stop), key, None)
-        return segment if wanted.is_whole else segment.cut(wanted)
-    return _joined(folder, key, fingerprint, wanted)
+def shard_of_file(path: Path) -> Shard | None:
+    """Return the shard that a segment file's name says; None for a whole segment. Raises ``ValueError``."""
+    name = path.name.removesuffix(SUFFIX).partition(".")[2]
+    return Shard.parse(name) if name else None
 
 
-def file_of_shard(folder: Path, key: str, wanted: Shard) -> Path | None:
-    """The file that has just these layers and heads, where there is one."""
-    path = segment_path(folder, key, None if wanted.is_whole else wanted)
-    return path if path.exists() else None
-
-
-def _joined(folder: Path, key: str, fingerprint: Fingerprint, wanted: Shard) -> Segment:
-    paths = sorted(segment_path(folder, key).parent.glob(f"{key}.*{SUFFIX}"))
+def all_there(paths: list[Path]) -> list[Path]:
+    """Return ``paths`` of one segment where they are all that a segment needs, by their names; else none."""
     try:
-        held = [(path, shard_of_file(path)) for path in paths]
-        needed = [(path, shard) for path, shard in held if shard is not None and shard.overlap(wanted) is not None]
-        if not needed:
-            raise FileNotFoundError(f"no shard of segment {key[:12]} is there")
-        return joined([_checked(read_segment(path, fingerprint), key, shard) for path, shard in needed], wanted)
-    except ValueError as error:  # of another shape, overlapping, or not all there
-        raise FileNotFoundError(f"segment {key[:12]} is not all there: {error}") from error
-
-
-def _checked(segment: Segment, key: str, shard: Shard | None) -> Segment:
-    if segment.key != key or segment.shard != shard:
-        raise SegmentCorrupt(f"the file of {key[:12]} holds another segment")
-    return segment
+        shards = [shard_of_file(path) for path in paths]
+    except ValueError:
+        return []
+    for path, shard in zip(paths, shards, strict=True):
+        if shard is None:
+            return [path]
+    return paths if complete([shard for shard in shards if shard is not None]) else []

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from engine.base import ChatMessage, MemoryText, Renderer
+from kvcache import SegmentView
+from memory import Memory
+from scheduler.prediction.cubes import Cube, Cubes
+from scheduler.prediction.preloader import Preloader
 
 # Expected uses are counted over so many turns of the cube.
 TURNS = 100
@@ -11,6 +18,15 @@ TURNS = 100
 _BUILD_FACTOR = 4.0
 
 Prefill = Callable[[int, int], float]
+
+
+class Priced(Protocol):
+    """The engine, as far as advice needs it."""
+
+    @property
+    def prompts(self) -> Renderer: ...
+
+    def prefill_s(self, n_tokens: int, behind: int) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -92,3 +108,39 @@ def summary(found: Sequence[Advice]) -> str:
     saved = sum(advice.saved_s * advice.expected_uses for advice in worth)
     mb = sum(advice.bytes for advice in worth) / 1e6
     return f"{len(worth)} of {len(found)} memories are worth their {mb:.1f} MB: {saved:.1f} s saved in {TURNS} turns."
+
+
+class Advisor:
+    """Advises on the memories of a cube, from what is known of its turns and of this machine."""
+
+    def __init__(self, engine: Priced, stored: SegmentView, cubes: Cubes, preloader: Preloader) -> None:
+        self._engine = engine
+        self._stored = stored
+        self._cubes = cubes
+        self._preloader = preloader
+
+    def advise(self, tenant: str, cube_id: str, memories: Sequence[Memory], repaired: float) -> list[Advice]:
+        """Say whether it pays to keep the keys and values of these memories, what saves most first. ``repaired``: the
+        share of their tokens that is computed anew. Raises ``ValueError`` where the engine did not measure this
+        machine."""
+        if self._engine.prefill_s(1, 0) is None:
+            raise ValueError("this machine was not measured at start")
+        texts = [MemoryText(memory.label, memory.text) for memory in memories]
+        prompt = self._engine.prompts.render([ChatMessage("user", "-")], texts)
+        tokens = {memory_id(piece.label): len(piece.token_ids) for piece in prompt.memories()}
+        cube = self._cubes.get((tenant, cube_id)) or Cube()
+        costs = Costs(
+            prefill_s=lambda n, behind: self._engine.prefill_s(n, behind) or 0.0,
+            load_bytes_s=self._preloader.bytes_s,
+            bytes_per_token=self._stored.fingerprint.layout.bytes_per_token,
+            repaired=repaired,
+        )
+        paged = self._stored.behind(tenant, cube.header or ()).holding([memory.label for memory in memories])
+        activated = frozenset(memory_id(label) for entry in paged for label in entry.labels)
+        behind = len(prompt.pieces[0].token_ids)
+        return advise(tokens, cube.history.uses_per_turn(), activated, costs, behind=behind)
+
+
+def memory_id(label: str | None) -> str:
+    """Return a memory's id from its label."""
+    return (label or "").partition("@")[0]

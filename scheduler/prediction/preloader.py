@@ -17,6 +17,7 @@ from typing import Protocol
 from engine.base import Capacity
 from engine.errors import EngineClosed
 from kvcache import PreloadStats, ReadInterrupted, TierName
+from scheduler.background import Worker
 from scheduler.events import EventLog
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,19 @@ _ASSUMED_BYTES_S = 1e9
 
 
 class Mover(Protocol):
-    """Who moves segments (an ``Engine``)."""
+    """Moves segments, and does other things first: the engine."""
 
     def capacity(self) -> Capacity: ...
 
+    async def preload(self, key: str) -> int: ...
+
+
+class Stored(Protocol):
+    """Knows where segments are, and what became of those that were moved: the catalogue."""
+
     def tier_of(self, key: str) -> TierName | None: ...
 
-    async def preload(self, key: str) -> int: ...
+    def preloads(self) -> PreloadStats: ...
 
 
 @dataclass(frozen=True)
@@ -79,24 +86,23 @@ class Preloader:
     def __init__(
         self,
         mover: Mover,
+        stored: Stored,
         config: PreloadConfig,
-        ledger: Callable[[], PreloadStats],
         events: EventLog,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mover = mover
+        self._stored = stored
         self._config = config
-        self._ledger = ledger
         self._events = events
         self._clock = clock
         self._queue: dict[str, tuple[Hashable, Wanted]] = {}
         self._bytes_s = _ASSUMED_BYTES_S
         self._free_at = 0.0
         self._moving: tuple[Hashable, str] | None = None  # None also: it is expected no longer
-        self._task: asyncio.Task[None] | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._taken: str = ""
+        self._worker = Worker("preloader", self._step, self._failed)
         self._stats = PreloaderStats()
         self.most_queued = 0
         """The most that ever waited."""
@@ -123,12 +129,13 @@ class Preloader:
             self._queue[key] = (owner, item)
         self._drop_excess()
         self.most_queued = max(self.most_queued, len(self._queue))
-        if self._queue and (self._task is None or self._task.done()):
-            self._idle.clear()
-            self._task = asyncio.create_task(self._run(), name="preloader")
+        if self._queue:
+            self._worker.wake()
 
     def _worth_moving(self, item: Wanted) -> bool:
-        return item.probability >= self._config.min_probability and self._mover.tier_of(item.key) == "disk"
+        if item.probability < self._config.min_probability:
+            return False
+        return self._stored.tier_of(item.key) not in (None, "device", "host")
 
     def _drop_excess(self) -> None:
         excess = len(self._queue) - self._config.max_queued
@@ -141,17 +148,19 @@ class Preloader:
         """Probability x saved seconds / bytes, up to a factor: each byte saves as many seconds as the next."""
         return self._queue[key][1].probability
 
-    async def _run(self) -> None:
-        try:
-            while self._queue:
-                await self._wait_for_room()
-                self._drop_late()
-                if self._queue:
-                    key = max(self._queue, key=self._priority)
-                    owner, item = self._queue.pop(key)
-                    await self._move(owner, item)
-        finally:
-            self._idle.set()
+    async def _step(self) -> bool:
+        if not self._queue:
+            return False
+        await self._wait_for_room()
+        self._drop_late()
+        if self._queue:
+            self._taken = max(self._queue, key=self._priority)
+            await self._move(*self._queue.pop(self._taken))
+        return True
+
+    def _failed(self) -> str:
+        self._stats.failures += 1
+        return f"segment {self._taken[:12]} could not be preloaded"
 
     async def _wait_for_room(self) -> None:
         """Until no request is in the engine, and the bandwidth that is ours is free."""
@@ -169,7 +178,7 @@ class Preloader:
             self._stats.expired += 1
 
     async def _move(self, owner: Hashable, item: Wanted) -> None:
-        ledger = self._ledger()
+        ledger = self._stored.preloads()
         unused = ledger.bytes - ledger.used_bytes - ledger.wasted_bytes
         if unused + item.nbytes > self._config.unused_bytes:
             self._stats.refused += 1
@@ -188,11 +197,6 @@ class Preloader:
         except EngineClosed:
             self._stats.cancelled += 1
             self._cancel_all()
-            return
-        except Exception:
-            # The worker's edge: a preload that fails costs speed, not answers.
-            log.exception("segment %s could not be preloaded", item.key[:12])
-            self._stats.failures += 1
             return
         seconds = self._clock() - begin
         if not moved:
@@ -215,7 +219,7 @@ class Preloader:
 
     async def settled(self) -> None:
         """Wait until nothing is queued."""
-        await self._idle.wait()
+        await self._worker.settled()
 
     def _cancel_all(self) -> None:
         self._stats.cancelled += len(self._queue)
@@ -224,6 +228,4 @@ class Preloader:
     async def close(self) -> None:
         """Leave what is queued."""
         self._cancel_all()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._worker.close()

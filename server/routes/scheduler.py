@@ -34,7 +34,7 @@ def _foresight(services: Services) -> Foresight:
 @router.get("/scheduler")
 async def state(services: Provided, tenant: Tenant, events: Annotated[int, Query(ge=0, le=256)] = 20) -> dict[str, Any]:
     """Queues, the predictor's report card, what preloading has brought, and the last events."""
-    upkeep, preloads = services.upkeep.stats(), services.store.stats().preloads
+    upkeep, preloads = services.upkeep.stats(), services.catalogue.stats().preloads
     jobs = await asyncio.to_thread(services.memories.jobs.counts)
     found: dict[str, Any] = {
         "object": "scheduler",
@@ -97,7 +97,7 @@ async def plan(
     cube = await services.remembering.cube_id(tenant, cube_id)
     page = await asyncio.to_thread(lambda: services.memories.list_memories(tenant, cube, limit=limit))
     try:
-        found = foresight.advise(tenant, cube, page.items, services.config.cache.high_share)
+        found = foresight.advisor.advise(tenant, cube, page.items, services.config.cache.high_share)
     except ValueError as error:
         raise ApiError(409, f"No advice: {error} (cache.weigh_loading).", "not_measured") from error
     return {

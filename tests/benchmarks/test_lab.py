@@ -39,7 +39,7 @@ from benchmarks.stats import interval
 from engine.errors import UnsupportedModel
 from engine.transformers import TransformersEngine
 from kvcache import SegmentStore
-from kvcache import store as store_module
+from kvcache.files import disk as disk_module
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -401,7 +401,7 @@ def test_a_context_is_built_once_a_round_and_nothing_is_written(monkeypatch: pyt
         raise AssertionError("a mode without files writes none")
 
     monkeypatch.setattr(TransformersEngine, "build", counted)
-    monkeypatch.setattr(store_module, "write_segment", written)
+    monkeypatch.setattr(disk_module, "write_segment", written)
     result = small_run()
     assert built == [200] * 3 + [60] * 3
     assert result["failed"] == []

@@ -185,7 +185,7 @@ def test_a_request_is_composed_of_what_is_built(model: LoadedModel, tmp_path: Pa
         _, exact = await ask(engine, prompt, use_segments=False)
         assert await build(engine, 1, 2, 3)
         root = standalone_root(chain_key(root_key(model.fingerprint), HEADER))
-        assert engine.place_of(chain_key(root, line(2))) == (engine.store.entries()[0].key, 20)
+        assert engine.catalogue.locate_part(chain_key(root, line(2))) == (engine.catalogue.entries()[0].key, 20)
 
         started, _ = await ask(engine, prompt, fidelity="high")
         header, *memories, new, _ = started.pieces
@@ -217,7 +217,7 @@ def test_nothing_approximate_is_ever_stored_as_a_chain(model: LoadedModel, tmp_p
         engine = engine_on(model, tmp_path)
         await build(engine, 1, 2)
         await ask(engine, prompt_of(memory(4), memory(2), memory(5)), fidelity="high")
-        chained = [entry for entry in engine.store.entries() if entry.kind == "chained"]
+        chained = [entry for entry in engine.catalogue.entries() if entry.kind == "chained"]
         assert sorted(entry.n_tokens for entry in chained) == [12, 20], "the header and the memory before it"
         await engine.close()
 
@@ -252,7 +252,7 @@ def test_a_page_over_the_bound_is_never_composed(model: LoadedModel, tmp_path: P
     async def test() -> None:
         engine = engine_on(model, tmp_path, CompositionConfig(max_kl=1e-9, min_saved_tokens=0))
         await build(engine, 1, 2)
-        (entry,) = engine.store.entries()
+        (entry,) = engine.catalogue.entries()
         assert entry.certificate is not None
         assert entry.certificate.kl["fast"] >= entry.certificate.kl["high"] > 1e-9
         assert 0.0 <= entry.certificate.top1["high"] <= 1.0
@@ -292,7 +292,7 @@ def test_deleting_a_memory_that_a_page_was_built_behind_removes_the_page(model: 
     async def test() -> None:
         engine = engine_on(model, tmp_path)
         await build(engine, 1, 2, lead=(9,))
-        assert len(engine.store.remove_label("m9@1")) == 1
+        assert len(engine.catalogue.remove_label("m9@1")) == 1
         assert not await build(engine, 1, 2, lead=(9,))
         assert await build(engine, 1, 2, lead=())
         await engine.close()

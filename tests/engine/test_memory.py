@@ -50,13 +50,13 @@ def test_segments_give_way_and_the_request_goes_on(model: LoadedModel, tmp_path:
     async def test() -> None:
         async with engine_on(model, tmp_path) as engine:
             await collect(engine, prompt_of(20, 300, 9, seed=1))
-            assert engine.store.stats().bytes["device"] > 0
+            assert engine.catalogue.stats().bytes["device"] > 0
             prompt = prompt_of(20, 9, 11, seed=2)
-            with short_of_memory(lambda batch: engine.store.stats().bytes["device"] > 0) as found:
+            with short_of_memory(lambda batch: engine.catalogue.stats().bytes["device"] > 0) as found:
                 _, choices = await collect(engine, prompt, use_segments=False)
             assert tokens_of(choices[0]) == oracle(prompt, 8)
             assert len(found) == 1, "once more, when the segments had left"
-            assert engine.store.stats().bytes["host"] > 0
+            assert engine.catalogue.stats().bytes["host"] > 0
 
     run(test)
 
@@ -183,7 +183,7 @@ def test_requests_wait_until_their_bytes_fit_and_the_tier_gives_way(model: Loade
 
             def watched(runner: ModelRunner, batch: Sequence[Work], *rest: Any) -> torch.Tensor:
                 running.append(len(engine._worker._running))
-                device.append(engine.store.stats().bytes["device"] + 108 * per_token * running[-1])
+                device.append(engine.catalogue.stats().bytes["device"] + 108 * per_token * running[-1])
                 return forward(runner, batch, *rest)
 
             with patch.object(ModelRunner, "forward", watched):
@@ -194,7 +194,7 @@ def test_requests_wait_until_their_bytes_fit_and_the_tier_gives_way(model: Loade
             assert max(device) <= 250 * per_token
             await collect(engine, prompts[0])
             assert engine._worker._reserved == 0
-            assert engine.store.stats().budgets["device"] == min(250 * per_token, 2 << 30)
+            assert engine.catalogue.stats().budgets["device"] == min(250 * per_token, 2 << 30)
 
     run(test)
 

@@ -124,10 +124,10 @@ def test_composed_memories_are_scored_behind(model: LoadedModel, tmp_path: Path)
         )
         try:
             memories = [MemoryText(f"m{i}@1", f"Fact {i}: the {i} foxes live in the {i} woods.") for i in range(3)]
-            prompt = engine.render_completion(engine.tokenize("The foxes live"), memories)
+            prompt = engine.prompts.render_completion(engine.prompts.tokenize("The foxes live"), memories)
             header, *pieces, _ = prompt.pieces
             assert await engine.build_page(PageRequest(header, tuple(reversed(pieces))))
-            n = len(engine.tokenize("The foxes live"))
+            n = len(engine.prompts.tokenize("The foxes live"))
             expected = oracle(tiny_network(), prompt.token_ids)
             started, _ = await collect(
                 engine, prompt, SCORE, fidelity="high", repair=Repair("first", 1.0), score_last=n
@@ -163,8 +163,8 @@ def test_the_demo_model_scores_memories_as_plain_transformers(
         engine = TransformersEngine(demo_model, SegmentStore(tmp_path), model_id="demo")
         try:
             memories = [MemoryText("a@1", "My dog is called Biscuit."), MemoryText("b@1", "I live in Lisbon.")]
-            tokens = engine.tokenize("My dog, whose name is Biscuit, lives in Lisbon with me.")
-            prompt = engine.render_completion(tokens, memories)
+            tokens = engine.prompts.tokenize("My dog, whose name is Biscuit, lives in Lisbon with me.")
+            prompt = engine.prompts.render_completion(tokens, memories)
             found: list[Started] = []
             for request in ({"use_segments": False}, {}, {}):
                 started, _ = await collect(engine, prompt, SCORE, score_last=len(tokens), **request)

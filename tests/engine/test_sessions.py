@@ -56,7 +56,7 @@ def test_the_next_turn_computes_only_what_is_new(model: LoadedModel, tmp_path: P
                 assert started.cached_tokens == cached
                 cached = prompt.n_tokens + len(answer) - 1  # the last one was never fed
                 prompt = longer(prompt, *answer, *said(turn, 13))
-            assert sum(entry.n_tokens for entry in engine.store.entries()) == cached
+            assert sum(entry.n_tokens for entry in engine.catalogue.entries()) == cached
 
     run(test)
 
@@ -84,7 +84,7 @@ def test_deleting_a_memory_in_the_middle_leaves_what_is_before_it(model: LoadedM
             _, answer = await ask(engine, first)
             second = with_block(first, (*answer, *said(1, 7)), MEMORY, said(2, 9))
             _, answer = await ask(engine, second)
-            removed = engine.store.remove_label("later@1")
+            removed = engine.catalogue.remove_label("later@1")
             assert len(removed) == 3  # the memory, the turns behind it and the answer
             third = longer(second, *answer, *said(3, 5))
             for _ in range(2):  # the label stays dead, and nothing behind it is stored
@@ -94,8 +94,8 @@ def test_deleting_a_memory_in_the_middle_leaves_what_is_before_it(model: LoadedM
             await ask(engine, without)
             started, _ = await ask(engine, without)
             assert started.cached_tokens == without.n_tokens - 1
-            engine.store.remove_label("m0.1@1")
-            assert [entry.n_tokens for entry in engine.store.entries()] == [20]  # the header
+            engine.catalogue.remove_label("m0.1@1")
+            assert [entry.n_tokens for entry in engine.catalogue.entries()] == [20]  # the header
 
     run(test)
 
@@ -120,7 +120,7 @@ def test_a_conversation_goes_to_disk_and_comes_back(model: LoadedModel, tmp_path
         async with engine_on(model, tmp_path) as engine:
             _, answer = await ask(engine, first)
             engine.store._writes.join()
-            assert engine.store.stats().segments["disk"] == 2  # turns are not written at once
+            assert engine.catalogue.stats().segments["disk"] == 2  # turns are not written at once
         second = longer(first, *answer, *said(1, 5))
         async with engine_on(model, tmp_path) as engine:  # a restart
             started, answer = await ask(engine, second)
@@ -156,7 +156,7 @@ def test_only_finished_single_answers_that_are_to_be_kept_are_stored(model: Load
                 break
             await stream.aclose()  # type: ignore[attr-defined]
             await collect(engine, prompt_of(9))
-            assert [entry.n_tokens for entry in engine.store.entries()] == [20, 9]
+            assert [entry.n_tokens for entry in engine.catalogue.entries()] == [20, 9]
 
     run(test)
 
@@ -167,7 +167,7 @@ def test_a_memory_that_may_not_be_stored_ends_the_chain(model: LoadedModel, tmp_
             header, memory, turns = prompt_of(20, 9, 11).pieces
             unkept = Prompt((header, Piece("memory", memory.token_ids, memory.label), turns))
             await ask(engine, unkept)
-            assert [entry.n_tokens for entry in engine.store.entries()] == [20]
+            assert [entry.n_tokens for entry in engine.catalogue.entries()] == [20]
 
     run(test)
 
@@ -182,11 +182,11 @@ def test_nothing_is_stored_behind_a_composed_memory(model: LoadedModel, tmp_path
         if place == "middle":
             header, turns = Piece("header", composing.HEADER, keep=True), Piece("turns", said(1, 30), keep=True)
             prompt = Prompt((header, composing.memory(3), turns, memory, Piece("turns", composing.QUERY)))
-        known = {entry.key for entry in engine.store.entries()}
+        known = {entry.key for entry in engine.catalogue.entries()}
         started, _ = await collect(engine, prompt, keep_turns=True, fidelity="fast")
         at = prompt.pieces.index(memory)
         assert [i for i, report in enumerate(started.pieces) if report.fidelity != "exact"] == [at]
-        new = [entry for entry in engine.store.entries() if entry.key not in known]
+        new = [entry for entry in engine.catalogue.entries() if entry.key not in known]
         assert sum(entry.n_tokens for entry in new) == sum(len(piece.token_ids) for piece in prompt.pieces[:at])
         await engine.build(prompt)  # as healing does
         _, choices = await collect(engine, prompt, keep_turns=True, fidelity="fast")

@@ -16,7 +16,7 @@ from kvcache import (
     Layout,
     Segment,
     SegmentCorrupt,
-    SegmentStore,
+    TieredStore,
     read_segment,
 )
 from kvcache.files.format import hash_order, read_header
@@ -94,7 +94,7 @@ def test_a_page_in_a_file(name: CodecName, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_numbers_are_the_same_in_every_tier(name: CodecName, tmp_path: Path) -> None:
-    store = SegmentStore(tmp_path, codec=name)
+    store = TieredStore(tmp_path, codec=name)
     page = store.as_read(make_page())
     chained = make_segment(range(5))
     store.put(page)

@@ -6,7 +6,8 @@ from collections import deque
 import numpy as np
 import pytest
 
-from scheduler.prediction.predictors import PREDICTORS, Expected, Outcomes, PredictorName, SignalPredictor
+from scheduler.prediction.outcomes import Expected, Outcomes
+from scheduler.prediction.predictors import PREDICTORS, PredictorName, SignalPredictor
 from scheduler.prediction.signals import CubeHistory
 
 

@@ -63,7 +63,7 @@ def dump(server: Running, cube: str, **params: Any) -> bytes:
 
 
 def pages(server: Running) -> list[str]:
-    return sorted(entry.key for entry in server.services.store.entries() if entry.kind == "standalone")
+    return sorted(entry.key for entry in server.services.catalogue.entries() if entry.kind == "standalone")
 
 
 def attached(data: bytes) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def test_a_memory_that_goes_takes_its_loaded_page_along(dumped: bytes, empty: Ru
     taken(empty, dumped)
     (first, *_) = empty.client.get("/v1/memories", params={"cube": "loaded"}).json()["data"]
     assert empty.client.delete(f"/v1/memories/{first['id']}").json()["segments_removed"] >= 1
-    assert not any(first["id"] in label for entry in empty.services.store.entries() for label in entry.labels)
+    assert not any(first["id"] in label for entry in empty.services.catalogue.entries() for label in entry.labels)
     assert not set(pages(empty)) & {line["name"] for line in attached(dumped)}
 
 
@@ -182,9 +182,9 @@ def test_loaded_pages_outlive_a_restart(model: LoadedModel, dumped: bytes, tmp_p
         stray.unlink()  # the files alone say all
     with running(model, tmp_path) as server:
         assert pages(server) == found
-        labels = {label for entry in server.services.store.entries() for label in entry.labels}
+        labels = {label for entry in server.services.catalogue.entries() for label in entry.labels}
         assert labels <= server.services.memories.active_labels()
-        assert all(entry.certificate is not None for entry in server.services.store.entries() if entry.root)
+        assert all(entry.certificate is not None for entry in server.services.catalogue.entries() if entry.root)
 
 
 def test_without_being_asked_no_page_comes_along(home: Running, cube: str) -> None:
@@ -463,7 +463,7 @@ def test_a_bad_key_stops_the_start(tmp_path: Path) -> None:
 def test_more_than_the_disk_may_hold_is_left(model: LoadedModel, dumped: bytes, tmp_path: Path) -> None:
     (tmp_path / "bundle.key").write_bytes(KEY)
     with running(model, tmp_path) as server:
-        server.services.store.disk.budget = 1000
+        server.services.catalogue.disk.budget = 1000
         n = len(attached(dumped))
         assert taken(server, dumped) == {"taken": 0, "left": n, "reasons": {"room": n}}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvcache import SegmentStore
-from kvcache.files.paths import segment_path
+from kvcache.files.folder import SegmentFolder
 from server.cli import NAMED_ERRORS, main
 from server.lock import DataDirLock
 from tests.kvcache.conftest import make_segment
@@ -138,7 +138,7 @@ def test_cache_commands(server: Running, capsys: pytest.CaptureFixture[str]) -> 
     status, out, _ = call(capsys, "cache", "verify", *where)
     assert status == 0
     assert "0 bad" in out
-    key = server.services.store.entries()[0].key
+    key = server.services.catalogue.entries()[0].key
     assert json.loads(call(capsys, "cache", "show", key[:10], *where)[1])["key"] == key
 
 
@@ -161,8 +161,8 @@ def test_pin_and_gc_in_a_folder_that_nobody_serves(tmp_path: Path, capsys: pytes
         assert status == 1
         assert "in use" in err
     lock.release()
-    segment_path(tmp_path / "segments", first.key).unlink()
-    stray = segment_path(tmp_path / "segments", "ab" * 32)
+    SegmentFolder(tmp_path / "segments").path_of(first.key).unlink()
+    stray = SegmentFolder(tmp_path / "segments").path_of("ab" * 32)
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"x")
     status, out, _ = call(capsys, "cache", "gc", *where)

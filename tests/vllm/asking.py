@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from engine.base import Delta, Engine, GenerateRequest, Piece, Prompt, Sampling, Started
 from kvcache import SegmentStore, chain_key, root_key
-from kvcache.files.paths import files_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def copy_segments(source: SegmentStore, target: SegmentStore, keys: Sequence[str
     """Copy segments' files from one store to another, as they are."""
     known = {entry.key: entry for entry in source.entries()}
     for key in keys:
-        for path in files_of(source._folder, key):
+        for path in source.folder.paths(key):
             copy = target._folder / path.parent.name / path.name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())

@@ -15,7 +15,6 @@ from engine.base import GenerateRequest, Prompt, Sampling
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.vllm.engine import VllmEngine
 from kvcache import SegmentStore
-from kvcache.files.paths import files_of
 from tests.vllm.asking import Answer, ask, chain_keys, copy_segments, greedy, prompt_of
 from tests.vllm.shared import demo_engine, engine_thread
 
@@ -136,8 +135,8 @@ def test_bad_segments_are_computed_and_no_request_fails(engine: VllmEngine, harm
         keys = chain_keys(engine, pieces)
         await engine._until_stored([*keys, *chain_keys(engine, bystander)])
         await cold(engine)
-        (path,) = files_of(engine.store._folder, keys[2])
-        (other,) = files_of(engine.store._folder, keys[1])
+        (path,) = engine.catalogue.folder.paths(keys[2])
+        (other,) = engine.catalogue.folder.paths(keys[1])
         if harm == "cut":
             path.write_bytes(path.read_bytes()[:-1000])
         elif harm == "flip":
@@ -214,13 +213,13 @@ def test_what_is_forgotten_is_nowhere(engine: VllmEngine) -> None:
         await engine.build(Prompt(tuple(pieces[:-1])))
         keys = chain_keys(engine, pieces)
         assert await engine.forget(["m70.0@1"]) == 2
-        assert engine.store.tier_of(keys[0]) == "disk"  # the header says nothing of it
-        assert [files_of(engine.store._folder, key) for key in keys[1:]] == [[], []]
+        assert engine.catalogue.tier_of(keys[0]) == "disk"  # the header says nothing of it
+        assert [engine.catalogue.folder.paths(key) for key in keys[1:]] == [[], []]
         again = await ask(engine, greedy(pieces))
         assert again.sources[1:] == ["computed"] * 3
         await asyncio.sleep(0.3)
-        assert engine.store.tier_of(keys[1]) is None  # and it does not come back
-        assert files_of(engine.store._folder, keys[1]) == []
+        assert engine.catalogue.tier_of(keys[1]) is None  # and it does not come back
+        assert engine.catalogue.folder.paths(keys[1]) == []
 
     run(go())
 

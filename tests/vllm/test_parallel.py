@@ -10,7 +10,6 @@ import pytest
 from engine.base import PageRequest, Prompt
 from engine.vllm.engine import VllmEngine
 from kvcache import Repair, SegmentStore
-from kvcache.files.paths import files_of
 from tests.vllm.asking import ask, chain_keys, copy_segments, greedy, kept, prompt_of, tokens
 from tests.vllm.shared import engine_thread, start, tiny_checkpoint, tiny_engine
 
@@ -44,7 +43,7 @@ def test_two_ranks_give_the_tokens_of_one_with_segments_of_either(one: VllmEngin
             await saver.build(Prompt(tuple(pieces[:-1])))
             keys = chain_keys(saver, pieces)
             # (The header is shared by all prompts, whoever saved it.)
-            assert [len(files_of(saver.store._folder, key)) for key in keys[1:]] == [1 if saver is one else 2] * 2
+            assert [len(saver.catalogue.folder.paths(key)) for key in keys[1:]] == [1 if saver is one else 2] * 2
             copy_segments(saver.store, reader.store, keys)
             read = await ask(reader, greedy(pieces))
             assert read.token_ids == exact.token_ids
@@ -87,7 +86,7 @@ def test_a_shard_that_is_missing_is_a_segment_that_is_missing(two: VllmEngine) -
         key = chain_keys(two, pieces)[1]
         await two.llm.reset_prefix_cache()
         await two.llm.collective_rpc("recallkv_drop_host_tier")
-        files_of(two.store._folder, key)[1].unlink()
+        two.catalogue.folder.paths(key)[1].unlink()
         again = await ask(two, greedy(pieces))
         assert again.token_ids == exact.token_ids
         assert again.sources[1] == "computed"

@@ -10,7 +10,7 @@ from benchmarks.gpu.checks.base import Finding, Site, check
 from benchmarks.lab.run import Settings, run
 from benchmarks.lab.suites import Suite
 from kvcache import Fingerprint, Layout, Segment, SegmentStore, chain_key, read_segment, root_key
-from kvcache.files.paths import segment_path
+from kvcache.files.folder import SegmentFolder
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def evictions(site: Site) -> Finding:
     wrong = []
     for segment in put:
         key = chain_key(segment.parent, segment.token_ids)
-        read = read_segment(segment_path(folder, key), fingerprint)
+        read = read_segment(SegmentFolder(folder).path_of(key), fingerprint)
         if not (torch.equal(read.keys, segment.keys.cpu()) and torch.equal(read.values, segment.values.cpu())):
             wrong.append(key[:12])
     note = f"{len(wrong)} of {len(put)} files have other numbers than were put" if wrong else ""
