@@ -23,7 +23,7 @@ from benchmarks.recall import Fact, answered, planted
 from engine.base import ChatMessage, GenerateRequest, MemoryText, Piece, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composition import place_part, probe
-from kvcache import Composed, Part, Repair, Segment, chain_key, root_key
+from kvcache import Composed, Lead, Part, Repair, Segment, chain_key, root_key
 from kvcache.divergence import divergence
 from scheduler.pages import plan_pages
 
@@ -175,9 +175,8 @@ class Lab:
             [(piece.token_ids, piece.label) for piece in members],
             keys,
             values,
-            lead=lead,
-            certificate=ADMITTED,
-        )
+            lead=Lead(lead),
+        ).certified(ADMITTED)
 
     def _prefilled(self, runner: ModelRunner, token_ids: Sequence[int]) -> SequenceKV:
         kv = SequenceKV(self._model.fingerprint.layout, self._model.device, len(token_ids) + N_TOKENS)

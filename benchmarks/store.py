@@ -214,7 +214,8 @@ def _page(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> str:
     parts = [([seed, i, *range(8)], f"p{seed}.{i}") for i in range(4)]
     data = torch.zeros(fingerprint.layout.shape(40))
     certificate = Certificate({"high": 0.0}, {"high": 1.0})
-    _put(store, Segment.standalone(header, fingerprint, 16, parts, data, data.clone(), certificate=certificate))
+    page = Segment.standalone(header, fingerprint, 16, parts, data, data.clone())
+    _put(store, page.certified(certificate))
     return chain_key(standalone_root(header), parts[2][0])
 
 

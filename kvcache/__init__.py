@@ -5,6 +5,7 @@ This package knows tensors and bytes, not memories or requests, and runs alone b
 
 from kvcache.catalogue import Catalogue
 from kvcache.codecs import CODECS, Codec, CodecName
+from kvcache.entry import Entry
 from kvcache.errors import (
     FingerprintMismatch,
     KVCacheError,
@@ -23,12 +24,11 @@ from kvcache.files.reader import read_segment
 from kvcache.files.writer import write_segment
 from kvcache.fingerprint import Fingerprint, Layout, layout_of
 from kvcache.hf import cache_from_segments, segment_from_cache
-from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
 from kvcache.ranking import Worth
 from kvcache.repair import STRATEGIES, Composed, Repair, StrategyName
 from kvcache.rotary import Rotation, rotation_of
-from kvcache.segment import Certificate, Part, Segment, chain_key, cut_parts, page_root, root_key, standalone_root
+from kvcache.segment import Certificate, Lead, Part, Segment, chain_key, cut_parts, page_root, root_key, standalone_root
 from kvcache.stats import ModelShare, StoreStats, shares
 from kvcache.store import Loaded, TieredStore
 from kvcache.tiers import TIERS, Holder, MemoryTierName, Rank, Tier, TierName
@@ -54,6 +54,7 @@ __all__ = [
     "Holder",
     "KVCacheError",
     "Layout",
+    "Lead",
     "Loaded",
     "MemoryTierName",
     "ModelShare",

@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from kvcache.codecs import CodecName
+from kvcache.entry import Entry
 from kvcache.errors import NoRoom, SegmentMissing, StoreClosed
 from kvcache.files.disk import Disk, DiskOptions
 from kvcache.files.folder import SegmentFolder
 from kvcache.fingerprint import Fingerprint
 from kvcache.holds import Holds
-from kvcache.index import Entry, Index
+from kvcache.index import Index
 from kvcache.ledger import PreloadLedger
 from kvcache.ranking import Ranker
 from kvcache.segment import Certificate, Part, root_of

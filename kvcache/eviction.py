@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from kvcache.index import Entry
+from kvcache.entry import Entry
 
 # A use loses half its weight in an hour: long enough for a conversation, short enough to follow a change of topic.
 HALF_LIFE_S = 3600.0

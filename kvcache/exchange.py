@@ -12,12 +12,12 @@ from pathlib import Path
 from kvcache import hashing
 from kvcache.catalogue import Catalogue
 from kvcache.copies import fresh_memory
+from kvcache.entry import Entry
 from kvcache.errors import SegmentCorrupt, SegmentMissing
 from kvcache.files.format import bytes_of
 from kvcache.files.reader import SegmentReader, read_segment
 from kvcache.files.writer import Room, rewrite_labels
 from kvcache.fingerprint import Fingerprint
-from kvcache.index import Entry
 from kvcache.segment import Certificate
 
 

@@ -6,7 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
-from kvcache.index import Entry
+from kvcache.entry import Entry
+from kvcache.tiers import Rank
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,11 @@ class Ranker:
         self._worth = worth
 
     @property
-    def is_asked(self) -> bool:
-        """Whether a ``Worth`` was handed down."""
-        return self._worth is not None
+    def rank(self) -> Rank | None:
+        """The rank of segments by their keys; None where none was handed down."""
+        return None if self._worth is None else self._ranked
 
-    def __call__(self, keys: Sequence[str]) -> Sequence[float]:
+    def _ranked(self, keys: Sequence[str]) -> Sequence[float]:
         """Return what these segments are worth; they come in the order of use, the least recent first."""
         entries = [entry for key in keys if (entry := self._entry(key)) is not None]
         worth = self._worth

@@ -82,6 +82,18 @@ class Certificate:
         return self.kl.get(fidelity, float("inf")) <= max_kl
 
 
+@dataclass(frozen=True)
+class Lead:
+    """Tokens of other memories that a page is computed behind, so that its parts are not computed as if nothing stood
+    before them, and the labels of these memories."""
+
+    token_ids: Sequence[int] = ()
+    labels: frozenset[str] = frozenset()
+
+
+NO_LEAD = Lead()
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """Keys and values of a run of tokens, *chained* (computed after an exact, known prefix) or *standalone*.
@@ -137,9 +149,7 @@ class Segment:
         keys: torch.Tensor,
         values: torch.Tensor,
         *,
-        lead: Sequence[int] = (),
-        lead_labels: frozenset[str] = frozenset(),
-        certificate: Certificate | None = None,
+        lead: Lead = NO_LEAD,
         shard: Shard | None = None,
     ) -> Segment:
         """A page of ``parts`` (token ids and label each), computed behind the header and ``lead`` at ``start``.
@@ -147,7 +157,7 @@ class Segment:
         tokens = tuple(int(token) for token_ids, _ in parts for token in token_ids)
         _check_tensors(fingerprint.layout, len(tokens), keys, values, shard)
         root = standalone_root(header_key)
-        parent = chain_key(root, lead)
+        parent = chain_key(root, lead.token_ids)
         own = frozenset(label for _, label in parts if label is not None)
         return cls(
             key=chain_key(parent, tokens),
@@ -157,12 +167,15 @@ class Segment:
             token_ids=tokens,
             keys=keys,
             values=values,
-            labels=own | lead_labels,
+            labels=own | lead.labels,
             root=root,
             parts=cut_parts(root, tokens, [(len(token_ids), label) for token_ids, label in parts]),
-            certificate=certificate,
             shard=_partial(shard),
         )
+
+    def certified(self, certificate: Certificate) -> Segment:
+        """Return the same page with this certificate."""
+        return replace(self, certificate=certificate)
 
     @property
     def n_tokens(self) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kvcache.index import Entry
+from kvcache.entry import Entry
 from kvcache.ledger import PreloadStats
 from kvcache.tiers import TierName
 

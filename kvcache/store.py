@@ -25,11 +25,10 @@ import torch
 from kvcache.catalogue import Catalogue
 from kvcache.codecs import CodecName
 from kvcache.copies import CPU, Copied, indexed, use_device
+from kvcache.entry import Entry
 from kvcache.errors import FingerprintMismatch, SegmentMissing
 from kvcache.fingerprint import Fingerprint
-from kvcache.index import Entry
 from kvcache.leaving import LeavingQueue
-from kvcache.ranking import Ranker
 from kvcache.segment import Segment
 from kvcache.tiers import MemoryTier, MemoryTierName, Tier, TierName
 from kvcache.transfer import Transfer
@@ -102,6 +101,7 @@ class TieredStore:
         self._lock = self.catalogue.lock
         self._index = self.catalogue.index
         self._is_held = self.catalogue.holds.is_held
+        self._ranker = self.catalogue.ranker
         self._device = indexed(device or CPU)
         self._device_bytes = device_bytes
         self._transfer = Transfer(self._device, host_bytes)
@@ -209,7 +209,7 @@ class TieredStore:
         if entry is None or found in (None, "device", tier):
             return None
         to = self._on_device if tier == "device" else self._on_host
-        return entry if to.has_room(key, entry.nbytes, self._is_held, self._rank) else None
+        return entry if to.has_room(key, entry.nbytes, self._is_held, self._ranker.rank) else None
 
     def _read(self, key: str, fingerprint: Fingerprint, stop: Callable[[], bool] | None = None) -> Segment:
         """Read a segment from the first tier outside of memory that has it. Raises ``SegmentMissing``,
@@ -310,7 +310,7 @@ class TieredStore:
         with self._lock:
             budget = self._device_bytes if nbytes is None else max(0, min(self._device_bytes, nbytes))
             if budget != self._on_device.budget:
-                evicted = self._on_device.shrink(budget, self._is_held, self._rank)
+                evicted = self._on_device.shrink(budget, self._is_held, self._ranker.rank)
                 self._on_device.evictions += len(evicted)
                 self._admit_host(evicted)
 
@@ -339,12 +339,12 @@ class TieredStore:
         return [segment for key in keys if (segment := tier.pop(key)) is not None]
 
     def _admit(self, segment: Segment) -> None:
-        evicted = self._on_device.put(segment, self._is_held, self._rank)
+        evicted = self._on_device.put(segment, self._is_held, self._ranker.rank)
         self._on_device.evictions += len(evicted)
         self._admit_host(evicted)
 
     def _admit_host(self, segments: Sequence[Segment]) -> None:
-        dropped = [out for segment in segments for out in self._on_host.put(segment, self._is_held, self._rank)]
+        dropped = [out for segment in segments for out in self._on_host.put(segment, self._is_held, self._ranker.rank)]
         self._on_host.evictions += len(dropped)
         self._leave_memory(dropped)
         for segment in segments:
@@ -381,8 +381,3 @@ class TieredStore:
         """Wait until what has left the device is in host memory."""
         if self._leaving is not None:
             self._leaving.join()
-
-    @property
-    def _rank(self) -> Ranker | None:
-        ranker = self.catalogue.ranker
-        return ranker if ranker.is_asked else None

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from kvcache.catalogue import Catalogue
+from kvcache.entry import Entry
 from kvcache.fingerprint import Fingerprint
-from kvcache.index import Entry
 from kvcache.ledger import PreloadStats
 from kvcache.ranking import Worth
 from kvcache.segment import Part, chain_key, page_root, root_key, standalone_root

@@ -27,7 +27,7 @@ from benchmarks.stats import Interval, interval
 from benchmarks.ttft import drop_page_cache
 from engine.base import Delta, Fidelity, GenerateRequest, Piece, PieceReport, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
-from kvcache import CodecName, Segment, chain_key, root_key
+from kvcache import CodecName, Lead, Segment, chain_key, root_key
 
 log = logging.getLogger(__name__)
 
@@ -232,9 +232,8 @@ class ContextBench:
             keys, values = kv.copy_range(start, start + len(page.token_ids))
             lead = backwards[len(header.token_ids) : start]
             parts = [(page.token_ids, page.label)]
-            made.append(
-                Segment.standalone(root, model.fingerprint, start, parts, keys, values, lead=lead, certificate=ADMITTED)
-            )
+            segment = Segment.standalone(root, model.fingerprint, start, parts, keys, values, lead=Lead(lead))
+            made.append(segment.certified(ADMITTED))
             start += len(page.token_ids)
         runner.wait()
         return made

@@ -34,7 +34,7 @@ from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.threads import in_passing, usable_threads
 from engine.transformers.worker import BatchingConfig, EngineWorker
-from kvcache import Catalogue, Fingerprint, MemoryTierName, SegmentStore, root_key
+from kvcache import Catalogue, Fingerprint, MemoryTierName, ModelView, SegmentStore
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -135,7 +135,7 @@ class TransformersEngine:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        return Group(request, sink, root_key(self.fingerprint, request.salt), background)
+        return Group(request, sink, ModelView(self.catalogue, self.fingerprint).start(request.salt).key, background)
 
     def _check(self, request: GenerateRequest) -> None:
         if self._closed or not self._worker.is_alive():

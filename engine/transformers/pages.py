@@ -8,7 +8,6 @@ would compose it, and compared with full prefill over probes made of its own tex
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -19,7 +18,7 @@ from engine.transformers.attention import Interrupted, SequenceKV
 from engine.transformers.composition import place_part, probe
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from kvcache import Certificate, Composed, Repair, Segment, SegmentStore, chain_key, root_key
+from kvcache import Certificate, Composed, Lead, ModelView, Repair, Segment, SegmentStore
 from kvcache.divergence import divergence
 
 
@@ -61,18 +60,17 @@ class PageBuilder:
         yield from self._extended(kv, header + lead + page)
         keys, values = kv.copy_range(start, start + len(page))
         segment = Segment.standalone(
-            chain_key(root_key(self._model.fingerprint, salt), header),
+            ModelView(self._store.catalogue, self._model.fingerprint).behind(salt, header).key,
             self._model.fingerprint,
             start,
             [(part.token_ids, part.label) for part in request.parts],
             keys,
             values,
-            lead=lead,
-            lead_labels=frozenset(piece.label for piece in request.lead if piece.label is not None),
+            lead=Lead(lead, frozenset(piece.label for piece in request.lead if piece.label is not None)),
         )
         segment = self._store.as_read(segment)
         certificate = yield from self._certified(segment, header + Prompt(request.context).token_ids, page)
-        return self._store.put(replace(segment, certificate=certificate))
+        return self._store.put(segment.certified(certificate))
 
     def _empty(self, expected_tokens: int) -> SequenceKV:
         return SequenceKV(self._model.fingerprint.layout, self._model.device, expected_tokens)

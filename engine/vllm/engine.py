@@ -81,6 +81,7 @@ class VllmEngine:
         self.llm = llm
         self._tools = ToolParsing(tool_parser, tokenizer)
         self.catalogue = catalogue
+        self._stored = ModelView(catalogue, fingerprint)
         self.reports = reports
         self._fingerprint = fingerprint
         self.model_id = model_id
@@ -88,7 +89,7 @@ class VllmEngine:
         self._can_compose: bool | None = None
         self._max_waiting = max_waiting
         self.prompts = ModelPrompts(tokenizer, llm.model_config.get_vocab_size())
-        self._plans = PlanMaker(ModelView(catalogue, fingerprint), None)
+        self._plans = PlanMaker(self._stored, None)
         self._running = 0
         self._closed = False
 
@@ -211,7 +212,7 @@ class VllmEngine:
             log.warning("memories cannot be composed: %s", refusals[0])
             return
         self._can_compose = True
-        self._plans = PlanMaker(ModelView(self.catalogue, self._fingerprint), self._composing)
+        self._plans = PlanMaker(self._stored, self._composing)
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ class VllmEngine:
         await self._get_ready()
         if not self._can_compose:
             return None
-        prompt, keep = page_request(request, salt, self._fingerprint)
+        prompt, keep = page_request(request, self._stored.behind(salt, request.header.token_ids).key)
         asked = GenerateRequest("page", prompt, Sampling(max_tokens=1), salt=salt)
         self._check(asked)
         planned = self._plans.plan(asked, uuid.uuid4().hex)

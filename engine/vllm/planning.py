@@ -13,7 +13,7 @@ from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Sourc
 from engine.placement import SOURCES, CompositionConfig, Placement, find_parts, missing_pieces, slowest, starts_run
 from engine.vllm.plan import Composition, Keep, RequestPlan
 from engine.vllm.plan import Source as Stored
-from kvcache import Fingerprint, Prefix, Repair, SegmentView, TierName, chain_key, root_key
+from kvcache import Prefix, Repair, SegmentView, TierName
 
 
 @dataclass
@@ -149,13 +149,13 @@ def _composition(placements: Sequence[Placement], repair: Repair) -> Composition
     return Composition(parts, repair.strategy, repair.share)
 
 
-def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, Keep]:
-    """The prompt that computes a page, and what is kept of it."""
+def page_request(request: PageRequest, header_key: str) -> tuple[Prompt, Keep]:
+    """Return the prompt that computes a page, and what is kept of it; ``header_key``: of the header's segment."""
     header, lead, parts = request.header.token_ids, Prompt(request.lead).n_tokens, Prompt(request.parts).n_tokens
     start = len(header) + lead
     labels = tuple(piece.label for piece in request.lead if piece.label is not None)
     keep = Keep(
-        chain_key(root_key(fingerprint, salt), header),
+        header_key,
         start,
         start + parts,
         labels,

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
 from engine.vllm.settings import ConnectorSettings
-from kvcache import Catalogue, Entry, Fingerprint, chain_key, root_key
+from kvcache import Catalogue, Entry, Fingerprint, ModelView, Prefix
 from kvcache.segment import cut_parts
 
 
@@ -99,15 +99,18 @@ class SchedulerSide:
         if self._catalogue is None or not _is_plain(request):
             return RequestPlan()
         tokens = request.prompt_token_ids
-        root = root_key(self._fingerprint, request.cache_salt or "")
-        chain = self._catalogue.match(root, tokens)
+        view = ModelView(self._catalogue, self._fingerprint)
+        prefix = view.start(request.cache_salt or "")
+        chain = prefix.match(tokens)
         sources = tuple(Source(entry.key, entry.start, entry.n_tokens) for entry in chain)
-        parent, start = (chain[-1].key, sources[-1].end) if chain else (root, 0)
+        if chain:
+            prefix = Prefix(view, chain[-1].key)
+        start = sources[-1].end if sources else 0
         keeps = []
         step = self._settings.segment_tokens
         while len(tokens) - start >= step:
-            keeps.append(Keep(parent, start, start + step))
-            parent, start = chain_key(parent, tokens[start : start + step]), start + step
+            keeps.append(Keep(prefix.key, start, start + step))
+            prefix, start = prefix.then(tokens[start : start + step]), start + step
         return RequestPlan(sources, tuple(keeps))
 
     def allocated(self, request: Any, block_ids: Sequence[int], n_external: int) -> None:

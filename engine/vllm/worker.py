@@ -26,7 +26,17 @@ from engine.vllm.paged import Half, PagedCache, Run
 from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, Source, WorkerReport
 from engine.vllm.repair import Repairer
 from engine.vllm.streams import Event, Staging, Streams, streams_of
-from kvcache import CODECS, CodecName, Fingerprint, FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
+from kvcache import (
+    CODECS,
+    CodecName,
+    Fingerprint,
+    FingerprintMismatch,
+    Lead,
+    Rotation,
+    Segment,
+    SegmentCorrupt,
+    TierName,
+)
 from kvcache.arena import HostTier
 from kvcache.codecs import codec_for
 from kvcache.files.folder import SegmentFolder
@@ -502,8 +512,7 @@ class WorkerSide:
             parts,
             keys,
             values,
-            lead=order.lead_ids,
-            lead_labels=labels,
+            lead=Lead(order.lead_ids, labels),
             shard=self._shard,
         )
 

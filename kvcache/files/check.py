@@ -7,10 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvcache.entry import Entry
 from kvcache.errors import KVCacheError, SegmentCorrupt
 from kvcache.files.folder import SegmentFolder, key_of_file
 from kvcache.files.reader import read_segment
-from kvcache.index import Entry, Index
+from kvcache.mirror import read_rows
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def list_folder(folder: Path) -> list[Entry]:
         return []
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            entries = Index.rows(db)
+            entries = read_rows(db)
     except sqlite3.DatabaseError as error:
         raise KVCacheError(f"{path} cannot be read: {error}") from error
     return sorted(entries, key=lambda entry: (entry.created_at, entry.start))

@@ -16,13 +16,14 @@ from typing import TypeVar
 
 from kvcache.codecs import CodecName, codec_for
 from kvcache.copies import Allocate, fresh_memory
+from kvcache.entry import Entry
 from kvcache.errors import FingerprintMismatch, NoRoom, SegmentCorrupt, SegmentMissing
 from kvcache.eviction import first_out, ranked
 from kvcache.files.folder import SegmentFolder, bytes_of_files
 from kvcache.files.quarantine import Quarantine
 from kvcache.files.writer import Room, write_segment
 from kvcache.fingerprint import Fingerprint
-from kvcache.index import Entry, Index
+from kvcache.index import Index
 from kvcache.segment import Segment
 from kvcache.shard import Shard
 from kvcache.tiers import TierName, Usage

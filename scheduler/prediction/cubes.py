@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler.prediction.arrival import Rhythm
+from scheduler.prediction.arrival import GapTable, Rhythm
 from scheduler.prediction.outcomes import Expected
 from scheduler.prediction.ranking import CubeKey, CubeRank
 from scheduler.prediction.signals import CubeHistory
@@ -32,6 +32,16 @@ class Cube:
     def rank(self) -> CubeRank:
         """Return what is expected of the cube, for the memory tiers."""
         return CubeRank(self.density, self.history.last_at, self.rhythm.days)
+
+    def still_coming(self, gaps: GapTable, horizon_s: float, now: float) -> float:
+        """Return the share of a prediction that is left after the conversation has paused: predictions are made right
+        after a turn."""
+        idle_s = max(0.0, now - self.history.last_at)
+        if self.history.turn == 0 or idle_s < 1.0:
+            return 1.0
+        at_once = gaps.returns_within(horizon_s, 0.0)
+        now_p = max(gaps.returns_within(horizon_s, idle_s), self.rhythm.days.likely(now))
+        return min(1.0, now_p / max(at_once, 1e-9))
 
     def state(self, key: CubeKey) -> dict[str, Any]:
         """Return what a restart needs, as JSON: ids and numbers, no texts."""

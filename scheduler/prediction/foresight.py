@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -250,23 +250,15 @@ class Foresight:
         cube.density = dict(zip(keys, density(predicted, self._predictor.horizons).tolist(), strict=True))
         cube.sizes = {entry.key: entry.nbytes for entry in segments}
         self._ranks.own(key, keys)
-        self._build_likely(key, cube.header, around, unpaged, self._predictor.probabilities(rows[n:])[:, -1])
-
-    def _build_likely(
-        self,
-        key: CubeKey,
-        header: tuple[int, ...],
-        around: Surroundings,
-        unpaged: Sequence[str],
-        predicted: Iterable[float],
-    ) -> None:
-        least = self.config.preload.min_probability
-        labels = [around.labels[id] for id, p in zip(unpaged, predicted, strict=True) if p >= least]
+        likely = self._predictor.probabilities(rows[n:])[:, -1] >= self.config.preload.min_probability
+        labels = [around.labels[id] for id, wanted in zip(unpaged, likely, strict=True) if wanted]
         if labels:
-            self._upkeep.want(key[0], key[1], header, labels)
+            self._upkeep.want(key[0], key[1], cube.header, labels)
 
     def _offer(self, key: CubeKey, cube: Cube) -> int:
-        share = self._still_coming(cube, self._clock()) if self._outcomes.trusted else 0.0
+        share = (
+            cube.still_coming(self._gaps.table, self.config.horizon_s, self._clock()) if self._outcomes.trusted else 0.0
+        )
         least = self.config.preload.min_probability
         if share * max(cube.likely.values(), default=0.0) < least:
             if cube.offered:
@@ -278,17 +270,6 @@ class Foresight:
         wanted = [Wanted(segment, p * share, cube.sizes[segment], deadline) for segment, p in cube.likely.items()]
         self.preloader.offer(key, wanted)
         return sum(item.probability >= least for item in wanted)
-
-    def _still_coming(self, cube: Cube, now: float) -> float:
-        """Return the share of a prediction that is left after the conversation has paused: predictions are made right
-        after a turn."""
-        idle_s = max(0.0, now - cube.history.last_at)
-        if cube.history.turn == 0 or idle_s < 1.0:
-            return 1.0
-        horizon_s, gaps = self.config.horizon_s, self._gaps.table
-        at_once = gaps.returns_within(horizon_s, 0.0)
-        now_p = max(gaps.returns_within(horizon_s, idle_s), cube.rhythm.days.likely(now))
-        return min(1.0, now_p / max(at_once, 1e-9))
 
     def _hand_down(self) -> Ranking:
         """Have the memory tiers rank by what is known now."""
@@ -386,7 +367,7 @@ class Foresight:
         cube = self._cubes.get((tenant, cube_id))
         if cube is None:
             return {}
-        share = self._still_coming(cube, self._clock())
+        share = cube.still_coming(self._gaps.table, self.config.horizon_s, self._clock())
         return {key: p * share for key, p in sorted(cube.likely.items(), key=lambda item: -item[1])}
 
     # -- restarts --------------------------------------------------------------------------------------------

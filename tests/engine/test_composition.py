@@ -18,6 +18,7 @@ from engine.transformers.composition import place_part, probe
 from kvcache import (
     STRATEGIES,
     Composed,
+    Lead,
     Repair,
     Segment,
     SegmentStore,
@@ -70,7 +71,9 @@ def page(model: LoadedModel, lines: Sequence[Sequence[int]], lead: Sequence[int]
     start = len(HEADER) + len(lead)
     keys, values = prefill(model, [*HEADER, *lead, *tokens]).copy_range(start, start + len(tokens))
     parts = [(part, None) for part in lines]
-    return Segment.standalone(root_key(model.fingerprint), model.fingerprint, start, parts, keys, values, lead=lead)
+    return Segment.standalone(
+        root_key(model.fingerprint), model.fingerprint, start, parts, keys, values, lead=Lead(lead)
+    )
 
 
 @torch.inference_mode()

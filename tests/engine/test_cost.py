@@ -9,7 +9,7 @@ from engine.base import PieceReport
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.cost import CostModel, Sizes, calibrated, fitted
 from kvcache import SegmentStore, TierName
-from kvcache.index import Entry
+from kvcache.entry import Entry
 from tests.engine.test_engine import collect, prompt_of
 from tests.kvcache.conftest import make_segment
 

@@ -11,7 +11,7 @@ from engine.base import GenerateRequest, Piece, Prompt, Started
 from engine.placement import missing_pieces
 from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import Segment, chain_key
-from kvcache.index import Entry
+from kvcache.entry import Entry
 from tests.engine import test_composition as composing
 from tests.engine.test_engine import GREEDY, collect, engine_on, prompt_of, run, tokens_of
 from tests.kvcache.conftest import make_segment
@@ -119,7 +119,7 @@ def test_a_conversation_goes_to_disk_and_comes_back(model: LoadedModel, tmp_path
         first = prompt_of(20, 9, 11)
         async with engine_on(model, tmp_path) as engine:
             _, answer = await ask(engine, first)
-            engine.store._writes.join()
+            engine.store._writes.queue.join()
             assert engine.catalogue.stats().segments["disk"] == 2  # turns are not written at once
         second = longer(first, *answer, *said(1, 5))
         async with engine_on(model, tmp_path) as engine:  # a restart

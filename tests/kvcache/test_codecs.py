@@ -14,6 +14,7 @@ from kvcache import (
     CodecName,
     FingerprintMismatch,
     Layout,
+    Lead,
     Segment,
     SegmentCorrupt,
     TieredStore,
@@ -73,9 +74,8 @@ def make_page(n_tokens: int = 70, lead: tuple[int, ...] = (9, 9), label: str = "
     keys, values = tensors(LAYOUT.shape(n_tokens), torch.float32, n_tokens)
     parts = [(range(30), label), (range(30, n_tokens), "b@1")]
     certificate = Certificate({"high": 0.01, "fast": 0.05}, {"high": 1.0, "fast": 0.9})
-    return Segment.standalone(
-        ROOT, FINGERPRINT, 12, parts, keys, values, lead=lead, lead_labels=frozenset({"c@1"}), certificate=certificate
-    )
+    behind = Lead(lead, frozenset({"c@1"}))
+    return Segment.standalone(ROOT, FINGERPRINT, 12, parts, keys, values, lead=behind).certified(certificate)
 
 
 @pytest.mark.parametrize("name", CODECS)

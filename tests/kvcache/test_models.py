@@ -209,7 +209,7 @@ def test_a_child_that_is_on_disk_before_its_parent_knows_of_it(tmp_path: Path) -
         store.put(b)
         store.flush()
         assert store.catalogue.stats().write_errors == 1
-        store._index._db.close()  # as a kill leaves it
+        store._index._mirror.close()  # as a kill leaves it
         (tmp_path / a.key[:2]).unlink()
         with opened(tmp_path) as again:
             assert again.catalogue.remove_label("a@1") == [b.key]

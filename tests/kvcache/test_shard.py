@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvcache import Fingerprint, Layout, Segment, SegmentCorrupt, SegmentMissing, TieredStore, root_key, write_segment
+from kvcache.entry import Entry
 from kvcache.files.folder import SegmentFolder
-from kvcache.index import Entry
 from kvcache.segment import joined
 from kvcache.shard import Shard, complete
 

@@ -25,7 +25,7 @@ def page_of(view: ModelView, tenant: str) -> Segment:
     header = view.behind(tenant, HEADER).key
     parts = [(FIRST, "a@1"), (SECOND, "b@1")]
     certificate = Certificate({"high": 0.1}, {"high": 1.0})
-    return Segment.standalone(header, view.fingerprint, 3, parts, plain.keys, plain.values, certificate=certificate)
+    return Segment.standalone(header, view.fingerprint, 3, parts, plain.keys, plain.values).certified(certificate)
 
 
 def test_a_prefix_is_stored_where_a_chain_ends_with_it(store: TieredStore) -> None:
