@@ -30,7 +30,7 @@ async def measure(engine: TransformersEngine, prompt_tokens: int, requests: int)
 
     for i in range(_SEGMENTS):
         await engine.build(
-            Prompt((Piece("header", tokens_of_text(encode, _SEGMENT_TOKENS, seed=1000 + i), keep=True),))
+            Prompt((Piece("header", tokens_of_text(encode, _SEGMENT_TOKENS, seed=1000 + i), storable=True),))
         )
     engine.store.demote("disk")
     keys = [entry.key for entry in engine.catalogue.entries()]

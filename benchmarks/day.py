@@ -42,8 +42,8 @@ class Size:
 
 def render(messages: list[ChatMessage], memories: list[MemoryText]) -> Prompt:
     """A prompt whose tokens are its bytes."""
-    lines = [Piece("memory", tuple(f"- {m.text}\n".encode()), m.label, keep=True) for m in memories]
-    return Prompt((Piece("header", _HEADER, keep=True), *lines, Piece("turns", (1,))))
+    lines = [Piece("memory", tuple(f"- {m.text}\n".encode()), m.label, storable=True) for m in memories]
+    return Prompt((Piece("header", _HEADER, storable=True), *lines, Piece("turns", (1,))))
 
 
 def open_cubes(store: MemoryStore, size: Size) -> Scenes:

@@ -76,7 +76,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Prompt, 
     loop.close()
 
 
-CONTEXT = Piece("header", tuple(100 + i % 30_000 for i in range(512)), keep=True)
+CONTEXT = Piece("header", tuple(100 + i % 30_000 for i in range(512)), storable=True)
 
 
 def _asked(number: int) -> Prompt:

@@ -81,7 +81,7 @@ async def _measure_context(
     def encode(text: str) -> list[int]:
         return engine.prompts.tokenize(text, add_special_tokens=False)
 
-    context = Piece("header", tokens_of_text(encode, n_context, seed=n_context), keep=True)
+    context = Piece("header", tokens_of_text(encode, n_context, seed=n_context), storable=True)
     await engine.build(Prompt((context,)))
     engine.store.flush()
     samples = _Samples()

@@ -61,7 +61,7 @@ async def _round(engine: VllmEngine, round_: int, *, stored: bool) -> dict[str, 
     def text(n: int, seed: int) -> tuple[int, ...]:
         return tokens_of_text(lambda t: engine.prompts.tokenize(t, add_special_tokens=False), n, seed)
 
-    contexts = [Piece("header", text(_STORED, 100 * round_ + i), keep=True) for i in range(HITS)]
+    contexts = [Piece("header", text(_STORED, 100 * round_ + i), storable=True) for i in range(HITS)]
     if stored:
         for context in contexts:
             await engine.build(Prompt((context,)))

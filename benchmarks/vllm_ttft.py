@@ -97,7 +97,7 @@ class _Bench:
         return engine
 
     def context(self, which: int) -> Piece:
-        return Piece("header", tokens_of_text(self.encode, self.n_context, seed=1000 + which), keep=True)
+        return Piece("header", tokens_of_text(self.encode, self.n_context, seed=1000 + which), storable=True)
 
     def query(self) -> Piece:
         self.queries += 1

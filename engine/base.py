@@ -30,14 +30,14 @@ class Piece:
     """A run of prompt tokens that is reused, or computed, as one.
 
     ``label`` names the memory whose text it holds (None for header and turns); segments made from the piece
-    carry it, so that deleting the memory finds them. Only pieces with ``keep`` are stored after computing; turns with
-    memories behind them have it, and are stored where the request says ``keep_turns``.
+    carry it, so that deleting the memory finds them. Only ``storable`` pieces are stored after computing; turns with
+    memories behind them are that, and are stored where the request says ``keep_turns``.
     """
 
     kind: PieceKind
     token_ids: tuple[int, ...]
     label: str | None = None
-    keep: bool = False
+    storable: bool = False
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def missing_pieces(
     for index, piece in enumerate(prompt.pieces):
         end = begin + len(piece.token_ids)
         session = session or piece.kind == "turns"
-        if not piece.keep or not piece.token_ids or index in composed or (session and not keep_turns):
+        if not piece.storable or not piece.token_ids or index in composed or (session and not keep_turns):
             break
         if begin < done < end and piece.label is not None:  # part of a memory's text would lie in a segment without it
             break

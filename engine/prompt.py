@@ -78,8 +78,8 @@ class PromptRenderer:
         stand before both."""
         if not memories:
             return Prompt((Piece("turns", (*begin, *token_ids)),))
-        header = Piece("header", (*begin, *self._control.encode([Run(HEADING)])), keep=True)
-        lines = [Piece("memory", self._memory(memory.text), memory.label, keep=True) for memory in memories]
+        header = Piece("header", (*begin, *self._control.encode([Run(HEADING)])), storable=True)
+        lines = [Piece("memory", self._memory(memory.text), memory.label, storable=True) for memory in memories]
         closing = self._control.encode([Run(f"{CLOSING}\n\n")])
         return Prompt((header, *lines, Piece("turns", (*closing, *token_ids))))
 
@@ -91,11 +91,11 @@ class PromptRenderer:
                 runs.append(hidden.run(part))
                 continue
             if header:
-                yield Piece("header", self._header(tuple(runs)), keep=True)
+                yield Piece("header", self._header(tuple(runs)), storable=True)
             else:
-                yield Piece("turns", self._control.encode(runs), keep=True)
+                yield Piece("turns", self._control.encode(runs), storable=True)
             for memory in blocks[part]:
-                yield Piece("memory", self._memory(memory.text), memory.label, keep=True)
+                yield Piece("memory", self._memory(memory.text), memory.label, storable=True)
             runs, header = [], False
         yield Piece("turns", self._control.encode(runs))
 

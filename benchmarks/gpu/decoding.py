@@ -93,7 +93,7 @@ class _Streams:
         contexts = [self._draw(context, 7 + i) for i in range(max(self._decoding.streams))]
         try:
             for tokens in contexts:
-                await engine.build(Prompt((Piece("header", tokens, keep=True),)))
+                await engine.build(Prompt((Piece("header", tokens, storable=True),)))
             for n in self._decoding.streams:
                 name = f"{context} tokens, {n} streams"
                 begin = time.perf_counter()

@@ -200,7 +200,7 @@ class ContextBench:
             self._engine.store.flush()
         for context in contexts:
             begin = time.perf_counter()
-            await self._engine.build(Prompt((Piece("header", context, keep=True),)))
+            await self._engine.build(Prompt((Piece("header", context, storable=True),)))
             end = time.perf_counter()
             built.build["chain"].append(end - begin)
             if self._suite.reads_disk:

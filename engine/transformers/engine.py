@@ -110,7 +110,7 @@ class TransformersEngine:
     async def build(self, prompt: Prompt, salt: str = "") -> int:
         """Compute and store the prompt's kept pieces while nothing else runs; returns how many tokens they
         hold. Raises ``ContextTooLong`` or ``EngineClosed``."""
-        kept = tuple(piece for piece in prompt.pieces if piece.keep)
+        kept = tuple(piece for piece in prompt.pieces if piece.storable)
         request = GenerateRequest("build", Prompt(kept), Sampling(max_tokens=0), salt=salt)
         self._check(request)
         events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()

@@ -45,8 +45,7 @@ from engine.placement import CompositionConfig
 from engine.prompt import ModelPrompts
 from engine.transformers.loading import choose_dtype
 from engine.vllm.answers import Answers, token_logprob
-from engine.vllm.plan import Composition, RequestPlan
-from engine.vllm.plan import Source as Stored
+from engine.vllm.plan import Composition, RequestPlan, StoredRun
 from engine.vllm.planning import PlanMaker, Planned, page_parts, page_request, without_attention
 from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
@@ -218,7 +217,7 @@ class VllmEngine:
 
     async def build(self, prompt: Prompt, salt: str = "") -> int:
         """Compute and store the prompt's kept pieces; returns how many tokens they hold."""
-        kept = Prompt(tuple(piece for piece in prompt.pieces if piece.keep))
+        kept = Prompt(tuple(piece for piece in prompt.pieces if piece.storable))
         request = GenerateRequest("build", kept, Sampling(max_tokens=1), salt=salt)
         self._check(request)
         await self._get_ready()
@@ -263,7 +262,7 @@ class VllmEngine:
         before = Prompt((request.header, *request.context)).token_ids
         page = Prompt(request.parts).token_ids
         start = len(Prompt((request.header, *request.lead)).token_ids)
-        source = Stored(key, len(before), len(page), 0, len(before) - start)
+        source = StoredRun(key, len(before), len(page), 0, len(before) - start)
         repairs = {"high": self._composing.high, "fast": self._composing.fast}
         found: dict[str, list[tuple[float, float]]] = {fidelity: [] for fidelity in repairs}
         for probe in page_probes(self.prompts, request):
@@ -284,7 +283,7 @@ class VllmEngine:
         self,
         token_ids: Sequence[int],
         n: int,
-        sources: tuple[Stored, ...] = (),
+        sources: tuple[StoredRun, ...] = (),
         composition: Composition | None = None,
     ) -> str:
         """Run a prompt, from sources as far as they go, and keep the next-token distributions of its last ``n`` tokens

@@ -20,7 +20,7 @@ PARAMS = "recallkv"
 
 
 @dataclass(frozen=True)
-class Source:
+class StoredRun:
     """A run of the prompt whose keys and values are stored: ``n_tokens`` from ``position`` on are those of segment
     ``key`` from its token ``begin`` on, moved by ``shift`` positions (0: a chained segment, at its place)."""
 
@@ -34,16 +34,16 @@ class Source:
     def end(self) -> int:
         return self.position + self.n_tokens
 
-    def clipped(self, begin: int, end: int) -> Source | None:
+    def clipped(self, begin: int, end: int) -> StoredRun | None:
         """The part of it between two positions of the prompt."""
         first, last = max(begin, self.position), min(end, self.end)
         if first >= last:
             return None
-        return Source(self.key, first, last - first, self.begin + first - self.position, self.shift)
+        return StoredRun(self.key, first, last - first, self.begin + first - self.position, self.shift)
 
 
 @dataclass(frozen=True)
-class Keep:
+class SaveSpan:
     """Tokens ``start`` to ``end`` of the prompt are to be stored: as a chained segment behind ``parent``; or, with
     ``parts`` (number of tokens and label each), as a page behind the header ``parent`` and the ``lead`` tokens that
     end at ``start``."""
@@ -99,8 +99,8 @@ class RequestPlan:
     ``sources`` are in prompt order, without a gap, from position 0; ``id`` is the name that reports are made under.
     """
 
-    sources: tuple[Source, ...] = ()
-    keeps: tuple[Keep, ...] = ()
+    sources: tuple[StoredRun, ...] = ()
+    keeps: tuple[SaveSpan, ...] = ()
     composition: Composition | None = None
     id: str = ""
     score: int = 0
@@ -133,7 +133,7 @@ class LoadOrder:
 
     request_id: str
     block_ids: tuple[int, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[StoredRun, ...]
     name: str = ""
     """The plan's id."""
     report_when_done: bool = True
@@ -174,7 +174,7 @@ class RepairOrder:
 class SaveOrder:
     """Copy a run of tokens out of a request's blocks and write it."""
 
-    keep: Keep
+    keep: SaveSpan
     token_ids: tuple[int, ...]
     """Those of the segment."""
     lead_ids: tuple[int, ...]

@@ -11,8 +11,7 @@ from blake3 import blake3
 
 from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Source, Started
 from engine.placement import SOURCES, CompositionConfig, Placement, find_parts, missing_pieces, slowest, starts_run
-from engine.vllm.plan import Composition, Keep, RequestPlan
-from engine.vllm.plan import Source as Stored
+from engine.vllm.plan import Composition, RequestPlan, SaveSpan, StoredRun
 from kvcache import Prefix, Repair, SegmentView, TierName
 
 
@@ -100,15 +99,15 @@ class PlanMaker:
         chained = sum(entry.n_tokens for entry in chain)
         placements = self._placements(request, start, chained)
         repair = self._repair(request) if placements else None
-        sources = [Stored(entry.key, entry.start, entry.n_tokens) for entry in chain]
+        sources = [StoredRun(entry.key, entry.start, entry.n_tokens) for entry in chain]
         sources += [
-            Stored(p.entry.key, p.position, p.part.n_tokens, p.part.begin, p.position - p.entry.start - p.part.begin)
+            StoredRun(p.entry.key, p.position, p.part.n_tokens, p.part.begin, p.position - p.entry.start - p.part.begin)
             for p in placements
         ]
         missing = missing_pieces(prompt, start.key, chain, {placement.piece for placement in placements})
         plan = RequestPlan(
             sources=tuple(sources),
-            keeps=tuple(Keep(piece.parent, piece.start, piece.end, tuple(piece.labels)) for piece in missing),
+            keeps=tuple(SaveSpan(piece.parent, piece.start, piece.end, tuple(piece.labels)) for piece in missing),
             composition=_composition(placements, repair) if repair is not None else None,
             id=name,
         )
@@ -149,12 +148,12 @@ def _composition(placements: Sequence[Placement], repair: Repair) -> Composition
     return Composition(parts, repair.strategy, repair.share)
 
 
-def page_request(request: PageRequest, header_key: str) -> tuple[Prompt, Keep]:
+def page_request(request: PageRequest, header_key: str) -> tuple[Prompt, SaveSpan]:
     """Return the prompt that computes a page, and what is kept of it; ``header_key``: of the header's segment."""
     header, lead, parts = request.header.token_ids, Prompt(request.lead).n_tokens, Prompt(request.parts).n_tokens
     start = len(header) + lead
     labels = tuple(piece.label for piece in request.lead if piece.label is not None)
-    keep = Keep(
+    keep = SaveSpan(
         header_key,
         start,
         start + parts,

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from engine.vllm.plan import Keep, LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
+from engine.vllm.plan import LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, SaveSpan, StoredRun, WorkerReport
 from engine.vllm.settings import ConnectorSettings
 from kvcache import Catalogue, Entry, Fingerprint, ModelView, Prefix
 from kvcache.segment import cut_parts
@@ -24,7 +24,7 @@ class Progress:
 
     request: Any
     plan: RequestPlan
-    keeps: list[Keep]
+    keeps: list[SaveSpan]
     local: int = 0
     """Tokens that vLLM's own cache held when it asked."""
 
@@ -102,14 +102,14 @@ class SchedulerSide:
         view = ModelView(self._catalogue, self._fingerprint)
         prefix = view.start(request.cache_salt or "")
         chain = prefix.match(tokens)
-        sources = tuple(Source(entry.key, entry.start, entry.n_tokens) for entry in chain)
+        sources = tuple(StoredRun(entry.key, entry.start, entry.n_tokens) for entry in chain)
         if chain:
             prefix = Prefix(view, chain[-1].key)
         start = sources[-1].end if sources else 0
         keeps = []
         step = self._settings.segment_tokens
         while len(tokens) - start >= step:
-            keeps.append(Keep(prefix.key, start, start + step))
+            keeps.append(SaveSpan(prefix.key, start, start + step))
             prefix, start = prefix.then(tokens[start : start + step]), start + step
         return RequestPlan(sources, tuple(keeps))
 
@@ -156,7 +156,7 @@ class SchedulerSide:
         for keep in due:
             self._save(progress, keep, block_ids)
 
-    def _save(self, progress: Progress, keep: Keep, block_ids: tuple[int, ...]) -> None:
+    def _save(self, progress: Progress, keep: SaveSpan, block_ids: tuple[int, ...]) -> None:
         entry = entry_of(keep, progress.token_ids, self._fingerprint)
         if entry.key in self._writing:
             return
@@ -285,7 +285,7 @@ class SchedulerSide:
             self._lock.close()
 
 
-def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, int]]:
+def _gaps(sources: Sequence[StoredRun], begin: int, end: int) -> list[tuple[int, int]]:
     """What of ``begin`` to ``end`` no source holds."""
     gaps = []
     for source in sources:
@@ -295,7 +295,7 @@ def _gaps(sources: Sequence[Source], begin: int, end: int) -> list[tuple[int, in
     return [*gaps, (begin, end)] if begin < end else gaps
 
 
-def entry_of(keep: Keep, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
+def entry_of(keep: SaveSpan, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
     """The index entry of what is going to be saved of a prompt."""
     tokens, root = token_ids[keep.start : keep.end], keep.root
     parts = cut_parts(root, tokens, keep.parts) if root is not None else ()

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from engine.vllm.paged import Half, PagedCache, Run
-from engine.vllm.plan import Keep, LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, Source, WorkerReport
+from engine.vllm.plan import LoadOrder, LoadReport, Orders, RepairOrder, SaveOrder, SaveSpan, StoredRun, WorkerReport
 from engine.vllm.repair import Repairer
 from engine.vllm.streams import Event, Staging, Streams, streams_of
 from kvcache import (
@@ -75,7 +75,7 @@ class _Placing:
     """One source on its way into its blocks: how many layers of each half are in place already."""
 
     job: _Job
-    source: Source
+    source: StoredRun
     done: dict[Half, int] = field(default_factory=lambda: {"keys": 0, "values": 0})
     run: Run | None = None
     """Where the tokens lie; made on the stream of the thread that places them."""
@@ -292,7 +292,7 @@ class WorkerSide:
 
     # -- loading, in a reader's thread -----------------------------------------------------------------------
 
-    def _load(self, job: _Job, source: Source) -> None:
+    def _load(self, job: _Job, source: StoredRun) -> None:
         begin = time.perf_counter()
         try:
             segment, tier = self._bring(job, source)
@@ -328,7 +328,7 @@ class WorkerSide:
         else:
             self._host.release(segment)
 
-    def _bring(self, job: _Job, source: Source) -> tuple[Segment, TierName]:
+    def _bring(self, job: _Job, source: StoredRun) -> tuple[Segment, TierName]:
         """Place the source, from the host tier or while it is read from disk."""
         segment = self._acquire(source.key)
         if segment is not None:
@@ -350,7 +350,7 @@ class WorkerSide:
             copied.synchronize()
         return segment
 
-    def _read(self, job: _Job, source: Source, path: Path) -> Segment | None:
+    def _read(self, job: _Job, source: StoredRun, path: Path) -> Segment | None:
         """Place each layer as soon as it was read: the blocks are the request's own and count for nothing before the
         file was found to be sound. None where the file must be decoded first."""
         with SegmentReader(path, self._fingerprint) as reader:
@@ -385,7 +385,7 @@ class WorkerSide:
                 there = max(0, filled - stored.begin) * tensor.shape[0] // (stored.end - stored.begin)
                 self._place_layers(placing, name, tensor[: min(there, tensor.shape[0])])
 
-    def _place(self, job: _Job, source: Source, segment: Segment) -> None:
+    def _place(self, job: _Job, source: StoredRun, segment: Segment) -> None:
         """Place a segment of the host tier, and end this use of it."""
         placing = _Placing(job, source)
         try:
@@ -420,7 +420,7 @@ class WorkerSide:
         return kept
 
     def _end(
-        self, job: _Job, source: Source, report: LoadReport | None, *, missing: bool = False, bad: bool = False
+        self, job: _Job, source: StoredRun, report: LoadReport | None, *, missing: bool = False, bad: bool = False
     ) -> None:
         size = self._cache.block_size
         with self._arrived:
@@ -454,7 +454,7 @@ class WorkerSide:
 
     def _segment(self, order: SaveOrder) -> tuple[Segment, Event]:
         """The segment in the host tier, one use of it, and the point at which its bytes are there."""
-        keep: Keep = order.keep
+        keep: SaveSpan = order.keep
         shape = self._cache.shape(keep.end - keep.start)
         buffer = self._host.allocate(self._cache.nbytes(keep.end - keep.start))
         try:

@@ -400,7 +400,7 @@ class Foresight:
 def _chain(plan: Plan, started: Started, prefix: Prefix) -> Iterator[str]:
     """Walk over the keys of the chained segments behind ``prefix`` that hold memories of a prompt."""
     for piece, report in zip(plan.prompt.pieces, started.pieces, strict=True):
-        if not piece.keep or report.fidelity != "exact":
+        if not piece.storable or report.fidelity != "exact":
             return
         prefix = prefix.then(piece.token_ids)
         if piece.kind == "memory":

@@ -46,7 +46,7 @@ def line(i: int, n: int = 20) -> tuple[int, ...]:
 
 
 def memory(i: int, n: int = 20) -> Piece:
-    return Piece("memory", line(i, n), f"m{i}@1", keep=True)
+    return Piece("memory", line(i, n), f"m{i}@1", storable=True)
 
 
 def prefill(model: LoadedModel, token_ids: Sequence[int]) -> SequenceKV:
@@ -157,7 +157,7 @@ def test_deviation_finds_what_stands_elsewhere(model: LoadedModel) -> None:
 
 
 def prompt_of(*memories: Piece) -> Prompt:
-    return Prompt((Piece("header", HEADER, keep=True), *memories, Piece("turns", QUERY)))
+    return Prompt((Piece("header", HEADER, storable=True), *memories, Piece("turns", QUERY)))
 
 
 async def ask(engine: TransformersEngine, prompt: Prompt, **request: Any) -> tuple[Started, list[int]]:

@@ -29,7 +29,7 @@ def prompt_of(*lengths: int, seed: int = 0, keep: bool = True) -> Prompt:
         last = i == len(lengths) - 1
         label = None if i == 0 or last else f"m{seed}.{i}@1"
         kind: PieceKind = "memory" if label else "turns" if last else "header"
-        pieces.append(Piece(kind, tokens, label, keep=keep and not last))
+        pieces.append(Piece(kind, tokens, label, storable=keep and not last))
     return Prompt(tuple(pieces))
 
 

@@ -11,13 +11,13 @@ from kvcache import Fingerprint, Layout
 from tests.engine.vllm_stubs import vllm_or_stubs
 
 with vllm_or_stubs():
-    from engine.vllm.plan import Composition, RepairOrder, RequestPlan, SaveOrder, Source, WorkerReport
+    from engine.vllm.plan import Composition, RepairOrder, RequestPlan, SaveOrder, StoredRun, WorkerReport
     from engine.vllm.schedule import SchedulerSide, entry_of
     from engine.vllm.settings import ConnectorSettings
     from tests.engine.test_worker_side import keep_of
 
 FINGERPRINT = Fingerprint("w", "c", "t", "chat", "full-causal", Layout(2, 2, 8, "float32"))
-CHAIN, MOVED = Source("a" * 64, 0, 32), Source("b" * 64, 32, 48, shift=7)
+CHAIN, MOVED = StoredRun("a" * 64, 0, 32), StoredRun("b" * 64, 32, 48, shift=7)
 
 
 def request_of(plan: RequestPlan, n_tokens: int = 100) -> Any:

@@ -39,11 +39,11 @@ def longer(prompt: Prompt, *new: int) -> Prompt:
 def with_block(prompt: Prompt, said_before: tuple[int, ...], memory: Piece, question: tuple[int, ...]) -> Prompt:
     """The conversation goes on with a message that has a memory at its head."""
     *before, turns = prompt.pieces
-    inner = Piece("turns", turns.token_ids + said_before, keep=True)
+    inner = Piece("turns", turns.token_ids + said_before, storable=True)
     return Prompt((*before, inner, memory, Piece("turns", question)))
 
 
-MEMORY = Piece("memory", said(77, 12), "later@1", keep=True)
+MEMORY = Piece("memory", said(77, 12), "later@1", storable=True)
 
 
 @pytest.mark.parametrize("n_turns", [11, 300])  # copied, and attended to where it lies
@@ -180,7 +180,7 @@ def test_nothing_is_stored_behind_a_composed_memory(model: LoadedModel, tmp_path
         memory = composing.memory(2)
         prompt = composing.prompt_of(memory)
         if place == "middle":
-            header, turns = Piece("header", composing.HEADER, keep=True), Piece("turns", said(1, 30), keep=True)
+            header, turns = Piece("header", composing.HEADER, storable=True), Piece("turns", said(1, 30), storable=True)
             prompt = Prompt((header, composing.memory(3), turns, memory, Piece("turns", composing.QUERY)))
         known = {entry.key for entry in engine.catalogue.entries()}
         started, _ = await collect(engine, prompt, keep_turns=True, fidelity="fast")
@@ -211,9 +211,9 @@ def test_the_rest_of_turns_is_missing_behind_a_chain_that_ends_in_them() -> None
     header = make_segment([1, 2], root=ROOT)
     turns = make_segment([3, 4], after=header)
     pieces = (
-        Piece("header", (1, 2), keep=True),
-        Piece("turns", (3, 4, 5), keep=True),
-        Piece("memory", (6,), "m@1", keep=True),
+        Piece("header", (1, 2), storable=True),
+        Piece("turns", (3, 4, 5), storable=True),
+        Piece("memory", (6,), "m@1", storable=True),
         Piece("turns", (7,)),
     )
     rest, memory = missing_pieces(Prompt(pieces), ROOT, entries(header, turns), (), keep_turns=True)
@@ -226,5 +226,9 @@ def test_the_rest_of_turns_is_missing_behind_a_chain_that_ends_in_them() -> None
 def test_a_memory_is_never_stored_in_two_halves() -> None:
     header = make_segment([1, 2], root=ROOT)
     half = make_segment([3], after=header)  # what somebody said, and the beginning of a memory by chance
-    pieces = (Piece("header", (1, 2), keep=True), Piece("memory", (3, 4), "m@1", keep=True), Piece("turns", (7,)))
+    pieces = (
+        Piece("header", (1, 2), storable=True),
+        Piece("memory", (3, 4), "m@1", storable=True),
+        Piece("turns", (7,)),
+    )
     assert missing_pieces(Prompt(pieces), ROOT, entries(header, half), (), keep_turns=True) == []

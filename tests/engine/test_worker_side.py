@@ -29,7 +29,7 @@ from tests.engine.vllm_stubs import vllm_or_stubs
 
 with vllm_or_stubs():
     from engine.vllm import worker as worker_module
-    from engine.vllm.plan import Composition, Keep, LoadOrder, Orders, RepairOrder, SaveOrder, Source
+    from engine.vllm.plan import Composition, LoadOrder, Orders, RepairOrder, SaveOrder, SaveSpan, StoredRun
     from engine.vllm.worker import WorkerSide
 
 LAYERS, HEADS, DIM, BLOCK, BLOCKS = 3, 2, 8, 4, 24
@@ -61,13 +61,13 @@ class Machine:
             self.cache.write(blocks, 0, keys, values)
         return keys, values
 
-    def save(self, keep: Keep, token_ids: tuple[int, ...], blocks: tuple[int, ...]) -> SaveOrder:
+    def save(self, keep: SaveSpan, token_ids: tuple[int, ...], blocks: tuple[int, ...]) -> SaveOrder:
         order = SaveOrder(keep, token_ids, (), blocks)
         with self.device.on(self.device.main):
             self.worker.save(Orders(saves=[order]))
         return order
 
-    def load(self, request: str, blocks: tuple[int, ...], *sources: Source) -> None:
+    def load(self, request: str, blocks: tuple[int, ...], *sources: StoredRun) -> None:
         with self.device.on(self.device.main):
             self.worker.start(Orders(loads=[LoadOrder(request, blocks, sources, request)]))
 
@@ -137,8 +137,8 @@ def _poisoning(give_back: Any) -> Any:
 TOKENS = 10
 
 
-def keep_of(n_tokens: int = TOKENS) -> Keep:
-    return Keep(ROOT, 0, n_tokens)
+def keep_of(n_tokens: int = TOKENS) -> SaveSpan:
+    return SaveSpan(ROOT, 0, n_tokens)
 
 
 def ids_of(name: int, n_tokens: int = TOKENS) -> tuple[int, ...]:
@@ -187,7 +187,7 @@ def test_no_order_of_events_lets_bytes_be_read_too_early_or_land_too_late(
                     del saved[chosen]
                 elif order.key not in m.worker._host._held:
                     m.until_saved(order)
-                m.load(f"r{name}", blocks, Source(order.key, 0, TOKENS))
+                m.load(f"r{name}", blocks, StoredRun(order.key, 0, TOKENS))
                 invalid = m.until_received(f"r{name}")
                 assert (kind == "spoiled") == bool(invalid)
                 # A load that failed is computed; one that did not may be gone on with, and overwritten.
@@ -212,7 +212,7 @@ def test_a_load_waits_for_what_may_still_write_to_its_blocks(tmp_path: Path) -> 
         order = m.save(keep_of(), ids_of(1), (0, 1, 2))
         m.until_saved(order)
         m.forward((6, 7, 8), TOKENS)
-        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        m.load("r", (6, 7, 8), StoredRun(order.key, 0, TOKENS))
         assert m.until_received("r") == set()
         m.device.do_all()
         assert torch.equal(m.held((6, 7, 8), TOKENS)[0], keys)
@@ -223,7 +223,7 @@ def test_a_segment_in_the_host_tier_is_placed_when_its_bytes_are_there(tmp_path:
     with machine(tmp_path) as m:
         keys, values = m.forward((0, 1, 2), TOKENS)
         order = m.save(keep_of(), ids_of(1), (0, 1, 2))
-        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        m.load("r", (6, 7, 8), StoredRun(order.key, 0, TOKENS))
         assert m.until_received("r") == set()
         assert torch.equal(m.held((6, 7, 8), TOKENS)[0], keys)
         assert torch.equal(m.held((6, 7, 8), TOKENS)[1], values)
@@ -261,7 +261,7 @@ def test_nothing_lands_in_blocks_and_memory_that_a_failed_load_gave_back(
             write_layers(run, half, first, data)  # type: ignore[arg-type]
 
         monkeypatch.setattr(m.cache, "write_layers", failing)
-        m.load("r", (6, 7, 8), Source(order.key, 0, TOKENS))
+        m.load("r", (6, 7, 8), StoredRun(order.key, 0, TOKENS))
         assert m.until_received("r") == {6, 7, 8}
         monkeypatch.undo()
         keys, values = m.cache.shape(TOKENS), 5.0
@@ -302,7 +302,7 @@ def test_moved_parts_of_a_segment_lie_where_they_should(tmp_path: Path) -> None:
         for drop in (False, True):
             if drop:
                 m.worker.drop_host_tier()
-            m.load("r", (6, 7, 8), Source(order.key, 3, 5, begin=2, shift=1))
+            m.load("r", (6, 7, 8), StoredRun(order.key, 3, 5, begin=2, shift=1))
             assert m.until_received("r") == set()
             found = m.cache.read((6, 7, 8), 3, 8)
             assert torch.equal(found[0], m.worker._rotation.turned(keys[:, :, 2:7], 1))
@@ -382,7 +382,7 @@ def test_the_thread_that_launches_kernels_is_not_asked_for_the_interpreter_more_
     gate = threading.Event()
     worker._bring = lambda *args: gate.wait(20) and 1 / 0  # type: ignore[method-assign, assignment]
     try:
-        worker.start(Orders(loads=[LoadOrder("r", (1,), (Source("k" * 64, 0, 2),))], idle=idle))
+        worker.start(Orders(loads=[LoadOrder("r", (1,), (StoredRun("k" * 64, 0, 2),))], idle=idle))
         assert (sys.getswitchinterval() < before) == quick
         begin = time.monotonic()
         worker.received(idle=True)

@@ -43,7 +43,7 @@ def greedy(pieces: Sequence[Piece], max_tokens: int = 8, **fields: object) -> Ge
 
 
 def kept(kind: str, token_ids: Sequence[int], label: str | None = None) -> Piece:
-    return Piece(kind, tuple(token_ids), label=label, keep=True)  # type: ignore[arg-type]
+    return Piece(kind, tuple(token_ids), label=label, storable=True)  # type: ignore[arg-type]
 
 
 def tokens(seed: int, n: int, low: int = 300, high: int = 40_000) -> list[int]:

@@ -22,7 +22,7 @@ def engine() -> VllmEngine:
 
 
 def memory(name: str, text: str) -> Piece:
-    return Piece("memory", tuple(text.encode()), label=f"{name}@1", keep=True)
+    return Piece("memory", tuple(text.encode()), label=f"{name}@1", storable=True)
 
 
 def texts(prefix: str, n: int) -> list[Piece]:
@@ -33,7 +33,7 @@ def texts(prefix: str, n: int) -> list[Piece]:
     ]
 
 
-HEADER = Piece("header", tuple(b"<system> Memories of the user, in their own words:\n"), keep=True)
+HEADER = Piece("header", tuple(b"<system> Memories of the user, in their own words:\n"), storable=True)
 
 
 async def answer(engine: VllmEngine, request: GenerateRequest) -> tuple[Started, tuple[int, ...]]:
