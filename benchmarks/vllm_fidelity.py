@@ -15,7 +15,7 @@ from benchmarks.fidelity import N_TOKENS
 from benchmarks.locomo import Question
 from engine.base import ChatMessage, Delta, GenerateRequest, MemoryText, PageRequest, Piece, Prompt, Sampling
 from engine.vllm.engine import VllmEngine
-from engine.vllm.plan import Composition, Source
+from engine.vllm.plan import Composition, StoredRun
 from kvcache import Repair
 from scheduler.pages import plan_pages
 
@@ -82,7 +82,7 @@ async def _divergences(engine: VllmEngine, question: Question, salt: str) -> dic
 
 async def _placed(
     engine: VllmEngine, header: Piece, cube: Sequence[Piece], picked: Sequence[Piece], salt: str
-) -> tuple[tuple[Source, ...], tuple[tuple[int, int, bool], ...]]:
+) -> tuple[tuple[StoredRun, ...], tuple[tuple[int, int, bool], ...]]:
     """Build the pages that the memories need; where each memory's part goes."""
     where: dict[str, tuple[str, int, int]] = {}
     wanted = {piece.label for piece in picked if piece.label is not None}
@@ -100,7 +100,7 @@ async def _placed(
     for piece in picked:
         key, begin, start = where[piece.label or ""]
         n_tokens = len(piece.token_ids)
-        sources.append(Source(key, position, n_tokens, begin, position - start - begin))
+        sources.append(StoredRun(key, position, n_tokens, begin, position - start - begin))
         parts.append((position, position + n_tokens, before != (key, begin)))
         before = (key, begin + n_tokens)
         position += n_tokens
