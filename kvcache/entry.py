@@ -45,7 +45,7 @@ class Entry:
         return self.disk_bytes > 0
 
     def bytes_in(self, tier: TierName | None) -> int:
-        """What is read to bring the segment here from that tier."""
+        """Return the bytes that are read to bring the segment here from that tier."""
         return self.disk_bytes if tier == "disk" else self.nbytes
 
     @property
@@ -54,7 +54,7 @@ class Entry:
 
     @classmethod
     def of(cls, segment: Segment) -> Entry:
-        """The entry of a segment that is new to the catalogue."""
+        """Make the entry of a segment that is new to the catalogue."""
         now = time.time()
         return cls(
             key=segment.key,
@@ -73,7 +73,7 @@ class Entry:
 
     @classmethod
     def of_files(cls, paths: Sequence[Path]) -> Entry:
-        """The entry of a segment from its files. Raises ``SegmentCorrupt``, or ``FileNotFoundError``."""
+        """Make the entry of a segment from its files. Raises ``SegmentCorrupt``, or ``FileNotFoundError``."""
         headers = [read_header(path) for path in paths]
         header = headers[0]
         if any(other.key != header.key or other.fingerprint != header.fingerprint for other in headers):

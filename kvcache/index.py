@@ -84,7 +84,7 @@ class Index:
         return self._entries.get(key)
 
     def match(self, root: str, token_ids: Sequence[int]) -> list[Entry]:
-        """The longest chain below ``root`` whose tokens begin ``token_ids``; empty where there is none."""
+        """Find the longest chain below ``root`` whose tokens begin ``token_ids``; empty where there is none."""
         chain: list[Entry] = []
         parent, done = root, 0
         while (entry := self._longest_child(parent, token_ids[done:])) is not None:
@@ -102,14 +102,14 @@ class Index:
         return None
 
     def with_part(self, part_key: str) -> list[tuple[Entry, Part]]:
-        """The pages that hold this part."""
+        """Find the pages that hold this part."""
         return [(self._entries[key], part) for key, part in self._by_part.get(part_key, {}).items()]
 
     def has_children(self, key: str) -> bool:
         return any(self._children.get(key, {}).values())
 
     def unreachable(self) -> list[str]:
-        """Chained segments whose chain has a gap before them, so that no prompt can find them."""
+        """List chained segments whose chain has a gap before them, so that no prompt can find them."""
         lost = [e for e in self._entries.values() if e.root is None and e.start > 0 and e.parent not in self._entries]
         return self.with_descendants(entry.key for entry in lost)
 
@@ -117,7 +117,7 @@ class Index:
         return set(self._by_label.get(label, ()))
 
     def labels_behind(self, key: str) -> frozenset[str]:
-        """The memories that a segment's numbers depend on: its own, and those of the chain before it."""
+        """Return the memories that a segment's numbers depend on: its own, and those of the chain before it."""
         found: frozenset[str] = frozenset()
         entry = self._entries.get(key)
         while entry is not None:
@@ -129,7 +129,7 @@ class Index:
         return {label for label, keys in self._by_label.items() if keys}
 
     def with_descendants(self, keys: Iterable[str]) -> list[str]:
-        """``keys`` and all that was computed behind them, children before their parents."""
+        """List ``keys`` and all that was computed behind them, children before their parents."""
         found: dict[str, None] = {}
         stack = list(keys)
         while stack:
@@ -140,7 +140,7 @@ class Index:
         return sorted(found, key=lambda key: -self._entries[key].start)
 
     def below(self, root: str) -> list[str]:
-        """All chained segments below ``root``, children before their parents."""
+        """List all chained segments below ``root``, children before their parents."""
         return self.with_descendants(key for group in self._children.get(root, {}).values() for key in group)
 
     def add(self, entry: Entry) -> None:
@@ -168,7 +168,7 @@ class Index:
                 self._mirror.add_labels(key, child.labels)
 
     def stored(self, key: str, disk_bytes: int) -> None:
-        """The segment's file is on disk: make the row durable with it."""
+        """Take it that the segment's file is on disk: make the row durable with it."""
         entry = self._entries[key]
         entry.disk_bytes = disk_bytes
         before = self._entries.get(entry.parent)
@@ -190,14 +190,14 @@ class Index:
         self._mirror.protect(key, protected)
 
     def set_certificate(self, key: str, certificate: Certificate) -> None:
-        """The page was certified after it was stored."""
+        """Enter the certificate of a page that is stored already."""
         entry = self._entries[key]
         entry.certificate = certificate
         if entry.on_disk:
             self._mirror.write(entry)
 
     def lost_file(self, key: str) -> None:
-        """The segment's file is gone; it may live on in memory."""
+        """Take it that the segment's file is gone; it may live on in memory."""
         entry = self._entries[key]
         entry.disk_bytes = 0
         self._pass_on(entry)

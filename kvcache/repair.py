@@ -44,7 +44,7 @@ class Repair:
         return STRATEGIES[self.strategy][0]
 
     def choose(self, composed: Composed, signal: torch.Tensor | None) -> list[int]:
-        """Positions to compute anew, ascending, at most ``share`` of the composed tokens. ``signal`` is float
+        """Choose the positions to recompute, ascending, at most ``share`` of the composed tokens. ``signal`` is float
         [composed tokens], in the order of their positions."""
         budget = int(self.share * composed.n_tokens)
         if self.strategy == "none" or budget == 0:
@@ -71,7 +71,7 @@ class Composed:
         return [position for part in self.parts for position in part]
 
     def runs(self) -> list[range]:
-        """Parts that follow each other as they did when they were built, joined."""
+        """List the parts that follow each other as they did when they were built, joined."""
         runs: list[range] = []
         for part, starts in zip(self.parts, self.starts_run, strict=True):
             if starts or not runs:
@@ -82,7 +82,7 @@ class Composed:
 
 
 def _first(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[int]:
-    """As many first tokens of every run as the budget allows; what short runs leave goes to the longer ones."""
+    """Choose as many first tokens of every run as the budget allows; what short runs leave goes to the longer ones."""
     runs = sorted(composed.runs(), key=len)
     chosen: list[int] = []
     for done, run in enumerate(runs):
@@ -99,7 +99,7 @@ def _strongest(composed: Composed, signal: torch.Tensor | None, budget: int) -> 
 
 
 def _lines(composed: Composed, signal: torch.Tensor | None, budget: int) -> list[int]:
-    """Whole parts in the order of their tokens' mean signal; the first that does not fit any more in part."""
+    """Choose whole parts in the order of their tokens' mean signal; the first that does not fit any more in part."""
     assert signal is not None
     assert signal.numel() == composed.n_tokens
     means = torch.stack([part.mean() for part in torch.split(signal, [len(part) for part in composed.parts])])

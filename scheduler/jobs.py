@@ -45,12 +45,12 @@ class JobRunner:
         self._worker.wake()
 
     def wake(self) -> None:
-        """There is a new job."""
+        """Say that there is a new job."""
         if self._started:
             self._worker.wake()
 
     async def wait(self, tenant: str, id: str, timeout_s: float) -> Job:
-        """The job, once it has ended or the time is up. Raises ``NotFound``."""
+        """Return the job, once it has ended or the time is up. Raises ``NotFound``."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             async with self._ended:
@@ -112,7 +112,7 @@ class JobRunner:
 
 
 def result_of(job: Job) -> dict[str, Any]:
-    """A job as the API shows it."""
+    """Return a job as the API shows it."""
     return {
         "object": "job",
         "id": job.id,

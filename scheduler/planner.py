@@ -113,8 +113,8 @@ class Planner:
         self._orders: OrderedDict[tuple[str, ...], tuple[str, ...]] = OrderedDict()
 
     async def plan(self, ask: Ask) -> Plan:
-        """Raises ``memory.errors.NotFound`` for ids of nobody or of another tenant, ``ValueError`` when the chat
-        template refuses the messages."""
+        """Make the plan of a request. Raises ``memory.errors.NotFound`` for ids of nobody or of another tenant,
+        ``ValueError`` when the chat template refuses the messages."""
         begin = time.perf_counter()
         if ask.mode == "off":
             return Plan(self._rendered(ask, ask.messages), (), "off", 0.0)
@@ -133,7 +133,7 @@ class Planner:
         return Plan(prompt, _planned(blocks, prompt), mode, retrieve_s, ask.fidelity)
 
     def _fresh(self, ask: Ask, standing: list[_Chosen], movable: list[_Chosen]) -> tuple[_Blocks, Prompt]:
-        """All memories in the system message."""
+        """Put all memories in the system message."""
         blocks, prompt = self._fit(ask, {SYSTEM: [*standing, *movable]})
         chosen = blocks[SYSTEM]
         if prompt.header is not None:
@@ -143,7 +143,7 @@ class Planner:
         return blocks, prompt
 
     def _continued(self, ask: Ask, known: Known, chosen: list[_Chosen]) -> _Blocks:
-        """The conversation's memories in their places, and what it has not yet before the newest user message."""
+        """Leave the conversation's memories in their places, and what it has not yet before the newest user message."""
         why = {item.memory.label: item.why for item in chosen}
         blocks: _Blocks = {}
         for place, placed in known.places.items():
@@ -160,7 +160,7 @@ class Planner:
         return blocks
 
     def _still_there(self, ask: Ask, placed: Placed) -> Memory | None:
-        """The memory, as long as it is in use with the same text."""
+        """Return the memory, as long as it is in use with the same text."""
         try:
             memory = self._memories.get(ask.tenant, placed.memory_id)
         except NotFound:
@@ -196,7 +196,7 @@ class Planner:
         return self._engine.prompts.render(messages, memories, ask.tools)
 
     def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
-        """Standing memories in their fixed order, and those that may be moved about, in order of creation."""
+        """Choose standing memories in their fixed order, and those that may be moved about, in order of creation."""
         if ask.memory_ids:
             wanted = dict.fromkeys(ask.memory_ids)
             return [_Chosen(self._memories.get(ask.tenant, id), "asked for") for id in wanted], []
@@ -212,7 +212,7 @@ class Planner:
         return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id))
 
     def _order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
-        """The order of the memory pieces: the one this set had before, or the best one now."""
+        """Return the order of the memory pieces: the one this set had before, or the best one now."""
         labels = [piece.label or "" for piece in prompt.memories()]
         key = (salt, *labels[:n_fixed], "|", *sorted(labels[n_fixed:]))
         known = self._orders.get(key)

@@ -130,8 +130,8 @@ class Upkeep:
             self._want(_PageScope(tenant, memory.cube_id, header), memory.label)
 
     def plain_header(self) -> tuple[int, ...] | None:
-        """The header of a prompt without instructions; None where this model's template has no room for memories as
-        pieces."""
+        """Return the header of a prompt without instructions; None where this model's template has no room for memories
+        as pieces."""
         header = self._engine.prompts.render([ChatMessage("user", "-")], [MemoryText("-", "-")]).header
         return None if header is None else header.token_ids
 
@@ -142,8 +142,7 @@ class Upkeep:
             self._want(scope, label)
 
     def expect(self, tenant: str, owner: str, prompt: Prompt) -> None:
-        """Have the pieces of a prompt that is expected computed and stored as a chain, unless another one is expected
-        for ``owner`` by then."""
+        """Build the chain of a predicted prompt, unless a newer prediction for ``owner`` replaces it first."""
         key = (tenant, owner)
         self._expected[key] = prompt
         if len(self._expected) > _MAX_SEEN:
@@ -164,14 +163,14 @@ class Upkeep:
             self._put(lambda: self._fill(scope))
 
     def changed(self, tenant: str, cube_id: str) -> None:
-        """Memories of the cube were changed or deleted, their pages with them: build what is missing again, but no
-        prompt that was expected with their old texts."""
+        """Take in that memories of the cube were changed or deleted, their pages with them: build what is missing
+        again, but no prompt that was expected with their old texts."""
         self._expected.pop((tenant, cube_id), None)
         for scope in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
             self._queue_scope(scope)
 
     def forget(self, tenant: str, cube_id: str) -> None:
-        """A cube is gone: nothing is built for it."""
+        """Build nothing for a cube that is gone."""
         for scope in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
             del self._wanted[scope]
         self._expected.pop((tenant, cube_id), None)
@@ -251,7 +250,7 @@ class Upkeep:
             self._stats.pages_refused += not built
 
     def _pieces(self, scope: _PageScope, wanted: set[str]) -> list[Piece]:
-        """The wanted memories of the cube and those around them as the prompt would hold them, oldest first."""
+        """Render the wanted memories of the cube and those around them as the prompt would hold them, oldest first."""
         found: list[Memory] = []
         after: str | None = None
         while True:
@@ -277,5 +276,5 @@ class Upkeep:
 
 
 def _block_ends(prompt: Prompt) -> list[int]:
-    """Indices of the pieces that follow a block of memories."""
+    """Return the indices of the pieces that follow a block of memories."""
     return [i for i, (a, b) in enumerate(pairwise(prompt.pieces), 1) if a.kind == "memory" and b.kind == "turns"]

@@ -51,8 +51,8 @@ def verify_folder(folder: Path) -> VerifyReport:
 
 
 def list_folder(folder: Path) -> list[Entry]:
-    """The entries of a segment folder's index, in order of creation. Nothing is changed: a server may be at work in
-    the folder. Raises ``KVCacheError`` when the index cannot be read."""
+    """List the entries of a segment folder's index, in order of creation. Nothing is changed: a server may be at work
+    in the folder. Raises ``KVCacheError`` when the index cannot be read."""
     path = folder / "index.sqlite"
     if not path.exists():
         return []

@@ -21,8 +21,8 @@ _ENOUGH = 0.5
 
 
 def open_direct(descriptor: int) -> int | None:
-    """A second descriptor of the same file that reads past the page cache; None where there can be none, or where most
-    of the file is in the page cache."""
+    """Open a second descriptor of the same file that reads past the page cache; None where there can be none, or where
+    most of the file is in the page cache."""
     if not hasattr(os, "O_DIRECT") or _share_cached(descriptor) >= _ENOUGH:
         return None
     try:
@@ -52,7 +52,7 @@ def read_direct(descriptor: int, view: memoryview, address: int, offset: int) ->
 
 
 def _share_cached(descriptor: int) -> float:
-    """Share of the file that is in the page cache, by looking at some of its pages; 1 where nobody knows."""
+    """Return the share of the file that is in the page cache, by looking at some of its pages; 1 where nobody knows."""
     size = os.fstat(descriptor).st_size
     pages = -(-size // mmap.PAGESIZE)
     try:

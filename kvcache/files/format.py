@@ -98,7 +98,7 @@ class Header:
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
-    """A tensor's bytes, without a copy where it lies in one piece."""
+    """Return a tensor's bytes, without a copy where it lies in one piece."""
     raw: Any = tensor.contiguous().view(torch.uint8).reshape(-1).numpy()
     return memoryview(raw)
 
@@ -121,8 +121,8 @@ def checksum(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> s
 
 
 def padded(metadata: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """With as many spaces as it takes for the data to begin at a multiple of ``ALIGNMENT``. (Where the header comes out
-    otherwise than it is counted here, the file is as good, and read a little slower.)"""
+    """Return the metadata with as many spaces as it takes for the data to begin at a multiple of ``ALIGNMENT``. (Where
+    the header comes out otherwise than it is counted here, the file is as good, and read a little slower.)"""
     length = header_bytes_of({**metadata, "padding": ""}, tensors)
     return {**metadata, "padding": " " * (-length % ALIGNMENT)}
 
@@ -161,7 +161,7 @@ def metadata_of(segment: Segment, codec: CodecName) -> dict[str, str]:
 
 
 def read_header(path: Path) -> Header:
-    """The checked header of a segment file. Raises ``SegmentCorrupt``, or ``FileNotFoundError``."""
+    """Return the checked header of a segment file. Raises ``SegmentCorrupt``, or ``FileNotFoundError``."""
     with path.open("rb") as stream:
         return parse_header(stream, path)
 
@@ -235,7 +235,7 @@ def _checked_shard(metadata: dict[str, str], shape: tuple[int, ...]) -> Shard | 
 def _checked_tensors(
     header: dict[str, Any], spec: dict[str, tuple[torch.dtype, tuple[int, ...]]], data_bytes: int
 ) -> dict[str, StoredTensor]:
-    """The tensors the codec calls for, no others, seamlessly filling the file."""
+    """Return the tensors the codec calls for, no others, seamlessly filling the file."""
     if set(header) != set(spec):
         raise SegmentCorrupt("other tensors than the codec writes")
     tensors = {}

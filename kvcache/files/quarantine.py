@@ -105,7 +105,7 @@ class Quarantine:
         return self.remove(list(self._held))
 
     def _remove_files(self, key: str) -> None:
-        """The note goes last: what a crash leaves is found by it."""
+        """Remove a segment's files, the note last: what a crash leaves is found by it."""
         for path in (*self._folder.glob(f"{key}*{SUFFIX}"), self._folder / f"{key}.json"):
             path.unlink(missing_ok=True)
 

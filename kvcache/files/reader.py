@@ -55,7 +55,7 @@ def read_segment(
 
 
 def read_parts(path: Path, header: Header) -> tuple[Part, ...]:
-    """The parts of a standalone segment, from its tokens alone. Raises ``SegmentCorrupt``."""
+    """Return the parts of a standalone segment, from its tokens alone. Raises ``SegmentCorrupt``."""
     stored = header.tensors["token_ids"]
     buffer = torch.empty(stored.end - stored.begin, dtype=torch.uint8)
     with path.open("rb", buffering=0) as stream:
@@ -111,7 +111,7 @@ class SegmentReader:
             pass
 
     def arrived(self, buffer: torch.Tensor) -> Generator[int, None, None]:
-        """As :meth:`fill`, handing out how many bytes of the data are there, again and again."""
+        """Do as :meth:`fill`, handing out how many bytes of the data are there, again and again."""
         data_begin, data_bytes = self.header.data_begin, self.header.data_bytes
         aside = (data_begin - buffer.data_ptr()) % ALIGNMENT
         fits = aside % 8 == 0 and aside + data_bytes <= buffer.numel()  # numbers lie at multiples of their size
@@ -123,18 +123,18 @@ class SegmentReader:
         yield from self._read(bytes_of(self.data))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor of the file, as far as it was read."""
+        """Return a tensor of the file, as far as it was read."""
         return self._tensors[name]
 
     def front(self) -> bytes:
-        """The file's bytes before its data."""
+        """Return the file's bytes before its data."""
         buffer = bytearray(self.header.data_begin)
         _read_exactly(self._stream, memoryview(buffer), self._path, 0)
         return bytes(buffer)
 
     def _read(self, view: memoryview) -> Iterator[int]:
-        """Bytes are hashed while further ones are read; where the tensors lie in another order than they are hashed
-        in, afterwards."""
+        """Hash bytes while further ones are read; where the tensors lie in another order than they are hashed in,
+        afterwards."""
         laid_out = sorted(self.header.tensors, key=lambda name: self.header.tensors[name].begin)
         in_order = laid_out == hash_order({name: tensor.dtype for name, tensor in self.header.tensors.items()})
         hasher = hasher_of(self.header.metadata, threads=self._stop is None)
@@ -154,7 +154,7 @@ class SegmentReader:
         self._checksum = str(hasher.hexdigest()) if in_order else None
 
     def _parts(self, view: memoryview) -> Iterator[tuple[memoryview, int]]:
-        """Parts of the data, read in order, and where each begins; from a drive some at once."""
+        """Read parts of the data, read in order, and where each begins; from a drive some at once."""
         parts = [(view[begin : begin + _READ_BYTES], begin) for begin in range(0, len(view), _READ_BYTES)]
         if self._direct is None:
             for part in parts:
@@ -170,7 +170,7 @@ class SegmentReader:
                 yield part
 
     def _read_alone(self, view: memoryview, hasher: Any) -> Iterator[int]:
-        """With this thread only, asking ``stop`` before each step."""
+        """Read with this thread only, asking ``stop`` before each step."""
         step = len(view) if self._stop is None else _INTERRUPTIBLE_BYTES
         for begin in range(0, len(view), step):
             if self._stop is not None and self._stop():
@@ -182,7 +182,7 @@ class SegmentReader:
         self._checksum = str(hasher.hexdigest())
 
     def _read_part(self, part: memoryview, begin: int) -> None:
-        """The data from ``begin`` on. In any thread."""
+        """Read the data from ``begin`` on. In any thread."""
         offset = self.header.data_begin + begin
         first, last = len(part), 0
         if self._direct is not None:
@@ -191,7 +191,8 @@ class SegmentReader:
         _read_exactly(self._stream, part[len(part) - last :], self._path, offset + len(part) - last)
 
     def finish(self, allocate: Allocate = fresh_memory) -> Segment:
-        """The segment, when all was read and is sound. What has to be decoded goes to memory from ``allocate``."""
+        """Return the segment, when all was read and is sound. What has to be decoded goes to memory from
+        ``allocate``."""
         header, tensors = self.header, dict(self._tensors)
         if (self._checksum or checksum(header.metadata, tensors)) != header.checksum:
             raise SegmentCorrupt(f"{self._path.name}: the checksum does not match")

@@ -34,7 +34,7 @@ class Recycler:
             return sum(block.nbytes for block in self._spare)
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """Uninitialised memory, uint8 [nbytes]."""
+        """Give uninitialised memory, uint8 [nbytes]."""
         block = self._fitting(nbytes)
         if block is None:
             block = torch.empty(-(-nbytes // _GRAIN) * _GRAIN, dtype=torch.uint8).numpy()

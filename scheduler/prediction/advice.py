@@ -61,7 +61,7 @@ class Advice:
 def advise(
     tokens: Mapping[str, int], uses_per_turn: Mapping[str, float], activated: frozenset[str], costs: Costs, behind: int
 ) -> list[Advice]:
-    """Advice for memories by id, what saves most first. ``tokens``: their lengths; ``behind``: how many tokens usually
+    """Advise on memories by id, what saves most first. ``tokens``: their lengths; ``behind``: how many tokens usually
     stand before them."""
     found = [_one(id, n, uses_per_turn.get(id, 0.0), id in activated, costs, behind) for id, n in tokens.items()]
     return sorted(found, key=lambda advice: -advice.saved_s * advice.expected_uses)
@@ -99,7 +99,7 @@ def _verdict(expected: float, break_even: float | None) -> str:
 
 
 def summary(found: Sequence[Advice]) -> str:
-    """One sentence for a cube."""
+    """Summarise the advice for a cube in one sentence."""
     worth = [advice for advice in found if advice.verdict == "worth it"]
     if not found:
         return "There is nothing in this cube."

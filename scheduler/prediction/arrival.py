@@ -64,7 +64,7 @@ class Gaps:
         self.table = GapTable(self._ended)
 
     def observe(self, gap_s: float) -> None:
-        """A conversation went on after so many seconds."""
+        """Take in that a conversation went on after ``gap_s``."""
         self._ended *= _FADE
         self._ended[_bin(gap_s)] += 1.0
         self.table = GapTable(self._ended)
@@ -105,7 +105,7 @@ class Rhythm:
         self.days = days or Days()
 
     def observe(self, at: float) -> None:
-        """A turn at ``at`` (Unix seconds)."""
+        """Take in a turn at ``at`` (Unix seconds)."""
         known = self.days
         day, hour = int(at // 86_400), datetime.fromtimestamp(at, UTC).hour
         if day != known.today:

@@ -10,7 +10,8 @@ from scheduler.prediction.learning import Matrix
 
 
 def density(probabilities: Matrix, horizons: Sequence[float]) -> Matrix:
-    """Uses per second of being kept until the use or a horizon, at the horizon that is best; float32 [segments].
+    """Return the uses per second of residency until the use or a horizon, at the horizon that is best; float32
+    [segments].
 
     ``probabilities`` float32 [segments, horizons], of a use within each of ``horizons`` (seconds, ascending). With T
     the time to the next use this is max over H of P(T <= H) / E[min(T, H)]: the Gittins index (Gittins 1979), close

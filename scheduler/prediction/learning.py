@@ -33,11 +33,11 @@ class OnlineLogistic:
         return self._weights
 
     def predict(self, rows: Matrix) -> Matrix:
-        """Probabilities, float32 [rows], of ``rows`` float32 [rows, features]."""
+        """Return probabilities, float32 [rows], of ``rows`` float32 [rows, features]."""
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(rows @ self._weights, -30.0, 30.0))), np.float32)
 
     def learn(self, rows: Matrix, outcomes: Matrix) -> None:
-        """One step on examples of which ``outcomes`` float32 [rows] says 1 (it came) or 0."""
+        """Take one step on examples of which ``outcomes`` float32 [rows] says 1 (it came) or 0."""
         if not len(rows):
             return
         gradient = rows.T @ (self.predict(rows) - outcomes) / len(rows)
@@ -45,7 +45,7 @@ class OnlineLogistic:
         self._weights -= self._rate * gradient / np.sqrt(self._squares)
 
     def state(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return what was learned, as JSON."""
         return {"weights": self._weights.tolist(), "squares": self._squares.tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Calibration:
         self._count = np.zeros(_BINS)
 
     def observe(self, predicted: Matrix, outcomes: Matrix) -> None:
-        """float32 [examples] each."""
+        """Take in predictions and what came of them, float32 [examples] each."""
         fade = 0.999
         bins = np.minimum((predicted * _BINS).astype(int), _BINS - 1)
         for kept, added in ((self._predicted, predicted), (self._came, outcomes), (self._count, None)):
@@ -72,12 +72,13 @@ class Calibration:
             kept += np.bincount(bins, added, _BINS)
 
     def error(self) -> float:
-        """Expected calibration error (Naeini, Cooper and Hauskrecht 2015): mean gap between probability and share."""
+        """Return the expected calibration error (Naeini, Cooper and Hauskrecht 2015): mean gap between probability and
+        share."""
         total = self._count.sum()
         return float(np.abs(self._predicted - self._came).sum() / total) if total else 0.0
 
     def table(self) -> list[dict[str, float]]:
-        """Each tenth that was predicted: mean probability, share that came, examples."""
+        """Return each tenth that was predicted: mean probability, share that came, examples."""
         return [
             {
                 "predicted": round(float(self._predicted[i] / self._count[i]), 3),

@@ -55,12 +55,13 @@ class Predictor(Protocol):
         ...
 
     def probabilities(self, rows: Matrix) -> Matrix:
-        """Float32 [rows, horizons] for ``rows`` float32 [rows, signals]: the probability that each segment is used
-        within each horizon, never falling along the horizons."""
+        """Return float32 [rows, horizons] for ``rows`` float32 [rows, signals]: the probability that each segment is
+        used within each horizon, never falling along the horizons."""
         ...
 
     def learn(self, rows: Matrix, outcomes: Matrix) -> None:
-        """These rows' segments were (1) or were not (0) used within each horizon, float32 [rows, horizons]."""
+        """Learn from rows whose segments were (1) or were not (0) used within each horizon, float32 [rows,
+        horizons]."""
         ...
 
 
@@ -83,12 +84,12 @@ class SignalPredictor:
             model.learn(rows[:, self._columns], outcomes[:, i])
 
     def weights(self) -> dict[str, float]:
-        """What was learned for the last horizon, by signal."""
+        """Return the weights that were learned for the last horizon, by signal."""
         names = (SIGNALS[column] for column in self._columns)
         return {name: round(float(weight), 3) for name, weight in zip(names, self._models[-1].weights, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return what was learned, as JSON."""
         return {"name": self.name, "horizons": [model.state() for model in self._models]}
 
     def restore(self, state: dict[str, Any]) -> None:

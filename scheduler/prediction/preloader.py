@@ -117,7 +117,7 @@ class Preloader:
         return self._stats
 
     def offer(self, owner: Hashable, wanted: Iterable[Wanted]) -> None:
-        """This is what ``owner`` (a cube) is expected to need now; what was expected before is not, any more."""
+        """Queue what ``owner`` (a cube) is expected to need now, in place of what was expected before."""
         fresh = {item.key: item for item in wanted if self._worth_moving(item)}
         for key in [key for key, (other, _) in self._queue.items() if other == owner and key not in fresh]:
             del self._queue[key]
@@ -145,7 +145,7 @@ class Preloader:
                 self._stats.cancelled += 1
 
     def _priority(self, key: str) -> float:
-        """Probability x saved seconds / bytes, up to a factor: each byte saves as many seconds as the next."""
+        """Return probability x saved seconds / bytes, up to a factor: each byte saves as many seconds as the next."""
         return self._queue[key][1].probability
 
     async def _step(self) -> bool:
@@ -163,7 +163,7 @@ class Preloader:
         return f"segment {self._taken[:12]} could not be preloaded"
 
     async def _wait_for_room(self) -> None:
-        """Until no request is in the engine, and the bandwidth that is ours is free."""
+        """Wait until no request is in the engine, and the bandwidth that is ours is free."""
         while self._queue:
             capacity = self._mover.capacity()
             late = self._free_at - self._clock()

@@ -24,7 +24,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """What ``write_state`` wrote; None where there is none, or nothing that can be read."""
+    """Read what ``write_state`` wrote; None where there is none, or nothing that can be read."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

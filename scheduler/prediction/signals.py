@@ -102,11 +102,11 @@ class CubeHistory:
         return found
 
     def uses_per_turn(self) -> dict[str, float]:
-        """How often each memory that was used is used in a turn, as far as the last turns tell."""
+        """Return the uses per turn of each memory that was used, as far as the last turns tell."""
         return {id: use.count * _DECAY ** (self.turn - use.turn) * (1 - _DECAY) for id, use in self._uses.items()}
 
     def observe(self, used: Sequence[str], now: float) -> None:
-        """A turn used these memories. ``now``: Unix seconds."""
+        """Take in that a turn used these memories. ``now``: Unix seconds."""
         self.gap_s = now - self.last_at if self.turn else 0.0
         self.turn_in_session = 0 if self.gap_s > _SESSION_GAP_S else self.turn_in_session + 1
         self.turn += 1
@@ -137,7 +137,7 @@ class CubeHistory:
                 del counts[id]
 
     def drifted(self, cosines: Mapping[str, float], neighbours: Iterable[str] = ()) -> None:
-        """What was said last is so near to these memories, and these share a name with what it used."""
+        """Take in that what was said last is so near to these memories, and these share a name with what it used."""
         self._drift = cosines
         heading = {id: value * _HEADING for id, value in self._heading.items() if value > 0.05}
         for id, value in cosines.items():
@@ -146,15 +146,15 @@ class CubeHistory:
         self._neighbours = frozenset(neighbours)
 
     def hinted(self, cosines: Mapping[str, float], now: float) -> None:
-        """An application said that something so near to these memories is coming."""
+        """Take in that an application said that something so near to these memories is coming."""
         self._hint = _Passing(dict(cosines), now + _HINT_S)
 
     def typed(self, ranked: Sequence[str], now: float) -> None:
-        """What is being typed finds these memories, best first."""
+        """Take in that what is being typed finds these memories, best first."""
         self._typed = _Passing({id: 1.0 / math.sqrt(rank) for rank, id in enumerate(ranked, start=1)}, now + _TYPED_S)
 
     def rows(self, segments: Sequence[Collection[str]], now: float) -> Matrix:
-        """Features, float32 [segments, signals], of segments that hold these memories each."""
+        """Return features, float32 [segments, signals], of segments that hold these memories each."""
         follow = self._following()
         hint, typed = self._hint.at(now), self._typed.at(now)
         common = (math.log1p(max(0.0, self.gap_s)) / 8, math.log1p(self.turn_in_session) / 4)
@@ -180,7 +180,7 @@ class CubeHistory:
         return rows
 
     def _following(self) -> dict[str, float]:
-        """How much each memory belongs behind what the last turn used: the mean share of the turns after it."""
+        """Return how much each memory belongs behind what the last turn used: the mean share of the turns after it."""
         found: dict[str, float] = {}
         for before in self._last:
             counts = self._followers.get(before, {})
@@ -190,7 +190,7 @@ class CubeHistory:
         return found
 
     def state(self) -> dict[str, Any]:
-        """What a restart needs, as JSON: no texts, no vectors."""
+        """Return what a restart needs, as JSON: no texts, no vectors."""
         return {
             "turn": self.turn,
             "last_at": self.last_at,
@@ -204,7 +204,7 @@ class CubeHistory:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any]) -> CubeHistory:
-        """The opposite of :meth:`state`."""
+        """Make the history that :meth:`state` was asked of."""
         history = cls()
         history.turn, history.last_at = int(state["turn"]), float(state["last_at"])
         history._last = tuple(state["last"])

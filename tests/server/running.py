@@ -45,6 +45,11 @@ class Running:
         added: dict[str, Any] = reply.json()
         return added
 
+    def flush(self) -> None:
+        """Wait until all segments are on disk; vLLM's workers hold none back."""
+        if isinstance(self.services.engine, TransformersEngine):
+            self.services.engine.store.flush()
+
 
 def _borrowed(engine: Any) -> Any:
     """Return an engine with the state of ``engine`` that outlasts the server: closing it is not the server's to do."""
@@ -102,7 +107,7 @@ def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running
     engine = _vllm() if ENGINE == "vllm" else _transformers(model, folder)
     embedder = HashEmbedder()
     memories = MemoryStore(folder / "memories.sqlite", embedder)
-    services = assemble(config, engine, engine.store, memories, embedder)
+    services = assemble(config, engine, engine.catalogue, memories, embedder)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     app = Server(services)

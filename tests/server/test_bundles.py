@@ -52,7 +52,7 @@ def filled(server: Running, name: str = "boats") -> str:
         server.add(text, cube=cube)
     ask(server, cube, TEXTS[:3])
     settle(server)
-    server.services.store.flush()
+    server.flush()
     return cube
 
 
@@ -215,7 +215,7 @@ def test_pages_of_another_tenant_do_not_come_along(guarded: Running, keys: dict[
     asked = client.post("/v1/chat/completions", json=body | {"memory": {"cube": cube}}, headers=keys["boris"])
     assert asked.json()["memory"]["memories"]
     settle(guarded)
-    guarded.services.store.flush()
+    guarded.flush()
 
     def came(tenant: str) -> bytes:
         params = {"segments": True}
@@ -331,7 +331,7 @@ def test_signatures_of_two_pages_cannot_be_exchanged(model: LoadedModel, tmp_pat
         listed = server.client.get("/v1/memories", params={"cube": cube}).json()["data"]
         ask(server, cube, [memory["text"] for memory in listed[4:]])
         settle(server)
-        server.services.store.flush()
+        server.flush()
         data = dump(server, cube)
         lines = attached(data)
         assert len(lines) >= 2
@@ -362,7 +362,7 @@ def test_another_key_believes_nothing(model: LoadedModel, dumped: bytes, tmp_pat
         (tmp_path / "bundle.key").write_bytes(b"short")
         assert taken(server, dumped, "again") == {"taken": 0, "left": n, "reasons": {"key": n}}
         settle(server)
-        server.services.store.flush()
+        server.flush()
         unsigned = server.client.get("/v1/cubes/loaded/dump", params={"segments": True})
         assert (unsigned.status_code, unsigned.json()["error"]["code"]) == (500, "bundle_key_failed")
         assert str(tmp_path) not in unsigned.text

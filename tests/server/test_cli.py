@@ -129,7 +129,7 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_cache_commands(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     server.add("The cache command sees this.")
     server.chat("cache command sees")
-    server.services.store.flush()
+    server.flush()
     where = ("--data-dir", str(server.services.config.data_dir))
     status, out, _ = call(capsys, "cache", "ls", "--format", "json", *where)
     assert status == 0

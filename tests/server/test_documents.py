@@ -59,7 +59,7 @@ def test_segments_of_what_was_replaced_are_gone_with_the_reply(server: Running) 
         assert (replaced["segments_removed"] > 0) == bool(expected)
         (memory,) = server.client.get("/v1/memories", params={"cube": cube}).json()["data"]
         server.chat("lamp", memory={"cube": cube})
-        server.services.store.flush()
+        server.flush()
         assert memory["id"] in labels()
 
 

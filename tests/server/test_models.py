@@ -33,7 +33,7 @@ def talk(server: Running) -> set[str]:
     first = sources(server, "dog Rex basket")
     for _ in range(4):
         sources(server, "dog Rex basket")
-    server.services.store.flush()
+    server.flush()
     return first
 
 

@@ -103,7 +103,7 @@ def test_segments_serve_both_engines(engine: VllmEngine, demo_model: LoadedModel
 
     exact = run(from_vllm())
     store = SegmentStore(tmp_path / "copy")
-    copy_segments(engine.store, store, chain_keys(engine, pieces))
+    copy_segments(engine.catalogue, store.catalogue, chain_keys(engine, pieces))
     transformers = TransformersEngine(demo_model, store, model_id="demo")
 
     async def there() -> None:
@@ -113,7 +113,7 @@ def test_segments_serve_both_engines(engine: VllmEngine, demo_model: LoadedModel
         await transformers.build(Prompt(tuple(other[:-1])))
         store.flush()
         expected = await ask(transformers, greedy(other))
-        copy_segments(store, engine.store, chain_keys(engine, other))
+        copy_segments(store.catalogue, engine.catalogue, chain_keys(engine, other))
         back = asyncio.run_coroutine_threadsafe(ask(engine, greedy(other)), engine_thread().loop)
         answer = await asyncio.wrap_future(back)
         assert answer.sources[1:] == ["disk", "disk", "computed"]

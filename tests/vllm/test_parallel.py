@@ -9,7 +9,7 @@ import pytest
 
 from engine.base import PageRequest, Prompt
 from engine.vllm.engine import VllmEngine
-from kvcache import Repair, SegmentStore
+from kvcache import Catalogue, Repair, SegmentStore
 from tests.vllm.asking import ask, chain_keys, copy_segments, greedy, kept, prompt_of, tokens
 from tests.vllm.shared import engine_thread, start, tiny_checkpoint, tiny_engine
 
@@ -44,7 +44,7 @@ def test_two_ranks_give_the_tokens_of_one_with_segments_of_either(one: VllmEngin
             keys = chain_keys(saver, pieces)
             # (The header is shared by all prompts, whoever saved it.)
             assert [len(saver.catalogue.folder.paths(key)) for key in keys[1:]] == [1 if saver is one else 2] * 2
-            copy_segments(saver.store, reader.store, keys)
+            copy_segments(saver.catalogue, reader.catalogue, keys)
             read = await ask(reader, greedy(pieces))
             assert read.token_ids == exact.token_ids
             assert read.sources[1:] == ["disk", "disk", "computed"]
@@ -99,12 +99,12 @@ def test_folder_of_two_ranks_survives_a_restart(two: VllmEngine, tmp_path: Path)
     pieces = prompt_of(970, 130, **BYTES)
     run(two.build(Prompt(tuple(pieces[:-1]))))
     keys = chain_keys(two, pieces)
-    copy = SegmentStore(tmp_path / "copy")
-    copy_segments(two.store, copy, keys)
+    copy = Catalogue(tmp_path / "copy")
+    copy_segments(two.catalogue, copy, keys)
     copy.close()
     (tmp_path / "copy" / "index.sqlite").unlink()
     rebuilt = SegmentStore(tmp_path / "copy")
-    assert {entry.key for entry in rebuilt.entries()} >= set(keys)
+    assert {entry.key for entry in rebuilt.catalogue.entries()} >= set(keys)
     loaded = rebuilt.load(keys[1], two.fingerprint)
     assert loaded.segment.shard is None
     assert tuple(loaded.segment.keys.shape) == two.fingerprint.layout.shape(130)
