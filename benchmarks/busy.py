@@ -13,8 +13,9 @@ from benchmarks.machine import measured_on
 from benchmarks.text import tokens_of_text
 from engine.base import GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import TransformersEngine
+from kvcache import ModelView
 from scheduler.events import EventLog
-from scheduler.preloader import PreloadConfig, Preloader, Wanted
+from scheduler.prediction.preloader import PreloadConfig, Preloader, Wanted
 
 _SEGMENTS, _SEGMENT_TOKENS = 24, 512
 _SAMPLING = Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)
@@ -25,14 +26,14 @@ async def measure(engine: TransformersEngine, prompt_tokens: int, requests: int)
     full and arrive at random moments of the preloader's work."""
 
     def encode(text: str) -> list[int]:
-        return engine.tokenize(text, add_special_tokens=False)
+        return engine.prompts.tokenize(text, add_special_tokens=False)
 
     for i in range(_SEGMENTS):
         await engine.build(
-            Prompt((Piece("header", tokens_of_text(encode, _SEGMENT_TOKENS, seed=1000 + i), keep=True),))
+            Prompt((Piece("header", tokens_of_text(encode, _SEGMENT_TOKENS, seed=1000 + i), storable=True),))
         )
     engine.store.demote("disk")
-    keys = [entry.key for entry in engine.store.entries()]
+    keys = [entry.key for entry in engine.catalogue.entries()]
     prompts = [Prompt((Piece("turns", tokens_of_text(encode, prompt_tokens, seed=i)),)) for i in range(requests)]
     rng = random.Random(0)
     times: dict[str, list[float]] = {"alone": [], "busy": []}
@@ -55,18 +56,18 @@ async def measure(engine: TransformersEngine, prompt_tokens: int, requests: int)
         "p95_s": {kind: round(float(np.percentile(found, 95)), 4) for kind, found in times.items()},
         "ratio": round(p50["busy"] / p50["alone"], 4),
         "paired_ratio": round(float(np.median(ratios)), 4),
-        "preloads": engine.store.stats().preloads.segments,
+        "preloads": engine.catalogue.stats().preloads.segments,
     }
 
 
 async def _keep_busy(engine: TransformersEngine, keys: list[str]) -> None:
     """Preload everything, again and again."""
     preloader = Preloader(
-        engine, PreloadConfig(unused_bytes=1 << 62), lambda: engine.store.stats().preloads, EventLog()
+        engine, ModelView(engine.catalogue, engine.fingerprint), PreloadConfig(unused_bytes=1 << 62), EventLog()
     )
     try:
         while True:
-            nbytes = engine.store.entries()[0].nbytes
+            nbytes = engine.catalogue.entries()[0].nbytes
             preloader.offer("bench", [Wanted(key, 0.9, nbytes, time.monotonic() + 60) for key in keys])
             await preloader.settled()
             await asyncio.to_thread(engine.store.demote, "disk")

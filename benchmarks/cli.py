@@ -270,7 +270,12 @@ def fidelity(
         with console.status("measuring") as status:
             for n, tokens in sizes:
                 asked = load_questions(
-                    data, n, tokens, questions, lambda text: engine.tokenize(text, add_special_tokens=False), seed=0
+                    data,
+                    n,
+                    tokens,
+                    questions,
+                    lambda text: engine.prompts.tokenize(text, add_special_tokens=False),
+                    seed=0,
                 )
                 status.update(f"{n} memories of {tokens} tokens")
                 rows += await fidelity_bench.measure_divergence(engine, asked, strategies, tokens, status.update)
@@ -298,7 +303,12 @@ def _vllm_fidelity(
         try:
             for n, tokens in sizes:
                 asked = load_questions(
-                    data, n, tokens, questions, lambda text: engine.tokenize(text, add_special_tokens=False), seed=0
+                    data,
+                    n,
+                    tokens,
+                    questions,
+                    lambda text: engine.prompts.tokenize(text, add_special_tokens=False),
+                    seed=0,
                 )
                 rows += await vllm_fidelity.measure(engine, asked, tokens, console.print)
         finally:
@@ -337,7 +347,7 @@ def codec(
     """Codecs: bytes, speed on one core, KL added."""
 
     async def measure(engine: TransformersEngine, _: Path) -> dict[str, Any]:
-        asked = load_questions(data, 6, 128, prompts, lambda text: engine.tokenize(text), seed=0)
+        asked = load_questions(data, 6, 128, prompts, lambda text: engine.prompts.tokenize(text), seed=0)
         made = [(q.text, [q.cube[i] for i in q.chosen]) for q in asked]
         with console.status("measuring") as status:
             return await codec_bench.measure(engine, made, status.update)

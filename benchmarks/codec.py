@@ -76,7 +76,7 @@ async def measure(
 
 def _prompt(engine: TransformersEngine, runner: ModelRunner, question: str, memories: Sequence[str]) -> _Prompt:
     texts = [MemoryText(f"m{i}", text) for i, text in enumerate(memories)]
-    pieces = engine.render([ChatMessage("user", question)], texts).pieces
+    pieces = engine.prompts.render([ChatMessage("user", question)], texts).pieces
     before = Prompt(pieces[:-1]).token_ids
     kv = SequenceKV(engine.fingerprint.layout, engine.model.device, len(before) + 256)
     runner.forward([Work(kv, before, 0)])

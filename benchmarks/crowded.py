@@ -23,7 +23,7 @@ _OTHER = "import torch\na = torch.randn(512, 512)\nprint(flush=True)\nwhile True
 
 async def measure(engine: TransformersEngine, n_tokens: int, repeat: int) -> dict[str, Any]:
     """Time ``repeat`` greedy answers of ``n_tokens`` tokens alone and as many beside the other process, in seconds."""
-    prompt = tokens_of_text(lambda text: engine.tokenize(text, add_special_tokens=False), _PROMPT_TOKENS, 0)
+    prompt = tokens_of_text(lambda text: engine.prompts.tokenize(text, add_special_tokens=False), _PROMPT_TOKENS, 0)
     seconds: dict[str, list[float]] = {"alone": [], "beside": []}
     await _answer(engine, prompt, n_tokens)  # the first pass through a model is slower than those after it
     for _ in range(repeat):

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from benchmarks.preload import Clock, IndexEngine, total_bytes
 from benchmarks.scenes import TENANT, Cube, Scenes, Turn, pages_of
 from benchmarks.text import sentence
-from engine.base import ChatMessage, Engine, MemoryText, Piece, Prompt
+from engine.base import ChatMessage, MemoryText, Piece, Prompt
 from memory import HashEmbedder, Job, MemoryStore, Message, Said, new_message
 from scheduler import Foresight, ForesightConfig, JobRunner, Upkeep
-from scheduler.foresight import Scene
-from scheduler.saved import read_state, write_state
+from scheduler.prediction.foresight import Scene
+from scheduler.prediction.saved import read_state, write_state
 
 _HEADER = tuple(range(1, 40))
 _REMEMBER_EVERY = 10
@@ -42,8 +42,8 @@ class Size:
 
 def render(messages: list[ChatMessage], memories: list[MemoryText]) -> Prompt:
     """A prompt whose tokens are its bytes."""
-    lines = [Piece("memory", tuple(f"- {m.text}\n".encode()), m.label, keep=True) for m in memories]
-    return Prompt((Piece("header", _HEADER, keep=True), *lines, Piece("turns", (1,))))
+    lines = [Piece("memory", tuple(f"- {m.text}\n".encode()), m.label, storable=True) for m in memories]
+    return Prompt((Piece("header", _HEADER, storable=True), *lines, Piece("turns", (1,))))
 
 
 def open_cubes(store: MemoryStore, size: Size) -> Scenes:
@@ -82,9 +82,7 @@ async def live(folder: Path, size: Size, report: Callable[[str], None]) -> dict[
     clock = Clock()
     scenes = open_cubes(store, size)
     engine = IndexEngine(scenes, int(size.share * total_bytes(scenes)), clock)
-    as_engine = cast(Engine, engine)
-    foresight = Foresight(as_engine, store, Upkeep(as_engine, store), engine.ledger, ForesightConfig(), clock=clock)
-    engine.worth = foresight.worth
+    foresight = Foresight(engine, engine, store, Upkeep(engine, engine, store), ForesightConfig(), clock=clock)
     jobs = JobRunner(store.jobs, {"messages": lambda job: _remember(store, job)})
     begin = time.perf_counter()
     try:
@@ -181,7 +179,7 @@ class _Day:
 
     def result(self) -> dict[str, Any]:
         scenes, preloader = self._foresight.stats()
-        done = self._engine.ledger()
+        done = self._engine.preloads()
         return {
             "size": asdict(self._size),
             "resumed_at": self._resumed_at,

@@ -124,7 +124,7 @@ class Lab:
 
     def render(self, question: str, memories: Sequence[str]) -> Prompt:
         texts = [MemoryText(f"m{i}@1", text) for i, text in enumerate(memories)]
-        return self._engine.render([ChatMessage("user", question)], texts)
+        return self._engine.prompts.render([ChatMessage("user", question)], texts)
 
     async def case(self, question: str, cube: Sequence[str], chosen: Sequence[int]) -> _Case:
         """The prompt of a question over the chosen memories of a cube, all of them built."""
@@ -274,7 +274,7 @@ async def measure_divergence(
                 await lab.ttft(case, strategy)  # stores the header's chain, warms up
                 text = await lab.ttft(case, None)
                 into.ratio.append(await lab.ttft(case, strategy) / text)
-        engine.store.clear()
+        engine.catalogue.clear()
         report(f"{number} of {len(questions)} questions")
     n_memories = len(questions[0].chosen)
     return [_row(s, samples[s], n_memories, tokens_each, len(questions)) for s in strategies]
@@ -308,7 +308,7 @@ async def measure_recall(
                 samples[strategy].right.append(right)
                 samples[strategy].share.append(share)
             report(f"{len(text)} of {n_questions} facts")
-        engine.store.clear()
+        engine.catalogue.clear()
     tokens_each = round(statistics.mean(sizes))
     accuracy = sum(text) / len(text)
     full = Row("text", "text", "none", n_memories, tokens_each, len(text), 1.0, 0.0, 0.0, 1.0, accuracy, 1.0)
@@ -321,7 +321,7 @@ def _answers(
     n, ends = 16, engine.model.eos_token_ids
 
     def right(tokens: list[int]) -> bool:
-        return answered(fact, engine.detokenize(tokens))
+        return answered(fact, engine.prompts.detokenize(tokens))
 
     def work(runner: ModelRunner) -> list[tuple[bool, float]]:
         results = [(right(lab.greedy(runner, case, n, ends)[0]), 1.0)]

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
 from benchmarks.scenes import TENANT, Scenes, Turn
 from benchmarks.stats import Interval
-from engine.base import Capacity, ChatMessage, Engine, MemoryText, Piece, Prompt
+from engine.base import Capacity, ChatMessage, MemoryText, PageRequest, Piece, Prompt, Tools
 from kvcache import (
     Certificate,
     Entry,
     Fingerprint,
     Layout,
+    Part,
     PreloadStats,
+    SegmentView,
     TierName,
     chain_key,
     cut_parts,
@@ -37,9 +39,9 @@ from kvcache.ledger import PreloadLedger
 from kvcache.ranking import Worth
 from kvcache.tiers import CLEARLY_LESS
 from memory import MemoryStore
-from scheduler.foresight import Foresight, ForesightConfig, Scene
-from scheduler.learning import Matrix
-from scheduler.predictors import SignalPredictor
+from scheduler.prediction.foresight import Foresight, ForesightConfig, Scene
+from scheduler.prediction.learning import Matrix
+from scheduler.prediction.predictors import SignalPredictor
 from scheduler.upkeep import Upkeep
 
 PolicyName = Literal["none", "lru", "lfu", "predictor", "adversary", "oracle", "resident"]
@@ -64,11 +66,11 @@ class Clock:
         return self.now
 
 
-class IndexEngine:
+class IndexEngine(SegmentView):
     """An engine's catalogue and host tier without its model: which pages there are, and which are in memory."""
 
     def __init__(self, scenes: Scenes, budget: int, clock: Clock) -> None:
-        self.fingerprint = Fingerprint("index", "index", "index", "index", "index", LAYOUT)
+        self._fingerprint = Fingerprint("index", "index", "index", "index", "index", LAYOUT)
         self.budget = budget
         self.worth: Worth | None = None
         self._clock = clock
@@ -77,23 +79,65 @@ class IndexEngine:
         self._by_label: dict[str, Entry] = {}
         self._host: dict[str, None] = {}
         self.used_bytes = 0
-        for entry in entries_of(scenes, self.fingerprint):
+        for entry in entries_of(scenes, self._fingerprint):
             self._entries[entry.key] = entry
             self._by_label.update((part.label or "", entry) for part in entry.parts)
 
-    def place_of(self, part_key: str) -> tuple[str, int] | None:
+    # -- as an engine ----------------------------------------------------------------------------------------
+
+    @property
+    def prompts(self) -> IndexEngine:
+        """Renders, after a fashion."""
+        return self
+
+    def render(
+        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
+    ) -> Prompt:
+        """Find that memories without a page cannot get one."""
+        return Prompt((Piece("turns", (1,)),))
+
+    def prefill_s(self, n_tokens: int, behind: int) -> float | None:
+        """Nothing was measured."""
+        return None
+
+    def capacity(self) -> Capacity:
+        """Nothing is ever running."""
+        return Capacity(1 << 20, 1, 0, 0)
+
+    async def build(self, prompt: Prompt, salt: str = "") -> int:
+        """Build nothing."""
+        return 0
+
+    async def build_page(self, request: PageRequest, salt: str = "") -> bool:
+        """Build nothing."""
+        return False
+
+    # -- as what is stored -----------------------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """That of no model."""
+        return self._fingerprint
+
+    def match(self, root: str, token_ids: Sequence[int]) -> list[Entry]:
+        """Find no chains: there are pages only."""
+        return []
+
+    def find_part(self, part_key: str) -> list[tuple[Entry, Part]]:
+        """Find nothing by its tokens."""
+        return []
+
+    def locate_part(self, part_key: str) -> tuple[str, int] | None:
         """Pages are not built here: as if all had one."""
         return part_key, 0
 
-    def render(self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText]) -> Prompt:
-        """Of no use here but to find that memories without a page cannot get one."""
-        return Prompt((Piece("turns", (1,)),))
+    def rank_by(self, worth: Worth | None) -> None:
+        """Keep in memory what is worth most."""
+        self.worth = worth
 
-    def ledger(self) -> PreloadStats:
+    def preloads(self) -> PreloadStats:
+        """Return what became of preloaded pages."""
         return self._ledger.stats
-
-    def capacity(self) -> Capacity:
-        return Capacity(1 << 20, 1, 0, 0)
 
     def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
         found = {entry.key: entry for label in labels if (entry := self._by_label.get(label)) is not None}
@@ -203,12 +247,9 @@ async def replay_index(
     if policy == "lfu":
         engine.worth = lambda entries: [float(entry.uses) for entry in entries]
     if policy in ("predictor", "adversary"):
-        as_engine = cast(Engine, engine)
         predictor = Contrary("blend") if policy == "adversary" else None
-        foresight = Foresight(
-            as_engine, memories, Upkeep(as_engine, memories), engine.ledger, config, clock=clock, predictor=predictor
-        )
-        engine.worth = foresight.worth
+        upkeep = Upkeep(engine, engine, memories)
+        foresight = Foresight(engine, engine, memories, upkeep, config, clock=clock, predictor=predictor)
     future = Future(scenes, engine.needed) if policy == "oracle" else None
     hits = total = loaded = 0
     headers = {cube.id: cube.header.token_ids for cube in scenes.cubes}
@@ -231,7 +272,7 @@ async def replay_index(
             ids = tuple(memory.id for memory in turn.found)
             foresight.see(Scene(TENANT, turn.cube_id, headers[turn.cube_id], ids, turn.text, turn.at))
             await foresight.settled()
-    done = engine.ledger()
+    done = engine.preloads()
     wasted = None if not done.bytes else round(1 - done.used_bytes / done.bytes, 4)
     row = Row(policy, budget, round(hits / max(1, total), 4), wasted, done.bytes, loaded)
     return row, None if foresight is None else foresight.report()

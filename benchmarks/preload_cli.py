@@ -24,7 +24,7 @@ from engine.prompt import PromptRenderer
 from engine.transformers import LoadedModel, load_model
 from memory import MemoryStore
 from scheduler import ForesightConfig
-from scheduler.predictors import PredictorName
+from scheduler.prediction.predictors import PredictorName
 from server.assets import demo_model_folder
 
 console = Console()

@@ -23,10 +23,10 @@ from benchmarks.ttft import drop_page_cache
 from engine.base import ChatMessage, Fidelity, GenerateRequest, PageRequest, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.cost import CostModel, calibrated
-from kvcache import Entry, SegmentStore, list_folder, page_root
+from kvcache import Entry, ModelView, TieredStore, list_folder
 from memory import MemoryStore
 from scheduler import Ask, Plan, Planner
-from scheduler.foresight import Foresight, ForesightConfig
+from scheduler.prediction.foresight import Foresight, ForesightConfig
 from scheduler.upkeep import Upkeep
 
 _SAMPLING = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
@@ -48,7 +48,7 @@ class _Lane:
 
 async def build_pages(model: LoadedModel, folder: Path, scenes: Scenes, report: Callable[[str], None]) -> int:
     """Build every page of the scenes into ``folder``; their bytes in memory."""
-    store = SegmentStore(folder, fsync=False)
+    store = TieredStore(folder, fsync=False)
     engine = TransformersEngine(model, store, model_id="bench")
     try:
         pages = [(cube, plan) for cube in scenes.cubes for plan in cube.pages]
@@ -56,7 +56,7 @@ async def build_pages(model: LoadedModel, folder: Path, scenes: Scenes, report: 
             report(f"page {i + 1} of {len(pages)}")
             await engine.build_page(PageRequest(cube.header, plan.members, plan.lead, plan.context), TENANT)
         store.flush()
-        return _bytes_of(store.entries())
+        return _bytes_of(store.catalogue.entries())
     finally:
         await engine.close()
 
@@ -99,7 +99,7 @@ async def replay_model(
             lane.engine.store.demote("disk")
         for lane in running:
             if lane.policy == "resident":
-                for entry in lane.engine.store.entries():
+                for entry in lane.engine.catalogue.entries():
                     await lane.engine.preload(entry.key)
         for i, turn in enumerate(scenes.turns):
             clock.now = turn.at
@@ -142,25 +142,23 @@ def _lane(
     clock: Clock,
 ) -> _Lane:
     host = {"none": 0, "resident": 1 << 40}.get(policy, budget)
-    store = SegmentStore(folder, device_bytes=0, host_bytes=host, fsync=False)
+    store = TieredStore(folder, device_bytes=0, host_bytes=host, fsync=False)
     engine = TransformersEngine(model, store, model_id="bench", cost=replace(cost, bandwidth=dict(cost.bandwidth)))
-    lane = _Lane(policy, budget, engine, Planner(engine, memories, sessions=True))
+    stored = ModelView(store.catalogue, engine.fingerprint)
+    lane = _Lane(policy, budget, engine, Planner(engine, stored, memories, sessions=True))
     if policy == "lfu":
-        store.set_worth(lambda entries: [float(entry.uses) for entry in entries])
+        stored.rank_by(lambda entries: [float(entry.uses) for entry in entries])
     if policy in ("predictor", "adversary"):
-        upkeep = Upkeep(engine, memories)
+        upkeep = Upkeep(engine, stored, memories)
         predictor = Contrary("blend") if policy == "adversary" else None
-        lane.foresight = Foresight(
-            engine, memories, upkeep, lambda: store.stats().preloads, config, clock=clock, predictor=predictor
-        )
-        store.set_worth(lane.foresight.worth)
+        lane.foresight = Foresight(engine, stored, memories, upkeep, config, clock=clock, predictor=predictor)
     return lane
 
 
 def _needed(engine: TransformersEngine, scenes: Scenes, turn: Turn) -> list[Entry]:
     header = next(cube.header.token_ids for cube in scenes.cubes if cube.id == turn.cube_id)
-    root = page_root(engine.fingerprint, TENANT, header)
-    pages = engine.holding([memory.label for memory in turn.found], root)
+    behind = ModelView(engine.catalogue, engine.fingerprint).behind(TENANT, header)
+    pages = behind.holding([memory.label for memory in turn.found])
     found = {memory.label for memory in turn.found}
     return [page for page in pages if any(part.label in found for part in page.parts)]
 
@@ -171,7 +169,7 @@ async def _prepare(lane: _Lane, scenes: Scenes, i: int, future: Future) -> None:
         lane.foresight.tick()
         await lane.foresight.settled()
     if lane.policy == "oracle":
-        lane.engine.store.set_worth(future.worth(i))
+        lane.engine.catalogue.ranker.use(future.worth(i))
         for entry in _needed(lane.engine, scenes, scenes.turns[i]):
             await lane.engine.preload(entry.key)
 
@@ -199,7 +197,7 @@ async def _ask(
 
 
 def _row(lane: _Lane, plain: _Lane | None) -> Row:
-    done = lane.engine.store.stats().preloads
+    done = lane.engine.catalogue.stats().preloads
     p50, p95, p99 = (round(float(np.percentile(lane.ttft_s, q)), 4) for q in (50, 95, 99))
     counts = lane.policy not in ("none", "lru", "lfu", "resident") and done.bytes > 0
     wasted = round(1 - done.used_bytes / done.bytes, 4) if counts else None

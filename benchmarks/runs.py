@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.learning import Matrix
-from scheduler.reuse import Column
+from benchmarks.reuse import Column
+from scheduler.prediction.learning import Matrix
 
 ROOT = 0
 Nodes = NDArray[np.intp]
@@ -127,7 +127,7 @@ class RunTree:
         return Split(upper, lower, blocks)
 
     def histories(self, nodes: Sequence[int] | Nodes, now: float) -> Matrix:
-        """What :class:`~scheduler.reuse.ReuseModel` takes, float32 [nodes, len(Column)]."""
+        """What :class:`~benchmarks.reuse.ReuseModel` takes, float32 [nodes, len(Column)]."""
         picked = np.asarray(nodes, np.intp)
         above = np.fromiter((self.parents[node] for node in picked.tolist()), np.intp, len(picked))
         rows = self._stats[picked]

@@ -27,14 +27,15 @@ from kvcache import (
     CodecName,
     Fingerprint,
     Layout,
+    ModelView,
     Rotation,
     Segment,
-    SegmentStore,
+    TieredStore,
     chain_key,
     root_key,
     standalone_root,
 )
-from kvcache.paths import segment_files
+from kvcache.files.folder import SegmentFolder
 from scheduler.order import best_order
 
 _SMOLLM2 = Layout(layers=30, kv_heads=3, head_dim=64, dtype="float32")
@@ -77,12 +78,12 @@ def measure_reads(folder: Path, rounds: int, report: Callable[[str], None]) -> l
 
 def _read_row(folder: Path, kind: str, codec: CodecName, n: int, tokens: int, rounds: int) -> ReadRow:
     fingerprint = _fingerprint(_SMOLLM2)
-    store = SegmentStore(folder, codec=codec, device_bytes=1 << 34)
+    store = TieredStore(folder, codec=codec, device_bytes=1 << 34)
     segments = _segments(fingerprint, kind, n, tokens)
     for segment in segments:
         store.put(segment)
     store.flush()
-    nbytes = sum(path.stat().st_size for path in segment_files(folder))
+    nbytes = sum(path.stat().st_size for path in SegmentFolder(folder).files())
     keys = [segment.key for segment in segments]
     del segments
     raw, injected = [], []
@@ -122,10 +123,10 @@ def _segments(fingerprint: Fingerprint, kind: str, n: int, tokens: int) -> list[
 
 
 def _raw_read(folder: Path, buffer: bytearray) -> float:
-    return sum(read_raw(path, buffer) for path in segment_files(folder))
+    return sum(read_raw(path, buffer) for path in SegmentFolder(folder).files())
 
 
-def _inject(store: SegmentStore, fingerprint: Fingerprint, keys: Sequence[str]) -> float:
+def _inject(store: TieredStore, fingerprint: Fingerprint, keys: Sequence[str]) -> float:
     layout = fingerprint.layout
     rotation = Rotation(1e4 ** -(torch.arange(0, layout.head_dim, 2, dtype=torch.float64) / layout.head_dim)[None])
     kv = SequenceKV(layout, torch.device("cpu"), 4096)
@@ -159,22 +160,22 @@ def measure_finding(folder: Path, n_segments: int, rounds: int) -> FindResult:
     """Half chains of ten segments, half pages of four parts; small tensors, as the catalogue does not see them."""
     layout = Layout(layers=1, kv_heads=1, head_dim=8, dtype="float32")
     fingerprint = _fingerprint(layout)
-    store = SegmentStore(folder, fsync=False)
+    store = TieredStore(folder, fsync=False)
     chains = [_chain(store, fingerprint, i) for i in range(n_segments // 20)]
     parts = [_page(store, fingerprint, i) for i in range(n_segments // 2)]
     store.flush()
     store.close()
     before = _bytes_read()
     begin = time.perf_counter()
-    store = SegmentStore(folder, fsync=False)
+    store = TieredStore(folder, fsync=False)
     open_s = time.perf_counter() - begin
     read = _bytes_read() - before
     root = root_key(fingerprint)
-    matching = [_ms(store.match, root, chains[i % len(chains)]) for i in range(rounds)]
-    finding = [_ms(store.find_part, parts[i % len(parts)]) for i in range(rounds)]
-    prompt = _prompt(chains[0])
-    planning = [_ms(best_order, _Stored(store, fingerprint), prompt, 0, "") for _ in range(rounds)]
-    n = len(store.entries())
+    matching = [_ms(store.catalogue.match, root, chains[i % len(chains)]) for i in range(rounds)]
+    finding = [_ms(store.catalogue.find_part, parts[i % len(parts)]) for i in range(rounds)]
+    prompt, stored = _prompt(chains[0]), ModelView(store.catalogue, fingerprint)
+    planning = [_ms(best_order, stored, prompt, 0, "") for _ in range(rounds)]
+    n = len(store.catalogue.entries())
     store.close()
     return FindResult(
         segments=n,
@@ -187,20 +188,6 @@ def measure_finding(folder: Path, n_segments: int, rounds: int) -> FindResult:
     )
 
 
-class _Stored:
-    """What the planner asks of an engine."""
-
-    def __init__(self, store: SegmentStore, fingerprint: Fingerprint) -> None:
-        self._store = store
-        self.fingerprint = fingerprint
-
-    def has_segment(self, key: str) -> bool:
-        return self._store.tier_of(key) is not None
-
-    def place_of(self, part_key: str) -> tuple[str, int] | None:
-        return self._store.place_of(part_key)
-
-
 def _prompt(chain: Sequence[int]) -> Prompt:
     """A prompt of twelve memories, nine of which are a stored chain in another order."""
     memories = [tuple(chain[at : at + 32]) for at in range(32, 320, 32)] + [(7, i, 7) for i in range(3)]
@@ -208,7 +195,7 @@ def _prompt(chain: Sequence[int]) -> Prompt:
     return Prompt((Piece("header", tuple(chain[:32])), *pieces, Piece("turns", (1,))))
 
 
-def _chain(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> list[int]:
+def _chain(store: TieredStore, fingerprint: Fingerprint, seed: int) -> list[int]:
     parent = root_key(fingerprint)
     tokens: list[int] = []
     for i in range(10):
@@ -222,19 +209,20 @@ def _chain(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> list[int
     return tokens
 
 
-def _page(store: SegmentStore, fingerprint: Fingerprint, seed: int) -> str:
+def _page(store: TieredStore, fingerprint: Fingerprint, seed: int) -> str:
     header = root_key(fingerprint)
     parts = [([seed, i, *range(8)], f"p{seed}.{i}") for i in range(4)]
     data = torch.zeros(fingerprint.layout.shape(40))
     certificate = Certificate({"high": 0.0}, {"high": 1.0})
-    _put(store, Segment.standalone(header, fingerprint, 16, parts, data, data.clone(), certificate=certificate))
+    page = Segment.standalone(header, fingerprint, 16, parts, data, data.clone())
+    _put(store, page.certified(certificate))
     return chain_key(standalone_root(header), parts[2][0])
 
 
-def _put(store: SegmentStore, segment: Segment) -> None:
+def _put(store: TieredStore, segment: Segment) -> None:
     """Keeps the queue short: a dropped write would be a segment less."""
     store.put(segment)
-    if len(store.entries()) % 200 == 0:
+    if len(store.catalogue.entries()) % 200 == 0:
         store.flush()
 
 

@@ -24,7 +24,7 @@ class _Stream:
 
 
 async def _stream(engine: TransformersEngine, seed: int, n_tokens: int) -> _Stream:
-    tokens = tokens_of_text(lambda text: engine.tokenize(text, add_special_tokens=False), 64, seed)
+    tokens = tokens_of_text(lambda text: engine.prompts.tokenize(text, add_special_tokens=False), 64, seed)
     sampling = Sampling(max_tokens=n_tokens, temperature=0.0, ignore_eos=True)
     request = GenerateRequest(f"stream-{seed}", Prompt((Piece("turns", tokens),)), sampling, use_segments=False)
     begin, first = time.perf_counter(), 0.0

@@ -13,7 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.cli import open_engine
 from engine.base import GenerateRequest, Piece, Prompt, Sampling
-from kvcache import Fingerprint, Layout, Segment, SegmentStore, read_segment, root_key, write_segment
+from kvcache import Fingerprint, Layout, Segment, TieredStore, read_segment, root_key, write_segment
 
 LAYOUT = Layout(layers=30, kv_heads=3, head_dim=64, dtype="float32")
 FINGERPRINT = Fingerprint("weights", "config", "tokenizer", "template", "full-causal", LAYOUT)
@@ -42,7 +42,7 @@ def test_read(benchmark: BenchmarkFixture, tmp_path: Path, n_tokens: int) -> Non
 
 def test_match_among_ten_thousand(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     """A chain of ten memories behind a header that ten thousand others stand behind as well."""
-    store = SegmentStore(tmp_path, fsync=False)
+    store = TieredStore(tmp_path, fsync=False)
     header = _segment(TINY, range(20))
     store.put(header)
     for i in range(10_000):
@@ -52,7 +52,7 @@ def test_match_among_ten_thousand(benchmark: BenchmarkFixture, tmp_path: Path) -
         last = _segment(TINY, range(50_000 + 40 * i, 50_000 + 40 * i + 40), last)
         store.put(last)
     tokens = [*range(20), *range(50_000, 50_400), 7, 8, 9]
-    matched = benchmark(store.match, root_key(TINY), tokens)
+    matched = benchmark(store.catalogue.match, root_key(TINY), tokens)
     assert len(matched) == 11
     store.close()
 
@@ -76,7 +76,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Prompt, 
     loop.close()
 
 
-CONTEXT = Piece("header", tuple(100 + i % 30_000 for i in range(512)), keep=True)
+CONTEXT = Piece("header", tuple(100 + i % 30_000 for i in range(512)), storable=True)
 
 
 def _asked(number: int) -> Prompt:

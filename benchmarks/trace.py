@@ -5,7 +5,7 @@ stands for itself and all before it. A *hit* is a block of the contiguous reside
 by blocks asked for. No keys or values are computed, so there are no times to a first token.
 
 Policies: ``none`` keeps nothing; ``lru`` and ``lfu`` evict what was least recently, or least often since it came,
-used; ``predictor`` what :class:`scheduler.reuse.ReuseModel` ranks lowest; ``oracle`` what is next used last (Belady
+used; ``predictor`` what :class:`benchmarks.reuse.ReuseModel` ranks lowest; ``oracle`` what is next used last (Belady
 1966), and it keeps nothing that is not used again. Of one request, each evicts the deepest block first, so that what is
 resident is a prefix always.
 """
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.reuse import ReuseModel
 from benchmarks.runs import RunCache, RunTree
-from scheduler.reuse import ReuseModel
 
 BLOCK_TOKENS = 512
 BUDGETS = (2_000, 5_000, 20_000)

@@ -22,7 +22,7 @@ from benchmarks.text import tokens_of_text
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from kvcache import root_key
-from kvcache.paths import segment_files
+from kvcache.files.folder import SegmentFolder
 
 Mode = Literal["text", "resident", "host", "disk"]
 MODES: tuple[Mode, ...] = ("text", "resident", "host", "disk")
@@ -79,9 +79,9 @@ async def _measure_context(
     engine: TransformersEngine, folder: Path, n_context: int, n_query: int, repeat: int
 ) -> _Samples:
     def encode(text: str) -> list[int]:
-        return engine.tokenize(text, add_special_tokens=False)
+        return engine.prompts.tokenize(text, add_special_tokens=False)
 
-    context = Piece("header", tokens_of_text(encode, n_context, seed=n_context), keep=True)
+    context = Piece("header", tokens_of_text(encode, n_context, seed=n_context), storable=True)
     await engine.build(Prompt((context,)))
     engine.store.flush()
     samples = _Samples()
@@ -127,7 +127,7 @@ async def _ask(engine: TransformersEngine, prompt: Prompt, mode: Mode) -> _Answe
 async def _floor(engine: TransformersEngine, context: Piece, query: Piece) -> float:
     """Seconds of one forward pass of the query over the resident context, on the engine's own thread."""
     model = engine.model
-    (entry,) = engine.store.match(root_key(model.fingerprint), context.token_ids)
+    (entry,) = engine.catalogue.match(root_key(model.fingerprint), context.token_ids)
     kv = SequenceKV(model.fingerprint.layout, model.device, len(query.token_ids))
     kv.inject(engine.store.load(entry.key, model.fingerprint).segment, min_span=1)
 
@@ -143,7 +143,7 @@ async def _floor(engine: TransformersEngine, context: Piece, query: Piece) -> fl
 
 def drop_page_cache(folder: Path) -> None:
     """Make the next read of every segment file come from the drive."""
-    for path in segment_files(folder):
+    for path in SegmentFolder(folder).files():
         drop_cached(path)
 
 

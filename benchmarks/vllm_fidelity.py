@@ -63,7 +63,7 @@ async def measure(
 
 async def _divergences(engine: VllmEngine, question: Question, salt: str) -> dict[str, tuple[float, float]]:
     texts = [MemoryText(f"m{i}@1", text) for i, text in enumerate(question.cube)]
-    whole = engine.render([ChatMessage("user", question.text)], texts)
+    whole = engine.prompts.render([ChatMessage("user", question.text)], texts)
     header, memories = whole.pieces[0], whole.pieces[1:-1]
     picked = [memories[i] for i in question.chosen]
     prompt = Prompt((header, *picked, whole.pieces[-1]))

@@ -59,9 +59,9 @@ async def measure(model: str | Path, folder: Path, rounds: int, report: Callable
 
 async def _round(engine: VllmEngine, round_: int, *, stored: bool) -> dict[str, float]:
     def text(n: int, seed: int) -> tuple[int, ...]:
-        return tokens_of_text(lambda t: engine.tokenize(t, add_special_tokens=False), n, seed)
+        return tokens_of_text(lambda t: engine.prompts.tokenize(t, add_special_tokens=False), n, seed)
 
-    contexts = [Piece("header", text(_STORED, 100 * round_ + i), keep=True) for i in range(HITS)]
+    contexts = [Piece("header", text(_STORED, 100 * round_ + i), storable=True) for i in range(HITS)]
     if stored:
         for context in contexts:
             await engine.build(Prompt((context,)))

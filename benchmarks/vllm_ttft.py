@@ -30,7 +30,7 @@ from engine.config import EngineConfig, VllmConfig
 from engine.vllm.engine import VllmEngine
 from engine.vllm.loading import load_vllm_engine
 from kvcache import StoreConfig, chain_key, root_key
-from kvcache.paths import segment_files, segment_path
+from kvcache.files.folder import SegmentFolder
 
 _TOKENS = 16
 _BUFFER = 16 << 20
@@ -92,11 +92,11 @@ class _Bench:
             EngineConfig(self.model, "demo", vllm=VllmConfig(composes=False, plain=plain)),
             StoreConfig(self.folder, host_bytes=10**9),
         )
-        self.encode = lambda text: engine.tokenize(text, add_special_tokens=False)
+        self.encode = lambda text: engine.prompts.tokenize(text, add_special_tokens=False)
         return engine
 
     def context(self, which: int) -> Piece:
-        return Piece("header", tokens_of_text(self.encode, self.n_context, seed=1000 + which), keep=True)
+        return Piece("header", tokens_of_text(self.encode, self.n_context, seed=1000 + which), storable=True)
 
     def query(self) -> Piece:
         self.queries += 1
@@ -185,7 +185,7 @@ class _Bench:
     def _raw(self, engine: VllmEngine, context: Piece) -> float:
         """Seconds to read one context's file."""
         key = chain_key(root_key(engine.fingerprint), context.token_ids)
-        return read_raw(segment_path(self.folder, key), bytearray(_BUFFER))
+        return read_raw(SegmentFolder(self.folder).path_of(key), bytearray(_BUFFER))
 
 
 async def measure(
@@ -204,7 +204,7 @@ async def measure(
     await bench.plain(rounds)
     await bench.connected(rounds)
     await bench.restarts(restarts)
-    (path, *_) = segment_files(folder)
+    (path, *_) = SegmentFolder(folder).files()
     nbytes = path.stat().st_size
     return {
         "machine": manifest(torch.device("cpu"), "float32") | {"vllm": _vllm_version()},
@@ -227,7 +227,7 @@ def _vllm_version() -> str:
 
 def _read_files(folder: Path) -> None:
     """Have the files in the page cache."""
-    for path in segment_files(folder):
+    for path in SegmentFolder(folder).files():
         read_raw(path, bytearray(_BUFFER))
 
 

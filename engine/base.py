@@ -8,11 +8,11 @@ the last of each choice with a ``finish_reason``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from kvcache import Entry, Fingerprint, Repair, TierName
+from kvcache import Fingerprint, Repair
 
 if TYPE_CHECKING:  # a bare machine, to measure on, may lack it
     from prometheus_client.core import Metric
@@ -30,14 +30,14 @@ class Piece:
     """A run of prompt tokens that is reused, or computed, as one.
 
     ``label`` names the memory whose text it holds (None for header and turns); segments made from the piece
-    carry it, so that deleting the memory finds them. Only pieces with ``keep`` are stored after computing; turns with
-    memories behind them have it, and are stored where the request says ``keep_turns``.
+    carry it, so that deleting the memory finds them. Only ``storable`` pieces are stored after computing; turns with
+    memories behind them are that, and are stored where the request says ``keep_turns``.
     """
 
     kind: PieceKind
     token_ids: tuple[int, ...]
     label: str | None = None
-    keep: bool = False
+    storable: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,20 @@ class Prompt:
     @property
     def n_tokens(self) -> int:
         return sum(len(piece.token_ids) for piece in self.pieces)
+
+    @property
+    def header(self) -> Piece | None:
+        """The piece before the memories of the system message; None where no memory stands there."""
+        return self.pieces[0] if self.pieces and self.pieces[0].kind == "header" else None
+
+    @property
+    def turns(self) -> Piece:
+        """The piece behind all memories. The prompt must not be empty."""
+        return self.pieces[-1]
+
+    def memories(self) -> tuple[Piece, ...]:
+        """Return the pieces that hold a memory each, in prompt order."""
+        return tuple(piece for piece in self.pieces if piece.kind == "memory")
 
 
 @dataclass(frozen=True)
@@ -244,79 +258,79 @@ class ChatMessage:
     memories: tuple[MemoryText, ...] = ()
 
 
-class Engine(Protocol):
-    """Runs one model. All methods may be called from any task of the event loop."""
-
-    @property
-    def model_id(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> Fingerprint: ...
-
-    @property
-    def vocabulary_size(self) -> int: ...
-
-    @property
-    def features(self) -> frozenset[Feature]:
-        """What this engine can do beyond plain text."""
-        ...
+class Renderer(Protocol):
+    """Turns messages and memories into prompts."""
 
     def render(
         self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
     ) -> Prompt:
-        """Chat messages and memories, in the order given, as a prompt ready for generation. ``memories`` stand in the
-        system message, those of a message at its head.
+        """Render chat messages and memories, in the order given, as a prompt ready for generation. ``memories`` stand
+        in the system message, those of a message at its head.
 
         A pure function of its arguments: the same text in every mode. Raises ``ValueError`` when the model's
         chat template refuses the messages.
         """
         ...
 
+
+class Prompts(Renderer, Protocol):
+    """The way from text to a model's tokens and back. Pure functions; any thread may call them."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
     def render_completion(
         self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
     ) -> Prompt:
-        """Tokens to be gone on with, and memories before them. ``begin`` are special tokens that stand before both."""
+        """Render tokens to be gone on with, and memories before them. ``begin`` are special tokens that stand before
+        both."""
         ...
 
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the tokens of a text."""
+        ...
 
-    def detokenize(self, token_ids: Sequence[int]) -> str: ...
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones by their names."""
+        ...
 
     def token_text(self, token_id: int) -> str:
-        """The token's own text: its bytes, where they are some, or a special token's name."""
+        """Return the token's own text: its bytes, where they are some, or a special token's name."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Give what the token adds to a text, behind others: a part of a character, maybe; nothing for special
+        """Return what the token adds to a text, behind others: a part of a character, maybe; nothing for special
         tokens."""
         ...
 
+
+class Engine(Protocol):
+    """Runs one model. All methods may be called from any task of the event loop.
+
+    What is stored of its keys and values, the catalogue says (``kvcache.Catalogue``), which whoever opens an engine
+    hands to those who ask.
+    """
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What this engine can do beyond plain text."""
+        ...
+
+    @property
+    def prompts(self) -> Prompts: ...
+
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """Events of one request. Closing the iterator aborts the request within one step.
+        """Run one request and give out its events. Closing the iterator aborts the request within one step.
 
         Raises ``ContextTooLong``, ``QueueFull`` or ``EngineClosed`` before the first event.
         """
         ...
 
-    def has_segment(self, key: str) -> bool:
-        """Whether the chained segment ``key`` (see ``kvcache.chain_key``) is stored in any tier."""
-        ...
-
-    def place_of(self, part_key: str) -> tuple[str, int] | None:
-        """The page that holds this part (see ``kvcache.Part``) and where in it, or None."""
-        ...
-
-    def tier_of(self, key: str) -> TierName | None:
-        """The fastest tier that holds the segment now, as far as is known here."""
-        ...
-
-    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
-        """Segments that hold any of these memories: chained ones, and the pages below ``root`` (see
-        ``kvcache.standalone_root``)."""
-        ...
-
     async def preload(self, key: str) -> int:
-        """Bring a segment to the fastest memory tier that it can wait in; the bytes moved, 0 for none. Raises
+        """Bring a segment to the fastest memory tier that it can wait in; return the bytes moved, 0 for none. Raises
         ``kvcache.ReadInterrupted`` where a request came meanwhile and it is to be tried again later."""
         ...
 
@@ -326,28 +340,31 @@ class Engine(Protocol):
         ...
 
     async def build(self, prompt: Prompt, salt: str = "") -> int:
-        """Compute and store the kept pieces of ``prompt`` as chained segments while nothing else runs; returns
+        """Compute and store the kept pieces of ``prompt`` as chained segments while nothing else runs; return
         how many tokens they hold."""
         ...
 
     async def forget(self, labels: Sequence[str]) -> int:
         """Remove every segment that depends on these memories' texts, from every tier, and refuse them from now on;
-        returns how many there were."""
+        return how many there were."""
         ...
 
     async def forget_conversations(self, salt: str) -> int:
-        """Remove the turns of conversations that were kept, from every tier, and all chains with them; returns how many
+        """Remove the turns of conversations that were kept, from every tier, and all chains with them; return how many
         segments there were."""
         ...
 
     def prefill_s(self, n_tokens: int, behind: int) -> float | None:
-        """Seconds that computing ``n_tokens`` behind ``behind`` others takes here; None where it was not measured."""
+        """Return the seconds that computing ``n_tokens`` behind ``behind`` others takes here; None where it was not
+        measured."""
         ...
 
-    def capacity(self) -> Capacity: ...
+    def capacity(self) -> Capacity:
+        """Return what can be taken in, and what is being done now."""
+        ...
 
     def metrics(self) -> list[Metric]:
-        """Prometheus metrics of the engine's own, for the server's page."""
+        """Return Prometheus metrics of the engine's own, for the server's page."""
         ...
 
     async def close(self, drain_s: float = 0.0) -> None:

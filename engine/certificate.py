@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from engine.base import ChatMessage, Engine, MemoryText, PageRequest
+from engine.base import ChatMessage, MemoryText, PageRequest, Prompts
 from kvcache import Certificate
 
 T = TypeVar("T")
@@ -35,15 +35,15 @@ def spread(items: Sequence[T], n: int) -> list[T]:
     return [items[i * len(items) // n] for i in range(n)]
 
 
-def page_probes(engine: Engine, request: PageRequest) -> list[PageProbe]:
+def page_probes(prompts: Prompts, request: PageRequest) -> list[PageProbe]:
     """Questions about a page's own text, and the beginnings of the answers."""
     probes = []
     for part in spread(request.parts, MAX_PROBES):
-        text = engine.detokenize(part.token_ids).strip().removeprefix("-").strip()
+        text = prompts.detokenize(part.token_ids).strip().removeprefix("-").strip()
         words = " ".join(text.split()[:5])
         question = ChatMessage("user", f'What do the memories say that begins with "{words}"?')
-        turns = engine.render([question], [MemoryText("probe", text)]).pieces[-1].token_ids
-        probes.append(PageProbe(turns, tuple(engine.tokenize(text, add_special_tokens=False)[:PROBE_ANSWER_TOKENS])))
+        turns = prompts.render([question], [MemoryText("probe", text)]).turns.token_ids
+        probes.append(PageProbe(turns, tuple(prompts.tokenize(text, add_special_tokens=False)[:PROBE_ANSWER_TOKENS])))
     return probes
 
 

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from engine.base import Fidelity, GenerateRequest, Prompt, Source
 from engine.config import CompositionConfig
-from kvcache import Composed, Entry, Loaded, Part, SegmentStore, TierName, chain_key
+from kvcache import Composed, Entry, Loaded, Part, Prefix, TierName, chain_key
 
-SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk"}
+SOURCES: dict[TierName, Source] = {"device": "resident", "host": "host", "disk": "disk", "remote": "disk"}
 _SLOWNESS: dict[Source, int] = {"resident": 0, "host": 1, "disk": 2, "computed": 3}
 
 
@@ -64,16 +64,16 @@ class Placement:
 
 
 def find_parts(
-    request: GenerateRequest, root: str, chained_tokens: int, store: SegmentStore, config: CompositionConfig
+    request: GenerateRequest, header: Prefix, chained_tokens: int, config: CompositionConfig
 ) -> list[Placement]:
-    """Find the prompt's memories behind the chain in the store, in prompt order."""
+    """Find pages, built behind ``header``, that hold the prompt's memories behind the chain, in prompt order."""
     placements: list[Placement] = []
     position = 0
     for index, piece in enumerate(request.prompt.pieces):
         if piece.kind == "memory" and position >= chained_tokens and piece.token_ids:
             candidates = [
                 Placement(index, position, entry, part)
-                for entry, part in store.find_part(chain_key(root, piece.token_ids))
+                for entry, part in header.parts(piece.token_ids)
                 if entry.certificate is not None and entry.certificate.admits(request.fidelity, config.max_kl)
             ]
             best = _best(candidates, placements[-1] if placements else None, request.fidelity)
@@ -127,7 +127,7 @@ def missing_pieces(
     for index, piece in enumerate(prompt.pieces):
         end = begin + len(piece.token_ids)
         session = session or piece.kind == "turns"
-        if not piece.keep or not piece.token_ids or index in composed or (session and not keep_turns):
+        if not piece.storable or not piece.token_ids or index in composed or (session and not keep_turns):
             break
         if begin < done < end and piece.label is not None:  # part of a memory's text would lie in a segment without it
             break

@@ -30,6 +30,7 @@ from typing import Any
 from engine.base import ChatMessage, MemoryText, Piece, Prompt, Tools
 from engine.control import ControlTokens, Run
 from engine.template import ChatTemplate, Hidden, Turn
+from engine.vocabulary import vocabulary_of
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class PromptRenderer:
         stand before both."""
         if not memories:
             return Prompt((Piece("turns", (*begin, *token_ids)),))
-        header = Piece("header", (*begin, *self._control.encode([Run(HEADING)])), keep=True)
-        lines = [Piece("memory", self._memory(memory.text), memory.label, keep=True) for memory in memories]
+        header = Piece("header", (*begin, *self._control.encode([Run(HEADING)])), storable=True)
+        lines = [Piece("memory", self._memory(memory.text), memory.label, storable=True) for memory in memories]
         closing = self._control.encode([Run(f"{CLOSING}\n\n")])
         return Prompt((header, *lines, Piece("turns", (*closing, *token_ids))))
 
@@ -90,11 +91,11 @@ class PromptRenderer:
                 runs.append(hidden.run(part))
                 continue
             if header:
-                yield Piece("header", self._header(tuple(runs)), keep=True)
+                yield Piece("header", self._header(tuple(runs)), storable=True)
             else:
-                yield Piece("turns", self._control.encode(runs), keep=True)
+                yield Piece("turns", self._control.encode(runs), storable=True)
             for memory in blocks[part]:
-                yield Piece("memory", self._memory(memory.text), memory.label, keep=True)
+                yield Piece("memory", self._memory(memory.text), memory.label, storable=True)
             runs, header = [], False
         yield Piece("turns", self._control.encode(runs))
 
@@ -118,3 +119,32 @@ def _with_system_block(turns: Sequence[Turn], block: str) -> list[Turn]:
     if turns and turns[0]["role"] == "system":
         return [turns[0] | {"content": f"{turns[0]['content']}\n\n{block}"}, *turns[1:]]
     return [{"role": "system", "content": block}, *turns]
+
+
+class ModelPrompts(PromptRenderer):
+    """``engine.base.Prompts`` of one model: what it can be asked with a transformers tokenizer. ``vocabulary_size``:
+    how many tokens the model has logits for, which may be more than the tokenizer knows."""
+
+    def __init__(self, tokenizer: Any, vocabulary_size: int) -> None:
+        super().__init__(tokenizer)
+        self._tokenizer = tokenizer
+        self.vocabulary = vocabulary_of(tokenizer)
+        self.vocabulary_size = vocabulary_size
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the tokens of a text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return ids
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones by their names."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """Return the token's own text: its bytes, where they are some, or a special token's name."""
+        return self.vocabulary.text_of(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return what the token adds to a text, behind others."""
+        return self.vocabulary.bytes_of(token_id)

@@ -9,14 +9,14 @@ from typing import Protocol
 from engine.base import Engine
 from engine.config import EngineConfig, EngineName
 from engine.errors import ModelNotLoaded
-from kvcache import SegmentStore, StoreConfig
+from kvcache import Catalogue, StoreConfig
 
 
 class OwningEngine(Engine, Protocol):
-    """Describe an engine together with the store it owns."""
+    """Describe an engine together with the catalogue it owns."""
 
     @property
-    def store(self) -> SegmentStore: ...
+    def catalogue(self) -> Catalogue: ...
 
 
 Open = Callable[[EngineConfig, StoreConfig], OwningEngine]

@@ -76,7 +76,7 @@ class Arena:
         return self._memory.numel()
 
     def owns(self, memory: torch.Tensor) -> bool:
-        """Whether ``memory`` was taken from here."""
+        """Say whether ``memory`` was taken from here."""
         return memory.untyped_storage().data_ptr() == self._memory.untyped_storage().data_ptr()
 
     def touch(self) -> None:
@@ -85,7 +85,7 @@ class Arena:
             self._memory[begin:end:_ALIGNMENT].zero_()
 
     def take(self, nbytes: int) -> torch.Tensor | None:
-        """Uninitialised bytes, uint8 [nbytes]; None where no gap is large enough."""
+        """Give uninitialised bytes, uint8 [nbytes]; None where no gap is large enough."""
         size = -(-nbytes // _ALIGNMENT) * _ALIGNMENT
         for i, (begin, end) in enumerate(self._free):
             if end - begin >= size:
@@ -94,7 +94,7 @@ class Arena:
         return None
 
     def give_back(self, taken: torch.Tensor) -> None:
-        """The opposite of :meth:`take`."""
+        """Take back what :meth:`take` gave."""
         begin = int(taken.storage_offset())
         gaps = sorted([*self._free, (begin, begin + -(-taken.numel() // _ALIGNMENT) * _ALIGNMENT)])
         merged: list[tuple[int, int]] = []
@@ -127,7 +127,7 @@ class PinnedMemory:
             log.warning("there are no %d bytes of host memory to be pinned: %s", nbytes, error.strerror)
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """Uninitialised memory, uint8 [nbytes]; ordinary memory where no gap of the block is large enough."""
+        """Give uninitialised memory, uint8 [nbytes]; ordinary memory where no gap of the block is large enough."""
         self._reserving.join()
         with self._lock:
             while self._returned:
@@ -164,7 +164,7 @@ class HostTier:
             self._arena.touch()
 
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """Memory for a segment, uint8 [nbytes]: from the arena, where need be by dropping what was least recently
+        """Give memory for a segment, uint8 [nbytes]: from the arena, where need be by dropping what was least recently
         used; fresh memory where that is not enough."""
         with self._lock:
             while (taken := self._arena.take(nbytes)) is None:
@@ -173,7 +173,7 @@ class HostTier:
             return taken
 
     def discard(self, memory: torch.Tensor) -> None:
-        """Memory from :meth:`allocate` that was not put to use."""
+        """Take back memory from :meth:`allocate` that was not put to use."""
         with self._lock:
             self._release(memory)
 
@@ -189,7 +189,7 @@ class HostTier:
                 self._drop(segment.key)
 
     def acquire(self, key: str) -> Segment | None:
-        """The segment, not to be dropped before :meth:`release`; None where it is not held."""
+        """Return the segment, not to be dropped before :meth:`release`; None where it is not held."""
         with self._lock:
             held = self._held.get(key)
             if held is None:
@@ -199,7 +199,7 @@ class HostTier:
             return held.segment
 
     def release(self, segment: Segment) -> None:
-        """One use of a segment from :meth:`put` or :meth:`acquire` has ended."""
+        """End one use of a segment from :meth:`put` or :meth:`acquire`."""
         with self._lock:
             held = self._held.get(segment.key)
             if held is not None and held.segment is segment:

@@ -126,7 +126,7 @@ class Fp8:
 
 
 def _half_of_fp8(raw: torch.Tensor) -> torch.Tensor:
-    """The bits of e4m3 as float16 of 1/256 of their value (exponent bias 7 against 15), subnormals included.
+    """Return the bits of e4m3 as float16 of 1/256 of their value (exponent bias 7 against 15), subnormals included.
     torch's own conversion goes number by number."""
     wide = raw.to(torch.int16)
     return (((wide & 127) << 7) | ((wide & 128) << 8)).view(torch.float16)
@@ -189,7 +189,7 @@ class Int:
         encoded["values"].copy_(self._pack(steps.flatten(3)))
 
     def _pack(self, steps: torch.Tensor) -> torch.Tensor:
-        """Float steps as bytes; with 4 bits the first half of the channels is in the low nibbles."""
+        """Pack float steps into bytes; with 4 bits the first half of the channels is in the low nibbles."""
         whole = steps.to(torch.uint8)
         if self._bits == 8:
             return whole
@@ -241,5 +241,5 @@ CODECS: dict[CodecName, Codec] = {
 
 
 def codec_for(codec: CodecName, *, standalone: bool) -> CodecName:
-    """How a segment is written where ``codec`` was asked for: chained ones are exact, and stay so."""
+    """Return how a segment is written when ``codec`` was asked for: chained ones are exact, and stay so."""
     return codec if standalone or CODECS[codec].lossless else "none"

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def fresh_memory(nbytes: int) -> torch.Tensor:
-    """Memory of its own."""
+    """Give memory of its own, uint8 [nbytes]."""
     return torch.empty(nbytes, dtype=torch.uint8)
 
 
@@ -38,7 +38,7 @@ class Event(Protocol):
     """A mark in a stream, as ``torch.cuda.Event``."""
 
     def query(self) -> bool:
-        """Whether all work before it has ended."""
+        """Say whether all work before it has ended."""
         ...
 
     def synchronize(self) -> None:
@@ -46,7 +46,7 @@ class Event(Protocol):
         ...
 
     def elapsed_time(self, end_event: Any) -> float:
-        """Milliseconds on the device from here to a later event; both have come."""
+        """Return the milliseconds on the device from here to a later event; both have come."""
         ...
 
 
@@ -66,7 +66,7 @@ class Streams(Protocol):
         ...
 
     def empty_like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Uninitialised memory of the device that belongs to ``compute``."""
+        """Give uninitialised memory of the device that belongs to ``compute``."""
         ...
 
 
@@ -126,8 +126,8 @@ class Copies:
         self._sources: list[tuple[Event, Sequence[torch.Tensor]]] = []
 
     def to_host(self, tensors: Sequence[torch.Tensor], allocate: Allocate = fresh_memory) -> tuple[torch.Tensor, ...]:
-        """The tensors in host memory from ``allocate``, all of their bytes there; themselves where they are there
-        already."""
+        """Return the tensors in host memory from ``allocate``, all of their bytes there; themselves where they are
+        there already."""
         if tensors[0].device.type == "cpu":
             return tuple(tensors)
         if self._streams is None or tensors[0].device.type != "cuda":
@@ -144,8 +144,8 @@ class Copies:
     def to_device(
         self, tensors: Sequence[torch.Tensor], *, wait: bool
     ) -> tuple[tuple[torch.Tensor, ...], Copied | None]:
-        """The tensors on the device, for what is computed from now on, and the copy (None where there was none to
-        make). ``wait``: return when it has ended. Raises ``torch.OutOfMemoryError``."""
+        """Return the tensors on the device, for what is computed from now on, and the copy (None where there was none
+        to make). ``wait``: return when it has ended. Raises ``torch.OutOfMemoryError``."""
         if tensors[0].device == self._device:
             return tuple(tensors), None
         if self._streams is None:
@@ -180,12 +180,12 @@ class Copies:
 
 
 def moved(tensors: Sequence[torch.Tensor], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """The tensors on ``device``, all of their bytes there."""
+    """Return the tensors on ``device``, all of their bytes there."""
     return tuple(tensor.to(device) for tensor in tensors)
 
 
 def indexed(device: torch.device) -> torch.device:
-    """The device with its index, as tensors on it say it: ``cuda`` is the current one of this thread."""
+    """Return the device with its index, as tensors on it say it: ``cuda`` is the current one of this thread."""
     if device == torch.device("cuda"):
         return torch.device("cuda", torch.cuda.current_device())
     return device

@@ -6,7 +6,7 @@ import torch
 
 
 def divergence(exact: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
-    """Mean KL(exact || other) in nats and the share of rows with the same likeliest token, of two tensors of
+    """Return the mean KL(exact || other) in nats and the share of rows with the same likeliest token, of two tensors of
     logits [rows, vocabulary]. Raises ``ValueError`` when they are not of the same rows: one row would be compared with
     each of many without a word."""
     if exact.shape != other.shape:

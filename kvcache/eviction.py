@@ -6,14 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from kvcache.index import Entry
+from kvcache.entry import Entry
 
 # A use loses half its weight in an hour: long enough for a conversation, short enough to follow a change of topic.
 HALF_LIFE_S = 3600.0
 
 
 def value(entry: Entry, now: float) -> float:
-    """Expected prefill saved per byte kept: (tokens x position) x decayed uses / bytes.
+    """Return the expected prefill saved per byte kept: (tokens x position) x decayed uses / bytes.
 
     A token behind a long prefix costs more to recompute (attention grows with position), hence ``end`` as weight.
     """
@@ -24,7 +24,7 @@ def value(entry: Entry, now: float) -> float:
 
 
 def ranked(entries: Iterable[Entry], now: float) -> list[list[Entry]]:
-    """The entries of each model, the least valuable first. Bytes and uses of different models do not compare."""
+    """List the entries of each model, the least valuable first. Bytes and uses of different models do not compare."""
     by_model: defaultdict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_model[entry.fingerprint].append(entry)

@@ -66,7 +66,7 @@ class Layout:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.torch_dtype.itemsize
 
     def shape(self, n_tokens: int) -> tuple[int, int, int, int]:
-        """Shape of the keys (and of the values) of ``n_tokens`` tokens."""
+        """Return the shape of the keys (and of the values) of ``n_tokens`` tokens."""
         return (self.layers, self.kv_heads, n_tokens, self.head_dim)
 
 
@@ -94,7 +94,7 @@ class Fingerprint:
     def of_model(
         cls, model: torch.nn.Module, tokenizer: Any = None, *, folder: str | Path | None = None
     ) -> Fingerprint:
-        """Fingerprint of a transformers causal language model.
+        """Make the fingerprint of a transformers causal language model.
 
         ``folder`` is the checkpoint's folder where there is one: its safetensors files are then sampled, so
         that every engine that runs the same checkpoint gets the same digest. Otherwise the parameters are.
@@ -106,7 +106,7 @@ class Fingerprint:
 
     @classmethod
     def of_checkpoint(cls, folder: str | Path, config: Any, tokenizer: Any, dtype: torch.dtype) -> Fingerprint:
-        """The fingerprint that :meth:`of_model` gives for the model in ``folder``, without loading its weights.
+        """Make the fingerprint that :meth:`of_model` gives for the model in ``folder``, without loading its weights.
 
         ``config`` and ``tokenizer`` are transformers'. Raises ``FileNotFoundError`` where the folder holds no
         safetensors files.
@@ -130,7 +130,7 @@ class Fingerprint:
 
 
 def layout_of(config: Any, dtype: torch.dtype) -> Layout:
-    """Layout of the keys and values of a model with this transformers config."""
+    """Return the layout of the keys and values of a model with this transformers config."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return Layout(config.num_hidden_layers, kv_heads, head_dim, str(dtype).removeprefix("torch."))

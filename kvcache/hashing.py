@@ -21,14 +21,14 @@ NAMES = ("blake3", "blake2b")
 
 
 def hasher(*, threads: bool = False) -> Any:
-    """An object with ``update`` and ``hexdigest`` (64 digits). ``threads``: large updates may use all cores."""
+    """Make an object with ``update`` and ``hexdigest`` (64 digits). ``threads``: large updates may use all cores."""
     if _blake3 is None:
         return blake2b(digest_size=32)
     return _blake3(max_threads=_blake3.AUTO) if threads else _blake3()
 
 
 def digest(data: bytes) -> str:
-    """Hash of ``data``, 64 hexadecimal digits."""
+    """Return the hash of ``data``, 64 hexadecimal digits."""
     found = hasher()
     found.update(data)
     return str(found.hexdigest())

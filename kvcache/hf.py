@@ -39,7 +39,7 @@ def segment_from_cache(
 
 
 def cache_from_segments(segments: Sequence[Segment]) -> DynamicCache:
-    """A fresh ``DynamicCache`` that holds a chain, ready to be passed as ``past_key_values``.
+    """Make a fresh ``DynamicCache`` that holds a chain, ready to be passed as ``past_key_values``.
 
     The segments are copied: a model call mutates the cache, never a segment. Raises ``ValueError`` when they
     do not form one chain from position 0.

@@ -26,7 +26,7 @@ class PreloadLedger:
         self.stats = PreloadStats()
 
     def moved(self, key: str, nbytes: int, seconds: float) -> None:
-        """A segment was brought up, in so many seconds."""
+        """Count a segment that was brought up in ``seconds``."""
         known = self._waiting.get(key)
         if known is not None:  # moved on, from one memory tier to the next
             self._waiting[key] = (known[0], known[1] + seconds)
@@ -36,14 +36,14 @@ class PreloadLedger:
         self.stats = replace(done, segments=done.segments + 1, bytes=done.bytes + nbytes)
 
     def used(self, key: str) -> None:
-        """A segment is used; the first use of a preloaded one is what it was for."""
+        """Count a use of a segment; the first use of a preloaded one is what it was for."""
         nbytes, seconds = self._waiting.pop(key, (0, 0.0))
         if nbytes:
             done = self.stats
             self.stats = replace(done, used_bytes=done.used_bytes + nbytes, saved_s=done.saved_s + seconds)
 
     def left(self, key: str) -> None:
-        """A segment is in no memory tier any more."""
+        """Note that a segment is in no memory tier any more."""
         nbytes, _ = self._waiting.pop(key, (0, 0.0))
         if nbytes:
             self.stats = replace(self.stats, wasted_bytes=self.stats.wasted_bytes + nbytes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from kvcache.config import StoreConfig
-from kvcache.store import SegmentStore
+from kvcache.store import TieredStore
 
 
-def open_store(config: StoreConfig, device: torch.device | None = None) -> SegmentStore:
+def open_store(config: StoreConfig, device: torch.device | None = None) -> TieredStore:
     """Open the store that ``config`` describes; its segments are loaded to ``device`` (None: the CPU)."""
-    return SegmentStore(
+    return TieredStore(
         config.folder,
         device=device,
         device_bytes=config.device_bytes,

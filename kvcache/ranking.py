@@ -6,18 +6,20 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 
-from kvcache.index import Entry
+from kvcache.entry import Entry
+from kvcache.tiers import Rank
 
 log = logging.getLogger(__name__)
 
 Worth = Callable[[Sequence[Entry]], Sequence[float]]
-"""What segments are worth to a memory tier, 0 or more: the least leave first. Called with the store's lock held, by any
+"""Gives what segments are worth to a memory tier, 0 or more: the least leave first. It is handed down as a value, a
+pure function of what it was made from, the entries and the time: it is called with the catalogue's lock held, by any
 thread."""
 
 
-class Ranking:
-    """Asks a ``Worth``, and goes by the order of use where that fails: a ranking costs speed, never a request.
-    Not thread-safe: the store holds a lock around it."""
+class Ranker:
+    """Ranks by the ``Worth`` that was handed down last, and by the order of use where that fails: a ranking costs
+    speed, never a request."""
 
     def __init__(self, entry: Callable[[str], Entry | None]) -> None:
         self._entry = entry
@@ -25,19 +27,22 @@ class Ranking:
         self.failures = 0
 
     def use(self, worth: Worth | None) -> None:
-        """Ask ``worth`` from now on; None: nobody."""
+        """Rank by ``worth`` from now on; None: the least recently used leave first. From any thread."""
         self._worth = worth
 
     @property
-    def is_asked(self) -> bool:
-        return self._worth is not None
+    def rank(self) -> Rank | None:
+        """The rank of segments by their keys; None where none was handed down."""
+        return None if self._worth is None else self._ranked
 
-    def __call__(self, keys: Sequence[str]) -> Sequence[float]:
-        """Give what these segments are worth; they come in the order of use, the least recent first."""
+    def _ranked(self, keys: Sequence[str]) -> Sequence[float]:
+        """Return what these segments are worth; they come in the order of use, the least recent first."""
         entries = [entry for key in keys if (entry := self._entry(key)) is not None]
+        worth = self._worth
+        if worth is None:  # it was withdrawn in this very moment
+            return [float(i) for i in range(len(keys))]
         try:
-            assert self._worth is not None, "nobody is asked"
-            values = [float(value) for value in self._worth(entries)]
+            values = [float(value) for value in worth(entries)]
             if len(values) != len(keys) or any(math.isnan(value) for value in values):
                 raise ValueError(f"{len(values)} values, or no numbers, for {len(keys)} segments")
         except Exception:

@@ -33,7 +33,7 @@ class Rotation:
         return 2 * self.inv_freq.shape[-1]
 
     def turned(self, keys: torch.Tensor, offset: int | torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Keys [layers, kv_heads, tokens, head_dim] moved by ``offset`` positions, all layers in one operation.
+        """Return keys [layers, kv_heads, tokens, head_dim] moved by ``offset`` positions, all layers in one operation.
 
         ``offset`` is one distance for all tokens or an integer tensor [tokens]; negative moves to the left. Computed
         in float32 and rounded to the dtype of ``out`` (default: a new tensor like ``keys``), which must not overlap
@@ -64,7 +64,7 @@ class Rotation:
         return x[..., :half], x[..., half:]
 
     def _angles(self, offset: int | torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine, float32 [layers or 1, 1, tokens or 1, rotary_dim / 2]. Angles are taken in float64: a
+        """Return cosine and sine, float32 [layers or 1, 1, tokens or 1, rotary_dim / 2]. Angles are taken in float64: a
         far move has many turns, and float32 would lose what is left of the last one."""
         steps = torch.as_tensor(offset, dtype=torch.float64).reshape(-1).cpu()
         angles = steps[None, None, :, None] * self.inv_freq[:, None, None, :]
@@ -72,7 +72,7 @@ class Rotation:
 
 
 def rotation_of(model: Any) -> Rotation:
-    """The rotation of a transformers causal language model, its frequencies read from the model's own module.
+    """Return the rotation of a transformers causal language model, its frequencies read from the model's own module.
 
     Models whose layers turn at different rates by kind (Gemma 3) have one row of frequencies a layer. How channels
     are paired cannot be read off: callers check it (see ``engine.transformers.loading``). Raises

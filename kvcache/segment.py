@@ -18,18 +18,18 @@ assert sys.byteorder == "little", "segment keys and files are defined over littl
 
 
 def root_key(fingerprint: Fingerprint, salt: str = "") -> str:
-    """The parent of a chain's first segment: one per model and ``salt`` (a tenant), so that nothing is shared
+    """Return the parent of a chain's first segment: one per model and ``salt`` (a tenant), so that nothing is shared
     across either."""
     return root_of(fingerprint.digest, salt)
 
 
 def root_of(digest: str, salt: str) -> str:
-    """:func:`root_key` of the model whose fingerprint has this digest."""
+    """Return :func:`root_key` of the model whose fingerprint has this digest."""
     return hashing.digest(f"root|{digest}|{salt}".encode())
 
 
 def chain_key(parent: str, token_ids: Sequence[int] | np.ndarray) -> str:
-    """Key of the segment that holds ``token_ids`` after the chain that ends in ``parent``.
+    """Return the key of the segment that holds ``token_ids`` after the chain that ends in ``parent``.
 
     By induction the key stands for the model, the salt and every token from position 0 on.
     """
@@ -38,12 +38,13 @@ def chain_key(parent: str, token_ids: Sequence[int] | np.ndarray) -> str:
 
 
 def standalone_root(header_key: str) -> str:
-    """The parent of everything that is built to be moved, behind the header whose chain ends in ``header_key``."""
+    """Return the parent of everything that is built to be moved, behind the header whose chain ends in
+    ``header_key``."""
     return hashing.digest(b"standalone|" + bytes.fromhex(header_key))
 
 
 def page_root(fingerprint: Fingerprint, salt: str, header: Sequence[int]) -> str:
-    """:func:`standalone_root` of a header by its tokens."""
+    """Return :func:`standalone_root` of a header by its tokens."""
     return standalone_root(chain_key(root_key(fingerprint, salt), header))
 
 
@@ -78,8 +79,20 @@ class Certificate:
     top1: dict[str, float]
 
     def admits(self, fidelity: str, max_kl: float) -> bool:
-        """Whether composing the segment at ``fidelity`` stays within the bound."""
+        """Say whether composing the segment at ``fidelity`` stays within the bound."""
         return self.kl.get(fidelity, float("inf")) <= max_kl
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Tokens of other memories that a page is computed behind, so that its parts are not computed as if nothing stood
+    before them, and the labels of these memories."""
+
+    token_ids: Sequence[int] = ()
+    labels: frozenset[str] = frozenset()
+
+
+NO_LEAD = Lead()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +133,7 @@ class Segment:
         labels: frozenset[str] = frozenset(),
         shard: Shard | None = None,
     ) -> Segment:
-        """A segment whose key follows from its parent and tokens. Raises ``ValueError`` on a wrong shape or
+        """Make a segment whose key follows from its parent and tokens. Raises ``ValueError`` on a wrong shape or
         dtype."""
         _check_tensors(fingerprint.layout, len(token_ids), keys, values, shard)
         tokens = tuple(int(token) for token in token_ids)
@@ -137,17 +150,15 @@ class Segment:
         keys: torch.Tensor,
         values: torch.Tensor,
         *,
-        lead: Sequence[int] = (),
-        lead_labels: frozenset[str] = frozenset(),
-        certificate: Certificate | None = None,
+        lead: Lead = NO_LEAD,
         shard: Shard | None = None,
     ) -> Segment:
-        """A page of ``parts`` (token ids and label each), computed behind the header and ``lead`` at ``start``.
+        """Make a page of ``parts`` (token ids and label each), computed behind the header and ``lead`` at ``start``.
         Raises ``ValueError`` on a wrong shape or dtype."""
         tokens = tuple(int(token) for token_ids, _ in parts for token in token_ids)
         _check_tensors(fingerprint.layout, len(tokens), keys, values, shard)
         root = standalone_root(header_key)
-        parent = chain_key(root, lead)
+        parent = chain_key(root, lead.token_ids)
         own = frozenset(label for _, label in parts if label is not None)
         return cls(
             key=chain_key(parent, tokens),
@@ -157,12 +168,15 @@ class Segment:
             token_ids=tokens,
             keys=keys,
             values=values,
-            labels=own | lead_labels,
+            labels=own | lead.labels,
             root=root,
             parts=cut_parts(root, tokens, [(len(token_ids), label) for token_ids, label in parts]),
-            certificate=certificate,
             shard=_partial(shard),
         )
+
+    def certified(self, certificate: Certificate) -> Segment:
+        """Return the same page with this certificate."""
+        return replace(self, certificate=certificate)
 
     @property
     def n_tokens(self) -> int:
@@ -189,7 +203,8 @@ class Segment:
         return self.shard or Shard.whole(layers, heads)
 
     def cut(self, wanted: Shard) -> Segment:
-        """Only these layers and heads of the segment, as views. Raises ``ValueError`` when it does not hold them."""
+        """Return only these layers and heads of the segment, as views. Raises ``ValueError`` when it does not hold
+        them."""
         held = self.held
         if held.overlap(wanted) != wanted:
             raise ValueError(f"{held.name} does not hold {wanted.name}")
@@ -197,7 +212,7 @@ class Segment:
         return replace(self, keys=self.keys[layers, heads], values=self.values[layers, heads], shard=_partial(wanted))
 
     def to(self, device: torch.device) -> Segment:
-        """The same segment on ``device``, all of its bytes there (itself where it is there already)."""
+        """Return the same segment on ``device``, all of its bytes there (itself where it is there already)."""
         device = indexed(device)
         if self.keys.device == device:
             return self
@@ -206,7 +221,7 @@ class Segment:
 
 
 def cut_parts(root: str, token_ids: Sequence[int], lengths: Sequence[tuple[int, str | None]]) -> tuple[Part, ...]:
-    """The parts of a page from their lengths and labels. Raises ``ValueError`` when they do not fill it."""
+    """Return the parts of a page from their lengths and labels. Raises ``ValueError`` when they do not fill it."""
     parts = []
     begin = 0
     for n_tokens, label in lengths:
@@ -225,8 +240,8 @@ def _partial(shard: Shard | None) -> Shard | None:
 
 
 def joined(segments: Sequence[Segment], wanted: Shard) -> Segment:
-    """One segment with the wanted layers and heads, copied from shards of it. Raises ``ValueError`` when they do not
-    hold all of it or are shards of different segments."""
+    """Join shards to one segment with the wanted layers and heads, copied from shards of it. Raises ``ValueError`` when
+    they do not hold all of it or are shards of different segments."""
     first = segments[0]
     shape = (wanted.layers[1] - wanted.layers[0], wanted.heads[1] - wanted.heads[0], *first.keys.shape[2:])
     keys, values = first.keys.new_empty(shape), first.values.new_empty(shape)

@@ -33,8 +33,8 @@ class Shard:
 
     @classmethod
     def of_rank(cls, layers: int, heads: int, rank: int, world: int) -> Shard:
-        """What tensor-parallel rank ``rank`` of ``world`` holds. Where there are more ranks than heads, heads are
-        held several times over, as vLLM does it."""
+        """Return the shard of tensor-parallel rank ``rank`` of ``world`` holds. Where there are more ranks than heads,
+        heads are held several times over, as vLLM does it."""
         if heads >= world:
             share = heads // world
             own = (rank * share, (rank + 1) * share)
@@ -53,7 +53,7 @@ class Shard:
         return (self.layers[1] - self.layers[0]) * (self.heads[1] - self.heads[0])
 
     def overlap(self, other: Shard) -> Shard | None:
-        """What both hold. Raises ``ValueError`` when they are of models of different shapes."""
+        """Return the shard that both hold. Raises ``ValueError`` when they are of models of different shapes."""
         if self.of != other.of:
             raise ValueError(f"shards of {self.of} and of {other.of}")
         layers = max(self.layers[0], other.layers[0]), min(self.layers[1], other.layers[1])
@@ -63,7 +63,7 @@ class Shard:
         return Shard(layers, heads, self.of)
 
     def within(self, other: Shard) -> tuple[slice, slice]:
-        """Where this one lies in ``other``'s tensors: slices of layers and of heads."""
+        """Find the place of this one in ``other``'s tensors: slices of layers and of heads."""
         return tuple(
             slice(mine[0] - theirs[0], mine[1] - theirs[0])
             for mine, theirs in ((self.layers, other.layers), (self.heads, other.heads))
@@ -77,7 +77,7 @@ class Shard:
 
     @classmethod
     def parse(cls, name: str) -> Shard:
-        """The opposite of ``name``. Raises ``ValueError``."""
+        """Return the shard with this ``name``. Raises ``ValueError``."""
         found = _NAME.fullmatch(name)
         if found is None:
             raise ValueError(f"'{name}' names no shard")
@@ -86,7 +86,7 @@ class Shard:
 
 
 def complete(shards: list[Shard]) -> bool:
-    """Whether the shards are all of one model's layers and heads, none held twice."""
+    """Say whether the shards are all of one model's layers and heads, none held twice."""
     if not shards or any(shard.of != shards[0].of for shard in shards):
         return False
     disjoint = all(a.overlap(b) is None for i, a in enumerate(shards) for b in shards[:i])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kvcache.index import Entry
+from kvcache.entry import Entry
 from kvcache.ledger import PreloadStats
 from kvcache.tiers import TierName
 
@@ -31,6 +33,35 @@ def shares(entries: Iterable[Entry]) -> list[ModelShare]:
                 entry.fingerprint, old.segments + 1, old.bytes + entry.disk_bytes, used_at
             )
     return sorted(found.values(), key=lambda share: -share.last_used_at)
+
+
+class Counts:
+    """What happens to segments, counted since the store was opened. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.hits: Counter[TierName] = Counter()
+        self.misses = self.write_errors = self.dropped_writes = 0
+        self._lock = threading.Lock()
+
+    def hit(self, tier: TierName) -> None:
+        """Count a segment that was used from ``tier``."""
+        with self._lock:
+            self.hits[tier] += 1
+
+    def miss(self, n: int = 1) -> None:
+        """Count pieces that were looked for and had to be computed."""
+        with self._lock:
+            self.misses += n
+
+    def failed_write(self) -> None:
+        """Count a segment that could not be written."""
+        with self._lock:
+            self.write_errors += 1
+
+    def dropped_write(self) -> None:
+        """Count a segment that was not written for want of room."""
+        with self._lock:
+            self.dropped_writes += 1
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """What to have ready: the context planner, next-scene prediction and preloading, the upkeep of segments in idle time,
 and the worker of durable jobs."""
 
-from scheduler.advice import Advice
-from scheduler.advice import summary as advice_summary
 from scheduler.conversations import last_words
 from scheduler.events import EventLog
-from scheduler.foresight import Foresight, ForesightConfig, ForesightStats
 from scheduler.jobs import JobRunner
 from scheduler.planner import Ask, Mode, Plan, PlannedMemory, Planner
-from scheduler.predictors import PredictorName
-from scheduler.preloader import PreloadConfig, PreloaderStats
+from scheduler.prediction.advice import Advice
+from scheduler.prediction.advice import summary as advice_summary
+from scheduler.prediction.foresight import Foresight, ForesightConfig, ForesightStats
+from scheduler.prediction.predictors import PredictorName
+from scheduler.prediction.preloader import PreloadConfig, PreloaderStats
 from scheduler.upkeep import Upkeep, UpkeepStats
 
 __all__ = [

@@ -48,8 +48,8 @@ class Conversations:
         self._known: OrderedDict[str, Places] = OrderedDict()
 
     def find(self, tenant: str, cube_ids: Sequence[str], messages: Sequence[ChatMessage]) -> Known | None:
-        """What an earlier request has settled for the longest beginning of ``messages``. The newest user message is not
-        settled before it was answered: while it stands last, what was found for it may be found anew."""
+        """Find what an earlier request has settled for the longest beginning of ``messages``. The newest user message
+        is not settled before it was answered: while it stands last, what was found for it may be found anew."""
         keys = list(_keys(tenant, cube_ids, messages))
         if keys and keys[-1][0] == len(messages) - 1:
             keys.pop()
@@ -72,18 +72,18 @@ class Conversations:
 
 
 def newest_user(messages: Sequence[ChatMessage]) -> int | None:
-    """Index of the last message that a user wrote."""
+    """Return the index of the last message that a user wrote."""
     return next((i for i in reversed(range(len(messages))) if messages[i].role == "user"), None)
 
 
 def last_words(messages: Sequence[ChatMessage]) -> str:
-    """What a user wrote last; empty where none did."""
+    """Return what a user wrote last; empty where none did."""
     index = newest_user(messages)
     return "" if index is None else messages[index].content
 
 
 def _keys(tenant: str, cube_ids: Sequence[str], messages: Sequence[ChatMessage]) -> Iterator[tuple[int, str]]:
-    """For each user message its index, and a hash of all up to it."""
+    """Give for each user message its index, and a hash of all up to it."""
     state = blake2b(repr((tenant, tuple(cube_ids))).encode(), digest_size=20)
     for i, message in enumerate(messages):
         state.update(repr((message.role, message.content, message.tool_calls, message.tool_call_id)).encode())

@@ -30,12 +30,12 @@ class EventLog:
             reader.put_nowait(event)
 
     def last(self, n: int, tenant: str | None = None) -> list[dict[str, Any]]:
-        """The last ``n`` events (of this tenant's and of nobody's), newest first."""
+        """Return the last ``n`` events (of this tenant's and of nobody's), newest first."""
         own = [event for event in reversed(self._kept) if event.get("tenant") in (None, tenant)]
         return own[:n]
 
     async def follow(self, tenant: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Events from now on; numbers that are missing were another tenant's, or came too quickly."""
+        """Give out events from now on; numbers that are missing were another tenant's, or came too quickly."""
         reader: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_BEHIND)
         self._readers.add(reader)
         try:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from memory import EmbedderError, Job, JobEnded, JobQueue, MemoryStoreError, StorageFull
+from scheduler.background import Worker
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +31,25 @@ class JobRunner:
         self._queue = queue
         self._handlers = handlers
         self._chores = chores
-        self._wake = asyncio.Event()
         self._ended = asyncio.Condition()
-        self._task: asyncio.Task[None] | None = None
+        self._chores_at: float | None = None  # what fell due while no server ran is done first
+        self._worker = Worker("jobs", self._step, self._step_failed, look_every_s=_LOOK_EVERY_S)
+        self._started = False
         self.failures = 0
 
     def start(self) -> None:
         """Begin; what was running when the process ended waits again."""
         self._queue.release_all()
-        self._task = asyncio.create_task(self._run(), name="jobs")
+        self._started = True
+        self._worker.wake()
 
     def wake(self) -> None:
-        """There is a new job."""
-        self._wake.set()
+        """Say that there is a new job."""
+        if self._started:
+            self._worker.wake()
 
     async def wait(self, tenant: str, id: str, timeout_s: float) -> Job:
-        """The job, once it has ended or the time is up. Raises ``NotFound``."""
+        """Return the job, once it has ended or the time is up. Raises ``NotFound``."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             async with self._ended:
@@ -56,29 +60,13 @@ class JobRunner:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), min(left, _LOOK_EVERY_S))
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        chores_at = loop.time()  # what fell due while no server ran is done first
-        while True:
-            if self._chores is not None and loop.time() >= chores_at:
-                await self._guarded(self._chores())
-                chores_at = loop.time() + CHORES_EVERY_S
-            self._wake.clear()
-            if not await self._guarded(self._next()):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _LOOK_EVERY_S)
-
-    async def _guarded(self, work: Awaitable[bool | None]) -> bool | None:
-        try:
-            return await work
-        except Exception:
-            # The worker's edge: a disk that is full now must not end the worker for ever.
-            log.exception("the worker of jobs failed")
-            self.failures += 1
-            return None
-
-    async def _next(self) -> bool:
-        """Do one job; whether there was one."""
+    async def _step(self) -> bool:
+        """Do the chores that are due, or else one job. False when there was none."""
+        now = asyncio.get_running_loop().time()
+        if self._chores is not None and (self._chores_at is None or now >= self._chores_at):
+            self._chores_at = now + CHORES_EVERY_S
+            await self._chores()
+            return True
         job = await asyncio.to_thread(self._queue.take)
         if job is None:
             return False
@@ -86,6 +74,11 @@ class JobRunner:
         async with self._ended:
             self._ended.notify_all()
         return True
+
+    def _step_failed(self) -> str:
+        # A disk that is full now must not end the worker for ever.
+        self.failures += 1
+        return "the worker of jobs failed"
 
     async def _work(self, job: Job) -> None:
         handler = self._handlers.get(job.kind)
@@ -113,6 +106,5 @@ class JobRunner:
 
     async def close(self) -> None:
         """Stop; a job that is being done is left as it is, and done again at the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._started = False
+        await self._worker.close()

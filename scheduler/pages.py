@@ -29,7 +29,7 @@ class Together:
         self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def observe(self, labels: Iterable[str]) -> None:
-        """Memories of one request; the order does not matter."""
+        """Take in the memories of one request; the order does not matter."""
         for pair in combinations(sorted(set(labels)), 2):
             self._pairs[pair] = self._pairs.pop(pair, 0.0) * 0.9 + 1.0
         while len(self._pairs) > _MAX_PAIRS:
@@ -49,10 +49,10 @@ class PagePlan:
 
 
 def plan_pages(
-    pieces: Sequence[Piece], wanted: Collection[str], housed: Collection[str], affinity: Affinity
+    pieces: Sequence[Piece], wanted: Collection[str], paged: Collection[str], affinity: Affinity
 ) -> list[PagePlan]:
-    """Pages for the wanted memories that have none. ``pieces`` are all memories of a cube in order of creation."""
-    free = [i for i, piece in enumerate(pieces) if piece.label not in housed]
+    """Plan pages for the wanted memories that have none. ``pieces`` are all memories of a cube in order of creation."""
+    free = [i for i, piece in enumerate(pieces) if piece.label not in paged]
     pages = []
     for seed in list(free):
         if seed in free and pieces[seed].label in wanted:
@@ -63,7 +63,7 @@ def plan_pages(
 
 
 def _gather(seed: int, candidates: Sequence[int], pieces: Sequence[Piece], room: int, affinity: Affinity) -> list[int]:
-    """The seed and those that belong with it, as far as there is room: often retrieved together, then near."""
+    """Gather the seed and those that belong with it, as far as there is room: often retrieved together, then near."""
     members = [seed]
     room -= len(pieces[seed].token_ids)
     label = pieces[seed].label or ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt, Tools
+from kvcache import SegmentView
 from memory import Memory, MemoryStore, NotFound
 from scheduler.conversations import SYSTEM, Conversations, Known, Placed, Places, last_words, newest_user
 from scheduler.order import best_order
@@ -103,16 +104,17 @@ class Planner:
     chain of that set says the same.)
     """
 
-    def __init__(self, engine: Engine, memories: MemoryStore, *, sessions: bool) -> None:
+    def __init__(self, engine: Engine, stored: SegmentView, memories: MemoryStore, *, sessions: bool) -> None:
         self._engine = engine
+        self._stored = stored
         self._memories = memories
         self._sessions = sessions
         self._conversations = Conversations()
         self._orders: OrderedDict[tuple[str, ...], tuple[str, ...]] = OrderedDict()
 
     async def plan(self, ask: Ask) -> Plan:
-        """Raises ``memory.errors.NotFound`` for ids of nobody or of another tenant, ``ValueError`` when the chat
-        template refuses the messages."""
+        """Make the plan of a request. Raises ``memory.errors.NotFound`` for ids of nobody or of another tenant,
+        ``ValueError`` when the chat template refuses the messages."""
         begin = time.perf_counter()
         if ask.mode == "off":
             return Plan(self._rendered(ask, ask.messages), (), "off", 0.0)
@@ -131,17 +133,17 @@ class Planner:
         return Plan(prompt, _planned(blocks, prompt), mode, retrieve_s, ask.fidelity)
 
     def _fresh(self, ask: Ask, standing: list[_Chosen], movable: list[_Chosen]) -> tuple[_Blocks, Prompt]:
-        """All memories in the system message."""
+        """Put all memories in the system message."""
         blocks, prompt = self._fit(ask, {SYSTEM: [*standing, *movable]})
         chosen = blocks[SYSTEM]
-        if len(prompt.pieces) == len(chosen) + 2:
+        if prompt.header is not None:
             order = self._order(prompt, len(standing), ask.tenant)
             blocks = {SYSTEM: [chosen[i] for i in order]}
             prompt = _reordered(prompt, order)
         return blocks, prompt
 
     def _continued(self, ask: Ask, known: Known, chosen: list[_Chosen]) -> _Blocks:
-        """The conversation's memories in their places, and what it has not yet before the newest user message."""
+        """Leave the conversation's memories in their places, and what it has not yet before the newest user message."""
         why = {item.memory.label: item.why for item in chosen}
         blocks: _Blocks = {}
         for place, placed in known.places.items():
@@ -158,7 +160,7 @@ class Planner:
         return blocks
 
     def _still_there(self, ask: Ask, placed: Placed) -> Memory | None:
-        """The memory, as long as it is in use with the same text."""
+        """Return the memory, as long as it is in use with the same text."""
         try:
             memory = self._memories.get(ask.tenant, placed.memory_id)
         except NotFound:
@@ -190,11 +192,11 @@ class Planner:
 
     def _rendered(self, ask: Ask, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = ()) -> Prompt:
         if ask.token_ids:
-            return self._engine.render_completion(ask.token_ids, memories, begin=ask.begin)
-        return self._engine.render(messages, memories, ask.tools)
+            return self._engine.prompts.render_completion(ask.token_ids, memories, begin=ask.begin)
+        return self._engine.prompts.render(messages, memories, ask.tools)
 
     def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
-        """Standing memories in their fixed order, and those that may be moved about, in order of creation."""
+        """Choose standing memories in their fixed order, and those that may be moved about, in order of creation."""
         if ask.memory_ids:
             wanted = dict.fromkeys(ask.memory_ids)
             return [_Chosen(self._memories.get(ask.tenant, id), "asked for") for id in wanted], []
@@ -210,12 +212,12 @@ class Planner:
         return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id))
 
     def _order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
-        """The order of the memory pieces: the one this set had before, or the best one now."""
-        labels = [piece.label or "" for piece in prompt.pieces[1:-1]]
+        """Return the order of the memory pieces: the one this set had before, or the best one now."""
+        labels = [piece.label or "" for piece in prompt.memories()]
         key = (salt, *labels[:n_fixed], "|", *sorted(labels[n_fixed:]))
         known = self._orders.get(key)
         if known is None:
-            order = best_order(self._engine, prompt, n_fixed, salt)
+            order = best_order(self._stored, prompt, n_fixed, salt)
             self._orders[key] = tuple(labels[i] for i in order)
             if len(self._orders) > _MAX_ORDERS:
                 self._orders.popitem(last=False)
@@ -241,5 +243,5 @@ def _planned(blocks: _Blocks, prompt: Prompt) -> tuple[PlannedMemory, ...]:
 
 
 def _reordered(prompt: Prompt, order: Sequence[int]) -> Prompt:
-    header, *memories, turns = prompt.pieces
-    return Prompt((header, *(memories[i] for i in order), turns))
+    memories = prompt.memories()
+    return Prompt((prompt.pieces[0], *(memories[i] for i in order), prompt.turns))

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
-from engine.base import ChatMessage, Engine, MemoryText, PageRequest, Piece, Prompt, Started
+from engine.base import ChatMessage, MemoryText, PageRequest, Piece, Prompt, Renderer, Started
 from engine.errors import ContextTooLong, EngineClosed
-from kvcache import chain_key, page_root
+from kvcache import SegmentView
 from memory import Memory, MemoryStore, NotFound
+from scheduler.background import Worker
 from scheduler.pages import Together, plan_pages
 from scheduler.planner import STANDING, Plan
 
@@ -30,8 +32,19 @@ _MAX_SEEN = 4096
 _NEIGHBOURS = 64
 
 
+class Builder(Protocol):
+    """The engine, as far as upkeep needs it."""
+
+    @property
+    def prompts(self) -> Renderer: ...
+
+    async def build(self, prompt: Prompt, salt: str = "") -> int: ...
+
+    async def build_page(self, request: PageRequest, salt: str = "") -> bool: ...
+
+
 @dataclass(frozen=True)
-class _Shelf:
+class _PageScope:
     """Pages belong to a tenant, a cube and the header that they are built behind."""
 
     tenant: str
@@ -60,22 +73,30 @@ class _Seen:
 class Upkeep:
     """One task that works off what requests leave behind. Not thread-safe: lives in the event loop."""
 
-    def __init__(self, engine: Engine, memories: MemoryStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Builder,
+        stored: SegmentView,
+        memories: MemoryStore,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
+        self._stored = stored
         self._memories = memories
         self._clock = clock
         self._together = Together()
-        self._wanted: OrderedDict[_Shelf, set[str]] = OrderedDict()
+        self._wanted: OrderedDict[_PageScope, set[str]] = OrderedDict()
         self._compositions: OrderedDict[tuple[str, Prompt], _Seen] = OrderedDict()
         self._expected: dict[tuple[str, str], Prompt] = {}
-        self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._queue: deque[Callable[[], Awaitable[None]]] = deque()
         self._at_work = 0
-        self._shelves_queued: set[_Shelf] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._scopes_queued: set[_PageScope] = set()
+        self._worker = Worker("upkeep", self._next_job, self._job_failed)
         self._stats = UpkeepStats()
 
     def stats(self) -> UpkeepStats:
-        self._stats.waiting = self._queue.qsize() + self._at_work
+        self._stats.waiting = len(self._queue) + self._at_work
         return self._stats
 
     def observe(self, tenant: str, plan: Plan, started: Started) -> None:
@@ -83,16 +104,16 @@ class Upkeep:
         if plan.mode != "kv" or plan.fidelity == "exact" or not plan.memories or plan.memories[0].piece is None:
             return
         self._together.observe(planned.memory.label for planned in plan.memories)
-        if plan.prompt.pieces[0].kind != "header":  # no memory stands in the system message: pages have no place
+        header = plan.prompt.header
+        if header is None:  # no memory stands in the system message: pages have no place
             return
-        header = plan.prompt.pieces[0].token_ids
-        root = self._root(tenant, header)
+        behind = self._stored.behind(tenant, header.token_ids)
         for planned in plan.memories:
             if planned.why in STANDING:  # in every prompt, at the same place: chained, never composed
                 continue
             assert planned.piece is not None, "either all memories are pieces or none"
-            if self._engine.place_of(chain_key(root, plan.prompt.pieces[planned.piece].token_ids)) is None:
-                self._want(_Shelf(tenant, planned.memory.cube_id, header), planned.memory.label)
+            if behind.page_of(plan.prompt.pieces[planned.piece].token_ids) is None:
+                self._want(_PageScope(tenant, planned.memory.cube_id, header.token_ids), planned.memory.label)
         for end in _block_ends(plan.prompt):  # a conversation's next request has the same blocks, and perhaps one more
             if any(report.fidelity != "exact" for report in started.pieces[:end]):
                 self._note_composition(tenant, Prompt(plan.prompt.pieces[:end]))
@@ -106,56 +127,52 @@ class Upkeep:
         if header is None:
             return
         for memory in wanted:
-            self._want(_Shelf(tenant, memory.cube_id, header), memory.label)
+            self._want(_PageScope(tenant, memory.cube_id, header), memory.label)
 
     def plain_header(self) -> tuple[int, ...] | None:
-        """The header of a prompt without instructions; None where this model's template has no room for memories as
-        pieces."""
-        header = self._engine.render([ChatMessage("user", "-")], [MemoryText("-", "-")]).pieces[0]
-        return header.token_ids if header.kind == "header" else None
+        """Return the header of a prompt without instructions; None where this model's template has no room for memories
+        as pieces."""
+        header = self._engine.prompts.render([ChatMessage("user", "-")], [MemoryText("-", "-")]).header
+        return None if header is None else header.token_ids
 
     def want(self, tenant: str, cube_id: str, header: tuple[int, ...], labels: Iterable[str]) -> None:
         """Have pages built behind this header for memories that have none there."""
-        shelf = _Shelf(tenant, cube_id, header)
+        scope = _PageScope(tenant, cube_id, header)
         for label in labels:
-            self._want(shelf, label)
+            self._want(scope, label)
 
     def expect(self, tenant: str, owner: str, prompt: Prompt) -> None:
-        """Have the pieces of a prompt that is expected computed and stored as a chain, unless another one is expected
-        for ``owner`` by then."""
+        """Build the chain of a predicted prompt, unless a newer prediction for ``owner`` replaces it first."""
         key = (tenant, owner)
         self._expected[key] = prompt
         if len(self._expected) > _MAX_SEEN:
             self._expected.pop(next(iter(self._expected)))
         self._put(lambda: self._build(key, prompt))
 
-    def _root(self, tenant: str, header: tuple[int, ...]) -> str:
-        return page_root(self._engine.fingerprint, tenant, header)
-
-    def _want(self, shelf: _Shelf, label: str) -> None:
-        labels = self._wanted.setdefault(shelf, set())
-        self._wanted.move_to_end(shelf)
+    def _want(self, scope: _PageScope, label: str) -> None:
+        labels = self._wanted.setdefault(scope, set())
+        self._wanted.move_to_end(scope)
         if len(self._wanted) > _MAX_SEEN:
             self._wanted.popitem(last=False)
         labels.add(label)
-        self._queue_shelf(shelf)
+        self._queue_scope(scope)
 
-    def _queue_shelf(self, shelf: _Shelf) -> None:
-        if shelf not in self._shelves_queued:
-            self._shelves_queued.add(shelf)
-            self._put(lambda: self._fill(shelf))
+    def _queue_scope(self, scope: _PageScope) -> None:
+        if scope not in self._scopes_queued:
+            self._scopes_queued.add(scope)
+            self._put(lambda: self._fill(scope))
 
     def changed(self, tenant: str, cube_id: str) -> None:
-        """Memories of the cube were changed or deleted, their pages with them: build what is missing again, but no
-        prompt that was expected with their old texts."""
+        """Take in that memories of the cube were changed or deleted, their pages with them: build what is missing
+        again, but no prompt that was expected with their old texts."""
         self._expected.pop((tenant, cube_id), None)
-        for shelf in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
-            self._queue_shelf(shelf)
+        for scope in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
+            self._queue_scope(scope)
 
     def forget(self, tenant: str, cube_id: str) -> None:
-        """A cube is gone: nothing is built for it."""
-        for shelf in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
-            del self._wanted[shelf]
+        """Build nothing for a cube that is gone."""
+        for scope in [s for s in self._wanted if (s.tenant, s.cube_id) == (tenant, cube_id)]:
+            del self._wanted[scope]
         self._expected.pop((tenant, cube_id), None)
 
     def _note_composition(self, tenant: str, prompt: Prompt) -> None:
@@ -174,25 +191,25 @@ class Upkeep:
             self._put(lambda: self._heal(key))
 
     def _put(self, job: Callable[[], Awaitable[None]]) -> None:
-        self._queue.put_nowait(job)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="upkeep")
+        self._queue.append(job)
+        self._worker.wake()
 
-    async def _run(self) -> None:
-        while not self._queue.empty():
-            job = self._queue.get_nowait()
-            self._at_work = 1
-            try:
-                await job()
-            except EngineClosed:
-                return
-            except Exception:
-                # The worker's edge: upkeep that fails costs speed, not answers.
-                log.exception("upkeep failed")
-                self._stats.failures += 1
-            finally:
-                self._at_work = 0
-                self._queue.task_done()
+    async def _next_job(self) -> bool:
+        if not self._queue:
+            return False
+        job = self._queue.popleft()
+        self._at_work = 1
+        try:
+            await job()
+        except EngineClosed:
+            return False
+        finally:
+            self._at_work = 0
+        return True
+
+    def _job_failed(self) -> str:
+        self._stats.failures += 1
+        return "upkeep failed"
 
     async def _build(self, key: tuple[str, str], prompt: Prompt) -> None:
         if self._expected.get(key) is not prompt:
@@ -209,37 +226,35 @@ class Upkeep:
         self._compositions.pop(key, None)
         self._stats.healed += 1
 
-    async def _fill(self, shelf: _Shelf) -> None:
-        """Build the pages that the shelf's wanted memories lack."""
-        self._shelves_queued.discard(shelf)
-        wanted = self._wanted.get(shelf, set())
+    async def _fill(self, scope: _PageScope) -> None:
+        """Build the pages that the scope's wanted memories lack."""
+        self._scopes_queued.discard(scope)
+        wanted = self._wanted.get(scope, set())
         try:
-            pieces = await asyncio.to_thread(self._pieces, shelf, set(wanted))
+            pieces = await asyncio.to_thread(self._pieces, scope, set(wanted))
         except NotFound:  # the cube is gone
-            self._wanted.pop(shelf, None)
+            self._wanted.pop(scope, None)
             return
-        root = self._root(shelf.tenant, shelf.header)
-        housed = {
-            piece.label or "" for piece in pieces if self._engine.place_of(chain_key(root, piece.token_ids)) is not None
-        }
+        behind = self._stored.behind(scope.tenant, scope.header)
+        paged = {piece.label or "" for piece in pieces if behind.page_of(piece.token_ids) is not None}
         wanted &= {piece.label for piece in pieces if piece.label is not None}
-        header = Piece("header", shelf.header)
-        for page in plan_pages(pieces, wanted, housed, self._together.affinity):
+        header = Piece("header", scope.header)
+        for page in plan_pages(pieces, wanted, paged, self._together.affinity):
             request = PageRequest(header, page.members, page.lead, page.context)
             try:
-                built = await self._engine.build_page(request, shelf.tenant)
+                built = await self._engine.build_page(request, scope.tenant)
             except ContextTooLong as error:
                 log.info("a page is not built: %s", error)
                 built = False
             self._stats.pages_built += built
             self._stats.pages_refused += not built
 
-    def _pieces(self, shelf: _Shelf, wanted: set[str]) -> list[Piece]:
-        """The wanted memories of the cube and those around them as the prompt would hold them, oldest first."""
+    def _pieces(self, scope: _PageScope, wanted: set[str]) -> list[Piece]:
+        """Render the wanted memories of the cube and those around them as the prompt would hold them, oldest first."""
         found: list[Memory] = []
         after: str | None = None
         while True:
-            page = self._memories.list_memories(shelf.tenant, shelf.cube_id, limit=500, after=after)
+            page = self._memories.list_memories(scope.tenant, scope.cube_id, limit=500, after=after)
             found += page.items
             after = page.next
             if after is None:
@@ -249,20 +264,17 @@ class Upkeep:
             if memory.label in wanted:
                 near.update(range(max(0, i - _NEIGHBOURS), min(len(found), i + _NEIGHBOURS + 1)))
         texts = [MemoryText(found[i].label, found[i].text) for i in sorted(near)]
-        pieces = self._engine.render([ChatMessage("user", "-")], texts).pieces
-        return [piece for piece in pieces if piece.kind == "memory"]
+        return list(self._engine.prompts.render([ChatMessage("user", "-")], texts).memories())
 
     async def settled(self) -> None:
         """Wait until all that is queued now has been done."""
-        await self._queue.join()
+        await self._worker.settled()
 
     async def close(self) -> None:
         """Leave what is not done."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._worker.close()
 
 
 def _block_ends(prompt: Prompt) -> list[int]:
-    """Indices of the pieces that follow a block of memories."""
+    """Return the indices of the pieces that follow a block of memories."""
     return [i for i, (a, b) in enumerate(pairwise(prompt.pieces), 1) if a.kind == "memory" and b.kind == "turns"]

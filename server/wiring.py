@@ -7,7 +7,7 @@ import logging
 from engine.base import Engine
 from engine.registry import COMPUTES_HERE, ENGINES, OwningEngine
 from engine.transformers import leave_to_engine, usable_threads
-from kvcache import SegmentStore
+from kvcache import Catalogue, ModelView
 from memory import (
     EndpointCompleter,
     EndpointEmbedder,
@@ -43,33 +43,34 @@ log = logging.getLogger(__name__)
 def assemble(
     config: Config,
     engine: Engine,
-    store: SegmentStore,
+    catalogue: Catalogue,
     memories: MemoryStore,
     embedder: WholeEmbedder,
     lock: DataDirLock | None = None,
 ) -> Services:
     """Put finished parts together."""
-    upkeep = Upkeep(engine, memories)
-    foresight = _foresight(config, engine, store, memories, upkeep)
+    stored = ModelView(catalogue, engine.fingerprint)
+    upkeep = Upkeep(engine, stored, memories)
+    foresight = _foresight(config, engine, stored, memories, upkeep)
     served = ServedCompleter(engine)
     by_name: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
     extractors = Extractors(by_name, config.memory.extractor)
     door = MemoryService(memories, Invalidation(engine, upkeep, foresight), extractors)
-    metrics = Metrics(store.stats, engine.capacity, upkeep.stats, engine.metrics)
+    metrics = Metrics(catalogue.stats, engine.capacity, upkeep.stats, engine.metrics)
     metrics.watch_memories(door.stats)
     if foresight is not None:
         metrics.watch_foresight(foresight.stats, foresight.report)
-    planner = Planner(engine, memories, sessions=config.cache.sessions)
+    planner = Planner(engine, stored, memories, sessions=config.cache.sessions)
     chat = ChatService(engine, door, planner, Followers(metrics, upkeep, foresight), _chat_defaults(config))
     return Services(
         config=config,
         engine=engine,
-        store=store,
+        catalogue=catalogue,
         memories=door,
         embedder=embedder,
         chat=chat,
         completions=Completions(chat, engine),
-        bundles=Bundles(memories, engine, store, upkeep, _bundle_key(config), config.server.max_body_bytes),
+        bundles=Bundles(memories, engine, catalogue, upkeep, _bundle_key(config), config.server.max_body_bytes),
         upkeep=upkeep,
         metrics=metrics,
         served=served,
@@ -92,21 +93,19 @@ def _chat_defaults(config: Config) -> ChatDefaults:
 
 
 def _foresight(
-    config: Config, engine: Engine, store: SegmentStore, memories: MemoryStore, upkeep: Upkeep
+    config: Config, engine: Engine, stored: ModelView, memories: MemoryStore, upkeep: Upkeep
 ) -> Foresight | None:
     """Make next-scene prediction, if it is wanted; the memory tiers then keep what it says."""
     if config.scheduler.predictor == "off":
         return None
-    budgets = store.stats().budgets
-    foresight = Foresight(
+    budgets = stored.catalogue.stats().budgets
+    return Foresight(
         engine,
+        stored,
         memories,
         upkeep,
-        lambda: store.stats().preloads,
         config.scheduler.foresight(max(budgets["device"], budgets["host"])),
     )
-    store.set_worth(foresight.worth)
-    return foresight
 
 
 def open_services(config: Config) -> Services:
@@ -130,10 +129,10 @@ def open_services(config: Config) -> Services:
     except BaseException:
         lock.release()
         raise
-    swept = engine.store.sweep(memories.active_labels())
+    swept = engine.catalogue.sweep(memories.active_labels())
     if swept:
         log.info("removed %d segments of memories that are gone", swept)
-    return assemble(config, engine, engine.store, memories, embedder, lock)
+    return assemble(config, engine, engine.catalogue, memories, embedder, lock)
 
 
 def _embedder(config: MemorySettings) -> WholeEmbedder:

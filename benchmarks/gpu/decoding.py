@@ -86,7 +86,7 @@ class _Streams:
             for context in self._decoding.contexts:
                 await self._behind(engine, context)
         finally:
-            store.clear()
+            store.catalogue.clear()
             await engine.close()
 
     async def _behind(self, engine: TransformersEngine, context: int) -> None:
@@ -94,7 +94,7 @@ class _Streams:
         contexts = [self._draw(context, 7 + i) for i in range(max(self._decoding.streams))]
         try:
             for tokens in contexts:
-                await engine.build(Prompt((Piece("header", tokens, keep=True),)))
+                await engine.build(Prompt((Piece("header", tokens, storable=True),)))
             for n in self._decoding.streams:
                 name = f"{context} tokens, {n} streams"
                 begin = time.perf_counter()
@@ -111,7 +111,7 @@ class _Streams:
             log.exception("%d tokens", context)
             self._job.record.fail(f"{context} tokens", said(error))
         finally:
-            engine.store.clear()
+            engine.catalogue.clear()
 
     async def _measure(self, engine: TransformersEngine, contexts: Sequence[tuple[int, ...]]) -> dict[str, Any]:
         n, steps = len(contexts), self._decoding.steps

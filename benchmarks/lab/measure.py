@@ -14,7 +14,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -160,7 +160,7 @@ class ContextBench:
             for query_tokens in self._queries:
                 await self._measure_cell(number, contexts, query_tokens)
         finally:
-            self._engine.store.clear()
+            self._engine.catalogue.clear()
 
     async def _measure_cell(self, number: int, contexts: Sequence[tuple[int, ...]], query_tokens: int) -> None:
         if query_tokens in self.failed:
@@ -201,7 +201,7 @@ class ContextBench:
             self._engine.store.flush()
         for context in contexts:
             begin = time.perf_counter()
-            await self._engine.build(Prompt((Piece("header", context, keep=True),)))
+            await self._engine.build(Prompt((Piece("header", context, storable=True),)))
             end = time.perf_counter()
             built.build["chain"].append(end - begin)
             if self._suite.reads_disk:
@@ -229,7 +229,7 @@ class ContextBench:
         made = []
         for i, page in enumerate(backwards.pieces[1:], start=1):
             request = PageRequest(header, (page,), backwards.pieces[1:i])
-            made.append(replace(composer.cut_page(kv, request, salt), certificate=ADMITTED))
+            made.append(composer.cut_page(kv, request, salt).certified(ADMITTED))
         runner.wait()
         return made
 
@@ -294,7 +294,7 @@ class ContextBench:
             return
         store = self._engine.store
         if tier != "disk":
-            for entry in store.entries():
+            for entry in store.catalogue.entries():
                 store.load(entry.key, self._engine.fingerprint)
         if tier != "resident":
             store.demote("host" if tier == "host" else "disk")

@@ -37,7 +37,7 @@ from engine.transformers import (
 )
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import choose_device
-from kvcache import CodecName, Segment, SegmentStore
+from kvcache import CodecName, Segment, TieredStore
 
 # Prompt tokens a step: on a GPU a whole prompt, as nothing runs beside it here.
 _PREFILL_CHUNK = {"cpu": 512, "cuda": 8192}
@@ -98,7 +98,7 @@ def run(
     return asyncio.run(_Run(settings, report, find_model, open_peers, save).all())
 
 
-class HeldStore(SegmentStore):
+class HeldStore(TieredStore):
     """A store that writes nothing before it must: for modes that read no file, writing would only take time."""
 
     def put(self, segment: Segment, *, durable: bool = True) -> bool:
@@ -246,7 +246,7 @@ class _Run:
                     await self._measure_context(name, bench, suite)
                     peers[:] = [peer for peer in peers if f"peer:{peer.name}" not in bench.failed_peers]
         finally:
-            engine.store.clear()  # what was held back is written when a store is closed
+            engine.catalogue.clear()  # what was held back is written when a store is closed
             await engine.close()
 
     async def _measure_context(self, name: str, bench: ContextBench, suite: Suite) -> None:
@@ -300,7 +300,7 @@ class _Run:
     def _engine(
         self, name: str, model: LoadedModel, folder: Path, codec: CodecName, store_bytes: int, *, writes: bool
     ) -> TransformersEngine:
-        store = (SegmentStore if writes else HeldStore)(
+        store = (TieredStore if writes else HeldStore)(
             folder,
             device=self._device,
             device_bytes=store_bytes,

@@ -15,7 +15,7 @@ from engine.transformers.cost import CostModel
 from engine.transformers.loading import LoadedModel
 from engine.transformers.requests import Requests
 from engine.transformers.sequence import Group
-from kvcache import Entry, Loaded
+from kvcache import Entry, Loaded, ModelView
 from kvcache.copies import use_device
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Admission:
             self._memory.reserve(group, needed)
             group.admitted = time.perf_counter()
             self._find_segments(group)
-            if any(self._store.tier_of(key) == "disk" for key in group.pinned):
+            if any(self._store.is_outside(key) for key in group.pinned):
                 self._requests.loading.append(group)
                 self._loader.submit(self._load_elsewhere, group)
             else:
@@ -87,21 +87,22 @@ class Admission:
     def _find_segments(self, group: Group) -> None:
         if not group.request.use_segments:
             return
-        group.matched = self._store.match(group.root, group.token_ids)
+        group.matched = self._store.catalogue.match(group.root, group.token_ids)
         if group.request.score_last:
             group.matched = [entry for entry in group.matched if entry.start < group.request.needed_from]
         if self._cost is not None:
-            worth = self._cost.worth_loading(group.matched, len(group.token_ids), self._store.tier_of)
+            worth = self._cost.worth_loading(group.matched, len(group.token_ids), self._store.catalogue.tier_of)
             del group.matched[worth:]
         chained = sum(entry.n_tokens for entry in group.matched)
         if self._model.rotation is not None:
+            start = ModelView(self._store.catalogue, self._model.fingerprint).start(group.request.salt)
             group.composition = find_composition(
-                group.request, group.root, chained, self._store, self._composing, self._cost
+                group.request, start, chained, self._store, self._composing, self._cost
             )
         placements = group.composition.placements if group.composition is not None else []
         group.pinned = [entry.key for entry in group.matched]
         group.pinned += {placement.entry.key: None for placement in placements}
-        self._store.pin(group.pinned)
+        self._store.hold(group.pinned)
 
     def _load_elsewhere(self, group: Group) -> None:
         try:

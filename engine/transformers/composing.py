@@ -19,7 +19,7 @@ from engine.transformers.attention.ragged import Interrupted, Probe
 from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from kvcache import Composed, Part, Repair, Rotation, Segment, chain_key, root_key
+from kvcache import Composed, Lead, Part, Repair, Rotation, Segment, chain_key, root_key
 from kvcache.repair import Comparison, Weighing
 
 T = TypeVar("T")
@@ -149,8 +149,7 @@ class Composer:
             [(part.token_ids, part.label) for part in request.parts],
             keys,
             values,
-            lead=lead.token_ids,
-            lead_labels=frozenset(piece.label for piece in request.lead if piece.label is not None),
+            lead=Lead(lead.token_ids, frozenset(piece.label for piece in request.lead if piece.label is not None)),
         )
 
     # -- prompts ---------------------------------------------------------------------------------------------

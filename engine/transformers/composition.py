@@ -10,7 +10,7 @@ from engine.config import CompositionConfig
 from engine.placement import Placement, find_parts
 from engine.transformers.composing import PROBE_TOKENS, PlacedPart
 from engine.transformers.cost import CostModel
-from kvcache import Repair, SegmentStore, chain_key, standalone_root
+from kvcache import Prefix, Repair, TieredStore
 from kvcache.repair import Weighing
 
 
@@ -42,31 +42,30 @@ class Composition:
 
 def find_composition(
     request: GenerateRequest,
-    root: str,
+    start: Prefix,
     chained_tokens: int,
-    store: SegmentStore,
+    store: TieredStore,
     config: CompositionConfig,
     cost: CostModel | None = None,
 ) -> Composition | None:
     """Find the composition of a request whose first ``chained_tokens`` tokens are chained already, or None."""
-    pieces = request.prompt.pieces
-    if request.fidelity == "exact" or not pieces or pieces[0].kind != "header":
+    header = request.prompt.header
+    if request.fidelity == "exact" or header is None:
         return None
-    header_key = chain_key(root, pieces[0].token_ids)
-    placements = find_parts(request, standalone_root(header_key), chained_tokens, store, config)
+    placements = find_parts(request, start.then(header.token_ids), chained_tokens, config)
     repair = config.repair(request)
     if cost is not None:
         placements = _worth_loading(placements, 1.0 - repair.share, store, cost)
     saved = sum(len(placement.span) for placement in placements) * (1.0 - repair.share)
     if isinstance(repair.signal, Weighing):
-        saved -= min(PROBE_TOKENS, len(pieces[-1].token_ids))
+        saved -= min(PROBE_TOKENS, len(request.prompt.turns.token_ids))
     if saved < config.min_saved_tokens:
         return None
     return Composition(request.fidelity, repair, placements)
 
 
 def _worth_loading(
-    placements: list[Placement], saved_share: float, store: SegmentStore, cost: CostModel
+    placements: list[Placement], saved_share: float, store: TieredStore, cost: CostModel
 ) -> list[Placement]:
     """Drop those whose page takes longer to load than its tokens take to compute."""
     used: Counter[str] = Counter()
@@ -76,6 +75,6 @@ def _worth_loading(
         p
         for p in placements
         if cost.worth_composing(
-            p.entry, store.tier_of(p.entry.key), used[p.entry.key] * saved_share, placements[0].position
+            p.entry, store.catalogue.tier_of(p.entry.key), used[p.entry.key] * saved_share, placements[0].position
         )
     ]

@@ -23,7 +23,7 @@ from kvcache import Entry, TierName
 from kvcache.arena import pinned_block
 from kvcache.copies import Copies
 
-_ASSUMED: dict[TierName, float] = {"device": float("inf"), "host": 10e9, "disk": 1e9}
+_ASSUMED: dict[TierName, float] = {"device": float("inf"), "host": 10e9, "disk": 1e9, "remote": 1e9}
 # On a GPU the longest of these that there is memory for, this many times over.
 _LONG_ON_GPU, _MEMORY_TIMES = (4096, 2048, 512), 8
 _COPIED_BYTES = 256 << 20

@@ -12,7 +12,7 @@ from engine.base import GenerateRequest
 from engine.errors import TooLargeForMemory
 from engine.transformers.loading import LoadedModel
 from engine.transformers.sequence import Group
-from kvcache import SegmentStore
+from kvcache import TieredStore
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 class DeviceMemory:
     """Shares ``budget`` bytes (None: without a bound) between requests and the device tier, which has the rest."""
 
-    def __init__(self, model: LoadedModel, store: SegmentStore, budget: int | None) -> None:
+    def __init__(self, model: LoadedModel, store: TieredStore, budget: int | None) -> None:
         self._store = store
         self._device = model.device
         self._bytes_per_token = model.fingerprint.layout.bytes_per_token

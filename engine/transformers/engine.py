@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,20 +13,17 @@ import torch
 
 from engine.base import (
     Capacity,
-    ChatMessage,
     Event,
     Feature,
     GenerateRequest,
-    MemoryText,
     PageRequest,
     Prompt,
     Sampling,
-    Tools,
 )
 from engine.certificate import page_probes
 from engine.config import BatchingConfig, CompositionConfig, EngineConfig
 from engine.errors import ContextTooLong, EngineClosed, QueueFull
-from engine.prompt import PromptRenderer
+from engine.prompt import ModelPrompts
 from engine.transformers.budget import kv_budget
 from engine.transformers.cost import CostModel, calibrated
 from engine.transformers.governor import ThreadGovernor
@@ -36,9 +33,7 @@ from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
 from engine.transformers.threads import in_passing, usable_threads
 from engine.transformers.worker import EngineWorker
-from engine.vocabulary import vocabulary_of
-from kvcache import Entry, Fingerprint, SegmentStore, StoreConfig, TierName, open_store, root_key
-from kvcache.store import MemoryTierName
+from kvcache import Catalogue, Fingerprint, MemoryTierName, ModelView, StoreConfig, TieredStore, open_store
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -53,7 +48,7 @@ class TransformersEngine:
     def __init__(
         self,
         model: LoadedModel,
-        store: SegmentStore,
+        store: TieredStore,
         *,
         model_id: str,
         batching: BatchingConfig = EngineConfig.batching,
@@ -62,16 +57,15 @@ class TransformersEngine:
         governor: ThreadGovernor | None = None,
     ) -> None:
         self.model = model
-        self._model_id = model_id
+        self.model_id = model_id
         self._max_waiting = batching.max_waiting
-        self._renderer = PromptRenderer(model.tokenizer)
-        self._vocabulary = vocabulary_of(model.tokenizer)
+        self.prompts = ModelPrompts(model.tokenizer, model.model.config.vocab_size)
         self._groups: set[Group] = set()
         self._closed = False
         self.store = store
         self._cost = cost
         self._composing = composing
-        self._worker = EngineWorker(model, store, batching, composing, self._vocabulary, cost, governor)
+        self._worker = EngineWorker(model, store, batching, composing, self.prompts.vocabulary, cost, governor)
         self._worker.start()
         self._worker.ready.wait()
 
@@ -81,45 +75,17 @@ class TransformersEngine:
         return self._worker.governor
 
     @property
-    def model_id(self) -> str:
-        return self._model_id
+    def catalogue(self) -> Catalogue:
+        """Give the catalogue of the store."""
+        return self.store.catalogue
 
     @property
     def fingerprint(self) -> Fingerprint:
         return self.model.fingerprint
 
     @property
-    def vocabulary_size(self) -> int:
-        size: int = self.model.model.config.vocab_size
-        return size
-
-    @property
     def features(self) -> frozenset[Feature]:
         return frozenset()
-
-    def render(
-        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
-    ) -> Prompt:
-        return self._renderer.render(messages, memories, tools)
-
-    def render_completion(
-        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
-    ) -> Prompt:
-        return self._renderer.render_completion(token_ids, memories, begin=begin)
-
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self.model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return ids
-
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        text: str = self.model.tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
-
-    def token_text(self, token_id: int) -> str:
-        return self._vocabulary.text_of(token_id)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return self._vocabulary.bytes_of(token_id)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self._check(request)
@@ -140,7 +106,7 @@ class TransformersEngine:
     async def build(self, prompt: Prompt, salt: str = "") -> int:
         """Compute and store the prompt's kept pieces while nothing else runs; returns how many tokens they
         hold. Raises ``ContextTooLong`` or ``EngineClosed``."""
-        kept = tuple(piece for piece in prompt.pieces if piece.keep)
+        kept = tuple(piece for piece in prompt.pieces if piece.storable)
         request = GenerateRequest("build", Prompt(kept), Sampling(max_tokens=0), salt=salt)
         self._check(request)
         events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
@@ -165,7 +131,7 @@ class TransformersEngine:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        return Group(request, sink, root_key(self.fingerprint, request.salt), background)
+        return Group(request, sink, ModelView(self.catalogue, self.fingerprint).start(request.salt).key, background)
 
     def _check(self, request: GenerateRequest) -> None:
         if self._closed or not self._worker.is_alive():
@@ -183,18 +149,6 @@ class TransformersEngine:
         """Run ``work`` on the engine's own thread, between two steps."""
         return await asyncio.wrap_future(self._worker.call(work))
 
-    def has_segment(self, key: str) -> bool:
-        return self.store.tier_of(key) is not None
-
-    def place_of(self, part_key: str) -> tuple[str, int] | None:
-        return self.store.place_of(part_key)
-
-    def tier_of(self, key: str) -> TierName | None:
-        return self.store.tier_of(key, self.fingerprint)
-
-    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
-        return self.store.holding(labels, root, self.fingerprint)
-
     async def preload(self, key: str) -> int:
         # A CPU's device is the host: there the device tier, which requests fill, is left to them.
         tier: MemoryTierName = "host" if self.model.device.type == "cpu" else "device"
@@ -205,7 +159,7 @@ class TransformersEngine:
         if self.model.rotation is None:
             return False
         builder = PageBuilder(
-            self.model, self.store, self._composing, page_probes(self, request), *self._worker.background
+            self.model, self.store, self._composing, page_probes(self.prompts, request), *self._worker.background
         )
         if self._closed:
             raise EngineClosed("the engine is shutting down")
@@ -214,10 +168,10 @@ class TransformersEngine:
         return await asyncio.wrap_future(self._worker.when_idle(builder.build(request, salt)))
 
     async def forget(self, labels: Sequence[str]) -> int:
-        return await asyncio.to_thread(lambda: sum(len(self.store.remove_label(label)) for label in labels))
+        return await asyncio.to_thread(lambda: sum(len(self.catalogue.remove_label(label)) for label in labels))
 
     async def forget_conversations(self, salt: str) -> int:
-        return len(await asyncio.to_thread(self.store.remove_chains, salt))
+        return len(await asyncio.to_thread(self.catalogue.remove_chains, salt))
 
     def prefill_s(self, n_tokens: int, behind: int) -> float | None:
         return None if self._cost is None else self._cost.compute_s(n_tokens, behind)

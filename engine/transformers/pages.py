@@ -8,7 +8,6 @@ would compose it, and compared with full prefill over probes made of its own tex
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -19,7 +18,7 @@ from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.composing import Composer, PlacedPart
 from engine.transformers.loading import LoadedModel
 from engine.transformers.runner import ModelRunner, Work
-from kvcache import Certificate, Repair, Segment, SegmentStore
+from kvcache import Certificate, Repair, Segment, TieredStore
 from kvcache.divergence import divergence
 
 
@@ -30,7 +29,7 @@ class PageBuilder:
     def __init__(
         self,
         model: LoadedModel,
-        store: SegmentStore,
+        store: TieredStore,
         config: CompositionConfig,
         probes: Sequence[PageProbe],
         step_tokens: int,
@@ -54,7 +53,7 @@ class PageBuilder:
         segment = self._store.as_read((yield from self._composer.build_page(request, salt)))
         context, page = Prompt((request.header, *request.context)).token_ids, Prompt(request.parts).token_ids
         certificate = yield from self._certified(segment, context, page)
-        return self._store.put(replace(segment, certificate=certificate))
+        return self._store.put(segment.certified(certificate))
 
     def _certified(
         self, segment: Segment, context: tuple[int, ...], page: tuple[int, ...]

@@ -11,7 +11,7 @@ import torch
 from engine.errors import EngineError, OutOfDeviceMemory
 from engine.transformers.device_memory import DeviceMemory
 from engine.transformers.sequence import Group
-from kvcache import SegmentStore
+from kvcache import TieredStore
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Requests:
     """Requests wait, are loaded where a segment of theirs is on disk, and run. Changed by the engine's thread only.
     ``store`` has their segments, ``memory`` their keys and values."""
 
-    def __init__(self, store: SegmentStore, memory: DeviceMemory) -> None:
+    def __init__(self, store: TieredStore, memory: DeviceMemory) -> None:
         self.store = store
         self.memory = memory
         self.waiting: deque[Group] = deque()
@@ -44,7 +44,7 @@ class Requests:
 
     def unpin(self, group: Group) -> None:
         """Let go of what is held for a request."""
-        self.store.unpin(group.pinned)
+        self.store.release(group.pinned)
         group.pinned.clear()
         self.memory.reserve(group, 0)
 

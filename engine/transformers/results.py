@@ -112,7 +112,7 @@ class Results:
         """Store what was computed anyway as chained segments: activation costs a copy, not a prefill."""
         if group.request.use_segments:
             missing = group.missing_pieces()
-            self._store.count_miss(len(missing))
+            self._store.catalogue.counts.miss(len(missing))
             for piece in missing:
                 if not self._store_piece(group, piece):
                     break

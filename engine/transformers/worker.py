@@ -35,7 +35,7 @@ from engine.transformers.sequence import Group
 from engine.transformers.step import Step, pick
 from engine.transformers.threads import compute_with, usable_threads
 from engine.vocabulary import Vocabulary
-from kvcache import SegmentStore
+from kvcache import TieredStore
 from kvcache.copies import use_device
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class EngineWorker(threading.Thread):
     def __init__(
         self,
         model: LoadedModel,
-        store: SegmentStore,
+        store: TieredStore,
         config: BatchingConfig,
         composing: CompositionConfig,
         vocabulary: Vocabulary,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -16,20 +16,17 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from engine.base import (
     Capacity,
-    ChatMessage,
     Event,
     Feature,
     GenerateRequest,
-    MemoryText,
     PageRequest,
     Prompt,
     Sampling,
     Started,
-    Tools,
 )
 from engine.certificate import page_probes
 from engine.config import EngineConfig
-from engine.prompt import PromptRenderer
+from engine.prompt import ModelPrompts
 from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.intake import Intake
 from engine.vllm.pages import Pages
@@ -37,20 +34,19 @@ from engine.vllm.planning import Planned
 from engine.vllm.reports import Reports
 from engine.vllm.sampling import sampling_params
 from engine.vllm.tools import ToolParsing, forced
-from engine.vocabulary import vocabulary_of
-from kvcache import Entry, Fingerprint, SegmentStore, TierName
+from kvcache import Catalogue, Fingerprint, ModelView
 
 log = logging.getLogger(__name__)
 
 
 class VllmEngine:
-    """``engine.base.Engine`` over vLLM. Owns the segment store it is given, which keeps the index only: the memory
-    tiers are vLLM's own cache and the workers' host tiers."""
+    """``engine.base.Engine`` over vLLM. Owns the catalogue it is given: the memory tiers are vLLM's own cache and the
+    workers' host tiers."""
 
     def __init__(
         self,
         llm: AsyncLLM,
-        store: SegmentStore,
+        catalogue: Catalogue,
         reports: Reports,
         fingerprint: Fingerprint,
         tokenizer: Any,
@@ -58,59 +54,24 @@ class VllmEngine:
     ) -> None:
         self.llm = llm
         composing = config.composing if config.vllm.composes and not config.vllm.plain else None
-        self._intake = Intake(llm, store, fingerprint, composing, config.batching.max_waiting)
+        self._intake = Intake(llm, ModelView(catalogue, fingerprint), composing, config.batching.max_waiting)
         self.pages = Pages(self._intake)
         self._tools = ToolParsing(config.vllm.tool_parser, tokenizer)
-        self.store = store
+        self.catalogue = catalogue
         self.reports = reports
         self._fingerprint = fingerprint
-        self._tokenizer = tokenizer
-        self._model_id = config.model_id
-        self._renderer = PromptRenderer(tokenizer)
-        self._vocabulary = vocabulary_of(tokenizer)
+        self.model_id = config.model_id
+        self.prompts = ModelPrompts(tokenizer, llm.model_config.get_vocab_size())
 
     # -- the model -------------------------------------------------------------------------------------------
-
-    @property
-    def model_id(self) -> str:
-        return self._model_id
 
     @property
     def fingerprint(self) -> Fingerprint:
         return self._fingerprint
 
     @property
-    def vocabulary_size(self) -> int:
-        size: int = self.llm.model_config.get_vocab_size()
-        return size
-
-    @property
     def features(self) -> frozenset[Feature]:
         return frozenset({"structured", "tools"})
-
-    def render(
-        self, messages: Sequence[ChatMessage], memories: Sequence[MemoryText] = (), tools: Tools | None = None
-    ) -> Prompt:
-        return self._renderer.render(messages, memories, tools)
-
-    def render_completion(
-        self, token_ids: Sequence[int], memories: Sequence[MemoryText] = (), *, begin: Sequence[int] = ()
-    ) -> Prompt:
-        return self._renderer.render_completion(token_ids, memories, begin=begin)
-
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return ids
-
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
-        return text
-
-    def token_text(self, token_id: int) -> str:
-        return self._vocabulary.text_of(token_id)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return self._vocabulary.bytes_of(token_id)
 
     def capacity(self) -> Capacity:
         return Capacity(
@@ -120,21 +81,9 @@ class VllmEngine:
             waiting=self.reports.waiting,
         )
 
-    def has_segment(self, key: str) -> bool:
-        return self.store.tier_of(key) is not None
-
-    def place_of(self, part_key: str) -> tuple[str, int] | None:
-        return self.store.place_of(part_key)
-
-    def tier_of(self, key: str) -> TierName | None:
-        return self.store.tier_of(key, self._fingerprint)
-
-    def holding(self, labels: Iterable[str], root: str) -> list[Entry]:
-        return self.store.holding(labels, root, self._fingerprint)
-
     async def preload(self, key: str) -> int:
         """Have the workers read the segment into their host tier; they do not wait for it, nor does this."""
-        if self.tier_of(key) is None:
+        if self.catalogue.tier_of(key, self._fingerprint) is None:
             return 0
         await self._intake.get_ready()
         return sum(await self.llm.collective_rpc("recallkv_preload", args=(key,)))
@@ -155,7 +104,7 @@ class VllmEngine:
             params.prompt_logprobs = request.sampling.logprobs or 0
         readers = None if request.tools is None else self._tools.readers(request.tools)
         asked = time.perf_counter()
-        answers = Answers(self._vocabulary, request.sampling)
+        answers = Answers(self.prompts.vocabulary, request.sampling)
         started = False
         async with aclosing(self._intake.generate(planned, params)) as outputs:
             async for output in outputs:
@@ -168,9 +117,9 @@ class VllmEngine:
 
     def _started(self, planned: Planned, output: Any, elapsed: float) -> Started:
         loads = self.reports.loads(planned.plan.id)
-        self.store.count_miss(len(planned.plan.keeps))
+        self.catalogue.counts.miss(len(planned.plan.keeps))
         for key in {source.key for source in planned.plan.sources} - loads.tiers.keys():
-            self.store.touch(key, "device")
+            self.catalogue.touch(key, "device")
         started = planned.started(loads, output.num_cached_tokens or 0, _times(output, elapsed))
         request = planned.request
         if not request.score_last:
@@ -178,14 +127,16 @@ class VllmEngine:
         token_ids = request.prompt.token_ids[-request.score_last :]
         found = output.prompt_logprobs[-request.score_last :]
         wanted = request.sampling.logprobs or 0
-        scores = (token_logprob(i, one, wanted, self._vocabulary) for i, one in zip(token_ids, found, strict=True))
+        scores = (
+            token_logprob(i, one, wanted, self.prompts.vocabulary) for i, one in zip(token_ids, found, strict=True)
+        )
         return replace(started, scores=tuple(scores))
 
     # -- building --------------------------------------------------------------------------------------------
 
     async def build(self, prompt: Prompt, salt: str = "") -> int:
         """Compute and store the prompt's kept pieces; returns how many tokens they hold."""
-        kept = Prompt(tuple(piece for piece in prompt.pieces if piece.keep))
+        kept = Prompt(tuple(piece for piece in prompt.pieces if piece.storable))
         request = GenerateRequest("build", kept, Sampling(max_tokens=1), salt=salt)
         self._intake.check(request)
         await self._intake.get_ready()
@@ -196,7 +147,7 @@ class VllmEngine:
 
     async def build_page(self, request: PageRequest, salt: str = "") -> bool:
         """Compute, store and certify a page, behind whatever users ask."""
-        return await self.pages.build(request, salt, page_probes(self, request))
+        return await self.pages.build(request, salt, page_probes(self.prompts, request))
 
     def metrics(self) -> list[Metric]:
         """Collect vLLM's own and the connector's."""
@@ -208,7 +159,7 @@ class VllmEngine:
         """Also from the workers' memory; and from vLLM's own cache, all of whose blocks are let go of: it does not
         know which hold what."""
         return await self._forget(
-            [k for label in labels for k in await asyncio.to_thread(self.store.remove_label, label)]
+            [k for label in labels for k in await asyncio.to_thread(self.catalogue.remove_label, label)]
         )
 
     async def _forget(self, removed: list[str]) -> int:
@@ -220,7 +171,7 @@ class VllmEngine:
 
     async def forget_conversations(self, salt: str) -> int:
         """vLLM's own cache has them; the folder those of the other engine, and of other models."""
-        return await self._forget(await asyncio.to_thread(self.store.remove_chains, salt))
+        return await self._forget(await asyncio.to_thread(self.catalogue.remove_chains, salt))
 
     def prefill_s(self, n_tokens: int, behind: int) -> float | None:
         return None
@@ -235,7 +186,7 @@ class VllmEngine:
         if self.llm.output_handler is not None:  # or it reports its processes' end as a failure
             self.llm.output_handler.cancel()
         await asyncio.to_thread(self.llm.shutdown)
-        await asyncio.to_thread(self.store.close)
+        await asyncio.to_thread(self.catalogue.close)
 
 
 def _times(output: Any, elapsed: float) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from engine.config import CompositionConfig
 from engine.errors import ContextTooLong, EngineClosed, InvalidRequest, QueueFull
 from engine.vllm.planning import PlanMaker, Planned
 from engine.vllm.sampling import sampling_params
-from kvcache import Fingerprint, SegmentStore
+from kvcache import ModelView
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +33,23 @@ _SAVE_TIMEOUT_S = 60.0
 
 
 class Intake:
-    """Plans requests from the segment store and runs them. ``running``: how many are with vLLM."""
+    """Plans requests from what is stored and runs them. ``running``: how many are with vLLM."""
 
     def __init__(
         self,
         llm: AsyncLLM,
-        store: SegmentStore,
-        fingerprint: Fingerprint,
+        stored: ModelView,
         composing: CompositionConfig | None,
         max_waiting: int,
     ) -> None:
         self.llm = llm
-        self.store = store
-        self.fingerprint = fingerprint
+        self.stored = stored
         self.composing = composing
         self.max_waiting = max_waiting
         self.can_compose: bool | None = None
         self.running = 0
         self.closed = False
-        self._plans = PlanMaker(store, fingerprint, None)
+        self._plans = PlanMaker(stored, None)
 
     def check(self, request: GenerateRequest) -> None:
         if self.closed or self.llm.errored:
@@ -75,7 +73,7 @@ class Intake:
             log.warning("memories cannot be composed: %s", refusals[0])
             return
         self.can_compose = True
-        self._plans = PlanMaker(self.store, self.fingerprint, self.composing)
+        self._plans = PlanMaker(self.stored, self.composing)
 
     def plan(self, request: GenerateRequest, name: str = "") -> Planned:
         """Say where the prompt's keys and values come from and what of it is worth storing; under a name of its own
@@ -84,10 +82,10 @@ class Intake:
 
     def with_room(self, planned: Planned) -> Planned:
         """Keep what there is room for on disk: of a chain nothing behind what there is none for."""
-        tokens, bytes_per_token = planned.request.prompt.token_ids, self.fingerprint.layout.bytes_per_token
+        tokens, bytes_per_token = planned.request.prompt.token_ids, self.stored.fingerprint.layout.bytes_per_token
         keeps = tuple(
             takewhile(
-                lambda keep: self.store.expect(keep.key(tokens), (keep.end - keep.start) * bytes_per_token),
+                lambda keep: self.stored.catalogue.expect(keep.key(tokens), (keep.end - keep.start) * bytes_per_token),
                 planned.plan.keeps,
             )
         )
@@ -107,7 +105,7 @@ class Intake:
     async def until_stored(self, keys: Sequence[str]) -> None:
         """Wait until the workers have written these segments (or given up)."""
         deadline = time.monotonic() + _SAVE_TIMEOUT_S
-        while any(self.store.tier_of(key) is None for key in keys) and time.monotonic() < deadline:
+        while any(self.stored.catalogue.tier_of(key) is None for key in keys) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
     async def _outputs(self, planned: Planned, params: SamplingParams, priority: int) -> AsyncGenerator[Any, None]:

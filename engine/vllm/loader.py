@@ -18,8 +18,7 @@ from engine.vllm.plan import LoadOrder, LoadReport, Orders, StoredRun
 from engine.vllm.rank import Rank
 from engine.vllm.streams import Event
 from kvcache import FingerprintMismatch, Rotation, Segment, SegmentCorrupt, TierName
-from kvcache.file import SegmentReader
-from kvcache.read import file_of_shard, read_shard
+from kvcache.files.reader import SegmentReader
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class Loader:
         if held is not None:
             self._host.release(held)
             return 0
-        path = file_of_shard(self._folder, key, self._shard)
+        path = self._folder.file_of(key, self._shard)
         if path is None:
             return 0
         self._readers.submit(self._preload, key)
@@ -134,7 +133,7 @@ class Loader:
 
     def _preload(self, key: str) -> None:
         try:
-            segment = self._kept(read_shard(self._folder, key, self._fingerprint, self._shard))
+            segment = self._kept(self._folder.read(key, self._fingerprint, self._shard))
         except FileNotFoundError:
             log.info("segment %s was gone before it was preloaded", key[:12])
         except (SegmentCorrupt, FingerprintMismatch) as error:
@@ -154,10 +153,10 @@ class Loader:
         if segment is not None:
             self._place(job, source, segment)
             return segment, "host"
-        path = file_of_shard(self._folder, source.key, self._shard)
+        path = self._folder.file_of(source.key, self._shard)
         segment = self._read(job, source, path) if path is not None else None
         if segment is None:
-            segment = self._kept(read_shard(self._folder, source.key, self._fingerprint, self._shard))
+            segment = self._kept(self._folder.read(source.key, self._fingerprint, self._shard))
             self._place(job, source, segment)
         return segment, "disk"
 

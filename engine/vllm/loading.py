@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from engine.errors import ModelNotLoaded, first_line
 from engine.vllm.engine import VllmEngine
 from engine.vllm.reports import Reports
 from engine.vllm.settings import checkpoint_fingerprint
-from kvcache import Fingerprint, StoreConfig, open_store
+from kvcache import Catalogue, Fingerprint, StoreConfig
 
 # What a missing or damaged model, flags that do not fit it, and processes that do not come up end in (vLLM's own errors
 # and pydantic's are ValueErrors). Anything else is a bug, and keeps its traceback.
@@ -41,8 +41,8 @@ def load_vllm_engine(config: EngineConfig, store: StoreConfig) -> VllmEngine:
     arguments = _arguments(config, dtype)
     if not config.vllm.plain:
         arguments.kv_transfer_config = KVTransferConfig(**_connector(store, fingerprint))
-    # The memory tiers are vLLM's and its workers'; here is the index.
-    opened = open_store(replace(store, device_bytes=0, host_bytes=0))
+    # The memory tiers are vLLM's and its workers'; here is the catalogue.
+    opened = Catalogue(store.folder, disk_bytes=store.disk_bytes, fsync=store.fsync)
     reports = Reports(opened)
     try:
         with _named_errors(config):

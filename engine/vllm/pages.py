@@ -34,14 +34,14 @@ class Pages:
         except NotScored:  # an expected end: memories are deleted, and segments evicted, while pages are built
             log.info("page %s was gone before it was certified", key[:12])
             return False
-        return self._intake.store.certify(key, certificate)
+        return self._intake.stored.catalogue.certify(key, certificate)
 
     async def store(self, request: PageRequest, salt: str = "") -> str | None:
         """Compute and store a page without a certificate; returns its key, or None where it could not be stored."""
         await self._intake.get_ready()
         if not self._intake.can_compose:
             return None
-        prompt, keep = page_request(request, salt, self._intake.fingerprint)
+        prompt, keep = page_request(request, self._intake.stored.behind(salt, request.header.token_ids).key)
         asked = GenerateRequest("page", prompt, Sampling(max_tokens=1), salt=salt)
         self._intake.check(asked)
         planned = self._intake.plan(asked)
@@ -51,7 +51,7 @@ class Pages:
         await self._intake.run(planned)
         key = keep.key(prompt.token_ids)
         await self._intake.until_stored([key])
-        return None if self._intake.store.tier_of(key) is None else key
+        return None if self._intake.stored.catalogue.tier_of(key) is None else key
 
     async def _certified(self, request: PageRequest, key: str, probes: Sequence[PageProbe]) -> Certificate:
         """Compose the page behind the context at each fidelity and compare with full prefill. Raises ``NotScored`` when

@@ -13,7 +13,7 @@ from engine.base import GenerateRequest, PageRequest, PieceReport, Prompt, Sourc
 from engine.config import CompositionConfig
 from engine.placement import SOURCES, Placement, composed_of, find_parts, missing_pieces, slowest
 from engine.vllm.plan import Composition, RequestPlan, SaveSpan, StoredRun
-from kvcache import Fingerprint, Repair, SegmentStore, TierName, chain_key, root_key, standalone_root
+from kvcache import Prefix, Repair, SegmentView, TierName
 from kvcache.repair import Weighing
 
 
@@ -86,28 +86,27 @@ class Planned:
 
 
 class PlanMaker:
-    """Makes plans from the segment store. ``composing`` is None where the engine cannot move keys."""
+    """Makes plans from what is stored. ``composing`` is None where the engine cannot move keys."""
 
-    def __init__(self, store: SegmentStore, fingerprint: Fingerprint, composing: CompositionConfig | None) -> None:
-        self._store = store
-        self._fingerprint = fingerprint
+    def __init__(self, stored: SegmentView, composing: CompositionConfig | None) -> None:
+        self._stored = stored
         self._composing = composing
 
     def plan(self, request: GenerateRequest, name: str) -> Planned:
         """Plan the longest chain, then as many composed parts as follow it without a gap, then what is to be stored."""
         if not request.use_segments:
             return Planned(request, RequestPlan(id=name))
-        prompt, root = request.prompt, root_key(self._fingerprint, request.salt)
-        chain = self._store.match(root, prompt.token_ids)
+        prompt, start = request.prompt, self._stored.start(request.salt)
+        chain = start.match(prompt.token_ids)
         chained = sum(entry.n_tokens for entry in chain)
-        placements = self._placements(request, root, chained)
+        placements = self._placements(request, start, chained)
         repair = self._repair(request) if placements else None
         sources = [StoredRun(entry.key, entry.start, entry.n_tokens) for entry in chain]
         sources += [
             StoredRun(p.entry.key, p.position, p.part.n_tokens, p.part.begin, p.position - p.entry.start - p.part.begin)
             for p in placements
         ]
-        missing = missing_pieces(prompt, root, chain, {placement.piece for placement in placements})
+        missing = missing_pieces(prompt, start.key, chain, {placement.piece for placement in placements})
         plan = RequestPlan(
             sources=tuple(sources),
             keeps=tuple(SaveSpan(piece.parent, piece.start, piece.end, tuple(piece.labels)) for piece in missing),
@@ -120,15 +119,14 @@ class PlanMaker:
         assert self._composing is not None, "there is nothing to repair where nothing is composed"
         return without_weighing(self._composing.repair(request))
 
-    def _placements(self, request: GenerateRequest, root: str, chained: int) -> list[Placement]:
-        pieces = request.prompt.pieces
-        if self._composing is None or request.fidelity == "exact" or not pieces or pieces[0].kind != "header":
+    def _placements(self, request: GenerateRequest, start: Prefix, chained: int) -> list[Placement]:
+        header = request.prompt.header
+        if self._composing is None or request.fidelity == "exact" or header is None:
             return []
-        if chained < len(pieces[0].token_ids):
+        if chained < len(header.token_ids):
             # Not even the header is stored. It is short: it is computed with the first request and stored then.
             return []
-        header_key = chain_key(root, pieces[0].token_ids)
-        found = find_parts(request, standalone_root(header_key), chained, self._store, self._composing)
+        found = find_parts(request, start.then(header.token_ids), chained, self._composing)
         placements: list[Placement] = []
         end = chained
         for placement in found:
@@ -152,13 +150,13 @@ def _composition(placements: Sequence[Placement], repair: Repair) -> Composition
     return Composition(tuple((span.start, span.stop, starts) for span, starts in parts), repair.strategy, repair.share)
 
 
-def page_request(request: PageRequest, salt: str, fingerprint: Fingerprint) -> tuple[Prompt, SaveSpan]:
-    """Make the prompt that computes a page, and what is kept of it."""
+def page_request(request: PageRequest, header_key: str) -> tuple[Prompt, SaveSpan]:
+    """Make the prompt that computes a page, and what is kept of it; ``header_key``: of the header's segment."""
     header, lead, parts = request.header.token_ids, Prompt(request.lead).n_tokens, Prompt(request.parts).n_tokens
     start = len(header) + lead
     labels = tuple(piece.label for piece in request.lead if piece.label is not None)
     keep = SaveSpan(
-        chain_key(root_key(fingerprint, salt), header),
+        header_key,
         start,
         start + parts,
         labels,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from engine.vllm.hosted import Hosted
 from engine.vllm.outbox import Outbox
 from engine.vllm.paged import PagedCache
 from engine.vllm.streams import Streams
 from kvcache import Fingerprint
+from kvcache.files.folder import SegmentFolder
 from kvcache.shard import Shard
 
 
@@ -17,7 +17,7 @@ from kvcache.shard import Shard
 class Rank:
     """``shard``: the layers and heads that the rank has."""
 
-    folder: Path
+    folder: SegmentFolder
     fingerprint: Fingerprint
     cache: PagedCache
     shard: Shard

@@ -10,7 +10,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from engine.vllm.planning import Loads
 from engine.vllm.schedule import entry_from_json
-from kvcache import SegmentStore
+from kvcache import Catalogue
 
 _MAX_REQUESTS = 4096
 
@@ -18,8 +18,8 @@ _MAX_REQUESTS = 4096
 class Reports:
     """The connector's reports. Thread-safe."""
 
-    def __init__(self, store: SegmentStore) -> None:
-        self._store = store
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
         self._lock = threading.Lock()
         self._loads: OrderedDict[str, Loads] = OrderedDict()
         self.running = 0
@@ -56,12 +56,12 @@ class Reports:
         if not events:
             return
         for saved in events.get("saved", ()):
-            self._store.record(entry_from_json(saved))
+            self._catalogue.record(entry_from_json(saved))
         for key in (*events.get("missing", ()), *events.get("bad", ())):
-            self._store.quarantine(key)
+            self._catalogue.quarantine(key)
         with self._lock:
             for load in events.get("loads", ()):
-                self._store.touch(load["key"], load["tier"])
+                self._catalogue.touch(load["key"], load["tier"])
                 self._of(load["name"]).take_in(load)
             for name, position in events.get("failed", ()):
                 loads = self._of(name)

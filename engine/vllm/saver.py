@@ -12,10 +12,9 @@ from engine.vllm.hosted import halves, use_all_cores
 from engine.vllm.plan import Orders, SaveOrder, SaveSpan
 from engine.vllm.rank import Rank
 from engine.vllm.streams import Event, Staging
-from kvcache import CODECS, CodecName, Segment
+from kvcache import CODECS, CodecName, Lead, Segment
 from kvcache.codecs import codec_for
-from kvcache.file import write_segment
-from kvcache.paths import segment_path
+from kvcache.files.writer import write_segment
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +132,7 @@ class Saver:
             parts,
             keys,
             values,
-            lead=order.lead_ids,
-            lead_labels=labels,
+            lead=Lead(order.lead_ids, labels),
             shard=self._shard,
         )
 
@@ -163,7 +161,7 @@ class Saver:
 
     def _write_file(self, segment: Segment) -> int:
         codec = codec_for(self._codec, standalone=segment.root is not None)
-        path = segment_path(self._folder, segment.key, segment.shard)
+        path = self._folder.path_of(segment.key, segment.shard)
         try:
             nbytes = write_segment(path, segment, codec=codec, fsync=self._fsync)
             if not CODECS[codec].lossless:  # what is used and what is certified is what is read back

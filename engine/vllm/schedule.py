@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from engine.vllm.plan import LoadOrder, Orders, RepairOrder, RequestPlan, SaveOrder, SaveSpan, StoredRun, WorkerReport
 from engine.vllm.settings import ConnectorSettings
-from kvcache import Entry, Fingerprint, SegmentStore, chain_key, root_key
+from kvcache import Catalogue, Entry, Fingerprint, ModelView, Prefix
 from kvcache.segment import cut_parts
 
 
@@ -63,10 +63,10 @@ class SchedulerSide:
         self._written: defaultdict[str, list[int]] = defaultdict(list)
         self._placed_by: Counter[str] = Counter()
         self._events = Events()
-        self._store: SegmentStore | None = None
+        self._catalogue: Catalogue | None = None
         self._lock: Any = None
         if not settings.managed:
-            self._store, self._lock = _open_store(settings)
+            self._catalogue, self._lock = _open_store(settings)
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -96,19 +96,22 @@ class SchedulerSide:
         return progress
 
     def _own_plan(self, request: Any) -> RequestPlan:
-        """Plan standing alone: the longest stored chain, and what is behind it in runs of ``segment_tokens``."""
-        if self._store is None or not _is_plain(request):
+        """Standing alone: the longest stored chain, and what is behind it in runs of ``segment_tokens``."""
+        if self._catalogue is None or not _is_plain(request):
             return RequestPlan()
         tokens = request.prompt_token_ids
-        root = root_key(self._fingerprint, request.cache_salt or "")
-        chain = self._store.match(root, tokens)
+        view = ModelView(self._catalogue, self._fingerprint)
+        prefix = view.start(request.cache_salt or "")
+        chain = prefix.match(tokens)
         sources = tuple(StoredRun(entry.key, entry.start, entry.n_tokens) for entry in chain)
-        parent, start = (chain[-1].key, sources[-1].end) if chain else (root, 0)
+        if chain:
+            prefix = Prefix(view, chain[-1].key)
+        start = sources[-1].end if sources else 0
         keeps = []
         step = self._settings.segment_tokens
         while len(tokens) - start >= step:
-            keeps.append(SaveSpan(parent, start, start + step))
-            parent, start = chain_key(parent, tokens[start : start + step]), start + step
+            keeps.append(SaveSpan(prefix.key, start, start + step))
+            prefix, start = prefix.then(tokens[start : start + step]), start + step
         return RequestPlan(sources, tuple(keeps))
 
     def allocated(self, request: Any, block_ids: Sequence[int], n_external: int) -> None:
@@ -158,8 +161,8 @@ class SchedulerSide:
         entry = entry_of(keep, progress.token_ids, self._fingerprint)
         if entry.key in self._writing:
             return
-        store = self._store
-        if store is not None and (store.tier_of(entry.key) is not None or not store.expect(entry.key, entry.nbytes)):
+        known = self._catalogue
+        if known is not None and (known.tier_of(entry.key) is not None or not known.expect(entry.key, entry.nbytes)):
             return
         self._writing[entry.key] = entry
         tokens = tuple(progress.token_ids[keep.start : keep.end])
@@ -173,8 +176,8 @@ class SchedulerSide:
         for request_id in report.placed:
             self._placed(request_id, blocks_of)
         for load in report.loads:
-            if self._store is not None:
-                self._store.touch(load.key, load.tier)
+            if self._catalogue is not None:
+                self._catalogue.touch(load.key, load.tier)
             self._events.loads.append(load.__dict__)
         self._events.failed.extend(report.failed)
         for request_id in dict.fromkeys(request_id for request_id, _, _ in report.unrepaired):
@@ -200,8 +203,8 @@ class SchedulerSide:
             self._events.failed_saves += 1
             return
         entry = replace(entry, disk_bytes=_distinct(written, entry.nbytes))
-        if self._store is not None:
-            self._store.record(entry)
+        if self._catalogue is not None:
+            self._catalogue.record(entry)
         self._events.saved.append(entry_json(entry))
 
     def _lost(self, key: str, *, bad: bool) -> None:
@@ -212,8 +215,8 @@ class SchedulerSide:
             cut = next((i for i, source in enumerate(sources) if source.key == key), None)
             if cut is not None:
                 progress.plan = replace(progress.plan, sources=sources[:cut], score=0)
-        if self._store is not None:
-            self._store.quarantine(key)
+        if self._catalogue is not None:
+            self._catalogue.quarantine(key)
         (self._events.bad if bad else self._events.missing).append(key)
 
     def _unrepaired(self, request_id: str) -> None:
@@ -277,14 +280,14 @@ class SchedulerSide:
         return None if events == Events() else events
 
     def close(self) -> None:
-        if self._store is not None:
-            self._store.close()
+        if self._catalogue is not None:
+            self._catalogue.close()
         if self._lock is not None:
             self._lock.close()
 
 
 def _gaps(sources: Sequence[StoredRun], begin: int, end: int) -> list[tuple[int, int]]:
-    """Return what of ``begin`` to ``end`` no source holds."""
+    """What of ``begin`` to ``end`` no source holds."""
     gaps = []
     for source in sources:
         if source.position > begin:
@@ -294,7 +297,7 @@ def _gaps(sources: Sequence[StoredRun], begin: int, end: int) -> list[tuple[int,
 
 
 def entry_of(keep: SaveSpan, token_ids: Sequence[int], fingerprint: Fingerprint) -> Entry:
-    """Make the index entry of what is going to be saved of a prompt."""
+    """The index entry of what is going to be saved of a prompt."""
     tokens, root = token_ids[keep.start : keep.end], keep.root
     parts = cut_parts(root, tokens, keep.parts) if root is not None else ()
     own = frozenset(part.label for part in parts if part.label is not None)
@@ -338,7 +341,7 @@ def _is_plain(request: Any) -> bool:
     return bool(request.prompt_token_ids) and request.lora_request is None and not request.mm_features
 
 
-def _open_store(settings: ConnectorSettings) -> tuple[SegmentStore, Any]:
+def _open_store(settings: ConnectorSettings) -> tuple[Catalogue, Any]:
     settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = (settings.folder / "lock").open("a+")
     try:
@@ -346,8 +349,8 @@ def _open_store(settings: ConnectorSettings) -> tuple[SegmentStore, Any]:
     except BlockingIOError:
         lock.close()
         raise FolderInUse(settings.folder) from None
-    store = SegmentStore(settings.folder, device_bytes=0, host_bytes=0, disk_bytes=int(settings.disk_gb * 1e9))
-    return store, lock
+    catalogue = Catalogue(settings.folder, disk_bytes=int(settings.disk_gb * 1e9))
+    return catalogue, lock
 
 
 class FolderInUse(Exception):

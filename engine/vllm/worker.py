@@ -25,6 +25,7 @@ from engine.vllm.streams import Streams, streams_of
 from kvcache import CodecName, Fingerprint, Rotation
 from kvcache.arena import HostTier
 from kvcache.config import StoreConfig
+from kvcache.files.folder import SegmentFolder
 from kvcache.shard import Shard
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class WorkerSide:
         host = HostTier(host_bytes, pin=cache.device.type == "cuda")
         if cache.device.type == "cpu":
             host.touch()
-        rank = Rank(folder, fingerprint, cache, shard, Hosted(host), streams or streams_of(cache.device))
+        rank = Rank(SegmentFolder(folder), fingerprint, cache, shard, Hosted(host), streams or streams_of(cache.device))
         self._cache = cache
         self._host = host
         self._host_reported = 0

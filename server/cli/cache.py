@@ -19,7 +19,7 @@ from server.cli.text import plain
 from server.lock import DataDirLock, default_data_dir
 
 if TYPE_CHECKING:  # imported where used: torch takes seconds
-    from kvcache import Entry, SegmentStore
+    from kvcache import Catalogue, Entry
 
 app = typer.Typer(no_args_is_help=True, help="Look at and tidy up stored segments.")
 console = Console(highlight=False)
@@ -46,7 +46,7 @@ def list_(data_dir: DataDir = None, format: Output = Format.terminal) -> None:
         used = datetime.fromtimestamp(entry.last_used_at, UTC).isoformat(timespec="seconds")
         span = f"{entry.start}-{entry.start + entry.n_tokens}"
         labels = ", ".join(sorted(entry.labels)) or "-"
-        kind = entry.kind + (" (pinned)" if entry.pinned else "")
+        kind = entry.kind + (" (pinned)" if entry.protected else "")
         size = f"{entry.disk_bytes / 2**20:.1f}"
         table.add_row(entry.key[:12], entry.fingerprint[:8], kind, span, size, str(entry.uses), used, plain(labels))
     console.print(table)
@@ -98,9 +98,9 @@ def pin(
     data_dir: DataDir = None,
 ) -> None:
     """Keep a segment on disk whatever its value. The server must not be running."""
-    with _own_store(data_dir) as store:
-        entry = _found(store.entries(), key)
-        store.keep(entry.key, pinned=not off)
+    with _own_store(data_dir) as catalogue:
+        entry = _found(catalogue.entries(), key)
+        catalogue.protect(entry.key, on=not off)
     console.print(f"{entry.key[:12]} {'may be evicted again' if off else 'is kept'}")
 
 
@@ -108,26 +108,26 @@ def pin(
 def gc(data_dir: DataDir = None) -> None:
     """Remove what cannot be used: files without an entry, segments behind a gap, what is in quarantine. Segments of
     other models stay. The server must not be running."""
-    with _own_store(data_dir) as store:
-        garbage = store.collect_garbage()
-        left = len(store.entries())
+    with _own_store(data_dir) as catalogue:
+        garbage = catalogue.collect_garbage()
+        left = len(catalogue.entries())
     console.print(
         f"removed {garbage.unreachable} unreachable segments and {garbage.quarantined} in quarantine; {left} left"
     )
 
 
 @contextmanager
-def _own_store(data_dir: Path | None) -> Iterator[SegmentStore]:
-    """Open the folder's store, with no server at work in it. Raises ``DataDirLocked``."""
-    from kvcache import SegmentStore
+def _own_store(data_dir: Path | None) -> Iterator[Catalogue]:
+    """The folder's catalogue, with no server at work in it. Raises ``DataDirLocked``."""
+    from kvcache import Catalogue
 
     lock = DataDirLock(data_dir or default_data_dir())
     try:
-        store = SegmentStore(_folder(data_dir), disk_bytes=1 << 62)
+        catalogue = Catalogue(_folder(data_dir), disk_bytes=1 << 62)
         try:
-            yield store
+            yield catalogue
         finally:
-            store.close()
+            catalogue.close()
     finally:
         lock.release()
 

@@ -29,16 +29,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.base import Engine
 from kvcache import (
+    Catalogue,
     Certificate,
     Entry,
+    Exchange,
     Fingerprint,
     KVCacheError,
+    ModelView,
     NoRoom,
     SegmentMissing,
-    SegmentStore,
-    page_root,
-    root_key,
-    standalone_root,
 )
 from memory import Attached, Loaded, MemoryStore, Stored
 from memory.domain.bundle_file import MAX_ATTACHED, MAX_MEMBER_BYTES, AttachedFiles
@@ -99,14 +98,15 @@ class Bundles:
         self,
         memories: MemoryStore,
         engine: Engine,
-        store: SegmentStore,
+        catalogue: Catalogue,
         upkeep: Upkeep,
         key: BundleKey,
         max_packed_bytes: int,
     ) -> None:
         self._memories = memories
         self._engine = engine
-        self._store = store
+        self._catalogue = catalogue
+        self._exchange = Exchange(catalogue)
         self._upkeep = upkeep
         self._key = key
         self._max_packed_bytes = max_packed_bytes
@@ -127,7 +127,7 @@ class Bundles:
         def pages(texts: Mapping[str, str]) -> Iterator[Stored]:
             return self._pages(tenant, header, texts)
 
-        labels = {label for entry in self._store.entries() for label in entry.labels}
+        labels = {label for entry in self._catalogue.entries() for label in entry.labels}
         await asyncio.to_thread(
             self._memories.bundles.dump,
             tenant,
@@ -139,10 +139,9 @@ class Bundles:
         )
 
     def _pages(self, tenant: str, header: tuple[int, ...] | None, texts: Mapping[str, str]) -> Iterator[Stored]:
-        """Yield the tenant's pages of memories with these texts, by label, and of no others."""
-        entries = self._store.entries()
-        roots = _roots(self._engine.fingerprint, tenant, header, entries)
-        wanted = [entry for entry in entries if entry.root in roots and _goes_along(entry)]
+        """The tenant's pages of memories with these texts, by label, and of no others."""
+        pages = ModelView(self._catalogue, self._engine.fingerprint).pages(tenant, header)
+        wanted = [entry for entry in pages if _goes_along(entry)]
         for entry in [entry for entry in wanted if any(part.label in texts for part in entry.parts)][:MAX_ATTACHED]:
             stored = self._stored(tenant, entry, texts)
             if stored is not None:
@@ -150,7 +149,7 @@ class Bundles:
 
     def _stored(self, tenant: str, entry: Entry, texts: Mapping[str, str]) -> Stored | None:
         try:
-            file = self._store.read_file(entry.key, self._engine.fingerprint)
+            file = self._exchange.read_file(entry.key, self._engine.fingerprint)
         except SegmentMissing:  # removed or evicted meanwhile, or of several files: whoever loads computes it
             return None
         # Not those of the index: it adds the labels of the same texts in other cubes, which are not its own.
@@ -203,12 +202,12 @@ class Bundles:
     ) -> None:
         """Take a page. Raises ``_Left``."""
         note = self._believed(tenant, loaded, attached, digests)
-        if taken.nbytes + files.size(attached.name) > self._store.stats().budgets["disk"]:
+        if taken.nbytes + files.size(attached.name) > self._catalogue.stats().budgets["disk"]:
             raise _Left("room")
         labels = {label: memory.label for label, memory in attached.memories.items()}
         content, fingerprint = files.content(attached.name), self._engine.fingerprint
         try:
-            kept = self._store.take_in(attached.name, content, note.file, fingerprint, labels, note.certificate)
+            kept = self._exchange.take_in(attached.name, content, note.file, fingerprint, labels, note.certificate)
         except NoRoom as error:
             raise _Left("room") from error
         except (OSError, sqlite3.Error) as error:
@@ -245,16 +244,6 @@ class Bundles:
             log.error("no page of a bundle can be believed: %s", error)
             raise _Left("key") from error
         return note
-
-
-def _roots(
-    fingerprint: Fingerprint, tenant: str, header: tuple[int, ...] | None, entries: list[Entry]
-) -> set[str | None]:
-    """Return the roots that a tenant's pages are below, as far as they are known: a root is a hash of the tenant and of
-    a header's tokens. Known are the headers that are stored, and that of a prompt without instructions."""
-    top = root_key(fingerprint, tenant)
-    roots: set[str | None] = {standalone_root(entry.key) for entry in entries if entry.parent == top}
-    return roots if header is None else roots | {page_root(fingerprint, tenant, header)}
 
 
 def _goes_along(entry: Entry) -> bool:

@@ -164,7 +164,7 @@ class ChatService:
         return replace(answer.sampling, max_tokens=max_tokens)
 
     def _check_token_ids(self, sampling: Sampling) -> None:
-        highest = self._engine.vocabulary_size - 1
+        highest = self._engine.prompts.vocabulary_size - 1
         for param, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
             if any(not 0 <= token_id <= highest for token_id in ids):
                 raise InvalidValue(f"{param}: token ids go from 0 to {highest}.", param)

@@ -95,15 +95,16 @@ class Completions:
 
     def _asked(self, name: str, prompt: str | list[int]) -> Asked:
         if isinstance(prompt, str):
-            ids, raw = tuple(self._engine.tokenize(prompt)), prompt.encode()
+            ids, raw = tuple(self._engine.prompts.tokenize(prompt)), prompt.encode()
         else:
-            if not all(token < self._engine.vocabulary_size for token in prompt):
+            if not all(token < self._engine.prompts.vocabulary_size for token in prompt):
                 raise InvalidValue(f"{name}: a token id is outside the vocabulary.", name)
             ids = tuple(prompt)
-            raw = b"".join(self._engine.token_bytes(i) or self._engine.token_text(i).encode() for i in ids)
+            prompts = self._engine.prompts
+            raw = b"".join(prompts.token_bytes(i) or prompts.token_text(i).encode() for i in ids)
         if not ids:
             raise InvalidValue(f"{name}: it is empty.", name)
-        begin = tuple(self._engine.tokenize(""))
+        begin = tuple(self._engine.prompts.tokenize(""))
         n = len(begin) if ids[: len(begin)] == begin and len(ids) > len(begin) else 0
         return Asked(name, ids[:n], ids[n:], raw)
 
@@ -127,7 +128,7 @@ class Completions:
     async def _plan(self, tenant: str, asked: Asked, options: CompletionOptions) -> tuple[Plan, Recalled | None]:
         """Plan the prompt, with memories where the request wants some."""
         if options.recall is None:
-            alone = self._engine.render_completion(asked.token_ids, begin=asked.begin)
+            alone = self._engine.prompts.render_completion(asked.token_ids, begin=asked.begin)
             return Plan(alone, (), "off", 0.0), None
         messages = (ChatMessage("user", asked.raw.decode(errors="replace")),)
         ask = await self._chat.ask(tenant, messages, options.recall, options.answer.max_tokens)
@@ -251,7 +252,7 @@ class Batch:
         logprobs: tuple[TokenLogprob, ...] = ()
         if self._options.scored:
             apart = one.asked.begin if one.asked.n_tokens > len(started.scores) else ()
-            before = (TokenLogprob(i, self._engine.token_text(i), None) for i in apart)
+            before = (TokenLogprob(i, self._engine.prompts.token_text(i), None) for i in apart)
             logprobs = tuple(as_written([*before, *started.scores], one.asked.raw))
         return Delta(index, one.asked.raw.decode(errors="replace"), logprobs=logprobs)
 

@@ -81,10 +81,10 @@ class ServedCompleter:
     def _prompt(self, messages: Sequence[dict[str, str]]) -> Prompt:
         turns = [ChatMessage(message["role"], message["content"]) for message in messages]
         try:
-            return self._engine.render(turns)
+            return self._engine.prompts.render(turns)
         except ValueError:  # a template without a system's turn
             whole = "\n\n".join(turn.content for turn in turns)
         try:
-            return self._engine.render([ChatMessage("user", whole)])
+            return self._engine.prompts.render([ChatMessage("user", whole)])
         except ValueError as error:
             raise ExtractorError("the served model's chat template refuses the messages") from error

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from kvcache.file import sync_folder
+from kvcache.files.writer import sync_folder
 
 KEY_BYTES = 32
 _PERSON = b"recallkv.bundle"

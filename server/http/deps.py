@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from engine.base import Engine
-from kvcache import SegmentStore
+from kvcache import Catalogue
 from memory import KeyedRequests, KeyStore, WholeEmbedder
 from scheduler import Foresight, Upkeep
 from server.config import Config
@@ -31,7 +31,7 @@ class Services:
 
     config: Config
     engine: Engine
-    store: SegmentStore
+    catalogue: Catalogue
     memories: MemoryService
     embedder: WholeEmbedder
     chat: ChatService

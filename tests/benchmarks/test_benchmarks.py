@@ -10,12 +10,12 @@ from benchmarks import streams, ttft
 from benchmarks.plot import plot_ttft
 from benchmarks.text import tokens_of_text
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import SegmentStore
+from kvcache import TieredStore
 
 
 def test_ttft(model: LoadedModel, tmp_path: Path) -> None:
     async def run() -> dict[str, object]:
-        engine = TransformersEngine(model, SegmentStore(tmp_path / "segments"), model_id="tiny")
+        engine = TransformersEngine(model, TieredStore(tmp_path / "segments"), model_id="tiny")
         try:
             return await ttft.measure(engine, tmp_path / "segments", [300, 600], 16, 2)
         finally:
@@ -39,7 +39,7 @@ def test_ttft(model: LoadedModel, tmp_path: Path) -> None:
 
 def test_streams(model: LoadedModel, tmp_path: Path) -> None:
     async def run() -> dict[str, object]:
-        engine = TransformersEngine(model, SegmentStore(tmp_path / "segments"), model_id="tiny")
+        engine = TransformersEngine(model, TieredStore(tmp_path / "segments"), model_id="tiny")
         try:
             return await streams.measure(engine, 3, 1900, 1)
         finally:

@@ -14,7 +14,7 @@ from benchmarks import composing, fidelity
 from benchmarks.lab.outputs import tapped
 from engine.base import GenerateRequest, Prompt, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import Repair, SegmentStore
+from kvcache import Repair, TieredStore
 
 ROOT = Path(benchmarks.__file__).parent
 # These check the kernels below composition on a device, and time passes behind slots with whatever is in them.
@@ -49,7 +49,7 @@ def test_composed_logits_are_those_of_the_engine(
     """To the bit, for the same prompt: once by the benchmark, once by a request to the engine."""
 
     async def logits() -> tuple[torch.Tensor, torch.Tensor]:
-        engine = TransformersEngine(model, SegmentStore(tmp_path), model_id="tiny", composing=composing.ALWAYS)
+        engine = TransformersEngine(model, TieredStore(tmp_path), model_id="tiny", composing=composing.ALWAYS)
         lab, strategy = fidelity.Lab(engine), fidelity.Strategy(build, repair)
         try:
             case = await lab.case("Who has coats?", CUBE, (1, 4, 5, 9))

@@ -14,7 +14,7 @@ from benchmarks.locomo import Question, load_questions
 from benchmarks.plot import plot_fidelity
 from benchmarks.recall import Fact, answered, planted
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import Repair, SegmentStore
+from kvcache import Repair, TieredStore
 
 
 def encode(text: str) -> list[int]:
@@ -75,7 +75,7 @@ def test_the_frontier(model: LoadedModel, tmp_path: Path) -> None:
     ]
 
     async def run() -> dict[str, object]:
-        engine = TransformersEngine(model, SegmentStore(tmp_path / "s"), model_id="tiny", composing=composing.ALWAYS)
+        engine = TransformersEngine(model, TieredStore(tmp_path / "s"), model_id="tiny", composing=composing.ALWAYS)
         try:
             rows = await fidelity.measure_divergence(engine, questions, strategies, 30, lambda _: None)
             rows += await fidelity.measure_recall(engine, strategies[1:2], 3, lambda _: None, 4, 6)
@@ -103,7 +103,7 @@ def test_the_frontier(model: LoadedModel, tmp_path: Path) -> None:
 
 def test_codecs(model: LoadedModel, tmp_path: Path) -> None:
     async def run() -> dict[str, object]:
-        engine = TransformersEngine(model, SegmentStore(tmp_path / "s"), model_id="tiny")
+        engine = TransformersEngine(model, TieredStore(tmp_path / "s"), model_id="tiny")
         try:
             return await codec.measure(engine, [("Who?", ["Ann has a red coat", "Bob has none"])], lambda _: None)
         finally:

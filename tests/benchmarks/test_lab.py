@@ -38,8 +38,8 @@ from benchmarks.lab.weights import Fp8Linear, choose_kind, random_network, word_
 from benchmarks.stats import interval
 from engine.errors import UnsupportedModel
 from engine.transformers import TransformersEngine
-from kvcache import SegmentStore
-from kvcache import store as store_module
+from kvcache import TieredStore
+from kvcache.files import disk as disk_module
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -310,9 +310,9 @@ def test_stored_contexts_give_the_very_logits_of_prefill_cut_there() -> None:
 
 
 def test_a_stored_number_that_has_changed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    demote = SegmentStore.demote
+    demote = TieredStore.demote
 
-    def spoiling(self: SegmentStore, tier: Any) -> None:
+    def spoiling(self: TieredStore, tier: Any) -> None:
         demote(self, tier)
         for entry in self.entries():
             segment = self._on_host.peek(entry.key)
@@ -320,7 +320,7 @@ def test_a_stored_number_that_has_changed_is_seen(monkeypatch: pytest.MonkeyPatc
             with torch.inference_mode():
                 segment.values[0, 0, 3] += 0.5
 
-    monkeypatch.setattr(SegmentStore, "demote", spoiling)
+    monkeypatch.setattr(TieredStore, "demote", spoiling)
     rows = {(row["mode"], row["context_tokens"]): row for row in small_run(contexts=(60,))["rows"]}
     assert not rows["host", 60]["outputs_equal"]
     assert rows["host", 60]["outputs"]["bitwise"] is False
@@ -401,7 +401,7 @@ def test_a_context_is_built_once_a_round_and_nothing_is_written(monkeypatch: pyt
         raise AssertionError("a mode without files writes none")
 
     monkeypatch.setattr(TransformersEngine, "build", counted)
-    monkeypatch.setattr(store_module, "write_segment", written)
+    monkeypatch.setattr(disk_module, "write_segment", written)
     result = small_run()
     assert built == [200] * 3 + [60] * 3
     assert result["failed"] == []

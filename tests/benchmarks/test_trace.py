@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.reuse import Column, ReuseModel
 from benchmarks.runs import RunCache, RunTree
 from benchmarks.trace import BLOCK_TOKENS, Request, ideal, load, replay, replay_lfu, replay_lru, replay_oracle
 from benchmarks.trace import replay_predictor as predict
-from scheduler.learning import Matrix
-from scheduler.reuse import Column, ReuseModel
+from scheduler.prediction.learning import Matrix
 
 
 def chained(prompts: Sequence[Sequence[int]], step: float = 2.0, partial: bool = False) -> list[Request]:

@@ -18,10 +18,11 @@ from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Transforme
 from engine.transformers.composing import Composer, PlacedPart, finished
 from kvcache import (
     STRATEGIES,
+    Lead,
     Repair,
     Segment,
-    SegmentStore,
     StrategyName,
+    TieredStore,
     chain_key,
     root_key,
     standalone_root,
@@ -46,7 +47,7 @@ def line(i: int, n: int = 20) -> tuple[int, ...]:
 
 
 def memory(i: int, n: int = 20) -> Piece:
-    return Piece("memory", line(i, n), f"m{i}@1", keep=True)
+    return Piece("memory", line(i, n), f"m{i}@1", storable=True)
 
 
 def prefill(model: LoadedModel, token_ids: Sequence[int]) -> SequenceKV:
@@ -71,7 +72,9 @@ def page(model: LoadedModel, lines: Sequence[Sequence[int]], lead: Sequence[int]
     start = len(HEADER) + len(lead)
     keys, values = prefill(model, [*HEADER, *lead, *tokens]).copy_range(start, start + len(tokens))
     parts = [(part, None) for part in lines]
-    return Segment.standalone(root_key(model.fingerprint), model.fingerprint, start, parts, keys, values, lead=lead)
+    return Segment.standalone(
+        root_key(model.fingerprint), model.fingerprint, start, parts, keys, values, lead=Lead(lead)
+    )
 
 
 @torch.inference_mode()
@@ -149,7 +152,7 @@ def test_deviation_finds_what_stands_elsewhere(model: LoadedModel) -> None:
 
 
 def prompt_of(*memories: Piece) -> Prompt:
-    return Prompt((Piece("header", HEADER, keep=True), *memories, Piece("turns", QUERY)))
+    return Prompt((Piece("header", HEADER, storable=True), *memories, Piece("turns", QUERY)))
 
 
 async def ask(engine: TransformersEngine, prompt: Prompt, **request: Any) -> tuple[Started, list[int]]:
@@ -164,7 +167,7 @@ async def ask(engine: TransformersEngine, prompt: Prompt, **request: Any) -> tup
 
 
 def engine_on(model: LoadedModel, folder: Path, composing: CompositionConfig = ALL) -> TransformersEngine:
-    return TransformersEngine(model, SegmentStore(folder), model_id="tiny", composing=composing)
+    return TransformersEngine(model, TieredStore(folder), model_id="tiny", composing=composing)
 
 
 async def build(engine: TransformersEngine, *members: int, lead: Sequence[int] = (9,), salt: str = "") -> bool:
@@ -180,7 +183,7 @@ def test_a_request_is_composed_of_what_is_built(model: LoadedModel, tmp_path: Pa
         _, exact = await ask(engine, prompt, use_segments=False)
         assert await build(engine, 1, 2, 3)
         root = standalone_root(chain_key(root_key(model.fingerprint), HEADER))
-        assert engine.place_of(chain_key(root, line(2))) == (engine.store.entries()[0].key, 20)
+        assert engine.catalogue.locate_part(chain_key(root, line(2))) == (engine.catalogue.entries()[0].key, 20)
 
         started, _ = await ask(engine, prompt, fidelity="high")
         header, *memories, new, _ = started.pieces
@@ -212,7 +215,7 @@ def test_nothing_approximate_is_ever_stored_as_a_chain(model: LoadedModel, tmp_p
         engine = engine_on(model, tmp_path)
         await build(engine, 1, 2)
         await ask(engine, prompt_of(memory(4), memory(2), memory(5)), fidelity="high")
-        chained = [entry for entry in engine.store.entries() if entry.kind == "chained"]
+        chained = [entry for entry in engine.catalogue.entries() if entry.kind == "chained"]
         assert sorted(entry.n_tokens for entry in chained) == [12, 20], "the header and the memory before it"
         await engine.close()
 
@@ -247,7 +250,7 @@ def test_a_page_over_the_bound_is_never_composed(model: LoadedModel, tmp_path: P
     async def test() -> None:
         engine = engine_on(model, tmp_path, CompositionConfig(max_kl=1e-9, min_saved_tokens=0))
         await build(engine, 1, 2)
-        (entry,) = engine.store.entries()
+        (entry,) = engine.catalogue.entries()
         assert entry.certificate is not None
         assert entry.certificate.kl["fast"] >= entry.certificate.kl["high"] > 1e-9
         assert 0.0 <= entry.certificate.top1["high"] <= 1.0
@@ -287,7 +290,7 @@ def test_deleting_a_memory_that_a_page_was_built_behind_removes_the_page(model: 
     async def test() -> None:
         engine = engine_on(model, tmp_path)
         await build(engine, 1, 2, lead=(9,))
-        assert len(engine.store.remove_label("m9@1")) == 1
+        assert len(engine.catalogue.remove_label("m9@1")) == 1
         assert not await build(engine, 1, 2, lead=(9,))
         assert await build(engine, 1, 2, lead=())
         await engine.close()

@@ -8,8 +8,8 @@ import pytest
 from engine.base import PieceReport
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.cost import CostModel, Sizes, calibrated, fitted
-from kvcache import SegmentStore, TierName
-from kvcache.index import Entry
+from kvcache import TieredStore, TierName
+from kvcache.entry import Entry
 from tests.engine.test_engine import collect, prompt_of
 from tests.kvcache.conftest import make_segment
 
@@ -96,7 +96,7 @@ def test_a_model_is_measured(model: LoadedModel) -> None:
 
 def test_the_engine_computes_where_that_is_quicker(model: LoadedModel, tmp_path: Path) -> None:
     async def sources(cost: CostModel) -> list[PieceReport]:
-        engine = TransformersEngine(model, SegmentStore(tmp_path), model_id="tiny", cost=cost)
+        engine = TransformersEngine(model, TieredStore(tmp_path), model_id="tiny", cost=cost)
         await collect(engine, prompt_of(20, 9, 11))
         engine.store.demote("disk")
         started, _ = await collect(engine, prompt_of(20, 9, 11))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.base import ChatMessage, MemoryText
 from engine.prompt import PromptRenderer
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work
-from kvcache import Segment, SegmentStore, root_key
+from kvcache import Segment, TieredStore, root_key
 
 MEMORIES = [
     "My dog is called Biscuit.",
@@ -39,7 +39,7 @@ def test_injected_logits_are_within_a_thousandth_of_full_prefill(demo_model: Loa
     runner, layout = ModelRunner(demo_model.model), demo_model.fingerprint.layout
     source = SequenceKV(layout, demo_model.device, len(tokens))
     runner.forward([Work(source, tokens, n_logits=0)])
-    store, parent, start = SegmentStore(tmp_path), root_key(demo_model.fingerprint), 0
+    store, parent, start = TieredStore(tmp_path), root_key(demo_model.fingerprint), 0
     for piece in prompt.pieces[:-1]:
         end = start + len(piece.token_ids)
         keys, values = source.copy_range(start, end)

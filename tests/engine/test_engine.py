@@ -18,8 +18,8 @@ from engine.transformers import LoadedModel, TransformersEngine, choosing
 from engine.transformers.attention import choose
 from engine.transformers.attention.kernels.written_out import WRITTEN_OUT
 from engine.transformers.attention.side_by_side import SideBySide
-from kvcache import SegmentStore
-from kvcache.paths import segment_files
+from kvcache import TieredStore
+from kvcache.files.folder import SegmentFolder
 from tests.tiny import tiny_model, tiny_network
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)
@@ -33,13 +33,13 @@ def prompt_of(*lengths: int, seed: int = 0, keep: bool = True) -> Prompt:
         last = i == len(lengths) - 1
         label = None if i == 0 or last else f"m{seed}.{i}@1"
         kind: PieceKind = "memory" if label else "turns" if last else "header"
-        pieces.append(Piece(kind, tokens, label, keep=keep and not last))
+        pieces.append(Piece(kind, tokens, label, storable=keep and not last))
     return Prompt(tuple(pieces))
 
 
 @asynccontextmanager
 async def engine_on(model: LoadedModel, folder: Path, **settings: Any) -> AsyncIterator[TransformersEngine]:
-    store = SegmentStore(folder, **settings.pop("store", {}))
+    store = TieredStore(folder, **settings.pop("store", {}))
     batching = {"max_running": 16, "max_waiting": 64, "prefill_chunk": 64, "busy_prefill_chunk": 16, **settings}
     engine = TransformersEngine(model, store, model_id="tiny", batching=BatchingConfig(**batching))
     try:
@@ -100,7 +100,7 @@ def test_every_source_gives_the_tokens_of_full_prefill(model: LoadedModel, tmp_p
         async with engine_on(model, tmp_path) as engine:
             text, choices = await collect(engine, prompt, use_segments=False)
             assert tokens_of(choices[0]) == expected
-            assert engine.store.stats().misses == 0
+            assert engine.catalogue.stats().misses == 0
             sources = []
             for tier in (None, None, "host", "disk"):
                 if tier is not None:
@@ -166,7 +166,7 @@ def test_a_deleted_memory_is_computed_from_text_again(model: LoadedModel, tmp_pa
         async with engine_on(model, tmp_path) as engine:
             prompt = prompt_of(20, 9, 30, 11)
             await collect(engine, prompt)
-            assert len(engine.store.remove_label("m0.1@1")) == 2
+            assert len(engine.catalogue.remove_label("m0.1@1")) == 2
             for _ in range(2):  # the label stays dead: nothing of it is stored again
                 started, choices = await collect(engine, prompt)
                 assert started.cached_tokens == 20
@@ -181,14 +181,14 @@ def test_a_bad_file_is_computed_from_text(model: LoadedModel, tmp_path: Path, da
         prompt = prompt_of(20, 9, 30, 11)
         async with engine_on(model, tmp_path) as engine:
             await collect(engine, prompt)
-        for path in list(segment_files(tmp_path)):
+        for path in list(SegmentFolder(tmp_path).files()):
             raw = path.read_bytes()
             path.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:] if damage is None else damage)
         async with engine_on(model, tmp_path) as engine:
             started, choices = await collect(engine, prompt)
             assert tokens_of(choices[0]) == oracle(prompt, 8)
             assert started.cached_tokens == 0
-            assert engine.store.stats().quarantined == 3  # the chain is read at once, and each file refused
+            assert engine.catalogue.stats().quarantined == 3  # the chain is read at once, and each file refused
             started, choices = await collect(engine, prompt)
             assert tokens_of(choices[0]) == oracle(prompt, 8)
             assert started.cached_tokens == 59
@@ -397,7 +397,7 @@ def test_a_request_whose_admission_fails_is_told_so(model: LoadedModel, tmp_path
     async def test() -> None:
         async with engine_on(model, tmp_path) as engine:
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(engine.store, "match", _explode)
+                patched.setattr(engine.catalogue, "match", _explode)
                 with pytest.raises(EngineError, match="RuntimeError"):
                     await collect(engine, prompt_of(9))
             _, choices = await collect(engine, prompt_of(9))

@@ -22,7 +22,7 @@ from engine.transformers.choosing import Asked, OnDevice
 from engine.transformers.cost import CostModel
 from engine.transformers.runner import ModelRunner, Work
 from engine.vocabulary import Vocabulary
-from kvcache import Loaded, SegmentStore
+from kvcache import Loaded, TieredStore
 from kvcache.copies import Copied
 from server.http.errors import describe
 from tests.engine.test_engine import collect, engine_on, oracle, prompt_of, run, tokens_of
@@ -50,13 +50,13 @@ def test_segments_give_way_and_the_request_goes_on(model: LoadedModel, tmp_path:
     async def test() -> None:
         async with engine_on(model, tmp_path) as engine:
             await collect(engine, prompt_of(20, 300, 9, seed=1))
-            assert engine.store.stats().bytes["device"] > 0
+            assert engine.catalogue.stats().bytes["device"] > 0
             prompt = prompt_of(20, 9, 11, seed=2)
-            with short_of_memory(lambda batch: engine.store.stats().bytes["device"] > 0) as found:
+            with short_of_memory(lambda batch: engine.catalogue.stats().bytes["device"] > 0) as found:
                 _, choices = await collect(engine, prompt, use_segments=False)
             assert tokens_of(choices[0]) == oracle(prompt, 8)
             assert len(found) == 1, "once more, when the segments had left"
-            assert engine.store.stats().bytes["host"] > 0
+            assert engine.catalogue.stats().bytes["host"] > 0
 
     run(test)
 
@@ -183,7 +183,7 @@ def test_requests_wait_until_their_bytes_fit_and_the_tier_gives_way(model: Loade
 
             def watched(runner: ModelRunner, batch: Sequence[Work], *rest: Any) -> torch.Tensor:
                 running.append(len(engine._worker.requests.running))
-                device.append(engine.store.stats().bytes["device"] + 108 * per_token * running[-1])
+                device.append(engine.catalogue.stats().bytes["device"] + 108 * per_token * running[-1])
                 return forward(runner, batch, *rest)
 
             with patch.object(ModelRunner, "forward", watched):
@@ -194,7 +194,7 @@ def test_requests_wait_until_their_bytes_fit_and_the_tier_gives_way(model: Loade
             assert max(device) <= 250 * per_token
             await collect(engine, prompts[0])
             assert engine._worker.memory.reserved == 0
-            assert engine.store.stats().budgets["device"] == min(250 * per_token, 2 << 30)
+            assert engine.catalogue.stats().budgets["device"] == min(250 * per_token, 2 << 30)
 
     run(test)
 
@@ -245,9 +245,9 @@ class Ended:
 def test_loads_are_timed_by_when_they_have_ended(model: LoadedModel, tmp_path: Path) -> None:
     """A copy to a GPU is launched in no time, and takes its time meanwhile."""
     through: list[bool] = []
-    load, forward = SegmentStore.load, ModelRunner.forward
+    load, forward = TieredStore.load, ModelRunner.forward
 
-    def loaded(store: SegmentStore, *args: Any) -> Loaded:
+    def loaded(store: TieredStore, *args: Any) -> Loaded:
         one = load(store, *args)
         return replace(one, tier="host", copied=Copied(0.0, Ended(through), Ended(through)))
 
@@ -258,12 +258,12 @@ def test_loads_are_timed_by_when_they_have_ended(model: LoadedModel, tmp_path: P
 
     async def test() -> None:
         cost = CostModel(1.0, 0.0)
-        engine = TransformersEngine(model, SegmentStore(tmp_path), model_id="tiny", cost=cost)
+        engine = TransformersEngine(model, TieredStore(tmp_path), model_id="tiny", cost=cost)
         prompt = prompt_of(20, 300, 11)
         await collect(engine, prompt)
         through.clear()
         before = cost.bandwidth["host"]
-        with patch.object(SegmentStore, "load", loaded), patch.object(ModelRunner, "forward", passed):
+        with patch.object(TieredStore, "load", loaded), patch.object(ModelRunner, "forward", passed):
             started, _ = await collect(engine, prompt)
         await engine.close()
         assert [report.load_ms >= 250.0 for report in started.pieces] == [True, True, False]

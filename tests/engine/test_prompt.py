@@ -39,7 +39,7 @@ def test_memories_stand_in_the_system_message() -> None:
         "Answer questions from these memories.<|im_end|>\n"
         f"<|im_start|>user\n{USER.content}<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert [(piece.kind, piece.label, piece.keep) for piece in prompt.pieces] == [
+    assert [(piece.kind, piece.label, piece.storable) for piece in prompt.pieces] == [
         ("header", None, True),
         ("memory", "m0@1", True),
         ("memory", "m1@1", True),
@@ -68,7 +68,7 @@ def test_later_memories_stand_at_the_head_of_their_message() -> None:
         f"<|im_start|>system\n{HEADING}- A.\n{CLOSING}<|im_end|>\n<|im_start|>user\nHi.<|im_end|>\n"
         f"<|im_start|>assistant\nHello.<|im_end|>\n<|im_start|>user\n{block}<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert [(piece.kind, piece.keep) for piece in prompt.pieces] == [
+    assert [(piece.kind, piece.storable) for piece in prompt.pieces] == [
         ("header", True),
         ("memory", True),
         ("turns", True),
@@ -99,8 +99,8 @@ def test_pieces_joined_are_the_template_s_text(said: list[tuple[str, list[str]]]
     assert prompt.token_ids == tuple(tokenizer.encode(whole, add_special_tokens=False))
     kept = [piece for piece in prompt.pieces if piece.kind == "memory"]
     assert len(kept) == len(standing) + sum(len(lines) for _, lines in said)
-    assert not prompt.pieces[-1].keep
-    assert all(piece.keep for piece in prompt.pieces[:-1])
+    assert not prompt.pieces[-1].storable
+    assert all(piece.storable for piece in prompt.pieces[:-1])
 
 
 def test_what_says_the_same_as_a_block_is_not_taken_for_it() -> None:

@@ -14,7 +14,7 @@ from engine.base import GenerateRequest, MemoryText, PageRequest, Prompt, Sampli
 from engine.config import BatchingConfig, CompositionConfig
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.runner import ModelRunner
-from kvcache import Repair, SegmentStore
+from kvcache import Repair, TieredStore
 from tests.engine.test_engine import collect, engine_on, prompt_of, run, tokens_of
 from tests.tiny import tiny_model, tiny_network
 
@@ -118,17 +118,17 @@ def test_composed_memories_are_scored_behind(model: LoadedModel, tmp_path: Path)
     those of full prefill."""
 
     async def test() -> None:
-        store = SegmentStore(tmp_path)
+        store = TieredStore(tmp_path)
         composing = CompositionConfig(max_kl=float("inf"), min_saved_tokens=0)
         engine = TransformersEngine(
             model, store, model_id="tiny", batching=BatchingConfig(16, 64, 16), composing=composing
         )
         try:
             memories = [MemoryText(f"m{i}@1", f"Fact {i}: the {i} foxes live in the {i} woods.") for i in range(3)]
-            prompt = engine.render_completion(engine.tokenize("The foxes live"), memories)
+            prompt = engine.prompts.render_completion(engine.prompts.tokenize("The foxes live"), memories)
             header, *pieces, _ = prompt.pieces
             assert await engine.build_page(PageRequest(header, tuple(reversed(pieces))))
-            n = len(engine.tokenize("The foxes live"))
+            n = len(engine.prompts.tokenize("The foxes live"))
             expected = oracle(tiny_network(), prompt.token_ids)
             started, _ = await collect(
                 engine, prompt, SCORE, fidelity="high", repair=Repair("first", 1.0), score_last=n
@@ -161,11 +161,11 @@ def test_the_demo_model_scores_memories_as_plain_transformers(
     demo_model: LoadedModel, demo_folder: Path, tmp_path: Path
 ) -> None:
     async def test() -> None:
-        engine = TransformersEngine(demo_model, SegmentStore(tmp_path), model_id="demo")
+        engine = TransformersEngine(demo_model, TieredStore(tmp_path), model_id="demo")
         try:
             memories = [MemoryText("a@1", "My dog is called Biscuit."), MemoryText("b@1", "I live in Lisbon.")]
-            tokens = engine.tokenize("My dog, whose name is Biscuit, lives in Lisbon with me.")
-            prompt = engine.render_completion(tokens, memories)
+            tokens = engine.prompts.tokenize("My dog, whose name is Biscuit, lives in Lisbon with me.")
+            prompt = engine.prompts.render_completion(tokens, memories)
             found: list[Started] = []
             for request in ({"use_segments": False}, {}, {}):
                 started, _ = await collect(engine, prompt, SCORE, score_last=len(tokens), **request)

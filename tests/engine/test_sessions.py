@@ -11,7 +11,7 @@ from engine.base import GenerateRequest, Piece, Prompt, Started
 from engine.placement import missing_pieces
 from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import Segment, chain_key
-from kvcache.index import Entry
+from kvcache.entry import Entry
 from tests.engine import test_composition as composing
 from tests.engine.test_engine import GREEDY, collect, engine_on, prompt_of, run, tokens_of
 from tests.kvcache.conftest import make_segment
@@ -39,11 +39,11 @@ def longer(prompt: Prompt, *new: int) -> Prompt:
 def with_block(prompt: Prompt, said_before: tuple[int, ...], memory: Piece, question: tuple[int, ...]) -> Prompt:
     """The conversation goes on with a message that has a memory at its head."""
     *before, turns = prompt.pieces
-    inner = Piece("turns", turns.token_ids + said_before, keep=True)
+    inner = Piece("turns", turns.token_ids + said_before, storable=True)
     return Prompt((*before, inner, memory, Piece("turns", question)))
 
 
-MEMORY = Piece("memory", said(77, 12), "later@1", keep=True)
+MEMORY = Piece("memory", said(77, 12), "later@1", storable=True)
 
 
 @pytest.mark.parametrize("n_turns", [11, 300])  # copied, and attended to where it lies
@@ -56,7 +56,7 @@ def test_the_next_turn_computes_only_what_is_new(model: LoadedModel, tmp_path: P
                 assert started.cached_tokens == cached
                 cached = prompt.n_tokens + len(answer) - 1  # the last one was never fed
                 prompt = longer(prompt, *answer, *said(turn, 13))
-            assert sum(entry.n_tokens for entry in engine.store.entries()) == cached
+            assert sum(entry.n_tokens for entry in engine.catalogue.entries()) == cached
 
     run(test)
 
@@ -84,7 +84,7 @@ def test_deleting_a_memory_in_the_middle_leaves_what_is_before_it(model: LoadedM
             _, answer = await ask(engine, first)
             second = with_block(first, (*answer, *said(1, 7)), MEMORY, said(2, 9))
             _, answer = await ask(engine, second)
-            removed = engine.store.remove_label("later@1")
+            removed = engine.catalogue.remove_label("later@1")
             assert len(removed) == 3  # the memory, the turns behind it and the answer
             third = longer(second, *answer, *said(3, 5))
             for _ in range(2):  # the label stays dead, and nothing behind it is stored
@@ -94,8 +94,8 @@ def test_deleting_a_memory_in_the_middle_leaves_what_is_before_it(model: LoadedM
             await ask(engine, without)
             started, _ = await ask(engine, without)
             assert started.cached_tokens == without.n_tokens - 1
-            engine.store.remove_label("m0.1@1")
-            assert [entry.n_tokens for entry in engine.store.entries()] == [20]  # the header
+            engine.catalogue.remove_label("m0.1@1")
+            assert [entry.n_tokens for entry in engine.catalogue.entries()] == [20]  # the header
 
     run(test)
 
@@ -119,8 +119,8 @@ def test_a_conversation_goes_to_disk_and_comes_back(model: LoadedModel, tmp_path
         first = prompt_of(20, 9, 11)
         async with engine_on(model, tmp_path) as engine:
             _, answer = await ask(engine, first)
-            engine.store._writes.join()
-            assert engine.store.stats().segments["disk"] == 2  # turns are not written at once
+            engine.store._writes.queue.join()
+            assert engine.catalogue.stats().segments["disk"] == 2  # turns are not written at once
         second = longer(first, *answer, *said(1, 5))
         async with engine_on(model, tmp_path) as engine:  # a restart
             started, answer = await ask(engine, second)
@@ -156,7 +156,7 @@ def test_only_finished_single_answers_that_are_to_be_kept_are_stored(model: Load
                 break
             await stream.aclose()  # type: ignore[attr-defined]
             await collect(engine, prompt_of(9))
-            assert [entry.n_tokens for entry in engine.store.entries()] == [20, 9]
+            assert [entry.n_tokens for entry in engine.catalogue.entries()] == [20, 9]
 
     run(test)
 
@@ -167,7 +167,7 @@ def test_a_memory_that_may_not_be_stored_ends_the_chain(model: LoadedModel, tmp_
             header, memory, turns = prompt_of(20, 9, 11).pieces
             unkept = Prompt((header, Piece("memory", memory.token_ids, memory.label), turns))
             await ask(engine, unkept)
-            assert [entry.n_tokens for entry in engine.store.entries()] == [20]
+            assert [entry.n_tokens for entry in engine.catalogue.entries()] == [20]
 
     run(test)
 
@@ -180,13 +180,13 @@ def test_nothing_is_stored_behind_a_composed_memory(model: LoadedModel, tmp_path
         memory = composing.memory(2)
         prompt = composing.prompt_of(memory)
         if place == "middle":
-            header, turns = Piece("header", composing.HEADER, keep=True), Piece("turns", said(1, 30), keep=True)
+            header, turns = Piece("header", composing.HEADER, storable=True), Piece("turns", said(1, 30), storable=True)
             prompt = Prompt((header, composing.memory(3), turns, memory, Piece("turns", composing.QUERY)))
-        known = {entry.key for entry in engine.store.entries()}
+        known = {entry.key for entry in engine.catalogue.entries()}
         started, _ = await collect(engine, prompt, keep_turns=True, fidelity="fast")
         at = prompt.pieces.index(memory)
         assert [i for i, report in enumerate(started.pieces) if report.fidelity != "exact"] == [at]
-        new = [entry for entry in engine.store.entries() if entry.key not in known]
+        new = [entry for entry in engine.catalogue.entries() if entry.key not in known]
         assert sum(entry.n_tokens for entry in new) == sum(len(piece.token_ids) for piece in prompt.pieces[:at])
         await engine.build(prompt)  # as healing does
         _, choices = await collect(engine, prompt, keep_turns=True, fidelity="fast")
@@ -211,9 +211,9 @@ def test_the_rest_of_turns_is_missing_behind_a_chain_that_ends_in_them() -> None
     header = make_segment([1, 2], root=ROOT)
     turns = make_segment([3, 4], after=header)
     pieces = (
-        Piece("header", (1, 2), keep=True),
-        Piece("turns", (3, 4, 5), keep=True),
-        Piece("memory", (6,), "m@1", keep=True),
+        Piece("header", (1, 2), storable=True),
+        Piece("turns", (3, 4, 5), storable=True),
+        Piece("memory", (6,), "m@1", storable=True),
         Piece("turns", (7,)),
     )
     rest, memory = missing_pieces(Prompt(pieces), ROOT, entries(header, turns), (), keep_turns=True)
@@ -226,5 +226,9 @@ def test_the_rest_of_turns_is_missing_behind_a_chain_that_ends_in_them() -> None
 def test_a_memory_is_never_stored_in_two_halves() -> None:
     header = make_segment([1, 2], root=ROOT)
     half = make_segment([3], after=header)  # what somebody said, and the beginning of a memory by chance
-    pieces = (Piece("header", (1, 2), keep=True), Piece("memory", (3, 4), "m@1", keep=True), Piece("turns", (7,)))
+    pieces = (
+        Piece("header", (1, 2), storable=True),
+        Piece("memory", (3, 4), "m@1", storable=True),
+        Piece("turns", (7,)),
+    )
     assert missing_pieces(Prompt(pieces), ROOT, entries(header, half), (), keep_turns=True) == []

@@ -22,8 +22,7 @@ from engine.vllm.paged import PagedCache
 from engine.vllm.streams import Staging, Streams
 from kvcache import Fingerprint, Layout, Rotation, root_key
 from kvcache.arena import Arena
-from kvcache.paths import files_of
-from kvcache.read import read_shard
+from kvcache.files.folder import SegmentFolder
 from kvcache.shard import Shard
 from tests.engine.late import LateDevice, LateEvent
 from tests.engine.vllm_stubs import vllm_or_stubs
@@ -199,7 +198,7 @@ def test_no_order_of_events_lets_bytes_be_read_too_early_or_land_too_late(
         m.worker.drop_host_tier()
         m.device.do_all()
         for order, keys, values in saved.values():
-            segment = read_shard(m.folder, order.key, FINGERPRINT, Shard.whole(LAYERS, HEADS))
+            segment = SegmentFolder(m.folder).read(order.key, FINGERPRINT, Shard.whole(LAYERS, HEADS))
             assert torch.equal(segment.keys, keys)
             assert torch.equal(segment.values, values)
         for where, (keys, values) in expected.items():
@@ -242,7 +241,7 @@ def test_staging_is_used_again_behind_the_copies_from_it(tmp_path: Path) -> None
             saves.append((m.save(keep_of(), ids_of(name), (0, 1, 2)), *expected))
         for order, keys, values in saves:
             assert m.until_saved(order) > 0
-            segment = read_shard(m.folder, order.key, FINGERPRINT, Shard.whole(LAYERS, HEADS))
+            segment = SegmentFolder(m.folder).read(order.key, FINGERPRINT, Shard.whole(LAYERS, HEADS))
             assert torch.equal(segment.keys, keys)
             assert torch.equal(segment.values, values)
 
@@ -400,7 +399,7 @@ def spoil(m: Machine, order: SaveOrder) -> None:
     """Change a bit of a segment's last byte on disk, and forget it elsewhere: it is found out after all layers but the
     last were placed."""
     m.worker.forget([order.key])
-    (path,) = files_of(m.folder, order.key)
+    (path,) = SegmentFolder(m.folder).paths(order.key)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -18,7 +18,7 @@ from benchmarks.gpu.plan import full, rehearsal
 from engine.transformers import SequenceKV
 from engine.transformers.loading import choose_device
 from kvcache import Segment
-from kvcache import store as store_module
+from kvcache.files import disk as disk_module
 
 DEVICE = choose_device("auto")
 IS_CUDA = DEVICE.type == "cuda"
@@ -81,10 +81,10 @@ def test_what_is_never_written_is_found() -> None:
 
 def test_a_file_with_other_numbers_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As when a segment is written before its numbers have come from the device."""
-    write = store_module.write_segment
+    write = disk_module.write_segment
 
     def too_early(path: Path, segment: Segment, **options: Any) -> Any:
         return write(path, replace(segment, values=torch.zeros_like(segment.values)), **options)
 
-    monkeypatch.setattr(store_module, "write_segment", too_early)
+    monkeypatch.setattr(disk_module, "write_segment", too_early)
     _fails(segments.evictions(site(tmp_path)))

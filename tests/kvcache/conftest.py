@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from kvcache import Fingerprint, Layout, Segment, SegmentStore, root_key
+from kvcache import Fingerprint, Layout, Segment, TieredStore, root_key
 
 LAYOUT = Layout(layers=2, kv_heads=2, head_dim=4, dtype="float32")
 FINGERPRINT = Fingerprint("weights", "config", "tokenizer", "template", "full-causal", LAYOUT)
@@ -32,8 +33,18 @@ def make_segment(
     return Segment.chained(parent, fingerprint, start, token_ids, keys, values, frozenset(labels))
 
 
+@contextmanager
+def held(store: TieredStore, keys: Sequence[str]) -> Iterator[None]:
+    """Hold these segments in memory while the block runs."""
+    store.hold(keys)
+    try:
+        yield
+    finally:
+        store.release(keys)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SegmentStore]:
-    opened = SegmentStore(tmp_path / "segments")
+def store(tmp_path: Path) -> Iterator[TieredStore]:
+    opened = TieredStore(tmp_path / "segments")
     yield opened
     opened.close()

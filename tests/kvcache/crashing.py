@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import kvcache.file
+import kvcache.files.writer
 import kvcache.store
-from kvcache import SegmentStore
+from kvcache import TieredStore
 from kvcache.index import Index
 from tests.kvcache.conftest import make_segment
 from tests.kvcache.test_codecs import make_page
@@ -28,7 +28,7 @@ def work(folder: Path, seed: int, cut_at: str | None, countdown: int, told: Conn
     if cut_at is not None:
         _cut(cut_at, countdown)
     rng = random.Random(seed)
-    store = SegmentStore(folder, disk_bytes=1 << 28, codec="int8")
+    store = TieredStore(folder, disk_bytes=1 << 28, codec="int8")
     for round_ in range(40):
         label = f"m{seed}.{round_}@1"
         if round_ % 4 == 3:
@@ -40,7 +40,7 @@ def work(folder: Path, seed: int, cut_at: str | None, countdown: int, told: Conn
             store.flush()
             told.send(("put", segment.key, label))
         if round_ % 5 == 4:
-            store.remove_label(label)
+            store.catalogue.remove_label(label)
             told.send(("gone", segment.key, label))
     store.close()
 
@@ -61,13 +61,13 @@ def _cut(step: str, countdown: int) -> None:
         return counted
 
     if step == "save":
-        kvcache.file._save = before(kvcache.file._save, after=True)
+        kvcache.files.writer._save = before(kvcache.files.writer._save, after=True)
     elif step == "fsync":
         os.fsync = before(os.fsync)
     elif step == "rename":
         Path.rename = before(Path.rename)  # type: ignore[method-assign]
     elif step == "sync_folder":
-        kvcache.file.sync_folder = before(kvcache.file.sync_folder)
+        kvcache.files.writer.sync_folder = before(kvcache.files.writer.sync_folder)
     elif step == "row":
         Index.stored = before(Index.stored)  # type: ignore[method-assign]
     elif step == "row_done":

@@ -18,7 +18,6 @@ import torch
 
 from kvcache.arena import Arena, PinnedMemory
 from kvcache.copies import Lane
-from kvcache.store import SegmentStore
 
 DEVICE = torch.device("cuda", 0)
 POISON = 0xFF  # of floats: not a number
@@ -172,7 +171,7 @@ def _unowned(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def fake_device(seed: int) -> Iterator[World]:
-    """Within the block ``SegmentStore`` finds a GPU."""
+    """Within the block ``TieredStore`` finds a GPU."""
     world = World(Random(seed))
     give_back = Arena.give_back
 
@@ -190,5 +189,5 @@ def fake_device(seed: int) -> Iterator[World]:
     ):
         # A block that outlives all that is queued: what is read too late is poison, and no error of the system.
         host = PinnedMemory(_HOST_BYTES, DEVICE)
-        with patch.object(SegmentStore, "_host_memory", lambda store, nbytes: host.allocate):
+        with patch("kvcache.transfer._host_memory", lambda device, nbytes: host.allocate):
             yield world

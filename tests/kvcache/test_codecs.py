@@ -14,12 +14,14 @@ from kvcache import (
     CodecName,
     FingerprintMismatch,
     Layout,
+    Lead,
     Segment,
     SegmentCorrupt,
-    SegmentStore,
+    TieredStore,
     read_segment,
 )
-from kvcache.file import _hash_order, read_header, write_segment
+from kvcache.files.format import hash_order, read_header
+from kvcache.files.writer import write_segment
 from tests.kvcache.conftest import FINGERPRINT, LAYOUT, ROOT, make_segment
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -72,9 +74,8 @@ def make_page(n_tokens: int = 70, lead: tuple[int, ...] = (9, 9), label: str = "
     keys, values = tensors(LAYOUT.shape(n_tokens), torch.float32, n_tokens)
     parts = [(range(30), label), (range(30, n_tokens), "b@1")]
     certificate = Certificate({"high": 0.01, "fast": 0.05}, {"high": 1.0, "fast": 0.9})
-    return Segment.standalone(
-        ROOT, FINGERPRINT, 12, parts, keys, values, lead=lead, lead_labels=frozenset({"c@1"}), certificate=certificate
-    )
+    behind = Lead(lead, frozenset({"c@1"}))
+    return Segment.standalone(ROOT, FINGERPRINT, 12, parts, keys, values, lead=behind).certified(certificate)
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -93,7 +94,7 @@ def test_a_page_in_a_file(name: CodecName, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 def test_numbers_are_the_same_in_every_tier(name: CodecName, tmp_path: Path) -> None:
-    store = SegmentStore(tmp_path, codec=name)
+    store = TieredStore(tmp_path, codec=name)
     page = store.as_read(make_page())
     chained = make_segment(range(5))
     store.put(page)
@@ -137,7 +138,7 @@ def test_files_are_laid_out_as_they_are_hashed(name: CodecName, tmp_path: Path) 
     write_segment(path, make_page(), codec=name)
     header = read_header(path)
     laid_out = sorted(header.tensors, key=lambda part: header.tensors[part].begin)
-    assert laid_out == _hash_order({part: stored.dtype for part, stored in header.tensors.items()})
+    assert laid_out == hash_order({part: stored.dtype for part, stored in header.tensors.items()})
 
 
 def test_a_large_file_is_hashed_while_it_is_read(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from kvcache import Segment, SegmentMissing, SegmentStore, read_segment
+from kvcache import Segment, SegmentMissing, TieredStore, read_segment
 from kvcache.arena import PinnedMemory
 from kvcache.copies import Copies
-from kvcache.paths import segment_files
+from kvcache.files.folder import SegmentFolder
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 from tests.kvcache.fake_device import DEVICE, FakeStreams, World, fake_device
 
@@ -41,9 +41,9 @@ steps = st.lists(
 
 
 @contextmanager
-def opened(world: World, device: int, host: int) -> Iterator[tuple[SegmentStore, Path]]:
+def opened(world: World, device: int, host: int) -> Iterator[tuple[TieredStore, Path]]:
     folder = Path(tempfile.mkdtemp())
-    store = SegmentStore(folder, device=DEVICE, device_bytes=device * ONE, host_bytes=host * ONE, fsync=False)
+    store = TieredStore(folder, device=DEVICE, device_bytes=device * ONE, host_bytes=host * ONE, fsync=False)
     try:
         yield store, folder
     finally:
@@ -51,7 +51,7 @@ def opened(world: World, device: int, host: int) -> Iterator[tuple[SegmentStore,
         shutil.rmtree(folder)
 
 
-def put(store: SegmentStore, world: World, i: int, *, durable: bool) -> None:
+def put(store: TieredStore, world: World, i: int, *, durable: bool) -> None:
     segment = SEGMENTS[i]
     store.put(replace(segment, keys=world.tensor(segment.keys), values=world.tensor(segment.values)), durable=durable)
 
@@ -62,7 +62,7 @@ def check(found: Segment, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
     assert torch.equal(read(found.values), expected.values), "values are not what was put"
 
 
-def act(store: SegmentStore, world: World, step: Step, in_use: list[Segment]) -> None:
+def act(store: TieredStore, world: World, step: Step, in_use: list[Segment]) -> None:
     what, i = step
     key = SEGMENTS[i].key
     if what in ("put", "hold"):
@@ -85,7 +85,7 @@ def act(store: SegmentStore, world: World, step: Step, in_use: list[Segment]) ->
     elif what == "free":
         store.free_device()
     else:
-        store.clear()
+        store.catalogue.clear()
 
 
 def look(world: World, in_use: list[Segment]) -> None:
@@ -104,7 +104,7 @@ def live(seed: int, script: Sequence[Step], device: int, host: int) -> None:
         for i in range(N):
             act(store, world, ("load", i), in_use)
         store.close()
-        for path in segment_files(folder):
+        for path in SegmentFolder(folder).files():
             check(read_segment(path, FINGERPRINT), lambda tensor: tensor)
 
 

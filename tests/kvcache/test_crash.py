@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kvcache import SegmentStore, verify_folder
-from kvcache.paths import segment_files
+from kvcache import TieredStore, verify_folder
+from kvcache.files.folder import SegmentFolder
 from tests.kvcache import crashing
 from tests.kvcache.conftest import FINGERPRINT
 
@@ -56,12 +56,12 @@ def run_until_cut(
 
 def check(folder: Path, put: set[str], gone: set[str], doubtful: set[str]) -> None:
     """``doubtful``: labels whose removal was under way when the cut came."""
-    store = SegmentStore(folder, codec="int8")
+    store = TieredStore(folder, codec="int8")
     try:
         report = verify_folder(folder)
         assert report.bad == []
-        entries = {entry.key: entry for entry in store.entries()}
-        assert {path.stem for path in segment_files(folder)} == set(entries)
+        entries = {entry.key: entry for entry in store.catalogue.entries()}
+        assert {path.stem for path in SegmentFolder(folder).files()} == set(entries)
         assert not list(folder.glob("*/.*.tmp"))
         labels = {label for entry in entries.values() for label in entry.labels}
         assert not labels & gone

@@ -14,9 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvcache import Layout, SegmentCorrupt, direct, read_segment, write_segment
-from kvcache.direct import ALIGNMENT, open_direct, read_direct
-from kvcache.file import _INTERRUPTIBLE_BYTES, SegmentReader, fresh_memory, read_header
+from kvcache import Layout, SegmentCorrupt, read_segment, write_segment
+from kvcache.files import direct
+from kvcache.files.direct import ALIGNMENT, open_direct, read_direct
+from kvcache.files.format import read_header
+from kvcache.files.reader import _INTERRUPTIBLE_BYTES, SegmentReader, fresh_memory
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 
 LARGE = replace(FINGERPRINT, layout=Layout(6, 4, 64, "float32"))
@@ -111,7 +113,7 @@ def test_a_segment_that_is_not_in_the_page_cache(
         direct_bytes.append(len(view) - first - last)
         return first, last
 
-    monkeypatch.setattr("kvcache.file.read_direct", counted)
+    monkeypatch.setattr("kvcache.files.reader.read_direct", counted)
     with SegmentReader(path, LARGE, stop) as reader:  # type: ignore[arg-type]
         memory = fresh_memory(reader.header.data_bytes + spare + 64)[64:]
         reader.fill(memory)
@@ -126,7 +128,7 @@ def test_a_file_without_padding_is_read_as_before(tmp_path: Path, nothing_cached
     segment = make_segment(range(900), fingerprint=LARGE)
     path = tmp_path / "x.safetensors"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("kvcache.file._padded", lambda metadata, tensors: metadata)
+        patched.setattr("kvcache.files.writer.padded", lambda metadata, tensors: metadata)
         write_segment(path, segment)
     assert read_header(path).data_begin % ALIGNMENT
     assert torch.equal(read_segment(path, LARGE).values, segment.values)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from kvcache import FingerprintMismatch, Layout, SegmentCorrupt, read_segment, write_segment
-from kvcache.file import read_header
+from kvcache.files.format import read_header
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 
 

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache
 
 from kvcache import (
     Fingerprint,
-    SegmentStore,
+    TieredStore,
     UnsupportedCache,
     cache_from_segments,
     read_segment,
@@ -66,10 +66,10 @@ def test_a_store_works_without_an_engine(tmp_path: Path) -> None:
     network = tiny_network()
     fingerprint = Fingerprint.of_model(network)
     cache = network(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
-    store = SegmentStore(tmp_path)
+    store = TieredStore(tmp_path)
     store.put(segment_from_cache(cache, fingerprint, root_key(fingerprint), [5, 6, 7]))
     store.close()
-    store = SegmentStore(tmp_path)
-    chain = [store.load(e.key, fingerprint).segment for e in store.match(root_key(fingerprint), [5, 6, 7, 8])]
+    store = TieredStore(tmp_path)
+    chain = [store.load(e.key, fingerprint).segment for e in store.catalogue.match(root_key(fingerprint), [5, 6, 7, 8])]
     assert cache_from_segments(chain).get_seq_length() == 3
     store.close()

@@ -15,20 +15,22 @@ from pathlib import Path
 import pytest
 import torch
 
-import kvcache.file
+import kvcache.files.writer
 from kvcache import (
+    Exchange,
     Fingerprint,
     FingerprintMismatch,
     Layout,
+    ModelView,
     Segment,
     SegmentMissing,
-    SegmentStore,
+    TieredStore,
     root_key,
     verify_folder,
 )
-from kvcache.disk import DiskTier
-from kvcache.paths import segment_files, segment_path
-from kvcache.quarantine import list_quarantine
+from kvcache.files.disk import Disk
+from kvcache.files.folder import SegmentFolder
+from kvcache.files.quarantine import list_quarantine
 from tests.kvcache.conftest import FINGERPRINT, ROOT, make_segment
 from tests.kvcache.test_codecs import make_page
 
@@ -53,8 +55,8 @@ def bytes_below(folder: Path) -> int:
 
 
 @contextmanager
-def opened(folder: Path, **wanted: int) -> Iterator[SegmentStore]:
-    store = SegmentStore(folder, **wanted)  # type: ignore[arg-type]
+def opened(folder: Path, **wanted: int) -> Iterator[TieredStore]:
+    store = TieredStore(folder, **wanted)  # type: ignore[arg-type]
     try:
         yield store
     finally:
@@ -62,7 +64,7 @@ def opened(folder: Path, **wanted: int) -> Iterator[SegmentStore]:
 
 
 def damage(folder: Path, segment: Segment) -> None:
-    path = segment_path(folder, segment.key)
+    path = SegmentFolder(folder).path_of(segment.key)
     raw = path.read_bytes()
     path.write_bytes(raw[:-3] + bytes([raw[-3] ^ 4]) + raw[-2:])
 
@@ -74,28 +76,28 @@ def test_what_another_model_has_is_there_when_it_is_back(tmp_path: Path) -> None
         chains[model.digest] = [head, of(model, [3, 4], head, ("m@1",))]
     for model, other in ((A, B), (B, A), (A, B)):
         with opened(tmp_path) as store:
-            found = store.match(ROOTS[model.digest], [1, 2, 3, 4])
-            again = model is A and len(store.entries()) == 4
+            found = store.catalogue.match(ROOTS[model.digest], [1, 2, 3, 4])
+            again = model is A and len(store.catalogue.entries()) == 4
             assert len(found) == (2 if again else 0)
             for segment in chains[model.digest]:
                 store.put(segment)
             store.flush()
-            for entry in store.match(ROOTS[model.digest], [1, 2, 3, 4]):
+            for entry in store.catalogue.match(ROOTS[model.digest], [1, 2, 3, 4]):
                 assert store.load(entry.key, model)
             for segment in chains[other.digest]:
-                assert store.tier_of(segment.key, model) is None
+                assert store.catalogue.tier_of(segment.key, model) is None
                 assert store.preload(segment.key, model) == 0
-                if store.tier_of(segment.key) is not None:
+                if store.catalogue.tier_of(segment.key) is not None:
                     with pytest.raises(FingerprintMismatch):
                         store.load(segment.key, model)
                     with pytest.raises(SegmentMissing):
-                        store.read_file(segment.key, model)
-            held = store.holding(["m@1"], "no root", model)
+                        Exchange(store.catalogue).read_file(segment.key, model)
+            held = ModelView(store.catalogue, model).holding(["m@1"], "no root")
             assert [entry.key for entry in held] == [chains[model.digest][1].key]
-            assert store.stats().quarantined == 0
+            assert store.catalogue.stats().quarantined == 0
             assert not (tmp_path / "quarantine").exists()
     with opened(tmp_path) as store:
-        assert [share.segments for share in store.stats().models] == [2, 2]
+        assert [share.segments for share in store.catalogue.stats().models] == [2, 2]
         assert torch.equal(store.load(chains[A.digest][1].key, A).segment.keys, chains[A.digest][1].keys)
 
 
@@ -114,13 +116,13 @@ def test_a_full_folder_gives_up_the_model_that_was_not_used_for_longer(tmp_path:
             new = of(B, [i] * 8)
             store.put(new)
             store.flush()
-            assert store.tier_of(new.key) is not None
+            assert store.catalogue.tier_of(new.key) is not None
             assert bytes_below(tmp_path) <= 4 * one
-        left = {share.fingerprint: share.segments for share in store.stats().models}
+        left = {share.fingerprint: share.segments for share in store.catalogue.stats().models}
         assert left[B.digest] == 3
         assert left[A.digest] >= 1
     with opened(tmp_path, disk_bytes=one) as store:  # less than there is: what was used last stays
-        assert [entry.fingerprint for entry in store.entries()] == [B.digest]
+        assert [entry.fingerprint for entry in store.catalogue.entries()] == [B.digest]
         assert bytes_below(tmp_path) <= one
 
 
@@ -141,20 +143,20 @@ def test_forgetting_under_one_model_takes_all_models_and_what_is_in_quarantine(t
             store.load(made[A.digest][2].key, A)
         assert [(r.labels, r.chained) for r in list_quarantine(tmp_path)] == [(("city@1", "dog@1"), True)]
     with opened(tmp_path) as store:  # B is served now
-        assert store.stats().in_quarantine == 1
-        removed = store.remove_label("dog@1")
+        assert store.catalogue.stats().in_quarantine == 1
+        removed = store.catalogue.remove_label("dog@1")
         assert set(removed) == {made[A.digest][1].key, made[B.digest][1].key, made[B.digest][2].key}
         assert list_quarantine(tmp_path) == []
         assert not store.put(made[A.digest][1])
     with opened(tmp_path) as store:
         kept = {segment.key for segments in made.values() for segment in (segments[0], segments[3])}
-        assert {entry.key for entry in store.entries()} == kept
-        assert {path.stem for path in segment_files(tmp_path)} == kept
+        assert {entry.key for entry in store.catalogue.entries()} == kept
+        assert {path.stem for path in SegmentFolder(tmp_path).files()} == kept
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_sweep_and_a_tenants_chains_reach_all_models(tmp_path: Path, restart: bool) -> None:
-    store = SegmentStore(tmp_path)
+    store = TieredStore(tmp_path)
     salted = {model.digest: root_key(model, "tenant") for model in (A, B)}
     for model in (A, B):
         store.put(of(model, [1, 2], labels=("gone@1",)))
@@ -167,10 +169,10 @@ def test_a_sweep_and_a_tenants_chains_reach_all_models(tmp_path: Path, restart: 
     store.flush()
     if restart:
         store.close()
-        store = SegmentStore(tmp_path)
-    assert store.sweep({"kept@1", *page.labels}) == 2
-    assert len(store.remove_chains("tenant")) == 4
-    left = {entry.key for entry in store.entries()}
+        store = TieredStore(tmp_path)
+    assert store.catalogue.sweep({"kept@1", *page.labels}) == 2
+    assert len(store.catalogue.remove_chains("tenant")) == 4
+    left = {entry.key for entry in store.catalogue.entries()}
     assert left == {page.key, *(of(model, [3, 4]).key for model in (A, B))}
     store.close()
 
@@ -184,33 +186,33 @@ def test_what_lies_behind_a_lost_file_goes_with_its_memory(tmp_path: Path) -> No
         for segment in (a, b, c):
             store.put(segment)
         store.demote("disk")
-        segment_path(tmp_path, b.key).unlink()
+        SegmentFolder(tmp_path).path_of(b.key).unlink()
         damage(tmp_path, a)
         for segment in (a, b):
             with pytest.raises(SegmentMissing):
                 store.load(segment.key, A)
     with opened(tmp_path) as store:
-        assert [entry.key for entry in store.entries()] == [c.key]
-        assert store.entries()[0].labels == {"a@1", "b@1"}
-        assert store.remove_label("a@1") == [c.key]
+        assert [entry.key for entry in store.catalogue.entries()] == [c.key]
+        assert store.catalogue.entries()[0].labels == {"a@1", "b@1"}
+        assert store.catalogue.remove_label("a@1") == [c.key]
     with opened(tmp_path) as store:
-        assert store.entries() == []
-        assert list(segment_files(tmp_path)) == []
+        assert store.catalogue.entries() == []
+        assert list(SegmentFolder(tmp_path).files()) == []
 
 
 def test_a_child_that_is_on_disk_before_its_parent_knows_of_it(tmp_path: Path) -> None:
-    a, store = of(A, [1], labels=("a@1",)), SegmentStore(tmp_path)
+    a, store = of(A, [1], labels=("a@1",)), TieredStore(tmp_path)
     b = of(A, [2], a)
     (tmp_path / a.key[:2]).write_text("where the folder would be")
     if a.key[:2] != b.key[:2]:
         store.put(a)
         store.put(b)
         store.flush()
-        assert store.stats().write_errors == 1
-        store._index._db.close()  # as a kill leaves it
+        assert store.catalogue.stats().write_errors == 1
+        store._index._mirror.close()  # as a kill leaves it
         (tmp_path / a.key[:2]).unlink()
         with opened(tmp_path) as again:
-            assert again.remove_label("a@1") == [b.key]
+            assert again.catalogue.remove_label("a@1") == [b.key]
 
 
 def test_quarantine_counts_goes_first_and_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +229,7 @@ def test_quarantine_counts_goes_first_and_does_not_stay(tmp_path: Path, monkeypa
             with pytest.raises(SegmentMissing):
                 store.load(segment.key, A)
             assert bytes_below(tmp_path) <= budget
-        stats = store.stats()
+        stats = store.catalogue.stats()
         assert stats.quarantined == 5
         assert stats.in_quarantine == 2  # an eighth of the budget
         assert stats.quarantine_bytes <= budget // 8
@@ -237,18 +239,18 @@ def test_quarantine_counts_goes_first_and_does_not_stay(tmp_path: Path, monkeypa
             store.put(of(A, [i, i]))
             store.flush()
             assert bytes_below(tmp_path) <= budget
-        assert store.stats().in_quarantine == 0
+        assert store.catalogue.stats().in_quarantine == 0
         assert verify_folder(tmp_path).bad == []
         damage(tmp_path, segments[10])
         with pytest.raises(SegmentMissing):
             store.load(segments[10].key, A)
-        assert store.stats().in_quarantine == 1
+        assert store.catalogue.stats().in_quarantine == 1
     with opened(tmp_path) as store:
-        assert store.stats().in_quarantine == 1
+        assert store.catalogue.stats().in_quarantine == 1
     late = time.time() + 8 * 86_400
-    monkeypatch.setattr("kvcache.quarantine.time.time", lambda: late)
+    monkeypatch.setattr("kvcache.files.quarantine.time.time", lambda: late)
     with opened(tmp_path) as store:
-        assert store.stats().in_quarantine == 0
+        assert store.catalogue.stats().in_quarantine == 0
     assert list((tmp_path / "quarantine").iterdir()) == []
 
 
@@ -262,8 +264,8 @@ def test_quarantined_files_that_nobody_can_vouch_for_are_removed(tmp_path: Path)
     (jail / f"{'ef' * 32}.safetensors").write_bytes(b"x")
     with opened(tmp_path) as store:
         assert list(jail.iterdir()) == []
-        store.quarantine(key)  # nothing is known of it
-        assert store.stats().in_quarantine == 0
+        store.catalogue.quarantine(key)  # nothing is known of it
+        assert store.catalogue.stats().in_quarantine == 0
 
 
 def test_a_quarantine_that_cannot_be_written_loses_the_file_only(
@@ -282,7 +284,7 @@ def test_a_quarantine_that_cannot_be_written_loses_the_file_only(
         with pytest.raises(SegmentMissing):
             store.load(segment.key, A)
         assert bytes_below(tmp_path) == 0
-        assert store.stats().bytes["disk"] == store.stats().in_quarantine == 0
+        assert store.catalogue.stats().bytes["disk"] == store.catalogue.stats().in_quarantine == 0
         monkeypatch.undo()
         assert store.put(segment)
 
@@ -296,11 +298,11 @@ def test_a_rebuilt_index_keeps_each_models_and_drops_what_is_behind_a_gap(tmp_pa
             store.put(segment)
         store.put(of(A, [3], labels=("x@1",)))
         store.put(lone)
-    segment_path(tmp_path, lone.parent).unlink()
+    SegmentFolder(tmp_path).path_of(lone.parent).unlink()
     (tmp_path / "index.sqlite").write_bytes(b"no database" * 100)
     with opened(tmp_path) as store:
-        assert {entry.key for entry in store.entries()} == {a.key, b.key, behind.key}
-        assert set(store.remove_label("a@1")) == {a.key, b.key, behind.key}
+        assert {entry.key for entry in store.catalogue.entries()} == {a.key, b.key, behind.key}
+        assert set(store.catalogue.remove_label("a@1")) == {a.key, b.key, behind.key}
 
 
 def test_two_models_with_one_text_are_two_segments(tmp_path: Path) -> None:
@@ -308,23 +310,23 @@ def test_two_models_with_one_text_are_two_segments(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         for model in (A, other):
             store.put(make_segment([1, 2], fingerprint=model, root=root_key(model)))
-        assert len(store.entries()) == 2
-        assert [len(store.match(root_key(model), [1, 2])) for model in (A, other)] == [1, 1]
-        assert len(store.match(root_key(replace(A, config="longer")), [1, 2])) == 0
+        assert len(store.catalogue.entries()) == 2
+        assert [len(store.catalogue.match(root_key(model), [1, 2])) for model in (A, other)] == [1, 1]
+        assert len(store.catalogue.match(root_key(replace(A, config="longer")), [1, 2])) == 0
 
 
 @contextmanager
 def watched(folder: Path) -> Iterator[list[int]]:
     """How much the folder holds each time that a file was written, before anything else is done."""
     held: list[int] = []
-    save = kvcache.file._save
+    save = kvcache.files.writer._save
 
     def watching(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         save(path, tensors, metadata)
         held.append(bytes_below(folder))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("kvcache.file._save", watching)
+        patched.setattr("kvcache.files.writer._save", watching)
         yield held
 
 
@@ -340,25 +342,27 @@ def test_the_budget_holds_at_every_moment(tmp_path: Path, seed: int) -> None:
         with watched(folder) as held, opened(folder, **limits) as store:
             for step in range(25):
                 tokens = [rng.randrange(50) for _ in range(rng.randrange(1, 40))]
-                parents = [s for s in alive if s.fingerprint == model.digest and store.tier_of(s.key) is not None]
+                parents = [
+                    s for s in alive if s.fingerprint == model.digest and store.catalogue.tier_of(s.key) is not None
+                ]
                 after = rng.choice([None, *parents])
                 segment = of(model, tokens, after, (f"m{rng.randrange(8)}@1",))
                 if store.put(segment, durable=rng.random() < 0.7):
                     alive.append(segment)
                 if step % 4 == 3:
                     store.flush()
-                    on_disk = [e for e in store.entries() if store.tier_of(e.key, model) == "disk"]
+                    on_disk = [e for e in store.catalogue.entries() if store.catalogue.tier_of(e.key, model) == "disk"]
                     for entry in rng.sample(on_disk, min(2, len(on_disk))):
                         damage(folder, next(s for s in alive if s.key == entry.key))
                         with pytest.raises(SegmentMissing):
                             store.load(entry.key, model)
                 if step % 7 == 6:
                     label = f"m{rng.randrange(8)}@1"
-                    store.remove_label(label)
+                    store.catalogue.remove_label(label)
                     assert label not in {each for refused in list_quarantine(folder) for each in refused.labels}
-                    assert label not in {each for entry in store.entries() for each in entry.labels}
+                    assert label not in {each for entry in store.catalogue.entries() for each in entry.labels}
             store.flush()
-            told = store.stats()
+            told = store.catalogue.stats()
             assert told.bytes["disk"] + told.quarantine_bytes == bytes_below(folder) <= budget
             assert held
             assert max(held) <= budget, "while files are written, too"
@@ -366,14 +370,14 @@ def test_the_budget_holds_at_every_moment(tmp_path: Path, seed: int) -> None:
 
 def test_a_promise_is_kept_until_it_is_settled(tmp_path: Path) -> None:
     with opened(tmp_path, disk_bytes=100_000) as store:
-        disk: DiskTier = store.disk
-        assert store.expect("ab" * 32, 50_000)
+        disk: Disk = store.catalogue.disk
+        assert store.catalogue.expect("ab" * 32, 50_000)
         assert disk.used > 50_000
-        assert not store.expect("cd" * 32, 50_000)
-        assert store.expect("ab" * 32, 10_000)  # of the same, not another
+        assert not store.catalogue.expect("cd" * 32, 50_000)
+        assert store.catalogue.expect("ab" * 32, 10_000)  # of the same, not another
         disk.settle("ab" * 32)
         assert disk.used == 0
-        assert not store.expect("ab" * 32, 200_000)
+        assert not store.catalogue.expect("ab" * 32, 200_000)
 
 
 def test_old_rows_count_what_their_files_take(tmp_path: Path) -> None:
@@ -385,4 +389,4 @@ def test_old_rows_count_what_their_files_take(tmp_path: Path) -> None:
         db.execute("UPDATE segments SET disk_bytes = ?", (segment.nbytes,))
     db.close()
     with opened(tmp_path) as store:
-        assert store.stats().bytes["disk"] == os.stat(segment_path(tmp_path, segment.key)).st_size
+        assert store.catalogue.stats().bytes["disk"] == os.stat(SegmentFolder(tmp_path).path_of(segment.key)).st_size

@@ -10,25 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import Entry, Segment, SegmentStore
+from kvcache import Entry, ModelView, Segment, TieredStore
 from kvcache.tiers import MemoryTier
-from tests.kvcache.conftest import FINGERPRINT, ROOT, make_segment
+from tests.kvcache.conftest import FINGERPRINT, ROOT, held, make_segment
 
 A, B, C = (make_segment([i, i + 1]) for i in (10, 20, 30))
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> SegmentStore:
+def small(tmp_path: Path) -> TieredStore:
     """Three segments on disk, and a host tier for two of them."""
-    store = SegmentStore(tmp_path, device_bytes=0, host_bytes=2 * A.nbytes, fsync=False)
+    store = TieredStore(tmp_path, device_bytes=0, host_bytes=2 * A.nbytes, fsync=False)
     for segment in (A, B, C):
         store.put(segment)
     store.demote("disk")
     return store
 
 
-def in_host(store: SegmentStore) -> set[str]:
-    return {segment.key for segment in (A, B, C) if store.tier_of(segment.key) == "host"}
+def in_host(store: TieredStore) -> set[str]:
+    return {segment.key for segment in (A, B, C) if store.catalogue.tier_of(segment.key) == "host"}
 
 
 def worth_of(values: dict[str, float]) -> object:
@@ -38,88 +38,88 @@ def worth_of(values: dict[str, float]) -> object:
     return worth
 
 
-def test_a_preload_is_no_use_and_its_first_use_is_counted_once(small: SegmentStore) -> None:
+def test_a_preload_is_no_use_and_its_first_use_is_counted_once(small: TieredStore) -> None:
     assert small.preload(A.key, FINGERPRINT) == A.nbytes
     assert small.preload(A.key, FINGERPRINT) == 0
-    assert small.tier_of(A.key) == "host"
-    assert sum(small.stats().hits.values()) == 0
-    assert small.stats().preloads.bytes == A.nbytes
-    assert small.stats().preloads.used_bytes == 0
+    assert small.catalogue.tier_of(A.key) == "host"
+    assert sum(small.catalogue.stats().hits.values()) == 0
+    assert small.catalogue.stats().preloads.bytes == A.nbytes
+    assert small.catalogue.stats().preloads.used_bytes == 0
     for _ in range(2):
         assert small.load(A.key, FINGERPRINT).tier == "host"
-    done = small.stats().preloads
+    done = small.catalogue.stats().preloads
     assert (done.segments, done.used_bytes, done.wasted_bytes) == (1, A.nbytes, 0)
     assert done.saved_s > 0
     small.close()
 
 
-def test_what_leaves_memory_unused_is_wasted(small: SegmentStore) -> None:
+def test_what_leaves_memory_unused_is_wasted(small: TieredStore) -> None:
     for segment in (A, B, C):
         small.preload(segment.key, FINGERPRINT)
     assert in_host(small) == {B.key, C.key}
-    assert small.stats().preloads.wasted_bytes == A.nbytes
+    assert small.catalogue.stats().preloads.wasted_bytes == A.nbytes
     small.demote("disk")
-    assert small.stats().preloads.wasted_bytes == 3 * A.nbytes
+    assert small.catalogue.stats().preloads.wasted_bytes == 3 * A.nbytes
     small.close()
 
 
-def test_what_is_deleted_is_wasted_and_never_comes_back(small: SegmentStore) -> None:
+def test_what_is_deleted_is_wasted_and_never_comes_back(small: TieredStore) -> None:
     labelled = make_segment([1, 2, 3], labels=["m@1"])
     small.put(labelled)
     small.demote("disk")
     small.preload(labelled.key, FINGERPRINT)
-    small.remove_label("m@1")
-    assert small.stats().preloads.wasted_bytes == labelled.nbytes
+    small.catalogue.remove_label("m@1")
+    assert small.catalogue.stats().preloads.wasted_bytes == labelled.nbytes
     assert small.preload(labelled.key, FINGERPRINT) == 0
     small.close()
 
 
-def test_nothing_is_displaced_that_is_worth_more(small: SegmentStore) -> None:
-    small.set_worth(worth_of({A.key: 0.9, B.key: 0.5, C.key: 0.1}))  # type: ignore[arg-type]
+def test_nothing_is_displaced_that_is_worth_more(small: TieredStore) -> None:
+    small.catalogue.ranker.use(worth_of({A.key: 0.9, B.key: 0.5, C.key: 0.1}))  # type: ignore[arg-type]
     for segment in (A, B, C):
         small.preload(segment.key, FINGERPRINT)
     assert in_host(small) == {A.key, B.key}
-    assert small.stats().preloads.segments == 2  # the third was not even read
+    assert small.catalogue.stats().preloads.segments == 2  # the third was not even read
     small.load(C.key, FINGERPRINT)  # asked for: served, and not kept
     assert in_host(small) == {A.key, B.key}
-    small.set_worth(worth_of({A.key: 0.0, B.key: 0.5, C.key: 0.6}))  # type: ignore[arg-type]
+    small.catalogue.ranker.use(worth_of({A.key: 0.0, B.key: 0.5, C.key: 0.6}))  # type: ignore[arg-type]
     assert small.preload(C.key, FINGERPRINT) == C.nbytes
     assert in_host(small) == {B.key, C.key}
     small.close()
 
 
-def test_a_pinned_segment_stays_whatever_it_is_worth(small: SegmentStore) -> None:
-    small.set_worth(worth_of({A.key: 0.0, B.key: 0.4, C.key: 0.6}))  # type: ignore[arg-type]
+def test_a_pinned_segment_stays_whatever_it_is_worth(small: TieredStore) -> None:
+    small.catalogue.ranker.use(worth_of({A.key: 0.0, B.key: 0.4, C.key: 0.6}))  # type: ignore[arg-type]
     small.preload(A.key, FINGERPRINT)
-    with small.pinned([A.key]):
+    with held(small, [A.key]):
         small.preload(B.key, FINGERPRINT)
         small.preload(C.key, FINGERPRINT)
         assert in_host(small) == {A.key, C.key}
     small.close()
 
 
-def test_two_that_are_alike_do_not_displace_each_other(small: SegmentStore) -> None:
-    small.set_worth(worth_of({A.key: 0.5, B.key: 0.51, C.key: 0.55}))  # type: ignore[arg-type]
+def test_two_that_are_alike_do_not_displace_each_other(small: TieredStore) -> None:
+    small.catalogue.ranker.use(worth_of({A.key: 0.5, B.key: 0.51, C.key: 0.55}))  # type: ignore[arg-type]
     for _ in range(3):
         for segment in (A, B, C):
             small.preload(segment.key, FINGERPRINT)
     assert in_host(small) == {A.key, B.key}
-    assert small.stats().preloads.segments == 2
+    assert small.catalogue.stats().preloads.segments == 2
     small.close()
 
 
-def test_a_bad_file_or_another_model_is_not_preloaded(small: SegmentStore, tmp_path: Path) -> None:
+def test_a_bad_file_or_another_model_is_not_preloaded(small: TieredStore, tmp_path: Path) -> None:
     assert small.preload(A.key, replace(FINGERPRINT, weights="other")) == 0
     small.close()
-    again = SegmentStore(tmp_path, fsync=False)
+    again = TieredStore(tmp_path, fsync=False)
     for path in tmp_path.rglob(f"{B.key}*.safetensors"):
         path.write_bytes(b"no segment")
     assert again.preload(B.key, FINGERPRINT) == 0
-    assert again.tier_of(B.key) is None
+    assert again.catalogue.tier_of(B.key) is None
     again.close()
 
 
-def test_what_holds_a_memory_behind_a_header(store: SegmentStore) -> None:
+def test_what_holds_a_memory_behind_a_header(store: TieredStore) -> None:
     def page(header: str, tokens: list[int], label: str) -> Segment:
         plain = make_segment(tokens)
         return Segment.standalone(header, FINGERPRINT, 0, [(tokens, label)], plain.keys, plain.values)
@@ -130,8 +130,9 @@ def test_what_holds_a_memory_behind_a_header(store: SegmentStore) -> None:
     chained = make_segment([5, 6], labels=["m@1"])
     store.put(chained)
     assert here.root is not None
-    assert {entry.key for entry in store.holding(["m@1", "other@1"], here.root, FINGERPRINT)} == {here.key, chained.key}
-    assert store.holding(["other@1"], here.root, FINGERPRINT) == []
+    seen = ModelView(store.catalogue, FINGERPRINT)
+    assert {entry.key for entry in seen.holding(["m@1", "other@1"], here.root)} == {here.key, chained.key}
+    assert seen.holding(["other@1"], here.root) == []
 
 
 worths = st.dictionaries(st.integers(0, 9), st.floats(0, 1), max_size=10)
@@ -142,7 +143,7 @@ worths = st.dictionaries(st.integers(0, 9), st.floats(0, 1), max_size=10)
 def test_a_tier_keeps_the_best_of_what_it_was_given(order: list[int], worth: dict[int, float], room: int) -> None:
     segments = {i: make_segment([100 + i]) for i in range(10)}
     number = {segment.key: i for i, segment in segments.items()}
-    tier = MemoryTier(room * segments[0].nbytes)
+    tier = MemoryTier("host", room * segments[0].nbytes)
 
     def rank(keys: Sequence[str]) -> list[float]:
         return [worth.get(number[key], 0.0) for key in keys]
@@ -172,17 +173,17 @@ def test_a_ranking_that_fails_costs_no_request(
             raise KeyError(11)
         return values[: len(entries) - 1] if len(values) < 2 else values[: len(entries)]
 
-    store = SegmentStore(tmp_path, device_bytes=2 * A.nbytes, host_bytes=A.nbytes, fsync=False)
-    store.set_worth(worth)
+    store = TieredStore(tmp_path, device_bytes=2 * A.nbytes, host_bytes=A.nbytes, fsync=False)
+    store.catalogue.ranker.use(worth)
     for segment in (A, B):
         assert store.put(segment)
     store.load(A.key, FINGERPRINT)
     assert store.put(C)
-    assert [store.tier_of(segment.key) for segment in (A, B, C)] == ["device", "host", "device"]
+    assert [store.catalogue.tier_of(segment.key) for segment in (A, B, C)] == ["device", "host", "device"]
     store.demote("disk")
     for segment in (A, B, C):
         assert store.load(segment.key, FINGERPRINT).segment.n_tokens == 2
         store.preload(segment.key, FINGERPRINT)
-    assert store.stats().failed_ranks > 1
+    assert store.catalogue.stats().failed_ranks > 1
     assert sum("could not be ranked" in record.message for record in caplog.records) == 1
     store.close()

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcache import ReadInterrupted, SegmentStore, read_segment, write_segment
-from kvcache.recycling import Recycler
+from kvcache import ReadInterrupted, TieredStore, read_segment, write_segment
+from kvcache.files.recycling import Recycler
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 
 KIB = 1 << 10
@@ -74,14 +74,14 @@ def test_reading_is_given_up_when_it_is_told_to(tmp_path: Path) -> None:
 
 
 def test_a_preload_that_was_given_up_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    store = SegmentStore(tmp_path / "segments", fsync=False)
+    store = TieredStore(tmp_path / "segments", fsync=False)
     segment = make_segment(range(30))
     store.put(segment)
     store.flush()
     store.demote("disk")
     with pytest.raises(ReadInterrupted):
         store.preload(segment.key, FINGERPRINT, stop=lambda: True)
-    assert store.tier_of(segment.key) == "disk"
-    assert store.stats().preloads.segments == store.stats().quarantined == 0
+    assert store.catalogue.tier_of(segment.key) == "disk"
+    assert store.catalogue.stats().preloads.segments == store.catalogue.stats().quarantined == 0
     assert store.preload(segment.key, FINGERPRINT, stop=lambda: False) == segment.nbytes
     store.close()

@@ -9,10 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvcache import Fingerprint, Layout, Segment, SegmentCorrupt, SegmentMissing, SegmentStore, root_key, write_segment
-from kvcache.index import Entry
-from kvcache.paths import files_of, segment_files, segment_path
-from kvcache.read import read_shard
+from kvcache import Fingerprint, Layout, Segment, SegmentCorrupt, SegmentMissing, TieredStore, root_key, write_segment
+from kvcache.entry import Entry
+from kvcache.files.folder import SegmentFolder
 from kvcache.segment import joined
 from kvcache.shard import Shard, complete
 
@@ -29,7 +28,7 @@ def segment_of(n_tokens: int = 3) -> Segment:
 
 def save(folder: Path, segment: Segment, shards: list[Shard]) -> int:
     return sum(
-        write_segment(segment_path(folder, segment.key, None if shard.is_whole else shard), segment.cut(shard))
+        write_segment(SegmentFolder(folder).path_of(segment.key, None if shard.is_whole else shard), segment.cut(shard))
         for shard in shards
     )
 
@@ -52,9 +51,9 @@ def test_any_cut_is_read_from_files_of_any_other(
     folder, segment = tmp_path_factory.mktemp("shards"), segment_of()
     assert complete(written)
     save(folder, segment, written)
-    assert len(files_of(folder, segment.key)) == len(written)
+    assert len(SegmentFolder(folder).paths(segment.key)) == len(written)
     for shard in wanted:
-        read = read_shard(folder, segment.key, FINGERPRINT, shard)
+        read = SegmentFolder(folder).read(segment.key, FINGERPRINT, shard)
         assert torch.equal(read.keys, segment.cut(shard).keys)
         assert torch.equal(read.values, segment.cut(shard).values)
         assert (read.held, read.key, read.labels) == (shard, segment.key, segment.labels)
@@ -89,43 +88,43 @@ def entry_of(segment: Segment, disk_bytes: int) -> Entry:
 
 def test_a_store_takes_in_what_others_have_written(tmp_path: Path) -> None:
     segment = segment_of()
-    store = SegmentStore(tmp_path)
+    store = TieredStore(tmp_path)
     halves = [Shard.of_rank(4, 6, rank, 2) for rank in range(2)]
     disk_bytes = save(tmp_path, segment, halves)
-    assert store.record(entry_of(segment, disk_bytes))
-    assert store.tier_of(segment.key) == "disk"
+    assert store.catalogue.record(entry_of(segment, disk_bytes))
+    assert store.catalogue.tier_of(segment.key) == "disk"
     assert torch.equal(store.load(segment.key, FINGERPRINT).segment.keys, segment.keys)
     assert disk_bytes == segment.nbytes
-    assert store.stats().bytes["disk"] == sum(path.stat().st_size for path in segment_files(tmp_path))
+    assert store.catalogue.stats().bytes["disk"] == sum(path.stat().st_size for path in SegmentFolder(tmp_path).files())
     store.close()
     (tmp_path / "index.sqlite").unlink()
-    again = SegmentStore(tmp_path)  # rebuilt from the files
-    assert [entry.nbytes for entry in again.entries()] == [segment.nbytes]
-    assert again.remove_label("m@1") == [segment.key]
-    assert list(segment_files(tmp_path)) == []
-    assert not again.record(entry_of(segment, save(tmp_path, segment, halves)))  # forgotten stays forgotten
-    assert list(segment_files(tmp_path)) == []
+    again = TieredStore(tmp_path)  # rebuilt from the files
+    assert [entry.nbytes for entry in again.catalogue.entries()] == [segment.nbytes]
+    assert again.catalogue.remove_label("m@1") == [segment.key]
+    assert list(SegmentFolder(tmp_path).files()) == []
+    assert not again.catalogue.record(entry_of(segment, save(tmp_path, segment, halves)))  # forgotten stays forgotten
+    assert list(SegmentFolder(tmp_path).files()) == []
     again.close()
 
 
 def test_half_a_segment_is_none(tmp_path: Path) -> None:
     segment = segment_of()
     halves = [Shard.of_rank(4, 6, rank, 2) for rank in range(2)]
-    store = SegmentStore(tmp_path)
-    store.record(entry_of(segment, save(tmp_path, segment, halves)))
-    segment_path(tmp_path, segment.key, halves[1]).unlink()
+    store = TieredStore(tmp_path)
+    store.catalogue.record(entry_of(segment, save(tmp_path, segment, halves)))
+    SegmentFolder(tmp_path).path_of(segment.key, halves[1]).unlink()
     with pytest.raises(FileNotFoundError):
-        read_shard(tmp_path, segment.key, FINGERPRINT, WHOLE)
+        SegmentFolder(tmp_path).read(segment.key, FINGERPRINT, WHOLE)
     with pytest.raises(SegmentMissing):
         store.load(segment.key, FINGERPRINT)
     store.close()
-    assert SegmentStore(tmp_path).entries() == []
-    assert list(segment_files(tmp_path)) == []  # a start clears the rest away
+    assert TieredStore(tmp_path).catalogue.entries() == []
+    assert list(SegmentFolder(tmp_path).files()) == []  # a start clears the rest away
 
 
 def test_a_file_of_another_shard_is_refused(tmp_path: Path) -> None:
     segment = segment_of()
     first, second = (Shard.of_rank(4, 6, rank, 2) for rank in range(2))
-    write_segment(segment_path(tmp_path, segment.key, first), segment.cut(second))
+    write_segment(SegmentFolder(tmp_path).path_of(segment.key, first), segment.cut(second))
     with pytest.raises(SegmentCorrupt, match="another segment"):
-        read_shard(tmp_path, segment.key, FINGERPRINT, first)
+        SegmentFolder(tmp_path).read(segment.key, FINGERPRINT, first)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.advice import Costs, advise, summary
+from scheduler.prediction.advice import Costs, advise, summary
 
 
 def costs(load_bytes_s: float = 1e9, repaired: float = 0.15) -> Costs:

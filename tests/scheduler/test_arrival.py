@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.arrival import Gaps, Rhythm
+from scheduler.prediction.arrival import Gaps, Rhythm
 
 DAY = 86_400.0
 
@@ -23,7 +23,7 @@ def test_a_conversation_that_has_paused_for_long_is_waited_for_less() -> None:
     gaps = Gaps()
     for _ in range(500):  # turns of a session, and the night between two
         gaps.observe(rng.expovariate(1 / 30) if rng.random() < 0.9 else rng.uniform(0.5 * DAY, 1.5 * DAY))
-    at_once, paused = gaps.returns_within(600, 0.0), gaps.returns_within(600, 3000.0)
+    at_once, paused = gaps.table.returns_within(600, 0.0), gaps.table.returns_within(600, 3000.0)
     assert at_once > 0.8
     assert paused < 0.2
 
@@ -34,12 +34,12 @@ def test_always_a_probability(observed: list[float], horizon: float, idle: float
     gaps = Gaps()
     for gap in observed:
         gaps.observe(gap)
-    p = gaps.returns_within(horizon, idle, others)
+    p = gaps.table.returns_within(horizon, idle, others)
     assert 0 <= p <= 1
-    assert gaps.returns_within(horizon * 2, idle, others) >= p
+    assert gaps.table.returns_within(horizon * 2, idle, others) >= p
     again = Gaps()
     again.restore(gaps.state())
-    assert again.returns_within(horizon, idle, others) == pytest.approx(p, abs=1e-3)
+    assert again.table.returns_within(horizon, idle, others) == pytest.approx(p, abs=1e-3)
 
 
 def test_who_comes_every_morning_is_expected_in_the_morning() -> None:
@@ -47,17 +47,17 @@ def test_who_comes_every_morning_is_expected_in_the_morning() -> None:
     for day in range(10):
         for minute in (0, 3, 9):
             rhythm.observe(day * DAY + 8 * 3600 + minute * 60)
-    assert rhythm.likely(10 * DAY + 8 * 3600) > 0.5
-    assert rhythm.likely(10 * DAY + 15 * 3600) == 0.0
-    assert rhythm.likely(9 * DAY + 8.5 * 3600) == 0.0  # has been here in this hour
+    assert rhythm.days.likely(10 * DAY + 8 * 3600) > 0.5
+    assert rhythm.days.likely(10 * DAY + 15 * 3600) == 0.0
+    assert rhythm.days.likely(9 * DAY + 8.5 * 3600) == 0.0  # has been here in this hour
     again = Rhythm.restored(json.loads(json.dumps(rhythm.state())))
-    assert again.likely(10 * DAY + 8 * 3600) == pytest.approx(rhythm.likely(10 * DAY + 8 * 3600), abs=1e-2)
+    assert again.days.likely(10 * DAY + 8 * 3600) == pytest.approx(rhythm.days.likely(10 * DAY + 8 * 3600), abs=1e-2)
 
 
 def test_once_is_no_habit() -> None:
     rhythm = Rhythm()
     rhythm.observe(8 * 3600.0)
-    assert rhythm.likely(DAY + 8 * 3600) < 0.5
+    assert rhythm.days.likely(DAY + 8 * 3600) < 0.5
 
 
 @pytest.fixture
@@ -99,18 +99,18 @@ def test_memory_tiers_may_ask_from_any_thread(quick_switches: None) -> None:
         rhythm.observe(i * 3600.0)
 
     def rate(i: int) -> None:
-        assert gaps.rate(2.0 ** (i % 24)) >= 0
+        assert gaps.table.rate(2.0 ** (i % 24)) >= 0
 
     def likely(i: int) -> None:
-        assert 0 <= rhythm.likely(i * 900.0) <= 1
-        assert 0 <= gaps.returns_within(600, float(i)) <= 1
+        assert 0 <= rhythm.days.likely(i * 900.0) <= 1
+        assert 0 <= gaps.table.returns_within(600, float(i)) <= 1
 
     ask_while(change, rate, rate, likely)
     alone = Gaps()
     for i in range(4000):
         alone.observe(2.0 ** (i % 20))
     for first in range(24):  # what is told belongs to what was learned last
-        assert gaps.rate(2.0**first) == alone.rate(2.0**first)
+        assert gaps.table.rate(2.0**first) == alone.table.rate(2.0**first)
 
 
 def interrupted(ask: Callable[[], float], by: Callable[[], None]) -> float:
@@ -140,6 +140,6 @@ def test_learning_between_any_two_lines_of_an_answer_does_not_spoil_it() -> None
         rhythm.observe(next(hours) * 3600.0)
 
     for idle in range(24):
-        assert interrupted(lambda idle=idle: gaps.rate(2.0**idle), learn) >= 0  # type: ignore[misc]
-        assert 0 <= interrupted(lambda idle=idle: gaps.returns_within(600, 2.0**idle), learn) <= 1  # type: ignore[misc]
-        assert 0 <= interrupted(lambda idle=idle: rhythm.likely(idle * 1800.0), learn) <= 1  # type: ignore[misc]
+        assert interrupted(lambda idle=idle: gaps.table.rate(2.0**idle), learn) >= 0  # type: ignore[misc]
+        assert 0 <= interrupted(lambda idle=idle: gaps.table.returns_within(600, 2.0**idle), learn) <= 1  # type: ignore[misc]
+        assert 0 <= interrupted(lambda idle=idle: rhythm.days.likely(idle * 1800.0), learn) <= 1  # type: ignore[misc]

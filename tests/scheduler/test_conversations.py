@@ -224,7 +224,7 @@ def test_ids_and_sessions_off_plan_afresh(model: LoadedModel, tmp_path: Path) ->
         await talk.say("dog")
         assert kinds(await talk.plan("cat", memory_ids=(cat,))) == ["header", "memory", "turns"]
         assert ids(await talk.plan("cat")) == [dog, cat]
-        room.planner = Planner(room.engine, room.memories, sessions=False)
+        room.planner = Planner(room.engine, room.stored, room.memories, sessions=False)
         talk.messages = ()
         await talk.say("dog")
         plan = await talk.plan("cat")

@@ -16,10 +16,10 @@ import pytest
 from engine.base import Started
 from engine.config import CompositionConfig
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import SegmentStore
+from kvcache import ModelView, TieredStore
 from memory import HashEmbedder, MemoryStore
 from scheduler import Foresight, ForesightConfig, Plan, Planner, PreloadConfig, Upkeep
-from scheduler.foresight import Scene
+from scheduler.prediction.foresight import Scene
 from tests.scheduler.test_planner import T
 from tests.scheduler.test_upkeep import Clock, Kept
 
@@ -32,23 +32,23 @@ class Foreseen(Kept):
 
     def __init__(self, model: LoadedModel, folder: Path, config: ForesightConfig | None = None) -> None:
         composing = CompositionConfig(max_kl=float("inf"), min_saved_tokens=0)
-        store = SegmentStore(folder / "segments", device_bytes=0, host_bytes=1 << 30, fsync=False)
+        store = TieredStore(folder / "segments", device_bytes=0, host_bytes=1 << 30, fsync=False)
         self.engine = TransformersEngine(model, store, model_id="tiny", composing=composing)
+        self.stored = ModelView(store.catalogue, self.engine.fingerprint)
         self.memories = MemoryStore(folder / "m.sqlite", HashEmbedder())
         self.cube = self.memories.default_cube(T).id
-        self.planner = Planner(self.engine, self.memories, sessions=True)
+        self.planner = Planner(self.engine, self.stored, self.memories, sessions=True)
         self.clock = Clock()
         self.clock.now = 1e9
-        self.upkeep = Upkeep(self.engine, self.memories, clock=self.clock)
+        self.upkeep = Upkeep(self.engine, self.stored, self.memories, clock=self.clock)
         self.foresight = Foresight(
             self.engine,
+            self.stored,
             self.memories,
             self.upkeep,
-            lambda: store.stats().preloads,
             config or ForesightConfig(preload=PreloadConfig(min_probability=0.2)),
             clock=self.clock,
         )
-        store.set_worth(self.foresight.worth)
 
     async def turn(self, *ids: str, text: str = "Rex the dog") -> tuple[Plan, Started]:
         self.clock.now += 20
@@ -61,8 +61,8 @@ class Foreseen(Kept):
     def in_host(self) -> set[str]:
         """Memories with a page in host memory."""
         found = set()
-        for entry in self.engine.store.entries():
-            if entry.kind == "standalone" and self.engine.store.tier_of(entry.key) == "host":
+        for entry in self.engine.catalogue.entries():
+            if entry.kind == "standalone" and self.engine.catalogue.tier_of(entry.key) == "host":
                 found |= {(part.label or "").partition("@")[0] for part in entry.parts}
         return found
 
@@ -95,7 +95,7 @@ def test_what_a_conversation_is_about_is_brought_up_before_it_is_asked_for(model
         assert not room.in_host()
         await room.turn(*pets[:2], text="the dog Rex sleeps in a basket beside the stove")
         assert set(pets[:3]) <= room.in_host()
-        preloads = room.engine.store.stats().preloads
+        preloads = room.engine.catalogue.stats().preloads
         assert preloads.bytes > 0
         _, started = await room.turn(*pets[:2])  # the same chain again
         assert [(report.source, report.fidelity) for report in started.pieces[1:-1]] == [("host", "exact")] * 2
@@ -113,7 +113,7 @@ def test_likely_memories_get_a_page_before_they_were_ever_used(model: LoadedMode
         await room.upkeep.settled()
         await room.turn(ids[0], text=PETS[2])
         assert ids[2] in room.in_host() | {
-            (part.label or "").partition("@")[0] for entry in room.engine.store.entries() for part in entry.parts
+            (part.label or "").partition("@")[0] for entry in room.engine.catalogue.entries() for part in entry.parts
         }
 
     foresee(model, tmp_path, test)
@@ -165,10 +165,10 @@ def test_a_conversation_that_paused_gives_way(model: LoadedModel, tmp_path: Path
         ids = room.add(*PETS[:3])
         for _ in range(4):
             await room.turn(*ids)
-        entries = [entry for entry in room.engine.store.entries() if entry.kind == "standalone"]
-        at_once = room.foresight.worth(entries)
+        entries = [entry for entry in room.engine.catalogue.entries() if entry.kind == "standalone"]
+        at_once = room.foresight.ranking.worth(entries)
         room.clock.now += 7 * 86_400
-        assert max(room.foresight.worth(entries)) < 0.3 * max(at_once)
+        assert max(room.foresight.ranking.worth(entries)) < 0.3 * max(at_once)
 
     foresee(model, tmp_path, test)
 
@@ -248,7 +248,7 @@ def test_an_edited_memory_gets_its_page_again(model: LoadedModel, tmp_path: Path
         assert new.label != old.label
         await room.turn(*ids[1:])  # it was used often, whatever it said
         await room.upkeep.settled()
-        pages = [entry for entry in room.engine.store.entries() if entry.kind == "standalone"]
+        pages = [entry for entry in room.engine.catalogue.entries() if entry.kind == "standalone"]
         assert new.label in {part.label for entry in pages for part in entry.parts}
 
     foresee(model, tmp_path, test)
@@ -289,13 +289,13 @@ def test_segments_are_ranked_from_any_thread_while_turns_are_taken_in(model: Loa
     async def test(room: Foreseen) -> None:
         ids = [room.memories.add(T, room.cube, text).id for text in PETS]
         await room.turn(*ids[:3])
-        entries = room.engine.store.entries()
+        entries = room.engine.catalogue.entries()
         assert entries
         over = threading.Event()
 
         def asking() -> None:
             while not over.is_set():
-                values = room.foresight.worth(entries)
+                values = room.foresight.ranking.worth(entries)
                 assert len(values) == len(entries)
                 assert min(values) >= 0
 
@@ -313,6 +313,6 @@ def test_segments_are_ranked_from_any_thread_while_turns_are_taken_in(model: Loa
                 sys.setswitchinterval(before)
             for future in running:
                 future.result()
-        assert room.engine.store.stats().failed_ranks == 0
+        assert room.engine.catalogue.stats().failed_ranks == 0
 
     foresee(model, tmp_path, test)

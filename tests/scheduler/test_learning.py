@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from scheduler.learning import Calibration, OnlineLogistic
+from scheduler.prediction.learning import Calibration, OnlineLogistic
 
 
 def planted(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import pytest
 
 from engine.base import ChatMessage, GenerateRequest, Sampling
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import SegmentStore
+from kvcache import ModelView, TieredStore
 from memory import HashEmbedder, MemoryStore, NotFound
 from scheduler import Ask, Plan, Planner
 
@@ -22,10 +22,11 @@ class Room:
     """A planner over real parts."""
 
     def __init__(self, model: LoadedModel, folder: Path) -> None:
-        self.engine = TransformersEngine(model, SegmentStore(folder / "segments"), model_id="tiny")
+        self.engine = TransformersEngine(model, TieredStore(folder / "segments"), model_id="tiny")
+        self.stored = ModelView(self.engine.catalogue, self.engine.fingerprint)
         self.memories = MemoryStore(folder / "m.sqlite", HashEmbedder())
         self.cube = self.memories.default_cube(T).id
-        self.planner = Planner(self.engine, self.memories, sessions=True)
+        self.planner = Planner(self.engine, self.stored, self.memories, sessions=True)
 
     async def plan(self, text: str = "", **ask: Any) -> Plan:
         messages = (ChatMessage("user", text or "hello"),)

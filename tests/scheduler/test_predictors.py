@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from scheduler import ForesightConfig
-from scheduler.predictors import PREDICTORS, Expected, Outcomes, PredictorName, SignalPredictor
-from scheduler.signals import CubeHistory
+from scheduler.prediction.outcomes import Expected, Outcomes
+from scheduler.prediction.predictors import PREDICTORS, PredictorName, SignalPredictor
+from scheduler.prediction.signals import CubeHistory
 
 
 def replay(name: PredictorName, scenes: list[list[str]], groups: list[frozenset[str]], *, turns: int = 1) -> Outcomes:

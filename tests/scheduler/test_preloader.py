@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from engine.base import Capacity
 from kvcache import PreloadStats, ReadInterrupted, TierName
 from scheduler.events import EventLog
-from scheduler.preloader import PreloadConfig, Preloader, Wanted
+from scheduler.prediction.preloader import PreloadConfig, Preloader, Wanted
 
 
 class Disk:
@@ -26,6 +26,9 @@ class Disk:
 
     def tier_of(self, key: str) -> TierName | None:
         return "host" if key in self.moved else "disk"
+
+    def preloads(self) -> PreloadStats:
+        return self.ledger
 
     async def preload(self, key: str) -> int:
         await asyncio.sleep(0)
@@ -48,7 +51,7 @@ def wanted(key: str, probability: float = 0.9, nbytes: int = 10, late: bool = Fa
 def with_preloader(config: PreloadConfig, test: Callable[[Preloader, Disk], Awaitable[None]]) -> None:
     async def run() -> None:
         disk = Disk()
-        preloader = Preloader(disk, config, lambda: disk.ledger, EventLog())
+        preloader = Preloader(disk, disk, config, EventLog())
         try:
             await asyncio.wait_for(test(preloader, disk), 20)
         finally:

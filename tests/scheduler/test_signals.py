@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.signals import SIGNALS, CubeHistory
+from scheduler.prediction.signals import SIGNALS, CubeHistory
 
 COLUMN = {name: i for i, name in enumerate(SIGNALS)}
 

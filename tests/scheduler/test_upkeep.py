@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.base import ChatMessage, GenerateRequest, Sampling, Started
 from engine.config import CompositionConfig
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import SegmentStore, chain_key, root_key, standalone_root
+from kvcache import ModelView, TieredStore
 from memory import HashEmbedder, MemoryStore
 from scheduler import Plan, Planner, Upkeep
 from tests.scheduler.test_planner import Room, T
@@ -30,13 +30,14 @@ class Kept(Room):
 
     def __init__(self, model: LoadedModel, folder: Path) -> None:
         composing = CompositionConfig(max_kl=float("inf"), min_saved_tokens=0)
-        store = SegmentStore(folder / "segments")
+        store = TieredStore(folder / "segments")
         self.engine = TransformersEngine(model, store, model_id="tiny", composing=composing)
+        self.stored = ModelView(store.catalogue, self.engine.fingerprint)
         self.memories = MemoryStore(folder / "m.sqlite", HashEmbedder())
         self.cube = self.memories.default_cube(T).id
-        self.planner = Planner(self.engine, self.memories, sessions=True)
+        self.planner = Planner(self.engine, self.stored, self.memories, sessions=True)
         self.clock = Clock()
-        self.upkeep = Upkeep(self.engine, self.memories, clock=self.clock)
+        self.upkeep = Upkeep(self.engine, self.stored, self.memories, clock=self.clock)
 
     async def ask(self, *ids: str, fidelity: str = "high") -> tuple[Plan, Started]:
         plan = await self.plan(memory_ids=tuple(ids), fidelity=fidelity)
@@ -50,7 +51,7 @@ class Kept(Room):
         return started
 
     def pages(self) -> int:
-        return sum(entry.kind == "standalone" for entry in self.engine.store.entries())
+        return sum(entry.kind == "standalone" for entry in self.engine.catalogue.entries())
 
 
 def in_room(model: LoadedModel, folder: Path, test: Callable[[Kept], Awaitable[None]]) -> None:
@@ -113,13 +114,13 @@ def test_a_changed_member_takes_its_page_along_and_the_rest_get_another(model: L
         await room.upkeep.settled()
         before = room.pages()
         gone = room.memories.delete(T, b)
-        assert len(room.engine.store.remove_label(gone.label)) >= 1
+        assert len(room.engine.catalogue.remove_label(gone.label)) >= 1
         room.upkeep.changed(T, gone.cube_id)
         await room.upkeep.settled()
         assert room.pages() == before
         _, started = await room.ask(c, a)
         assert fidelities(started) == ["high"] * 2
-        labels = {label for entry in room.engine.store.entries() for label in entry.labels}
+        labels = {label for entry in room.engine.catalogue.entries() for label in entry.labels}
         assert gone.label not in labels
 
     in_room(model, tmp_path, test)
@@ -174,7 +175,7 @@ def test_retrieved_members_of_a_page_stand_side_by_side(model: LoadedModel, tmp_
         header, *memories, _ = plan.prompt.pieces
         places = []
         for piece in memories:
-            place = room.engine.place_of(_part_key(room, header.token_ids, piece.token_ids))
+            place = room.stored.behind(T, header.token_ids).page_of(piece.token_ids)
             assert place is not None
             places.append(place)
         pages = [page for page, _ in places]
@@ -185,10 +186,6 @@ def test_retrieved_members_of_a_page_stand_side_by_side(model: LoadedModel, tmp_
             assert begins == sorted(begins)
 
     in_room(model, tmp_path, test)
-
-
-def _part_key(room: Kept, header: tuple[int, ...], tokens: tuple[int, ...]) -> str:
-    return chain_key(standalone_root(chain_key(root_key(room.engine.fingerprint, T), header)), tokens)
 
 
 def test_standing_memories_need_no_page(model: LoadedModel, tmp_path: Path) -> None:

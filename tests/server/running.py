@@ -17,7 +17,7 @@ import uvicorn
 
 from engine.config import BatchingConfig, CompositionConfig
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import SegmentStore
+from kvcache import TieredStore
 from memory import HashEmbedder, MemoryStore
 from server.config import Config, EngineSettings, ServerSettings
 from server.http.deps import Services
@@ -48,6 +48,11 @@ class Running:
         added: dict[str, Any] = reply.json()
         return added
 
+    def flush(self) -> None:
+        """Wait until all segments are on disk; vLLM's workers hold none back."""
+        if isinstance(self.services.engine, TransformersEngine):
+            self.services.engine.store.flush()
+
 
 def _borrowed(engine: Any) -> Any:
     """Return an engine with the state of ``engine`` that outlasts the server: closing it is not the server's to do."""
@@ -68,7 +73,7 @@ ENGINE = "transformers"
 def _transformers(model: LoadedModel, folder: Path) -> Any:
     return TransformersEngine(
         model,
-        SegmentStore(folder / "segments"),
+        TieredStore(folder / "segments"),
         model_id="tiny",
         batching=BatchingConfig(16, 128, 32, max_waiting=4),
         composing=CompositionConfig(max_kl=float("inf"), min_saved_tokens=0),
@@ -104,7 +109,7 @@ def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running
     engine = _vllm() if ENGINE == "vllm" else _transformers(model, folder)
     embedder = HashEmbedder()
     memories = MemoryStore(folder / "memories.sqlite", embedder)
-    services = assemble(config, engine, engine.store, memories, embedder)
+    services = assemble(config, engine, engine.catalogue, memories, embedder)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     app = Server(services)

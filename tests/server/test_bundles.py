@@ -52,7 +52,7 @@ def filled(server: Running, name: str = "boats") -> str:
         server.add(text, cube=cube)
     ask(server, cube, TEXTS[:3])
     settle(server)
-    server.services.store.flush()
+    server.flush()
     return cube
 
 
@@ -63,7 +63,7 @@ def dump(server: Running, cube: str, **params: Any) -> bytes:
 
 
 def pages(server: Running) -> list[str]:
-    return sorted(entry.key for entry in server.services.store.entries() if entry.kind == "standalone")
+    return sorted(entry.key for entry in server.services.catalogue.entries() if entry.kind == "standalone")
 
 
 def attached(data: bytes) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def test_a_memory_that_goes_takes_its_loaded_page_along(dumped: bytes, empty: Ru
     taken(empty, dumped)
     (first, *_) = empty.client.get("/v1/memories", params={"cube": "loaded"}).json()["data"]
     assert empty.client.delete(f"/v1/memories/{first['id']}").json()["segments_removed"] >= 1
-    assert not any(first["id"] in label for entry in empty.services.store.entries() for label in entry.labels)
+    assert not any(first["id"] in label for entry in empty.services.catalogue.entries() for label in entry.labels)
     assert not set(pages(empty)) & {line["name"] for line in attached(dumped)}
 
 
@@ -182,9 +182,9 @@ def test_loaded_pages_outlive_a_restart(model: LoadedModel, dumped: bytes, tmp_p
         stray.unlink()  # the files alone say all
     with running(model, tmp_path) as server:
         assert pages(server) == found
-        labels = {label for entry in server.services.store.entries() for label in entry.labels}
+        labels = {label for entry in server.services.catalogue.entries() for label in entry.labels}
         assert labels <= server.memories.active_labels()
-        assert all(entry.certificate is not None for entry in server.services.store.entries() if entry.root)
+        assert all(entry.certificate is not None for entry in server.services.catalogue.entries() if entry.root)
 
 
 def test_without_being_asked_no_page_comes_along(home: Running, cube: str) -> None:
@@ -215,7 +215,7 @@ def test_pages_of_another_tenant_do_not_come_along(guarded: Running, keys: dict[
     asked = client.post("/v1/chat/completions", json=body | {"memory": {"cube": cube}}, headers=keys["boris"])
     assert asked.json()["memory"]["memories"]
     settle(guarded)
-    guarded.services.store.flush()
+    guarded.flush()
 
     def came(tenant: str) -> bytes:
         params = {"segments": True}
@@ -331,7 +331,7 @@ def test_signatures_of_two_pages_cannot_be_exchanged(model: LoadedModel, tmp_pat
         listed = server.client.get("/v1/memories", params={"cube": cube}).json()["data"]
         ask(server, cube, [memory["text"] for memory in listed[4:]])
         settle(server)
-        server.services.store.flush()
+        server.flush()
         data = dump(server, cube)
         lines = attached(data)
         assert len(lines) >= 2
@@ -362,7 +362,7 @@ def test_another_key_believes_nothing(model: LoadedModel, dumped: bytes, tmp_pat
         (tmp_path / "bundle.key").write_bytes(b"short")
         assert taken(server, dumped, "again") == {"taken": 0, "left": n, "reasons": {"key": n}}
         settle(server)
-        server.services.store.flush()
+        server.flush()
         unsigned = server.client.get("/v1/cubes/loaded/dump", params={"segments": True})
         assert (unsigned.status_code, unsigned.json()["error"]["code"]) == (500, "bundle_key_failed")
         assert str(tmp_path) not in unsigned.text
@@ -463,7 +463,7 @@ def test_a_bad_key_stops_the_start(tmp_path: Path) -> None:
 def test_more_than_the_disk_may_hold_is_left(model: LoadedModel, dumped: bytes, tmp_path: Path) -> None:
     (tmp_path / "bundle.key").write_bytes(KEY)
     with running(model, tmp_path) as server:
-        server.services.store.disk.budget = 1000
+        server.services.catalogue.disk.budget = 1000
         n = len(attached(dumped))
         assert taken(server, dumped) == {"taken": 0, "left": n, "reasons": {"room": n}}
 

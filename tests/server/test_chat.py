@@ -131,17 +131,17 @@ def test_changing_or_deleting_a_memory_removes_its_segments(model: LoadedModel, 
     with running(model, tmp_path) as server:
         dog = server.add("My dog is called Biscuit.")
         server.chat("my dog Biscuit", memory={"fidelity": "exact"})
-        assert server.services.store.stats().segments["device"] == 4  # header and memory, turns and answer
+        assert server.services.catalogue.stats().segments["device"] == 4  # header and memory, turns and answer
         changed = server.client.patch(f"/v1/memories/{dog['id']}", json={"text": "My dog is called Rex."}).json()
         assert (changed["version"], changed["text"]) == (2, "My dog is called Rex.")
-        assert server.services.store.stats().segments["device"] == 1
+        assert server.services.catalogue.stats().segments["device"] == 1
         rex = server.chat("my dog Rex", memory={"fidelity": "exact"}).json()
         assert rex["memory"]["memories"][0]["source"] == "computed"
         gone = server.client.delete(f"/v1/memories/{dog['id']}").json()
         assert (gone["deleted"], gone["segments_removed"]) == (True, 3)
         assert server.chat("my dog Rex").json()["memory"]["memories"] == []
-        server.services.store.flush()
-        assert server.services.store.stats().segments["disk"] == 3  # the header; turns and answer without a memory
+        server.flush()
+        assert server.services.catalogue.stats().segments["disk"] == 3  # the header; turns and answer without a memory
         cube = server.client.post("/v1/cubes", json={"name": "work"}).json()["id"]
         server.add("The printer is on floor two.", cube=cube)
         server.chat("printer", memory={"cube": cube, "fidelity": "exact"})  # no page is built
@@ -309,10 +309,10 @@ def test_forgetting_covers_what_was_said_in_a_conversation(server: Running) -> N
     id = server.client.post("/v1/memories", json={"text": "The walrus password is seventeen"}).json()["id"]
     asked = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "The password is seventeen"}]}
     server.client.post("/v1/chat/completions", json=asked).raise_for_status()
-    store = server.services.store
+    catalogue = server.services.catalogue
 
     def chained() -> int:
-        return sum(entry.kind == "chained" for entry in store.entries())
+        return sum(entry.kind == "chained" for entry in catalogue.entries())
 
     if server.services.engine.features:  # vLLM keeps turns in its own cache
         pytest.skip("turns are not stored under vLLM")

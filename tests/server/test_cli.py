@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kvcache import SegmentStore
-from kvcache.paths import segment_path
+from kvcache import TieredStore
+from kvcache.files.folder import SegmentFolder
 from server.cli import NAMED_ERRORS, main
 from server.lock import DataDirLock
 from tests.kvcache.conftest import make_segment
@@ -130,7 +130,7 @@ def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_cache_commands(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     server.add("The cache command sees this.")
     server.chat("cache command sees")
-    server.services.store.flush()
+    server.flush()
     where = ("--data-dir", str(server.services.config.data_dir))
     status, out, _ = call(capsys, "cache", "ls", "--format", "json", *where)
     assert status == 0
@@ -139,13 +139,13 @@ def test_cache_commands(server: Running, capsys: pytest.CaptureFixture[str]) -> 
     status, out, _ = call(capsys, "cache", "verify", *where)
     assert status == 0
     assert "0 bad" in out
-    key = server.services.store.entries()[0].key
+    key = server.services.catalogue.entries()[0].key
     assert json.loads(call(capsys, "cache", "show", key[:10], *where)[1])["key"] == key
 
 
 def test_pin_and_gc_in_a_folder_that_nobody_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--data-dir", str(tmp_path))
-    store = SegmentStore(tmp_path / "segments")
+    store = TieredStore(tmp_path / "segments")
     first = make_segment()
     second = make_segment((4, 5), after=first)
     store.put(first)
@@ -162,8 +162,8 @@ def test_pin_and_gc_in_a_folder_that_nobody_serves(tmp_path: Path, capsys: pytes
         assert status == 1
         assert "in use" in err
     lock.release()
-    segment_path(tmp_path / "segments", first.key).unlink()
-    stray = segment_path(tmp_path / "segments", "ab" * 32)
+    SegmentFolder(tmp_path / "segments").path_of(first.key).unlink()
+    stray = SegmentFolder(tmp_path / "segments").path_of("ab" * 32)
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"x")
     status, out, _ = call(capsys, "cache", "gc", *where)

@@ -15,7 +15,7 @@ import pytest
 from engine.base import ChatMessage, Sampling, Started
 from engine.config import BatchingConfig, CompositionConfig
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import SegmentStore
+from kvcache import TieredStore
 from memory import HashEmbedder, LocalExtractor, Memory, MemoryStore, Message, Said, Subject
 from scheduler import Planner, Upkeep
 from server.core.chat import ChatDefaults, ChatService
@@ -61,7 +61,7 @@ class Core:
 
     memories: MemoryService
     chat: ChatService
-    store: SegmentStore
+    store: TieredStore
     noted: Noted
 
     async def ask(self, text: str, *ids: str, n: int = 1) -> dict[str, object] | None:
@@ -80,7 +80,7 @@ class Core:
 
 @asynccontextmanager
 async def core(model: LoadedModel, folder: Path) -> AsyncIterator[Core]:
-    store = SegmentStore(folder / "segments")
+    store = TieredStore(folder / "segments")
     composing = CompositionConfig(max_kl=float("inf"), min_saved_tokens=0)
     engine = TransformersEngine(
         model, store, model_id="tiny", batching=BatchingConfig(16, 128, 32), composing=composing, max_waiting=4

@@ -52,14 +52,14 @@ def test_segments_of_what_was_replaced_are_gone_with_the_reply(server: Running) 
     cube = server.client.post("/v1/cubes", json={"name": "segments"}).json()["id"]
 
     def labels() -> set[str]:
-        return {label.partition("@")[0] for entry in server.services.store.entries() for label in entry.labels}
+        return {label.partition("@")[0] for entry in server.services.catalogue.entries() for label in entry.labels}
 
     for text, expected in ((b"The lamp is green.", 0), (b"The lamp is red.", 1)):
         replaced = put(server.client, cube, "lamp.txt", text).json()
         assert (replaced["segments_removed"] > 0) == bool(expected)
         (memory,) = server.client.get("/v1/memories", params={"cube": cube}).json()["data"]
         server.chat("lamp", memory={"cube": cube})
-        server.services.store.flush()
+        server.flush()
         assert memory["id"] in labels()
 
 
@@ -176,7 +176,7 @@ def test_pages_of_what_had_some_are_built_again(model: LoadedModel, tmp_path: Pa
         ids = {memory["id"] for memory in memories}
         found = {
             part.label.partition("@")[0]
-            for entry in server.services.store.entries()
+            for entry in server.services.catalogue.entries()
             for part in entry.parts
             if part.label is not None
         }

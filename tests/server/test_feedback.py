@@ -186,7 +186,7 @@ def test_an_engine_that_fails_is_an_error_of_the_extractor(server: Running, monk
     def refusing(messages: Any) -> Any:
         raise ValueError("no system turn")
 
-    monkeypatch.setattr(server.services.engine, "render", refusing)
+    monkeypatch.setattr(server.services.engine.prompts, "render", refusing)
     with pytest.raises(ExtractorError, match="template"):
         hasty(turns, SCHEMA)
     closed = asyncio.new_event_loop()

@@ -33,7 +33,7 @@ def talk(server: Running) -> set[str]:
     first = sources(server, "dog Rex basket")
     for _ in range(4):
         sources(server, "dog Rex basket")
-    server.services.store.flush()
+    server.flush()
     return first
 
 
@@ -41,24 +41,24 @@ def test_switching_the_dtype_keeps_what_each_has(model: LoadedModel, half: Loade
     with running(model, tmp_path) as server:
         ids = [server.add(text)["id"] for text in (TEXT, OTHER)]
         assert talk(server) == {"computed"}
-        before = {entry.key for entry in server.services.store.entries()}
+        before = {entry.key for entry in server.services.catalogue.entries()}
     with running(half, tmp_path) as server:
         assert talk(server) == {"computed"}  # none of the other's is used
         server.services.foresight.tick() if server.services.foresight else None
         told = server.client.get("/v1/cache").json()
         assert [model["served"] for model in told["models"]] == [True, False]
-        assert before < {entry.key for entry in server.services.store.entries()}
+        assert before < {entry.key for entry in server.services.catalogue.entries()}
         assert told["quarantined"] == told["quarantine"]["segments"] == 0
         assert "recallkv_model_disk_bytes{" in server.client.get("/metrics").text
     with running(model, tmp_path) as server:
         assert talk(server) == {"disk"}
-        assert server.services.store.stats().quarantined == 0
+        assert server.services.catalogue.stats().quarantined == 0
     with running(half, tmp_path) as server:
         assert server.client.delete(f"/v1/memories/{ids[0]}?forget=true").status_code == 200
-        label = {label for entry in server.services.store.entries() for label in entry.labels}
+        label = {label for entry in server.services.catalogue.entries() for label in entry.labels}
         assert not {each for each in label if each.startswith(ids[0])}
         assert {path.stem for path in (tmp_path / "segments").glob("??/*.safetensors")} == {
-            entry.key for entry in server.services.store.entries()
+            entry.key for entry in server.services.catalogue.entries()
         }
     with running(model, tmp_path) as server:
         assert sources(server, "invoice office Friday") <= {"computed", "disk"}

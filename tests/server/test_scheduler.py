@@ -106,7 +106,7 @@ def test_what_is_being_typed_is_computed_before_it_is_sent(server: Running) -> N
     server.client.post("/v1/prefetch", json=body).raise_for_status()
     ids = {memory["id"] for memory in server.client.get("/v1/memories", params={"cube": cube}).json()["data"]}
     for _ in range(500):
-        entries = server.services.store.entries()
+        entries = server.services.catalogue.entries()
         if ids <= {label.partition("@")[0] for entry in entries if entry.kind == "chained" for label in entry.labels}:
             break
         time.sleep(0.02)

@@ -95,7 +95,7 @@ def test_changes_by_different_ways_at_once_are_all_kept(server: Running, pool: T
     done = steps(server, id)
     assert (done.count("updated"), done.count("changed"), done.count("reinforced")) == (ROUNDS, 2 * ROUNDS, ROUNDS)
     assert client.get(f"/v1/memories/{id}/history").json()["sources"][0]["content"] == "My boat is called Argo."
-    labels = {label for entry in server.services.store.entries() for label in entry.labels if label.startswith(id)}
+    labels = {label for entry in server.services.catalogue.entries() for label in entry.labels if label.startswith(id)}
     assert labels <= {f"{id}@{now['version']}"}
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.base import Delta, Engine, GenerateRequest, Piece, Prompt, Sampling, Started
-from kvcache import SegmentStore, chain_key, root_key
-from kvcache.paths import files_of
+from kvcache import Catalogue, chain_key, root_key
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def greedy(pieces: Sequence[Piece], max_tokens: int = 8, **fields: object) -> Ge
 
 
 def kept(kind: str, token_ids: Sequence[int], label: str | None = None) -> Piece:
-    return Piece(kind, tuple(token_ids), label=label, keep=True)  # type: ignore[arg-type]
+    return Piece(kind, tuple(token_ids), label=label, storable=True)  # type: ignore[arg-type]
 
 
 def tokens(seed: int, n: int, low: int = 300, high: int = 40_000) -> list[int]:
@@ -69,12 +68,12 @@ def chain_keys(engine: Engine, pieces: Sequence[Piece], salt: str = "") -> list[
     return keys
 
 
-def copy_segments(source: SegmentStore, target: SegmentStore, keys: Sequence[str]) -> None:
-    """Copy segments' files from one store to another, as they are."""
+def copy_segments(source: Catalogue, target: Catalogue, keys: Sequence[str]) -> None:
+    """Copy segments' files from one catalogue to another, as they are."""
     known = {entry.key: entry for entry in source.entries()}
     for key in keys:
-        for path in files_of(source._folder, key):
-            copy = target._folder / path.parent.name / path.name
+        for path in source.folder.paths(key):
+            copy = target.folder.path / path.parent.name / path.name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
         target.record(known[key])

@@ -11,7 +11,7 @@ import pytest
 from engine.base import Prompt
 from engine.transformers import TransformersEngine, load_model
 from engine.vllm.engine import VllmEngine
-from kvcache import SegmentStore
+from kvcache import TieredStore
 from tests.vllm.asking import ask, chain_keys, copy_segments, greedy, prompt_of
 from tests.vllm.shared import engine_thread, start
 
@@ -42,9 +42,9 @@ def test_both_engines_read_each_others_segments(engine: VllmEngine, demo_folder:
     reread = run(in_vllm("disk"))
 
     async def in_transformers() -> list[tuple[int, ...]]:
-        store = SegmentStore(tmp_path / "copy")
+        store = TieredStore(tmp_path / "copy")
         for pieces in PROMPTS[:3]:
-            copy_segments(engine.store, store, chain_keys(engine, pieces))
+            copy_segments(engine.catalogue, store.catalogue, chain_keys(engine, pieces))
         transformers = TransformersEngine(load_model(demo_folder, dtype="bfloat16"), store, model_id="demo")
         found = []
         for i, pieces in enumerate(PROMPTS):
@@ -55,7 +55,7 @@ def test_both_engines_read_each_others_segments(engine: VllmEngine, demo_folder:
             assert (answer.sources[1] == "disk") == (i < 3)
             found.append(answer.token_ids)
         for pieces in PROMPTS[3:]:
-            copy_segments(store, engine.store, chain_keys(engine, pieces))
+            copy_segments(store.catalogue, engine.catalogue, chain_keys(engine, pieces))
         await transformers.close()
         return found
 

@@ -31,8 +31,8 @@ def test_scores_behind_memories_are_those_of_plain_transformers(max_tokens: int)
     so."""
     engine = tiny_engine()
     memories = [MemoryText("a@1", "My dog is called Biscuit."), MemoryText("b@1", "I live in Lisbon by the sea.")]
-    tokens = engine.tokenize("Biscuit lives in Lisbon 🦊")
-    prompt = engine.render_completion(tokens, memories)
+    tokens = engine.prompts.tokenize("Biscuit lives in Lisbon 🦊")
+    prompt = engine.prompts.render_completion(tokens, memories)
     with torch.inference_mode():
         logits = tiny_network(**TINY)(torch.tensor([prompt.token_ids])).logits[0].float()
     rows = torch.log_softmax(logits, -1)[-len(tokens) - 1 : -1]
@@ -61,7 +61,7 @@ def test_scores_behind_memories_are_those_of_plain_transformers(max_tokens: int)
 
 def test_the_first_token_of_all_has_no_probability() -> None:
     engine = tiny_engine()
-    prompt = engine.render_completion(engine.tokenize("abc"))
+    prompt = engine.prompts.render_completion(engine.prompts.tokenize("abc"))
 
     async def go() -> None:
         request = GenerateRequest("r", prompt, Sampling(max_tokens=0, logprobs=0), score_last=3)

@@ -11,7 +11,6 @@ from engine.vllm.engine import VllmEngine
 from engine.vllm.plan import RequestPlan
 from engine.vllm.planning import Planned
 from kvcache import Repair
-from kvcache.paths import files_of
 from tests.vllm.shared import engine_thread, tiny_engine
 
 run = engine_thread().run
@@ -23,7 +22,7 @@ def engine() -> VllmEngine:
 
 
 def memory(name: str, text: str) -> Piece:
-    return Piece("memory", tuple(text.encode()), label=f"{name}@1", keep=True)
+    return Piece("memory", tuple(text.encode()), label=f"{name}@1", storable=True)
 
 
 def texts(prefix: str, n: int) -> list[Piece]:
@@ -34,7 +33,7 @@ def texts(prefix: str, n: int) -> list[Piece]:
     ]
 
 
-HEADER = Piece("header", tuple(b"<system> Memories of the user, in their own words:\n"), keep=True)
+HEADER = Piece("header", tuple(b"<system> Memories of the user, in their own words:\n"), storable=True)
 
 
 async def answer(engine: VllmEngine, request: GenerateRequest) -> tuple[Started, tuple[int, ...]]:
@@ -90,7 +89,7 @@ def test_composed_parts_are_placed_and_repaired(engine: VllmEngine, repair: Repa
 
 async def _vanishes(engine: VllmEngine, key: str) -> None:
     """Take a segment away as an eviction does: its files and what the workers hold of it."""
-    for path in files_of(engine.store._folder, key):
+    for path in engine.catalogue.folder.paths(key):
         path.unlink()
     await engine.llm.collective_rpc("recallkv_forget", args=([key],))
 
@@ -116,7 +115,7 @@ def test_a_page_that_vanishes_while_it_is_certified_gets_no_certificate(
 
     async def go() -> None:
         assert not await engine.build_page(page)
-        assert engine.store.tier_of(keys[0]) is None
+        assert engine.catalogue.tier_of(keys[0]) is None
         monkeypatch.undo()
         assert await engine.build_page(page)  # the next attempt finds nothing of the last one in its way
 

@@ -14,8 +14,7 @@ import pytest
 from engine.base import GenerateRequest, Prompt, Sampling
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.vllm.engine import VllmEngine
-from kvcache import SegmentStore
-from kvcache.paths import files_of
+from kvcache import TieredStore
 from tests.vllm.asking import Answer, ask, chain_keys, copy_segments, greedy, prompt_of
 from tests.vllm.shared import demo_engine, engine_thread
 
@@ -103,8 +102,8 @@ def test_segments_serve_both_engines(engine: VllmEngine, demo_model: LoadedModel
         return await ask(engine, greedy(pieces))
 
     exact = run(from_vllm())
-    store = SegmentStore(tmp_path / "copy")
-    copy_segments(engine.store, store, chain_keys(engine, pieces))
+    store = TieredStore(tmp_path / "copy")
+    copy_segments(engine.catalogue, store.catalogue, chain_keys(engine, pieces))
     transformers = TransformersEngine(demo_model, store, model_id="demo")
 
     async def there() -> None:
@@ -114,7 +113,7 @@ def test_segments_serve_both_engines(engine: VllmEngine, demo_model: LoadedModel
         await transformers.build(Prompt(tuple(other[:-1])))
         store.flush()
         expected = await ask(transformers, greedy(other))
-        copy_segments(store, engine.store, chain_keys(engine, other))
+        copy_segments(store.catalogue, engine.catalogue, chain_keys(engine, other))
         back = asyncio.run_coroutine_threadsafe(ask(engine, greedy(other)), engine_thread().loop)
         answer = await asyncio.wrap_future(back)
         assert answer.sources[1:] == ["disk", "disk", "computed"]
@@ -136,8 +135,8 @@ def test_bad_segments_are_computed_and_no_request_fails(engine: VllmEngine, harm
         keys = chain_keys(engine, pieces)
         await engine._intake.until_stored([*keys, *chain_keys(engine, bystander)])
         await cold(engine)
-        (path,) = files_of(engine.store._folder, keys[2])
-        (other,) = files_of(engine.store._folder, keys[1])
+        (path,) = engine.catalogue.folder.paths(keys[2])
+        (other,) = engine.catalogue.folder.paths(keys[1])
         if harm == "cut":
             path.write_bytes(path.read_bytes()[:-1000])
         elif harm == "flip":
@@ -214,13 +213,13 @@ def test_what_is_forgotten_is_nowhere(engine: VllmEngine) -> None:
         await engine.build(Prompt(tuple(pieces[:-1])))
         keys = chain_keys(engine, pieces)
         assert await engine.forget(["m70.0@1"]) == 2
-        assert engine.store.tier_of(keys[0]) == "disk"  # the header says nothing of it
-        assert [files_of(engine.store._folder, key) for key in keys[1:]] == [[], []]
+        assert engine.catalogue.tier_of(keys[0]) == "disk"  # the header says nothing of it
+        assert [engine.catalogue.folder.paths(key) for key in keys[1:]] == [[], []]
         again = await ask(engine, greedy(pieces))
         assert again.sources[1:] == ["computed"] * 3
         await asyncio.sleep(0.3)
-        assert engine.store.tier_of(keys[1]) is None  # and it does not come back
-        assert files_of(engine.store._folder, keys[1]) == []
+        assert engine.catalogue.tier_of(keys[1]) is None  # and it does not come back
+        assert engine.catalogue.folder.paths(keys[1]) == []
 
     run(go())
 

@@ -9,8 +9,7 @@ import pytest
 
 from engine.base import PageRequest, Prompt
 from engine.vllm.engine import VllmEngine
-from kvcache import Repair, SegmentStore
-from kvcache.paths import files_of
+from kvcache import Catalogue, Repair, TieredStore
 from tests.vllm.asking import ask, chain_keys, copy_segments, greedy, kept, prompt_of, tokens
 from tests.vllm.shared import engine_thread, start, tiny_checkpoint, tiny_engine
 
@@ -44,8 +43,8 @@ def test_two_ranks_give_the_tokens_of_one_with_segments_of_either(one: VllmEngin
             await saver.build(Prompt(tuple(pieces[:-1])))
             keys = chain_keys(saver, pieces)
             # (The header is shared by all prompts, whoever saved it.)
-            assert [len(files_of(saver.store._folder, key)) for key in keys[1:]] == [1 if saver is one else 2] * 2
-            copy_segments(saver.store, reader.store, keys)
+            assert [len(saver.catalogue.folder.paths(key)) for key in keys[1:]] == [1 if saver is one else 2] * 2
+            copy_segments(saver.catalogue, reader.catalogue, keys)
             read = await ask(reader, greedy(pieces))
             assert read.token_ids == exact.token_ids
             assert read.sources[1:] == ["disk", "disk", "computed"]
@@ -87,7 +86,7 @@ def test_a_shard_that_is_missing_is_a_segment_that_is_missing(two: VllmEngine) -
         key = chain_keys(two, pieces)[1]
         await two.llm.reset_prefix_cache()
         await two.llm.collective_rpc("recallkv_drop_host_tier")
-        files_of(two.store._folder, key)[1].unlink()
+        two.catalogue.folder.paths(key)[1].unlink()
         again = await ask(two, greedy(pieces))
         assert again.token_ids == exact.token_ids
         assert again.sources[1] == "computed"
@@ -100,12 +99,12 @@ def test_folder_of_two_ranks_survives_a_restart(two: VllmEngine, tmp_path: Path)
     pieces = prompt_of(970, 130, **BYTES)
     run(two.build(Prompt(tuple(pieces[:-1]))))
     keys = chain_keys(two, pieces)
-    copy = SegmentStore(tmp_path / "copy")
-    copy_segments(two.store, copy, keys)
+    copy = Catalogue(tmp_path / "copy")
+    copy_segments(two.catalogue, copy, keys)
     copy.close()
     (tmp_path / "copy" / "index.sqlite").unlink()
-    rebuilt = SegmentStore(tmp_path / "copy")
-    assert {entry.key for entry in rebuilt.entries()} >= set(keys)
+    rebuilt = TieredStore(tmp_path / "copy")
+    assert {entry.key for entry in rebuilt.catalogue.entries()} >= set(keys)
     loaded = rebuilt.load(keys[1], two.fingerprint)
     assert loaded.segment.shard is None
     assert tuple(loaded.segment.keys.shape) == two.fingerprint.layout.shape(130)

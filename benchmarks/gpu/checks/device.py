@@ -22,7 +22,7 @@ from benchmarks.lab.weights import word_tokenizer
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling
 from engine.errors import EngineError
 from engine.transformers import LoadedModel, ModelRunner, SequenceKV, TransformersEngine, Work, prepare
-from kvcache import SegmentStore
+from kvcache import TieredStore
 
 _WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique")
 _STEPS = 6
@@ -132,7 +132,7 @@ def out_of_memory(site: Site) -> Finding:
 
 
 async def _drill(site: Site, model: LoadedModel) -> Finding:
-    store = SegmentStore(site.folder / "memory", device=site.device, device_bytes=64 << 20, host_bytes=64 << 20)
+    store = TieredStore(site.folder / "memory", device=site.device, device_bytes=64 << 20, host_bytes=64 << 20)
     engine = TransformersEngine(model, store, model_id="drill")
 
     async def ask(n_tokens: int) -> int | str:

@@ -9,8 +9,8 @@ import torch
 from benchmarks.gpu.checks.base import Finding, Site, check
 from benchmarks.lab.run import Settings, run
 from benchmarks.lab.suites import Suite
-from kvcache import Fingerprint, Layout, Segment, SegmentStore, chain_key, read_segment, root_key
-from kvcache.paths import segment_path
+from kvcache import Fingerprint, Layout, Segment, TieredStore, chain_key, read_segment, root_key
+from kvcache.files.folder import SegmentFolder
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def evictions(site: Site) -> Finding:
     folder = site.folder / "evictions"
     generator = torch.Generator(site.device).manual_seed(1)
     nbytes = layout.bytes_per_token * n_tokens
-    store = SegmentStore(folder, device=site.device, device_bytes=nbytes + nbytes // 2, host_bytes=0)
+    store = TieredStore(folder, device=site.device, device_bytes=nbytes + nbytes // 2, host_bytes=0)
     busy = torch.randn(2048, 2048, device=site.device) if site.device.type == "cuda" else None
     put = []
     try:
@@ -83,7 +83,7 @@ def evictions(site: Site) -> Finding:
     wrong = []
     for segment in put:
         key = chain_key(segment.parent, segment.token_ids)
-        read = read_segment(segment_path(folder, key), fingerprint)
+        read = read_segment(SegmentFolder(folder).path_of(key), fingerprint)
         if not (torch.equal(read.keys, segment.keys.cpu()) and torch.equal(read.values, segment.values.cpu())):
             wrong.append(key[:12])
     note = f"{len(wrong)} of {len(put)} files have other numbers than were put" if wrong else ""

@@ -34,17 +34,17 @@ async def tokenize(body: TokenizeRequest, services: Provided) -> TokensReply:
     """Return the token ids of a text, or of messages as the model's chat template renders them."""
     if body.messages is not None:
         try:
-            tokens = list(services.engine.render([message.as_said for message in body.messages]).token_ids)
+            tokens = list(services.engine.prompts.render([message.as_said for message in body.messages]).token_ids)
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_messages", param="messages") from error
     else:
-        tokens = services.engine.tokenize(body.prompt or "", add_special_tokens=body.add_special_tokens)
+        tokens = services.engine.prompts.tokenize(body.prompt or "", add_special_tokens=body.add_special_tokens)
     return {"count": len(tokens), "max_model_len": services.engine.capacity().context, "tokens": tokens}
 
 
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, services: Provided) -> TextReply:
     """Return the text of token ids."""
-    if not all(token < services.engine.vocabulary_size for token in body.tokens):
+    if not all(token < services.engine.prompts.vocabulary_size for token in body.tokens):
         raise ApiError(400, "tokens: a token id is outside the vocabulary.", "invalid_value", param="tokens")
-    return {"prompt": services.engine.detokenize(body.tokens)}
+    return {"prompt": services.engine.prompts.detokenize(body.tokens)}

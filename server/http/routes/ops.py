@@ -57,10 +57,10 @@ async def cache(services: Provided, tenant: Tenant, limit: Annotated[int, Query(
     labels = await services.memories.labels_of(tenant)
 
     def own() -> list[Entry]:
-        found = [entry for entry in services.store.entries() if entry.labels and entry.labels <= labels]
+        found = [entry for entry in services.catalogue.entries() if entry.labels and entry.labels <= labels]
         return sorted(found, key=lambda entry: -entry.last_used_at)
 
-    stats, upkeep = services.store.stats(), services.upkeep.stats()
+    stats, upkeep = services.catalogue.stats(), services.upkeep.stats()
     entries = await asyncio.to_thread(own)
     return {
         "object": "cache",
@@ -79,7 +79,7 @@ async def cache(services: Provided, tenant: Tenant, limit: Annotated[int, Query(
         "models": [_share_json(share, services.engine.fingerprint.digest) for share in stats.models],
         "upkeep": upkeep_json(upkeep),
         "total": len(entries),
-        "data": [_segment_json(entry, services.store.tier_of(entry.key)) for entry in entries[:limit]],
+        "data": [_segment_json(entry, services.catalogue.tier_of(entry.key)) for entry in entries[:limit]],
     }
 
 
@@ -121,7 +121,7 @@ def _segment_json(entry: Entry, tier: str | None) -> SegmentReply:
         "disk_bytes": entry.disk_bytes,
         "memories": sorted({label.partition("@")[0] for label in entry.labels}),
         "certificate": None if entry.certificate is None else _certificate_json(entry.certificate),
-        "pinned": entry.pinned,
+        "pinned": entry.protected,
         "uses": entry.uses,
         "created_at": entry.created_at,
         "last_used_at": entry.last_used_at,

@@ -46,7 +46,7 @@ def _foresight(services: Services) -> Foresight:
 @router.get("/scheduler")
 async def state(services: Provided, tenant: Tenant, events: Annotated[int, Query(ge=0, le=256)] = 20) -> SchedulerReply:
     """Return the queues, the predictor's report card, what preloading has saved, and the last events."""
-    upkeep, preloads = services.upkeep.stats(), services.store.stats().preloads
+    upkeep, preloads = services.upkeep.stats(), services.catalogue.stats().preloads
     jobs = await asyncio.to_thread(services.memories.jobs.counts)
     found: SchedulerReply = {
         "object": "scheduler",
@@ -148,7 +148,7 @@ async def plan(
     cube = await services.memories.cubes.id_of(tenant, cube_id)
     page = await services.memories.page(tenant, cube, limit=limit)
     try:
-        found = foresight.advise(tenant, cube, page.items, services.config.cache.high_share)
+        found = foresight.advisor.advise(tenant, cube, page.items, services.config.cache.high_share)
     except ValueError as error:
         raise ApiError(409, f"No advice: {error} (cache.weigh_loading).", "not_measured") from error
     return {
