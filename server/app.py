@@ -1,4 +1,7 @@
-"""The ASGI application."""
+"""The ASGI application: the routes of our own, the dialects, and what every request passes before them.
+
+It stands above both rooms: dialects are built on ``server.http``, which knows nothing of them.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +43,13 @@ DIALECTS = (mem0, memos_product, memos_cloud)
 
 
 def keys_required(services: Services) -> bool:
-    """Whether requests need a key: on demand, or as soon as others than this machine can connect."""
+    """Tell if requests need a key: on demand, or as soon as other machines can connect."""
     server = services.config.server
     return server.api_keys == "required" or (server.api_keys == "auto" and not is_loopback(server.host))
 
 
 def create_app(services: Services) -> FastAPI:
-    """The application over ``services``, which it closes when it ends."""
+    """Make the application over ``services``, which it closes when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -66,25 +66,25 @@ _MANIFEST = "recallkv.json"
 
 
 def demo_model_target() -> Path:
-    """Where the converted demo model belongs."""
+    """Return the folder that the converted demo model belongs in."""
     return cache_folder() / "models" / f"smollm2-135m-instruct-{DEMO_MODEL.sha256[:12]}"
 
 
 def embedder_target() -> Path:
-    """Where the embedding model belongs when it is not installed."""
+    """Return the folder that the embedding model belongs in when it is not installed."""
     return cache_folder() / "models" / f"all-minilm-l6-v2-{EMBEDDER.sha256[:12]}"
 
 
 def demo_model_folder() -> Path:
-    """Folder of the demo model (SmolLM2-135M-Instruct) as safetensors; converted at first use, in about half a
-    minute. Raises ``AssetError``."""
+    """Return the folder of the demo model (SmolLM2-135M-Instruct) as safetensors; it is converted at first use, in
+    about half a minute. Raises ``AssetError``."""
     target = demo_model_target()
     _made_once(target, _convert_demo_model)
     return target
 
 
 def bundled_embedder_folder() -> Path:
-    """Folder of the bundled embedding model (all-MiniLM-L6-v2). Raises ``AssetError``."""
+    """Return the folder of the bundled embedding model (all-MiniLM-L6-v2). Raises ``AssetError``."""
     file = installed(EMBEDDER)
     if file is not None:
         check_sha256(file, EMBEDDER.sha256)
@@ -108,12 +108,12 @@ def _made_once(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def complete(folder: Path) -> bool:
-    """Whether a model's folder is whole. The manifest is written last: a folder without it was cut off."""
+    """Tell if a model's folder is whole. The manifest is written last: a folder without it was cut off."""
     return (folder / _MANIFEST).is_file()
 
 
 def installed(wheel: Wheel) -> Path | None:
-    """The wheel's file where it is installed, found without importing the package."""
+    """Find the wheel's file where it is installed, without importing the package."""
     spec = importlib.util.find_spec(wheel.package)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -122,7 +122,7 @@ def installed(wheel: Wheel) -> Path | None:
 
 
 def check_sha256(file: Path, expected: str) -> None:
-    """Raises ``AssetError`` when the file is not the one that is known."""
+    """Refuse a file that is not the one that is known. Raises ``AssetError``."""
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
@@ -146,7 +146,7 @@ def _fetch(wheel: Wheel, folder: Path) -> Path:
 
 
 def _installer() -> list[str]:
-    """pip, or uv where the environment has none, as those that uv makes."""
+    """Choose pip, or uv where the environment has none, as those that uv makes."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
     uv = shutil.which("uv")
@@ -226,7 +226,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that takes ``target``'s place when the block ends well, and disappears otherwise."""
+    """Make a folder that takes ``target``'s place when the block ends well, and disappears otherwise."""
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield fresh

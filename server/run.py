@@ -135,7 +135,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def offer_first_key(services: Services) -> None:
-    """Where keys are needed and there is none, make one and show it, this once."""
+    """Make a key and show it, this once, if keys are needed and there is none."""
     if keys_required(services) and not services.keys.all():
         key = services.keys.create("default", "first")
         print(f"API key (shown only now): {key}", file=sys.stderr, flush=True)

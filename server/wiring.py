@@ -108,7 +108,7 @@ def _chat_defaults(config: Config) -> ChatDefaults:
 def _foresight(
     config: Config, engine: Engine, store: SegmentStore, memories: MemoryStore, upkeep: Upkeep
 ) -> Foresight | None:
-    """Next-scene prediction, where it is wanted; the memory tiers then keep what it says."""
+    """Make next-scene prediction, if it is wanted; the memory tiers then keep what it says."""
     scheduler = config.scheduler
     if scheduler.predictor == "off":
         return None
@@ -182,14 +182,14 @@ def _rerank(config: MemoryConfig) -> EndpointRerank | None:
 
 
 def _check_urls(config: MemoryConfig) -> None:
-    """Raises ``ConfigError``, before anything is opened."""
+    """Refuse what is no URL, before anything is opened. Raises ``ConfigError``."""
     for key, url in (("memory.reranker", config.reranker), ("memory.extractor_url", config.extractor_url)):
         if url is not None and not url.startswith(("http://", "https://")):
             raise ConfigError(f"{key}: '{url}' is not the URL of an endpoint.")
 
 
 def _bundle_key(config: Config) -> BundleKey:
-    """The operator's, which is there, or the data folder's own, which is made when it is needed."""
+    """Return the operator's key, which must exist, or the data folder's own, which is made when it is needed."""
     given = config.memory.bundle_key_file
     return BundleKey(given or config.data_dir / "bundle.key", made=given is None)
 

@@ -52,8 +52,8 @@ def _root(show_version: bool = typer.Option(False, "--version", help="Print the 
 
 
 def _add_plugins(argv: list[str]) -> None:
-    """Command groups of other packages. They are loaded only when one is called or all are listed: they are slow
-    to import, and ``recallkv memory ls`` should not wait for them."""
+    """Add command groups of other packages. They are loaded only when one is called or all are listed: they are slow to
+    import, and ``recallkv memory ls`` should not wait for them."""
     for entry in entry_points(group="recallkv.commands"):
         if entry.name in argv[:1]:
             app.add_typer(entry.load(), name=entry.name)
@@ -66,10 +66,8 @@ def _placeholder() -> None:
 
 
 def named_errors() -> tuple[type[Exception], ...]:
-    """Errors that are an answer to the user: one line, no traceback.
-
-    Only those of modules in use: others cannot have been raised, and importing them would keep the user waiting.
-    """
+    """List the errors that are an answer to the user: one line, no traceback. Only those of modules in use: others
+    cannot have been raised, and importing them would keep the user waiting."""
     return tuple(getattr(sys.modules[module], name) for module, name in NAMED_ERRORS if module in sys.modules)
 
 

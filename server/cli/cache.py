@@ -77,7 +77,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def _found(entries: list[Entry], key: str) -> Entry:
-    """The one entry whose key begins so."""
+    """Find the one entry whose key begins so."""
     matching = [entry for entry in entries if entry.key.startswith(key)]
     if len(matching) != 1:
         raise typer.BadParameter(f"{len(matching)} segments have a key that begins with '{key}'")
@@ -119,7 +119,7 @@ def gc(data_dir: DataDir = None) -> None:
 
 @contextmanager
 def _own_store(data_dir: Path | None) -> Iterator[SegmentStore]:
-    """The folder's store, with no server at work in it. Raises ``DataDirLocked``."""
+    """Open the folder's store, with no server at work in it. Raises ``DataDirLocked``."""
     from kvcache import SegmentStore
 
     lock = DataDirLock(data_dir or default_data_dir())

@@ -66,7 +66,7 @@ def _turn(client: Client, options: dict[str, Any], messages: list[dict[str, str]
 
 
 def describe(receipt: dict[str, Any]) -> str:
-    """A receipt in one line."""
+    """Put a receipt into one line."""
     counts: dict[str, int] = {}
     for memory in receipt["memories"]:
         counts[memory["source"]] = counts.get(memory["source"], 0) + 1

@@ -30,7 +30,7 @@ class Client:
         return httpx.Client(base_url=self._url, headers=self._headers, timeout=self._timeout)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """The reply's JSON."""
+        """Send a request, and return the reply's JSON."""
         with self._reachable(), self._open() as http:
             reply = http.request(method, path, **arguments)
         self._check(reply)
@@ -50,7 +50,7 @@ class Client:
 
     @contextmanager
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
-        """The data of server-sent events, up to ``[DONE]``."""
+        """Yield the data of server-sent events, up to ``[DONE]``."""
         with self._reachable(), self._open() as http, http.stream("POST", path, json=body) as reply:
             if reply.status_code >= 400:
                 reply.read()

@@ -90,7 +90,7 @@ def _device() -> Finding:
 
 
 def _threads(port: int) -> Finding:
-    """More threads than the machine has time for make a model slower."""
+    """Warn of more threads than the machine has time for: they make a model slower."""
     from engine.transformers import usable_threads
     from engine.transformers.threads import times_as_quick
 
@@ -157,7 +157,7 @@ def _embedder() -> Finding:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that there is."""
+    """Return the folder, or the nearest existing one above it."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
@@ -202,7 +202,7 @@ def _port(port: int) -> Finding:
 
 
 def _holder(port: int) -> Finding:
-    """Who has the port: our server is as it should be, anyone else keeps ours from starting."""
+    """Find who has the port: our server is as it should be, anyone else keeps ours from starting."""
     try:
         live = Client(f"http://127.0.0.1:{port}", None, timeout_s=5.0).call("GET", "/health/live") == {"status": "ok"}
     except ServerError:

@@ -77,7 +77,7 @@ class MemoryTools:
         after: Annotated[str | None, Field(description="The ``next`` of the list before.")] = None,
         cube: Cube = None,
     ) -> dict[str, Any]:
-        """Memories in order of creation, a part at a time."""
+        """List memories in order of creation, a part at a time."""
         reply = self._call("GET", "/v1/memories", params=_given(limit=limit, after=after, cube=cube))
         return {"memories": [_shown(memory) for memory in reply["data"]], "next": reply["next"]}
 
@@ -91,7 +91,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def build(client: Client) -> MCPServer[Any]:
-    """The protocol's server over ``client``."""
+    """Make the protocol's server over ``client``."""
     server: MCPServer[Any] = MCPServer(
         "recallkv", instructions=INSTRUCTIONS, version=version("recallkv"), log_level="WARNING"
     )

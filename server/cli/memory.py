@@ -22,7 +22,7 @@ console = Console(highlight=False)
 
 
 class Format(StrEnum):
-    """How results are printed."""
+    """The form in which results are printed."""
 
     terminal = "terminal"
     json = "json"
@@ -182,7 +182,8 @@ def load(
 
 
 def _documents(path: Path) -> Iterator[tuple[Path, str]]:
-    """Files to import and the names they get: a file's own, or, in a folder, its path from the folder's parent on."""
+    """List files to import and the names they get: a file's own, or, in a folder, its path from the folder's parent
+    on."""
     from memory.documents import SUFFIXES
 
     if path.is_file():

@@ -55,8 +55,8 @@ def serve(
 
 
 def parse_flags(arguments: list[str]) -> dict[str, str | list[str]]:
-    """``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. A first argument that
-    is no flag is the model. Raises ``ConfigError``."""
+    """Read ``--key value`` and ``--key=value`` as dotted keys; dashes and underscores are the same. A first argument
+    that is no flag is the model. Raises ``ConfigError``."""
     flags: dict[str, str | list[str]] = {}
     vllm: list[str] = []
     rest = iter(arguments)

@@ -11,10 +11,10 @@ _UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 def clean(text: str) -> str:
-    """``text`` with a replacement character for each that is not safe to print."""
+    """Return ``text`` with a replacement character for each that is not safe to print."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def plain(text: str) -> Text:
-    """``clean`` for tables: brackets and :names: in the text are neither markup nor emoji."""
+    """``clean`` a text for tables: brackets and :names: in it are neither markup nor emoji."""
     return Text(clean(text))

@@ -59,7 +59,7 @@ meanwhile; the bundle's pages are more than the disk's budget; the disk is full.
 
 
 class _Note(BaseModel):
-    """What a bundle says of a page. ``tenant`` and ``file`` are digests."""
+    """A bundle's statement about a page. ``tenant`` and ``file`` are digests."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -76,7 +76,7 @@ class _Note(BaseModel):
 
 @dataclass
 class Taken:
-    """What became of a bundle's pages: how many were taken, and how many left, by reason."""
+    """The outcome for a bundle's pages: how many were taken, and how many left, by reason."""
 
     taken: int = 0
     nbytes: int = 0
@@ -92,8 +92,8 @@ class _Left(Exception):
 
 
 class Bundles:
-    """Async, for the event loop; reading and writing are done in threads. ``max_packed_bytes`` bounds what of a bundle
-    is no segments."""
+    """Dumps and loads cubes. Async, for the event loop; reading and writing are done in threads. ``max_packed_bytes``
+    limits everything in a bundle except segments."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Bundles:
         self._upkeep = upkeep
         self._key = key
         self._max_packed_bytes = max_packed_bytes
-        # Reading a bundle may take a minute: so many at once, in threads that nothing else waits for.
+        # Reading a bundle may take a minute: at most this many at once, in threads that nothing else waits for.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="bundle-reader")
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Bundles:
         )
 
     def _pages(self, tenant: str, header: tuple[int, ...] | None, texts: Mapping[str, str]) -> Iterator[Stored]:
-        """The tenant's pages of memories with these texts, by label, and of no others."""
+        """Yield the tenant's pages of memories with these texts, by label, and of no others."""
         entries = self._store.entries()
         roots = _roots(self._engine.fingerprint, tenant, header, entries)
         wanted = [entry for entry in entries if entry.root in roots and _goes_along(entry)]
@@ -222,8 +222,8 @@ class Bundles:
         taken.nbytes += files.size(attached.name)
 
     def _believed(self, tenant: str, loaded: Loaded, attached: Attached, digests: Mapping[str, str]) -> _Note:
-        """The note of a page, where it is this server's own and true of the loaded memories. Nothing of the page itself
-        is read for that. ``digests``: of the memories' texts, by id. Raises ``_Left``."""
+        """Return the note of a page, if it is this server's own and true of the loaded memories. Nothing of the page
+        itself is read for that. ``digests``: of the memories' texts, by id. Raises ``_Left``."""
         fingerprint = self._engine.fingerprint
         if loaded.fingerprint != fingerprint.digest:
             raise _Left("model")
@@ -250,15 +250,15 @@ class Bundles:
 def _roots(
     fingerprint: Fingerprint, tenant: str, header: tuple[int, ...] | None, entries: list[Entry]
 ) -> set[str | None]:
-    """Below which roots a tenant's pages are, as far as is known: a root is a hash of the tenant and of a header's
-    tokens. Known are the headers that are stored, and that of a prompt without instructions."""
+    """Return the roots that a tenant's pages are below, as far as they are known: a root is a hash of the tenant and of
+    a header's tokens. Known are the headers that are stored, and that of a prompt without instructions."""
     top = root_key(fingerprint, tenant)
     roots: set[str | None] = {standalone_root(entry.key) for entry in entries if entry.parent == top}
     return roots if header is None else roots | {page_root(fingerprint, tenant, header)}
 
 
 def _goes_along(entry: Entry) -> bool:
-    """Whether a page is on disk and can be of use elsewhere."""
+    """Tell if a page is on disk and can be of use elsewhere."""
     certificate = entry.certificate
     if certificate is None or not entry.on_disk or not entry.labels:
         return False
@@ -268,7 +268,8 @@ def _goes_along(entry: Entry) -> bool:
 def _statement(
     key: str, fingerprint: Fingerprint, tenant: str, note: _Note, texts: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What is signed: all that makes a page what it is. ``texts``: digests of its memories' texts, by label."""
+    """Make the statement that is signed: all that makes a page what it is. ``texts``: digests of its memories' texts,
+    by label."""
     return {
         "format": _FORMAT,
         "key": key,

@@ -18,8 +18,8 @@ from server.core.memories import MemoryService
 
 @dataclass(frozen=True)
 class ChatDefaults:
-    """What a request gets that says nothing of it. With ``sessions`` the turns of a conversation are kept as segments,
-    for its next request."""
+    """The values for requests that do not give their own. With ``sessions`` the turns of a conversation are kept as
+    segments, for its next request."""
 
     served_name: str
     max_tokens: int
@@ -43,7 +43,7 @@ class ChatService:
 
     @property
     def served_name(self) -> str:
-        """The name of the model that is served."""
+        """Return the name of the model that is served."""
         return self.defaults.served_name
 
     def check(self, answer: AnswerOptions) -> None:
@@ -122,7 +122,7 @@ class ChatService:
         )
 
     def _fidelity(self, cubes: Sequence[Cube]) -> Fidelity:
-        """The strictest that any of the cubes asks for; the server's where none does."""
+        """Choose the strictest that any of the cubes asks for; the server's if none does."""
         asked = {cube.fidelity for cube in cubes}
         return next((fidelity for fidelity in FIDELITIES if fidelity in asked), self.defaults.fidelity)
 

@@ -1,4 +1,4 @@
-"""What clients say, checked and made into what memory keeps, before anything is begun."""
+"""Checks of input before anything is begun, and conversion to memory's types."""
 
 from __future__ import annotations
 

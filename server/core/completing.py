@@ -22,13 +22,14 @@ from server.core.generation import AnswerOptions, Generation, Recalled, RecallOp
 MAX_SCORES = 1 << 20
 # How long to wait before a full queue is tried again, where nothing of one's own is under way.
 _AGAIN_S = 0.02
-# So many bytes of a text may have no token that stands for them (what a tokenizer changed before it cut the text up).
+# At most this many bytes of a text may have no token that stands for them (what a tokenizer changed before it cut the
+# text up).
 _SKIP = 16
 
 
 @dataclass(frozen=True)
 class CompletionOptions:
-    """What a request asks for. ``prompts`` are texts or token ids, each with its place in the body; ``in_list`` says
+    """A request for completions. ``prompts`` are texts or token ids, each with its place in the body; ``in_list`` says
     that the body has them, or the one, in a list. ``recall`` None: without memories."""
 
     prompts: tuple[tuple[str, str | list[int]], ...]
@@ -124,7 +125,7 @@ class Completions:
             return Answered(asked, begin(), begin)
 
     async def _plan(self, tenant: str, asked: Asked, options: CompletionOptions) -> tuple[Plan, Recalled | None]:
-        """The prompt, with memories where the request wants some."""
+        """Plan the prompt, with memories where the request wants some."""
         if options.recall is None:
             alone = self._engine.render_completion(asked.token_ids, begin=asked.begin)
             return Plan(alone, (), "off", 0.0), None
@@ -156,14 +157,14 @@ class Batch:
         return index // self._options.answer.n
 
     def receipt(self, prompt: int | None = None) -> Any:
-        """The ``memory`` object of one prompt; of all, in a list, where there are several."""
+        """Return the ``memory`` object of one prompt; of all, in a list, where there are several."""
         receipts = [one.generation.receipt() for one in self._answered]
         if prompt is not None:
             return receipts[prompt]
         return receipts[0] if len(receipts) == 1 else receipts
 
     def usage(self) -> dict[str, Any]:
-        """OpenAI's usage object, summed over the prompts."""
+        """Return OpenAI's usage object, summed over the prompts."""
         each = [one.generation.usage() for one in self._answered]
         cached = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in each)
         counts = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -172,7 +173,7 @@ class Batch:
         }
 
     def server_timing(self) -> str:
-        """The times of the prompt that started first."""
+        """Return the times of the prompt that started first."""
         started = (one.generation for one in self._answered if one.generation.started is not None)
         first = min(started, key=lambda generation: generation.ttft_s, default=self._answered[0].generation)
         return first.server_timing()

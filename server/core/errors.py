@@ -1,4 +1,4 @@
-"""What the core refuses, beside the named errors of memory and engine.
+"""Errors of the core, apart from the named errors of memory and engine.
 
 CoreError
 ├── ModelUnknown     no model of that name is served

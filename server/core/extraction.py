@@ -1,4 +1,4 @@
-"""The served model as the one that finds memories in messages."""
+"""The served model as the one that extracts memories from messages."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ class ServedCompleter:
 
     @property
     def window_chars(self) -> int:
-        """How much text fits the model's context beside the instructions and the answer."""
+        """Return the number of characters that fit the model's context beside the instructions and the answer."""
         return max(1000, min(12_000, self._engine.capacity().context))
 
     def __call__(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
-        """Not from the event loop's own thread. Raises ``ExtractorError``, and ``EngineClosed`` once stopped."""
+        """Answer messages with JSON of a schema, in another thread than the event loop's. Raises ``ExtractorError``,
+        and ``EngineClosed`` once stopped."""
         if self._loop is None:
             raise ExtractorError("the server has not started")
         answer = self._answer(messages, schema)

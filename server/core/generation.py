@@ -14,8 +14,8 @@ from scheduler import Foresight, Mode, Plan, Upkeep
 
 @dataclass(frozen=True)
 class RecallOptions:
-    """Which memories a request wants in its prompt; None is the server's default. ``cubes`` by id or name (None: the
-    default cube), ``ids`` instead of retrieval. ``remember``: what the user says is kept, as said in ``session``."""
+    """The memories that a request wants in its prompt; None is the server's default. ``cubes`` by id or name (None: the
+    default cube), ``ids`` instead of retrieval. ``remember``: the user's message is stored, as said in ``session``."""
 
     cubes: tuple[str, ...] | None = None
     mode: Mode | None = None
@@ -28,8 +28,8 @@ class RecallOptions:
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How an answer is to be generated. ``max_tokens`` None: the server's default, or what room there is; it replaces
-    that of ``sampling``. The fields are those of the request's body that errors are about."""
+    """The way an answer is to be generated. ``max_tokens`` None: the server's default, or as many as there is room for;
+    it replaces that of ``sampling``. The fields name those of the request's body, for errors about them."""
 
     model: str
     request_id: str
@@ -107,7 +107,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Followers:
-    """Those who follow generations: who measures them, and who learns from them to make the next ones quick."""
+    """The observer that measures generations, and the parts that learn from them to make the next ones quick."""
 
     observer: Observer
     upkeep: Upkeep
@@ -121,7 +121,7 @@ class Followers:
 
 
 class Answering(Protocol):
-    """What a reply is made of: the events of one prompt, or of several."""
+    """The source of a reply: the events of one prompt, or of several."""
 
     @property
     def events(self) -> AsyncGenerator[Event, None]: ...
@@ -170,7 +170,7 @@ class Generation:
         self.events = self._observed()
 
     async def _observed(self) -> AsyncGenerator[Event, None]:
-        """The engine's events, counted on their way."""
+        """Yield the engine's events, counted on their way."""
         async with aclosing(self._engine.generate(self._request)) as events:
             async for event in events:
                 if isinstance(event, Started):

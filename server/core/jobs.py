@@ -30,7 +30,7 @@ class JobService:
 
     @property
     def failures(self) -> int:
-        """How often a job has failed since the start."""
+        """Count how often a job has failed since the start."""
         return self._runner.failures
 
     def counts(self) -> dict[str, int]:

@@ -57,7 +57,7 @@ class MemoryStats:
 
 @dataclass(frozen=True)
 class Extractors:
-    """What finds memories in messages, by name, and the name of the one that is used by default."""
+    """The extractors of memories from messages, by name, and the name of the default one."""
 
     by_name: Mapping[str, Extractor]
     default: str
@@ -72,7 +72,7 @@ class Extractors:
 
     @property
     def fallbacks(self) -> int:
-        """How often messages were read without the model that was to read them."""
+        """Count how often messages were read without the model that was to read them."""
         return sum(one.fallbacks for one in self.by_name.values() if isinstance(one, ModelExtractor))
 
 
@@ -118,7 +118,7 @@ class MemoryService:
 
     @property
     def undelete_s(self) -> float:
-        """For how many seconds a deleted memory can be brought back."""
+        """Return for how many seconds a deleted memory can be brought back."""
         return self._store.undelete_s
 
     # -- adding ----------------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ class MemoryService:
 
 
 class PlacedUnit(TypedDict):
-    """What became of something that was said: the memory's id, and the ids of those that it took the place of."""
+    """The outcome for one unit of what was said: the memory's id, and the ids of those that it replaced."""
 
     action: str
     id: str

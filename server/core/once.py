@@ -15,7 +15,7 @@ class Once:
         self._made = 0
 
     def next(self) -> str:
-        """64 hex digits."""
+        """Make the next name: 64 hex digits."""
         self._made += 1
         return hashlib.sha256(f"{self._name}\0{self._made}".encode()).hexdigest()
 
@@ -25,6 +25,6 @@ once: ContextVar[Once | None] = ContextVar("once", default=None)
 
 
 def token() -> str:
-    """64 hex digits for an id: always new, or, in a request with a key, that request's next ones."""
+    """Make 64 hex digits for an id: always new, or, in a request with a key, that request's next ones."""
     now = once.get()
     return secrets.token_hex(32) if now is None else now.next()

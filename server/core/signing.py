@@ -35,18 +35,18 @@ class BundleKey:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raises ``BundleKeyError`` where there is a file that is no key, or none and none would be made."""
+        """Refuse a file that is no key, or a missing one where none would be made. Raises ``BundleKeyError``."""
         if not self._made or self._path.exists():
             self._read()
 
     def sign(self, statement: Mapping[str, Any]) -> str:
-        """64 hex digits for a statement of JSON's types: its one form (sorted, no blanks, ASCII only) hashed with the
+        """Sign a statement of JSON's types: 64 hex digits, its one form (sorted, no blanks, ASCII only) hashed with the
         key. Raises ``BundleKeyError``."""
         text = json.dumps(statement, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
         return blake2b(text.encode(), digest_size=32, key=self._bytes(), person=_PERSON).hexdigest()
 
     def signed(self, statement: Mapping[str, Any], signature: str) -> bool:
-        """Whether the signature is of this statement, by this key. Raises ``BundleKeyError``."""
+        """Tell if the signature is of this statement, by this key. Raises ``BundleKeyError``."""
         return hmac.compare_digest(self.sign(statement).encode(), signature.encode())
 
     def _bytes(self) -> bytes:

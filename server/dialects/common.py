@@ -1,5 +1,4 @@
-"""What the dialects of other memory servers have in common: whose memories a request means, how their clients write
-messages, and what happens to many memories at once.
+"""Shared parts of the dialects of other memory servers: ids, messages as their clients write them, lookups by name.
 
 The tenant is the key's, always. A client's user is a cube of that tenant, made when something is first added for it;
 reading and deleting make nothing. What has no user is kept in a cube of its agent, run or application.
@@ -51,7 +50,7 @@ class PeerMessage(Spoken):
 
     @property
     def said(self) -> str:
-        """The text of it; images and files are left out."""
+        """Return the text of it; images and files are left out."""
         return self.text or "" if self.content is None else super().said
 
 
@@ -59,7 +58,8 @@ PeerMessages = Text | PeerMessage | Annotated[list[PeerMessage | Text], Field(mi
 
 
 def messages_of(given: PeerMessages, time: Time | None = None) -> list[Message]:
-    """Messages that say something. ``time`` is of those that have none of their own. Raises ``InvalidMemory``."""
+    """Make messages of those that say something. ``time`` is of those that have none of their own. Raises
+    ``InvalidMemory``."""
     items = given if isinstance(given, list) else [given]
     messages = [PeerMessage(content=item) if isinstance(item, str) else item for item in items]
     found = [
@@ -91,7 +91,7 @@ class ClientIds:
 
     @property
     def cube(self) -> str:
-        """The name of the cube that is added to. Raises a 400 when nobody is named."""
+        """Return the name of the cube that is added to. Raises a 400 when nobody is named."""
         if self.user is not None:
             return self.user
         for kind, id in (("agent", self.agent), ("run", self.run), ("app", self.app)):
@@ -100,28 +100,28 @@ class ClientIds:
         raise ApiError(400, "Say whose memories: user_id, agent_id or run_id is needed.", "invalid_value")
 
     def said(self, metadata: Mapping[str, Any] | None, tags: Iterable[str] = (), expires: float | None = None) -> Said:
-        """What all messages of one addition have in common. Checked here: a job could only fail. Raises
+        """Return what all messages of one addition have in common. Checked here: a job could only fail. Raises
         ``InvalidMemory``."""
         details = {**(metadata or {}), **({} if self.app is None else {"app_id": self.app})}
         return checked_said(Said(self.run, self.user, self.agent, tuple(tags), details, expires))
 
     @property
     def filter(self) -> dict[str, Any]:
-        """What narrows a search beside the user, whom a cube stands for."""
+        """Return what narrows a search beside the user, whom a cube stands for."""
         ids = {"agent": self.agent, "session": self.run, "metadata.app_id": self.app}
         return {field: id for field, id in ids.items() if id is not None}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Where to look: the cubes of these names (None: all of one's own), and what must hold of a memory."""
+    """A place to look in: the cubes of these names (None: all of one's own), and what must hold of a memory."""
 
     cubes: tuple[str, ...] | None
     filter: dict[str, Any]
 
 
 def selection_of(whose: ClientIds, filter: Mapping[str, Any] | None = None) -> Selection:
-    """Where the memories of ``whose`` are that ``filter``, in the peers' words, lets through. A user that must hold
+    """Translate ids and a filter in the peers' words into cubes to search and a native filter. A user that must hold
     names the cube; with several users, or none, all cubes are searched."""
     user, rest = _split_user(filter or {})
     conditions = [whose.filter, translated(rest)]
@@ -133,20 +133,21 @@ def selection_of(whose: ClientIds, filter: Mapping[str, Any] | None = None) -> S
 
 
 def both(*filters: dict[str, Any]) -> dict[str, Any]:
-    """A filter that lets through what each of them does."""
+    """Join filters to one that lets through what each of them does."""
     parts = [part for part in filters if part]
     return {"and": parts} if len(parts) > 1 else parts[0] if parts else {}
 
 
 def limited(place: Selection) -> Selection:
-    """Raises a 400 when ``place`` is everywhere: nothing is to be deleted, or listed, because a filter was empty."""
+    """Refuse a place that is everywhere: nothing is to be deleted, or listed, because a filter was empty. Raises a
+    400."""
     if place.cubes is None and not place.filter:
         raise ApiError(400, "filters: at least one is needed, such as user_id.", "invalid_value", param="filters")
     return place
 
 
 def _split_user(filter: Mapping[str, Any], depth: int = 0) -> tuple[str | None, dict[str, Any]]:
-    """The user that a filter requires, and the filter without."""
+    """Split a filter into the user that it requires, and the filter without."""
     user: str | None = None
     rest: dict[str, Any] = {}
     for key, value in filter.items():
@@ -167,7 +168,7 @@ def _split_user(filter: Mapping[str, Any], depth: int = 0) -> tuple[str | None, 
 
 
 def translated(filter: Any, depth: int = 0) -> Any:
-    """A filter in the side store's words: ``categories`` are tags, an object of metadata is its fields."""
+    """Translate a filter into the side store's words: ``categories`` are tags, an object of metadata is its fields."""
     if depth > _MAX_DEPTH or not isinstance(filter, dict):
         return filter
     found: dict[str, Any] = {}
@@ -202,8 +203,8 @@ async def added_to(memories: MemoryService, tenant: str, name: str, add: Callabl
 async def listed(
     memories: MemoryService, tenant: str, place: Selection, statuses: Sequence[MemoryStatus] = ("active",)
 ) -> list[Memory]:
-    """All memories there of these statuses, in order of creation. Raises ``InvalidMemory`` for a bad filter, of an
-    unknown user's too."""
+    """Return all memories there of these statuses, in order of creation. Raises ``InvalidMemory`` for a bad filter, of
+    an unknown user's too."""
     return await memories.everything(tenant, place.cubes, place.filter, statuses)
 
 
@@ -217,8 +218,8 @@ async def found(
     floor: float = 0.0,
     **options: Any,
 ) -> list[Hit]:
-    """The best memories there, best first; ``floor`` is the least ``score_of`` that counts. Raises ``InvalidMemory``
-    for a bad filter, of an unknown user's too."""
+    """Search there, and return the best memories, best first; ``floor`` is the least ``score_of`` that counts. Raises
+    ``InvalidMemory`` for a bad filter, of an unknown user's too."""
     check_filter(place.filter)
     cubes = await memories.cubes.own(tenant, place.cubes)
     if not cubes or top_k < 1:
@@ -229,7 +230,7 @@ async def found(
 
 
 def score_of(hit: Hit) -> float:
-    """A hit's score from 0 to 1, as these clients expect it; ours has no upper end."""
+    """Return a hit's score from 0 to 1, as these clients expect it; ours has no upper end."""
     return round(1 - math.exp(-max(0.0, hit.score)), 6)
 
 
@@ -241,14 +242,14 @@ def _tag(name: str) -> str:
 
 
 def task_job_id(user: str, task: str | None = None) -> str:
-    """An id for a job that can be found again by its user, and by the client's own name of the task: a job that has
-    ended holds nothing else of them. In a request with a key, it is that request's."""
+    """Make an id for a job that can be found again by its user, and by the client's own name of the task: a job that
+    has ended holds nothing else of them. In a request with a key, it is that request's."""
     own = once.token()
     return f"job_{_tag(user)}{own[:_TAG_CHARS] if task is None else _tag(task)}{own[-16:]}"
 
 
 async def jobs_of(memories: MemoryService, tenant: str, user: str | None = None, task: str | None = None) -> list[Job]:
-    """The tenant's jobs of a user, or of a task (a job's id, or the client's name), the newest first."""
+    """Return the tenant's jobs of a user, or of a task (a job's id, or the client's name), newest first."""
 
     def belongs(job: Job) -> bool:
         tags = job.id.removeprefix("job_")
@@ -264,7 +265,7 @@ async def jobs_of(memories: MemoryService, tenant: str, user: str | None = None,
 
 
 def iso(at: float | None) -> str | None:
-    """Unix seconds as ISO 8601; None for times before the calendar's beginning or after its end."""
+    """Write Unix seconds as ISO 8601; None for times before the calendar's beginning or after its end."""
     try:
         return None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
     except (OverflowError, OSError, ValueError):

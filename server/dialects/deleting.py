@@ -1,5 +1,5 @@
-"""Deleting in the dialects of other memory servers: of everything that somebody has, nothing is left; some memories of
-it can be brought back for a while."""
+"""Deleting in the dialects of other memory servers. Nothing is left of everything that somebody has; some of the
+memories can be brought back for a while."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _IDS = {
 async def delete_everything(
     memories: MemoryService, tenant: str, place: Selection, within: tuple[str, ...] | None = None
 ) -> list[Memory]:
-    """Delete all memories there, whatever their status. Where nothing but ids say which, all that was said goes as
-    well, at once and for good; else the memories can be brought back one by one. ``within`` are names of cubes that
-    nothing outside of is touched. Raises ``InvalidMemory`` for a bad filter."""
+    """Delete all memories there, whatever their status. If nothing but ids say which, all that was said goes as well,
+    at once and for good; else the memories can be brought back one by one. ``within`` are names of cubes that nothing
+    outside of is touched. Raises ``InvalidMemory`` for a bad filter."""
     check_filter(place.filter)
     ids = _ids_of(place.filter)
     if ids is None:
@@ -60,7 +60,7 @@ async def delete_in(
 
 
 def _ids_of(filter: Mapping[str, Any]) -> dict[str, str] | None:
-    """The ids that a filter asks for; None where it asks for anything else, or for two of a kind."""
+    """Return the ids that a filter asks for; None where it asks for anything else, or for two of a kind."""
     found: dict[str, str] = {}
     for key, value in filter.items():
         if key.lower() == "and" and isinstance(value, list):

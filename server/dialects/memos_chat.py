@@ -30,7 +30,7 @@ _ANSWER = 4
 
 
 class ChatFields(Body):
-    """What both dialects' bodies have in common."""
+    """Fields that both dialects' bodies have."""
 
     user_id: Name
     query: Annotated[Text, Field(min_length=1)]
@@ -67,26 +67,26 @@ class MemosFormat:
         self.text = ""
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """One event; the one after the last text says so."""
+        """Make one event; the one after the last text says so."""
         return choices[0] if choices else {"type": "end"}
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """There is none."""
+        """Return None: there is none."""
         return None
 
     def delta(self, delta: Delta) -> dict[str, Any]:
-        """More of the text."""
+        """Take more of the text, and make its event."""
         self.text += delta.text
         return {"type": "text", "data": delta.text}
 
     def whole(self, choices: dict[int, list[Delta]], **more: Any) -> dict[str, Any]:
-        """The envelope."""
+        """Make the envelope."""
         self.text = "".join(delta.text for delta in choices.get(0, []))
         return {**self._head, "data": {"response": self.text, "reasoning": None}}
 
 
 async def chat(asked: Asked, request: Request, services: Services, tenant: str, format: MemosFormat) -> Response:
-    """A whole reply; then the question and the answer are added, in a job."""
+    """Send a whole reply; then add the question and the answer, in a job."""
     opened = await _opened(asked, request, services, tenant)
     reply = await whole_reply(request, opened, format, with_memory=False)
     await _remember(asked, services, tenant, format.text)
@@ -96,7 +96,7 @@ async def chat(asked: Asked, request: Request, services: Services, tenant: str, 
 async def streamed(
     asked: Asked, request: Request, services: Services, tenant: str, format: MemosFormat
 ) -> StreamingResponse:
-    """The same as server-sent events."""
+    """Do the same as server-sent events."""
     opened = await _opened(asked, request, services, tenant)
     ping_s = services.config.server.sse_ping_s
     reply = await streamed_reply(request, opened, format, with_memory=False, include_usage=True, ping_s=ping_s)
@@ -137,7 +137,7 @@ def _turns(asked: Asked) -> tuple[ChatMessage, ...]:
 
 
 async def _options(asked: Asked, services: Services, tenant: str) -> RecallOptions:
-    """Which memories: those of the cubes that there are; found here where a filter or a bound must be kept to."""
+    """Choose the memories: those of the cubes that exist; found here where a filter or a bound must be kept to."""
     cubes = await services.memories.cubes.own(tenant, asked.read)
     if not cubes:
         return RecallOptions(mode="off")

@@ -41,14 +41,14 @@ Several = Name | Annotated[list[Name], Field(min_length=1, max_length=100)]
 
 
 class Subject(Body):
-    """Whose memories: a user's, an agent's, or those of both."""
+    """A user, an agent, or both: whose memories are meant."""
 
     user_id: Name | None = None
     agent_id: Name | None = None
     app_id: Name | None = None
 
     def selection(self, filter: dict[str, Any] | None = None) -> Selection:
-        """Where they are. Raises a 400 when nobody is named."""
+        """Return the place to look in. Raises a 400 when nobody is named."""
         if self.user_id is None and self.agent_id is None:
             raise ApiError(400, "user_id or agent_id is needed.", "invalid_value", param="user_id")
         return common.selection_of(ClientIds(self.user_id, self.agent_id, app=self.app_id), filter)
@@ -66,7 +66,7 @@ class AddMessage(Body):
 
     @property
     def whose(self) -> list[ClientIds]:
-        """One for each user, or for each agent when there is no user."""
+        """Return one for each user, or for each agent when there is no user."""
         users, agents = _several(self.user_id), _several(self.agent_id)
         agent = agents[0] if len(agents) == 1 else None
         if users:
@@ -174,7 +174,7 @@ def _tool_json(memory: Memory, relativity: float | None = None) -> dict[str, Any
 
 
 def _lists(memories: Sequence[tuple[Memory, float | None]]) -> dict[str, Any]:
-    """Memories in the lists that the client reads, by kind."""
+    """Sort memories into the lists that the client reads, by kind."""
     return {
         "memory_detail_list": [_memory_json(m, score) for m, score in memories if m.kind in OTHER_KINDS],
         "preference_detail_list": [_preference_json(m, score) for m, score in memories if m.kind in PREFERENCES],
@@ -196,7 +196,8 @@ def _status(job: Job) -> str:
 
 @router.post("/add/message")
 async def add_message(body: AddMessage, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Keep messages and find memories in them, in a job; ``async_mode`` false: the reply comes when it is done."""
+    """Keep messages, and extract memories from them in a job; with `async_mode` false the reply comes when it is
+    done."""
     owners = body.whose
     if not owners:
         raise ApiError(400, "user_id or agent_id is needed.", "invalid_value", param="user_id")
@@ -221,7 +222,7 @@ async def add_message(body: AddMessage, services: Provided, tenant: Tenant) -> d
 
 @router.post("/search/memory")
 async def search_memory(body: SearchMemory, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Hybrid search in each kind of memory; ``relativity`` is the least score that counts (default: any)."""
+    """Search each kind of memory. `relativity` is the least score that counts (default: any)."""
     place = body.selection(body.filter)
     hits = []
     for kinds, limit in (
@@ -237,7 +238,7 @@ async def search_memory(body: SearchMemory, services: Provided, tenant: Tenant) 
 
 @router.post("/get/message")
 async def get_message(body: GetMessage, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """The last messages of a user, or of one conversation, oldest first."""
+    """List the last messages of a user, or of one conversation, oldest first."""
     limit = body.message_limit_number or 6
     found = []
     for cube in (await services.memories.cubes.own(tenant, [body.user_id])).values():
@@ -257,7 +258,7 @@ async def get_message(body: GetMessage, services: Provided, tenant: Tenant) -> d
 
 @router.post("/get/memory")
 async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """All memories of a user or an agent, the newest first, in pages."""
+    """List the memories of a user or an agent in pages, newest first."""
     unwanted = {
         *(() if body.include_preference else PREFERENCES),
         *(() if body.include_tool_memory else TOOLS),
@@ -271,13 +272,13 @@ async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> d
 
 @router.get("/get/memory/{memory_id}")
 async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """One memory."""
+    """Return a memory."""
     return _ok(_memory_json(await services.memories.get(tenant, memory_id)))
 
 
 @router.post("/add/feedback")
 async def add_feedback(body: AddFeedback, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Do what is said of a user's memories. It is done when the reply comes."""
+    """Give feedback on a user's memories in plain words. It is done when the reply comes."""
     cube = await services.memories.cubes.named(tenant, body.user_id)
     at = unix_time(body.feedback_time, "feedback_time")
     outcome = await services.memories.feedback.give(tenant, cube.id, body.feedback_content, at=at)
@@ -314,7 +315,7 @@ async def update_memory(body: UpdateMemory, services: Provided, tenant: Tenant) 
 
 @router.post("/get/status")
 async def get_status(body: Status, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """How far a task is. Feedback is done as soon as it has an id."""
+    """Return the state of a task. Feedback is done as soon as it has an id."""
     if body.task_id.startswith("fb_"):
         if not await services.memories.feedback.is_known(tenant, body.task_id):
             raise NotFound("task", body.task_id)

@@ -27,7 +27,8 @@ def encodable(text: str) -> str:
 
 
 def lone_surrogate(value: Any, path: str = "") -> str | None:
-    """The path of the first text or name in a JSON value that holds half a surrogate pair; None when there is none."""
+    """Return the path of the first text or name in a JSON value that holds half a surrogate pair; None when there is
+    none."""
     if isinstance(value, str):
         return None if value.isascii() or encodable_as_it_is(value) else path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -23,7 +23,7 @@ NOT_MODIFIED: Responses = {304: {"description": "The client has this revision"}}
 
 
 def etag(found: Memory | Cube) -> str:
-    """A strong tag of a memory or cube: its revision, in quotes."""
+    """Return a strong tag of a memory or cube: its revision, in quotes."""
     return f'"{found.revision}"'
 
 
@@ -33,8 +33,8 @@ def tagged(response: Response, found: Memory | Cube) -> None:
 
 
 def _tags(request: Request, name: str) -> list[tuple[bool, str]] | None:
-    """The tags of a header, each with whether it is weak; None when there is no such header, or any will do. Raises a
-    400 for what is no list of tags: a condition that is not understood must not be passed over."""
+    """Return the tags of a header, each with whether it is weak; None when there is no such header, or any will do.
+    Raises a 400 for what is no list of tags: a condition that is not understood must not be passed over."""
     given = ", ".join(request.headers.getlist(name)).strip(" \t,")
     if name not in request.headers or given == "*":
         return None

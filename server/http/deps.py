@@ -1,4 +1,4 @@
-"""What routes are given: the services, and whose request it is."""
+"""Dependencies of routes: the services, and the tenant whose request it is."""
 
 from __future__ import annotations
 

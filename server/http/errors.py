@@ -90,13 +90,14 @@ _STATUS_CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405
 
 
 def error_body(message: str, type: str, code: str, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object. Half surrogate pairs, which a body may hold and no reply can, become question marks."""
+    """Return OpenAI's error object. Half surrogate pairs, which a body may hold and no reply can, become question
+    marks."""
     message, param = encodable(message), None if param is None else encodable(param)
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body of any error. What is not in the table is a 500 that tells nothing of the inside."""
+    """Return status and body of any error. One that is not in the table is a 500 that tells nothing of the inside."""
     if isinstance(error, ApiError):
         return error.status, error_body(error.message, error.type, error.code, error.param)
     for kind, status, type_, code in TABLE:
@@ -115,7 +116,7 @@ def _respond(status: int, body: Mapping[str, Any]) -> JSONResponse:
 
 
 def _fields_of(route: object) -> frozenset[str]:
-    """The names that a request to a route may hold."""
+    """Return the names that a request to a route may hold."""
     if not isinstance(route, APIRoute):
         return frozenset()
     named = (*route.dependant.path_params, *route.dependant.query_params, *route.dependant.header_params)
@@ -124,7 +125,7 @@ def _fields_of(route: object) -> frozenset[str]:
 
 
 def _named_here(param: str | None, route: object) -> str | None:
-    """The field at fault by the name that it has in this route's dialect; None where it has none."""
+    """Return the field at fault by the name that it has in this route's dialect; None where it has none."""
     if param is None or "." in param:
         return param
     fields = _fields_of(route)
@@ -157,7 +158,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    """400 with the path of the first field at fault."""
+    """Answer 400 with the path of the first field at fault."""
     assert isinstance(error, RequestValidationError)
     fault = fault_of(error.errors(), error.body)
     return _respond(400, error_body(fault.message, "invalid_request_error", fault.code, fault.param))

@@ -1,4 +1,4 @@
-"""What is wrong with a request, in words of its own fields: a translation of pydantic's errors."""
+"""Faults of a request, in words of its own fields: a translation of pydantic's errors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def fault_of(errors: Sequence[Mapping[str, Any]], body: Any) -> Fault:
 
 
 def _same_value(errors: Sequence[Mapping[str, Any]], body: Any) -> list[tuple[Path, Mapping[str, Any]]]:
-    """The first error, with those of the other branches where it is of a union: paths without names of branches."""
+    """Return the first error, with those of the other branches where it is of a union: paths without names of
+    branches."""
     found = [(*_path(error, body), error) for error in errors]
     branch = found[0][1]
     if branch is None:
@@ -81,7 +82,8 @@ def _same_value(errors: Sequence[Mapping[str, Any]], body: Any) -> list[tuple[Pa
 
 
 def _path(error: Mapping[str, Any], body: Any) -> tuple[Path, int | None]:
-    """The path of an error in what was sent, and the place in its ``loc`` of the first name of a union's branch."""
+    """Return the path of an error in what was sent, and the place in its ``loc`` of the first name of a union's
+    branch."""
     place, *steps = error["loc"]
     context = error.get("ctx", {})
     field = (context["field"],) if context.get("field") else ()
@@ -112,7 +114,7 @@ def _fits(error: Mapping[str, Any], depth: int) -> tuple[int, int]:
 
 
 def _fault(path: Path, error: Mapping[str, Any], same: Sequence[Mapping[str, Any]]) -> Fault:
-    """The error in words; ``same`` are those of all branches at its path, itself included."""
+    """Put the error into words; ``same`` are those of all branches at its path, itself included."""
     words = error.get("ctx", {}).get("words", "")
     param = _dotted(path) or None
     if error["type"] == REFUSED:
@@ -153,7 +155,7 @@ def _length(bound: str, sign: str, context: Mapping[str, Any], unit: str) -> str
 
 
 def _joined(words: Sequence[str]) -> str:
-    """Alternatives in one phrase, each once."""
+    """Join alternatives to one phrase, each once."""
     *some, last = dict.fromkeys(words)
     return f"{', '.join(some)} or {last}" if some else last
 

@@ -27,7 +27,7 @@ _REQUEST_BUCKETS = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30
 
 
 class Metrics:
-    """Everything that is counted. What is passed in is asked when the page is asked for."""
+    """All metrics. The callables are polled when ``/metrics`` is scraped."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Metrics:
         self._engine = engine
 
     def watch_memories(self, stats: Callable[[], MemoryStats]) -> None:
-        """Ask for the side store's counters too."""
+        """Show the side store's counters too."""
         self.registry.register(_Memories(stats))
 
     def watch_foresight(
@@ -87,11 +87,11 @@ class Metrics:
         stats: Callable[[], tuple[ForesightStats, PreloaderStats]],
         report: Callable[[], dict[str, Any]],
     ) -> None:
-        """Ask for the predictor's report card too."""
+        """Show the predictor's report card too."""
         self.registry.register(_Foresight(stats, report))
 
     def collect(self) -> Iterator[Metric]:
-        """Ours and the engine's, as one page. Where the engine has a metric of the same name, it knows better."""
+        """Yield ours and the engine's, as one page. Of a metric of the same name the engine's is taken."""
         theirs = self._engine()
         names = {family.name for family in theirs}
         yield from (family for family in self.registry.collect() if family.name not in names)
@@ -139,7 +139,7 @@ class Metrics:
 
 
 def _misses(stats: StoreStats) -> dict[TierName, int]:
-    """A tier misses what a slower tier has and what has to be computed."""
+    """Count the misses by tier: a tier misses what a slower tier has and what has to be computed."""
     below = {"device": stats.hits["host"] + stats.hits["disk"], "host": stats.hits["disk"], "disk": 0}
     return {tier: below[tier] + stats.misses for tier in TIERS}
 
@@ -219,7 +219,7 @@ class _Snapshots(Collector):
 
 
 class _Foresight(Collector):
-    """What was predicted, what was brought up, and what came of it."""
+    """The predictor's and the preloader's counters."""
 
     def __init__(
         self,

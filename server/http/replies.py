@@ -39,15 +39,15 @@ class ChatFormat:
         return {**head, "choices": choices, **more}
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """One streamed object."""
+        """Make one streamed object."""
         return self._envelope("chat.completion.chunk", choices, **more)
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """A choice's first delta, which names the role."""
+        """Make a choice's first delta, which names the role."""
         return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
     def delta(self, delta: Delta) -> dict[str, Any]:
-        """A choice's next delta."""
+        """Make a choice's next delta."""
         content: dict[str, Any] = {"content": delta.text} if delta.text or delta.finish_reason is None else {}
         if delta.tool_calls:
             content = {"tool_calls": [_call_part(call) for call in delta.tool_calls]}
@@ -59,7 +59,7 @@ class ChatFormat:
         }
 
     def whole(self, choices: dict[int, list[Delta]], **more: Any) -> dict[str, Any]:
-        """The reply in one piece."""
+        """Make the reply in one piece."""
         return self._envelope("chat.completion", [self._choice(i, choices[i]) for i in sorted(choices)], **more)
 
     def _choice(self, index: int, deltas: Sequence[Delta]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _call_part(call: ToolCall) -> dict[str, Any]:
 
 
 def _message(deltas: Sequence[Delta]) -> dict[str, Any]:
-    """The whole answer; calls put together from their parts."""
+    """Make the whole answer; calls are put together from their parts."""
     text = "".join(delta.text for delta in deltas)
     calls: dict[int, dict[str, Any]] = {}
     for part in (call for delta in deltas for call in delta.tool_calls):
@@ -106,20 +106,20 @@ class CompletionFormat:
     _offsets: defaultdict[int, _Offsets] = field(default_factory=lambda: defaultdict(_Offsets))
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """One object, streamed or whole: they look alike here."""
+        """Make one object, streamed or whole: they look alike here."""
         head = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
         return {**head, "choices": choices, **more}
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """Completions have no role to announce."""
+        """Return None: completions have no role to announce."""
         return None
 
     def delta(self, delta: Delta) -> dict[str, Any]:
-        """A choice's next text."""
+        """Make a choice's next text."""
         return self._choice(delta.index, [delta])
 
     def whole(self, choices: dict[int, list[Delta]], **more: Any) -> dict[str, Any]:
-        """The reply in one piece."""
+        """Make the reply in one piece."""
         return self.chunk([self._choice(i, choices[i], whole=True) for i in sorted(choices)], **more)
 
     def _choice(self, index: int, deltas: Sequence[Delta], *, whole: bool = False) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class _Offsets:
         self._shown = 0
 
     def of(self, delta: Delta) -> list[int]:
-        """The characters at which the text's next tokens begin, parallel to ``delta.logprobs``."""
+        """Return the characters at which the text's next tokens begin, parallel to ``delta.logprobs``."""
         begins = [self._before(token) for token in delta.logprobs]
         self._shown += len(delta.text)
         if self._inside and self._shown > self._n:  # the prompt ended inside of a character, which is shown as U+FFFD
@@ -153,7 +153,7 @@ class _Offsets:
 
     @property
     def _inside(self) -> bytes:
-        """The bytes of a character that is not complete yet."""
+        """Return the bytes of a character that is not complete yet."""
         return self._decoder.getstate()[0]
 
     def _before(self, token: TokenLogprob) -> int:
@@ -173,7 +173,7 @@ def _goes_on(inside: bytes, byte: bytes) -> bool:
 
 
 def _finite(logprob: float) -> float:
-    """JSON has no infinity; OpenAI uses this floor."""
+    """Bound a log-probability from below: JSON has no infinity, and OpenAI uses this floor."""
     return max(logprob, -9999.0) if math.isfinite(logprob) else -9999.0
 
 
@@ -198,7 +198,7 @@ def _completion_logprobs(logprobs: Sequence[TokenLogprob], offsets: list[int]) -
 
 
 def _name(item: TokenLogprob) -> str:
-    """The token's text; of what is a part of a character only, its bytes, as OpenAI writes them."""
+    """Return the token's text; of what is a part of a character only, its bytes, as OpenAI writes them."""
     try:
         item.bytes.decode()
     except UnicodeDecodeError:
@@ -207,8 +207,8 @@ def _name(item: TokenLogprob) -> str:
 
 
 def _rivals(item: TokenLogprob) -> dict[str, float] | None:
-    """The likeliest tokens and the token itself, by name. Of several with the same text the token itself, or else the
-    likeliest, is called by it, the others by their numbers. None where nothing stands before the token."""
+    """Return the likeliest tokens and the token itself, by name. Of several with the same text the token itself, or
+    else the likeliest, is called by it, the others by their numbers. None where nothing stands before the token."""
     if item.logprob is None:
         return None
     names = {_name(item): item.token_id}

@@ -123,7 +123,7 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
 
 
 async def _closing(stack: AsyncExitStack, lines: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    """``lines``, with everything behind them closed when the client leaves."""
+    """Yield ``lines``, and close everything behind them when the client leaves."""
     async with stack:
         stack.push_async_callback(lines.aclose)
         async for line in lines:
@@ -156,7 +156,7 @@ class _Stream:
         """Prompts whose receipt is out."""
 
     async def lines(self) -> AsyncGenerator[str, None]:
-        """Pings while nothing comes, a chunk for each event, usage where asked for, ``[DONE]``."""
+        """Yield pings while nothing comes, a chunk for each event, usage where asked for, ``[DONE]``."""
         try:
             while True:
                 await asyncio.wait({self._pending}, timeout=self._ping_s)

@@ -98,13 +98,14 @@ async def _queued_or_added(body: Add, services: Services, tenant: str) -> dict[s
 
 @router.post("/v3/memories/add/")
 async def add_v3(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Keep messages, and find memories in them in a job: its id is the event's. ``infer`` false: now, as given."""
+    """Keep messages, and extract memories from them in a job, whose id is `event_id`. With `infer` false they are
+    stored at once, as given."""
     return await _queued_or_added(body, services, tenant)
 
 
 @router.post("/v1/memories/")
 async def add_v1(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """The same for clients of version 1, with ``async_mode``."""
+    """Keep messages, and extract memories from them: in a job, or with `async_mode` false at once."""
     if body.async_mode and body.infer:
         return {"results": [await _queued_or_added(body, services, tenant)]}
     return await add(body, services, tenant)
@@ -112,14 +113,14 @@ async def add_v1(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any
 
 @router.post("/memories")
 async def add(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """mem0's server: keep messages and find memories in them, now."""
+    """Keep messages, and extract memories from them at once (mem0's own server)."""
     placed = await _add(body, services, tenant)
     return {"results": [placed_json(item.action, item.memory) for item in placed]}
 
 
 @router.get("/v1/event/{event_id}/")
 async def event(event_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """What became of an addition."""
+    """Return what became of an addition."""
     if event_id.startswith("mem_"):
         memory = await services.memories.get(tenant, event_id)
         results = [{**placed_json("added", memory), "data": {"memory": memory.text}}]

@@ -1,4 +1,4 @@
-"""What mem0's clients send."""
+"""Bodies of mem0's clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IDENTITY = ("user_id", "agent_id", "run_id", "app_id")
 
 
 class Ids(Body):
-    """Whose memories; in ``filters`` or beside them."""
+    """Ids of whose memories are meant; in ``filters`` or beside them."""
 
     user_id: Name | None = None
     agent_id: Name | None = None
@@ -30,12 +30,12 @@ class Ids(Body):
 
     @property
     def whose(self) -> ClientIds:
-        """The ids beside the filters."""
+        """Return the ids beside the filters."""
         return ClientIds(self.user_id, self.agent_id, self.run_id, self.app_id)
 
     @property
     def selection(self) -> Selection:
-        """Where to look. Raises a 400 when that is everywhere."""
+        """Return the place to look in. Raises a 400 when that is everywhere."""
         place = common.selection_of(self.whose, self.filters)
         return place if self.user_id == "*" else common.limited(place)
 
@@ -50,7 +50,7 @@ class Add(Ids):
 
     @property
     def to(self) -> ClientIds:
-        """Whom to add for; here ``filters`` only name ids."""
+        """Return whom to add for; here ``filters`` only name ids."""
         given = {name: value for name, value in (self.filters or {}).items() if isinstance(value, str) and value}
         return ClientIds(
             self.user_id or given.get("user_id"),
@@ -89,7 +89,7 @@ class Update(Body):
     expiration_date: str | None = None
 
     def fields(self) -> dict[str, Any]:
-        """As the side store takes them."""
+        """Return the fields as the side store takes them."""
         fields: dict[str, Any] = {
             "text": self.data if self.text is None else self.text,
             "metadata": None
@@ -126,7 +126,7 @@ class Feedback(Body):
 
 
 def expiry(date: str | None) -> float | None:
-    """The end of a day given as YYYY-MM-DD; any other time as it is. Raises ``InvalidMemory``."""
+    """Return the end of a day given as YYYY-MM-DD; any other time as it is. Raises ``InvalidMemory``."""
     at = unix_time(date, "expiration_date")
     if at is None or date is None or len(date.strip()) != 10:
         return at

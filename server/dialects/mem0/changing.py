@@ -34,7 +34,8 @@ _MAX_FILTER_CHARS = 4_000
 async def update(
     memory_id: str, body: Update, services: Provided, tenant: Tenant, expected: Expected, response: Response
 ) -> dict[str, Any]:
-    """Change a memory; metadata are set key by key. What was computed from its old text is removed before the reply."""
+    """Change a memory; metadata are set key by key. Keys and values computed from its old text are removed before the
+    reply."""
     memory = await services.memories.update(tenant, memory_id, overlay="set", expected=expected, **body.fields())
     tagged(response, memory)
     return memory_json(memory, text=memory.text, message="Memory updated successfully!")
@@ -43,7 +44,7 @@ async def update(
 @router.delete("/v1/memories/{memory_id}/")
 @router.delete("/memories/{memory_id}")
 async def delete(memory_id: str, services: Provided, tenant: Tenant, expected: Expected) -> dict[str, Any]:
-    """Take a memory out of use, with everything that was computed from it."""
+    """Delete a memory and everything computed from it."""
     await services.memories.delete(tenant, memory_id, expected)
     return {"message": "Memory deleted successfully!"}
 
@@ -67,7 +68,8 @@ async def delete_all(
 
 
 def _filters_of(text: str | None) -> dict[str, Any] | None:
-    """Filters in a query string: JSON, or what Python's own clients make of a dict that is put there."""
+    """Read filters in a query string: JSON, or what Python's own clients make of a dict that is put there. Raises
+    ``InvalidMemory``."""
     if not text:
         return None
     try:
@@ -83,7 +85,7 @@ def _filters_of(text: str | None) -> dict[str, Any] | None:
 
 
 async def _all_known(services: Services, tenant: str, ids: list[str]) -> list[Memory]:
-    """Raises ``NotFound`` unless all of them are there: a batch is not begun in vain."""
+    """Return all of them, or raise ``NotFound``: a batch is not begun in vain."""
     memories = await services.memories.existing(tenant, ids)
     known = {memory.id for memory in memories}
     for id in ids:
@@ -112,7 +114,8 @@ async def delete_many(body: DeleteMany, services: Provided, tenant: Tenant) -> d
 
 @router.post("/v1/feedback/")
 async def feedback(body: Feedback, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Praise reinforces a memory, blame archives it. The reason is about the memory, so it is not remembered."""
+    """Confirm or deny a memory: praise reinforces it, blame archives it. The reason is about the memory, and is not
+    stored."""
     memory = await services.memories.get(tenant, body.memory_id)
     if body.feedback is not None:
         text = _REMARKS[body.feedback]
@@ -122,5 +125,5 @@ async def feedback(body: Feedback, services: Provided, tenant: Tenant) -> dict[s
 
 @router.get("/v1/ping/")
 async def ping(tenant: Tenant) -> dict[str, Any]:
-    """Whether the key is right; clients ask first."""
+    """Confirm that the key is right; clients ask first."""
     return {"status": "ok", "org_id": tenant, "project_id": tenant, "user_email": None}

@@ -30,7 +30,7 @@ def _entities_of(memory: Memory, cube: str) -> list[tuple[str, str]]:
 
 @router.get("/v1/entities/")
 async def entities(services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """All users, agents, runs and applications that have memories."""
+    """List the users, agents, runs and applications that have memories."""
     cubes = {cube.id: name for name, cube in (await services.memories.cubes.own(tenant, None)).items()}
     theirs: dict[tuple[str, str], list[Memory]] = {}
     for memory in await common.listed(services.memories, tenant, Selection(None, {})):

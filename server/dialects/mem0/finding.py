@@ -26,7 +26,7 @@ router = APIRouter()
 @router.post("/v2/memories/search/")
 @router.post("/search")
 async def search(body: Search, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Hybrid search; scores are from 0 to 1, and ``threshold`` is the least that counts (default: any)."""
+    """Search memories. Scores are from 0 to 1; `threshold` is the least that counts (default: any)."""
     at, offset = moment(body.reference_date, "reference_date")
     hits = await common.found(
         services.memories,
@@ -46,7 +46,7 @@ def _tagged(categories: list[str] | None) -> dict[str, Any]:
 
 
 async def _page(body: List, services: Services, tenant: str) -> tuple[list[Memory], int]:
-    """One page of what is asked for, the newest first, and how many there are."""
+    """Return one page of what is asked for, the newest first, and how many there are."""
     times = {"gte": body.start_date, "lte": body.end_date}
     span = {op: value for op, value in times.items() if value is not None}
     made = {"created_at": span} if span else {}
@@ -66,7 +66,7 @@ async def list_platform(
     page: Annotated[int | None, Query(ge=1)] = None,
     page_size: Annotated[int | None, Query(ge=1, le=1000)] = None,
 ) -> dict[str, Any]:
-    """Memories, the newest first, in pages."""
+    """List memories in pages, newest first."""
     number, size = page or body.page or 1, page_size or body.page_size or 100
     memories, count = await _page(body.model_copy(update={"page": number, "page_size": size}), services, tenant)
 
@@ -90,7 +90,7 @@ async def list_memories(
     run_id: Name | None = None,
     top_k: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
-    """mem0's server: the newest memories of a user, an agent or a run."""
+    """List the newest memories of a user, an agent or a run (mem0's own server)."""
     body = List(user_id=user_id, agent_id=agent_id, run_id=run_id, page_size=top_k)
     memories, _ = await _page(body, services, tenant)
     return {"results": [memory_json(memory) for memory in memories]}
@@ -99,7 +99,7 @@ async def list_memories(
 @router.get("/v1/memories/{memory_id}/")
 @router.get("/memories/{memory_id}")
 async def get(memory_id: str, services: Provided, tenant: Tenant, response: Response) -> dict[str, Any]:
-    """One memory."""
+    """Return a memory."""
     memory = await services.memories.get(tenant, memory_id)
     tagged(response, memory)
     return memory_json(memory)
@@ -108,7 +108,7 @@ async def get(memory_id: str, services: Provided, tenant: Tenant, response: Resp
 @router.get("/v1/memories/{memory_id}/history/")
 @router.get("/memories/{memory_id}/history")
 async def history(memory_id: str, services: Provided, tenant: Tenant) -> list[dict[str, Any]]:
-    """What was done to a memory, oldest first."""
+    """Return the changes of a memory, oldest first."""
     memory = await services.memories.get(tenant, memory_id)
     steps = await services.memories.history(tenant, memory_id)
     after: str | None = memory.text

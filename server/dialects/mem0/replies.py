@@ -1,4 +1,4 @@
-"""What mem0's clients are sent."""
+"""Replies to mem0's clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EVENTS = {"added": "ADD", "superseded": "ADD", "outdated": "ADD", "merged": "UP
 
 
 def _date(expires: float | None) -> str | None:
-    """The last day before a time of expiry."""
+    """Return the last day before a time of expiry."""
     if expires is None or expires >= NEVER:
         return None
     return (iso(expires - 1) or "")[:10] or None

@@ -24,7 +24,8 @@ router = APIRouter()
 
 @router.post("/add")
 async def add(body: Add, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Keep messages and what is found in them, in jobs or (``sync``) now; ``memory_content`` is kept as it is."""
+    """Keep messages, and extract memories from them in jobs or (`sync`) at once. `memory_content` is stored as it
+    is."""
     names = names_of(body.writable_cube_ids, body.mem_cube_id, body.user_id)
     if body.messages is None and body.memory_content is None:
         raise InvalidMemory("There are neither messages nor memory_content.", "messages")
@@ -72,7 +73,7 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: s
 
 @router.post("/feedback")
 async def feedback(body: Feedback, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Do what is said of memories: of those that were retrieved, or of those in the cubes that it is about."""
+    """Give feedback on the memories that were retrieved, or on those in the cubes that it is about."""
     names = names_of(body.writable_cube_ids, body.mem_cube_id, body.user_id)
     at = unix_time(body.feedback_time, "feedback_time")
     ids = body.retrieved_memory_ids or []
@@ -87,7 +88,7 @@ async def _give(
     memory_ids: Sequence[str] = (),
     at: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Feedback to each cube, on those of the memories that are in it. Raises ``NotFound`` for ids of nobody's."""
+    """Give feedback to each cube, on those of the memories that are in it. Raises ``NotFound`` for ids of nobody's."""
     memories = [await services.memories.get(tenant, id) for id in dict.fromkeys(memory_ids)]
     records = []
     for name in names:

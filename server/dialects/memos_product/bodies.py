@@ -1,4 +1,4 @@
-"""What clients of MemOS's own server send."""
+"""Bodies of clients of MemOS's own server."""
 
 from __future__ import annotations
 
@@ -111,5 +111,5 @@ class Recover(CubeId):
 
 
 def names_of(several: Sequence[str] | None, one: str | None, user: str) -> tuple[str, ...]:
-    """Which cubes are meant; the user's own where none is named."""
+    """Return the names of the cubes that are meant; the user's own if none is named."""
     return tuple(dict.fromkeys(several or ([user] if one is None else [one])))

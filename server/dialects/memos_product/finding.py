@@ -29,7 +29,7 @@ router = APIRouter()
 
 @router.post("/search")
 async def search(body: Search, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """Hybrid search in each kind of memory; ``relativity`` is the least score that counts (default: any)."""
+    """Search each kind of memory. `relativity` is the least score that counts (default: any)."""
     names = names_of(body.readable_cube_ids, body.mem_cube_id, body.user_id)
     cubes = await services.memories.cubes.own(tenant, names)
     place = Selection(tuple(cubes), common.translated(body.filter or {}))
@@ -80,7 +80,7 @@ async def chat_complete(body: Chat, request: Request, services: Provided, tenant
 
 @router.get("/get_memory/{memory_id}")
 async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """One memory."""
+    """Return a memory."""
     return ok("Memory retrieved successfully", memory_json(await services.memories.get(tenant, memory_id)))
 
 
@@ -88,14 +88,14 @@ async def get_memory(memory_id: str, services: Provided, tenant: Tenant) -> dict
 async def get_memory_by_ids(
     body: Annotated[list[Text], Field(max_length=1000)], services: Provided, tenant: Tenant
 ) -> dict[str, Any]:
-    """Those of these memories that there are."""
+    """Return the memories with these ids; unknown ids are skipped."""
     memories = await services.memories.existing(tenant, body)
     return ok("Memories retrieved successfully", {"memories": [memory_json(memory) for memory in memories]})
 
 
 @router.post("/get_memory")
 async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """The memories of a cube by kind, each kind in pages."""
+    """List the memories of a cube by kind, each kind in pages."""
     filter = common.translated(body.filter or {})
     if body.user_id not in (None, body.mem_cube_id):
         filter = common.both(filter, {"owner": body.user_id})
@@ -118,7 +118,7 @@ async def get_memories(body: GetMemory, services: Provided, tenant: Tenant) -> d
 
 @router.post("/get_all")
 async def get_all(body: GetAll, services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """All memories of the user's cube, or the best ones for a query, as a graph without edges."""
+    """List all memories of the user's cube, or the best ones for a query, as a graph without edges."""
     message = "Memories retrieved successfully"
     if body.memory_type != "text_mem":
         return ok(message, [])

@@ -1,4 +1,4 @@
-"""What clients of MemOS's own server are sent: an envelope of code, message and data."""
+"""Replies to clients of MemOS's own server: an envelope of code, message and data."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TASKS = {"running": "in_progress"}
 
 
 def type_of(memory: Memory) -> str:
-    """The name of a memory's kind in MemOS."""
+    """Return the name of a memory's kind in MemOS."""
     return _TYPES.get(memory.kind, "LongTermMemory")
 
 
 def status_of(memory: Memory) -> str:
-    """The name of a memory's status in MemOS."""
+    """Return the name of a memory's status in MemOS."""
     return {"active": "activated", "merged": "archived"}.get(memory.status, memory.status)
 
 
@@ -55,7 +55,7 @@ def bucket(cube: str, items: list[dict[str, Any]], total: int | None = None) -> 
 
 
 def bucketed(hits: Sequence[Hit], cubes: dict[str, Cube]) -> list[dict[str, Any]]:
-    """Hits by the cube they are in, best first in each."""
+    """Sort hits by the cube they are in, best first in each."""
     return [
         bucket(name, [memory_json(hit.memory, common.score_of(hit)) for hit in hits if hit.memory.cube_id == cube.id])
         for name, cube in cubes.items()

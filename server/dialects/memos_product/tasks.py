@@ -18,7 +18,7 @@ router = APIRouter()
 
 
 def _joint_status(jobs: Sequence[Job]) -> str:
-    """The status of a task of several jobs: how far the worst of them is."""
+    """Return the status of a task of several jobs: how far the worst of them is."""
     found = {task_status(job) for job in jobs}
     order = ("failed", "in_progress", "waiting", "cancelled", "completed")
     return next(status for status in order if status in found)
@@ -35,7 +35,8 @@ def _summary(jobs: Sequence[Job]) -> dict[str, int]:
 async def scheduler_status(
     services: Provided, tenant: Tenant, user_id: Name, task_id: str | None = None
 ) -> dict[str, Any]:
-    """The status of a task, by the id it was given or by the client's own; or of all that were added for a user."""
+    """Return the status of a task, by the id it was given or by the client's own; or of all that were added for a
+    user."""
     if task_id is None:
         jobs = await common.jobs_of(services.memories, tenant, user=user_id)
         data = [{"task_id": job.id, "status": task_status(job)} for job in jobs]
@@ -49,7 +50,7 @@ async def scheduler_status(
 
 @router.get("/scheduler/allstatus")
 async def scheduler_allstatus(services: Provided, tenant: Tenant) -> dict[str, Any]:
-    """How many of the key's jobs there are of each status."""
+    """Count the key's jobs by status."""
     summary = _summary(await common.jobs_of(services.memories, tenant))
     data = {"scheduler_summary": summary, "all_tasks_summary": summary}
     return ok("Scheduler status summary retrieved successfully", data)
@@ -57,7 +58,7 @@ async def scheduler_allstatus(services: Provided, tenant: Tenant) -> dict[str, A
 
 @router.get("/scheduler/task_queue_status")
 async def task_queue_status(services: Provided, tenant: Tenant, user_id: Name) -> dict[str, Any]:
-    """How many of a user's jobs are being done, and how many wait."""
+    """Count a user's jobs that are being done, and those that wait."""
     summary = _summary(await common.jobs_of(services.memories, tenant, user=user_id))
     pending, remaining = summary["in_progress"], summary["waiting"]
     data = {

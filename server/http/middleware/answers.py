@@ -1,4 +1,4 @@
-"""What middleware answers itself, and what it reads of a request."""
+"""Answers that middleware gives itself, and what it reads of a request."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def replayed(messages: Iterable[Message], receive: Receive) -> Receive:
-    """Receives these messages, then what comes."""
+    """Make a channel that receives these messages, then what comes."""
     replay = iter(messages)
 
     async def receive_again() -> Message:

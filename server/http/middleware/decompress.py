@@ -35,7 +35,7 @@ class _Inflater:
         self._left += data
 
     def piece(self) -> bytes:
-        """The next data, up to 256 KiB; empty when more must be fed first."""
+        """Return the next data, up to 256 KiB; empty when more must be fed first."""
         while True:
             if self._stream is None or self._stream.eof:  # the first member, or one more behind it
                 if not self._left:
@@ -56,7 +56,7 @@ class _Inflater:
 
 
 def _window_of(first: int) -> int:
-    """``deflate`` means zlib's format; some clients send the bare stream."""
+    """Return zlib's window: ``deflate`` means zlib's format; some clients send the bare stream."""
     return _ZLIB if first & 0x0F == 8 and first >> 4 <= 7 else _RAW
 
 
@@ -106,7 +106,7 @@ class _Body:
         await self._send(message)
 
     async def receive(self) -> Message:
-        """A piece of the body as it was before compression; what comes behind an early answer, as it is."""
+        """Return a piece of the body as it was before compression; what comes behind an early answer, as it is."""
         if self._answered:
             return await self._receive()
         while not (piece := self._inflater.piece()) and self._more:

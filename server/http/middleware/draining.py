@@ -20,8 +20,8 @@ from server.http.middleware.gate import OPEN_PATHS
 
 RUNNING = "recallkv.running"
 
-# What waits for no generation is about to be written, or read: it gets so many seconds more than the others, so that
-# nobody is told of a failure that was none.
+# A request that waits for no generation is about to write or to be read: it gets this many seconds more than the
+# others, so that nobody is told of a failure that was none.
 _FINISH_S = 2.0
 # How long the answers that break requests off may take to leave.
 _ANSWER_S = 2.0
@@ -76,7 +76,7 @@ class Running:
 
 
 class Requests:
-    """Those that run now, and how they are brought to their end."""
+    """The requests that run now, and how they are brought to their end."""
 
     def __init__(self) -> None:
         self._running: set[Running] = set()
@@ -169,5 +169,5 @@ class Draining:
 
 
 def _closing(headers: Any) -> list[tuple[bytes, bytes]]:
-    """Headers that say that the connection ends with this answer."""
+    """Return headers that say that the connection ends with this answer."""
     return [*(pair for pair in headers if pair[0].lower() != _CLOSE[0]), _CLOSE]

@@ -1,4 +1,4 @@
-"""Who may come in: the host check, and the key that says whose tenant a request is."""
+"""The gate: the host check, and the key that says whose tenant a request is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TENANT = "recallkv.tenant"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to bind to, or a Host header, names this machine only."""
+    """Tell if an address to bind to, or a Host header, names this machine only."""
     name = host.rpartition(":")[0] if re.fullmatch(r"[^:]+:\d+|\[.*\]:\d+", host) else host
     name = name.strip("[]")
     if name.lower() == "localhost":
@@ -30,8 +30,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _key(scope: Scope) -> str:
-    """The key that a request carries: ``Authorization: Bearer KEY`` (or ``Token KEY``, as other memory servers' clients
-    say), else ``X-API-Key: KEY``. Empty when there is none."""
+    """Return the key that a request carries: ``Authorization: Bearer KEY`` (or ``Token KEY``, as other memory servers'
+    clients say), else ``X-API-Key: KEY``. Empty when there is none."""
     scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
     if scheme.lower() in ("bearer", "token"):
         return key.strip()

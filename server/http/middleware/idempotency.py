@@ -87,7 +87,7 @@ class _Recorder:
 
     @property
     def reply(self) -> Reply | None:
-        """None when there is no whole one."""
+        """Return the reply; None when there is no whole one."""
         if len(self._messages) < 2 or self._messages[-1].get("more_body", False):
             return None
         start, *parts = self._messages

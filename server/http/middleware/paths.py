@@ -45,7 +45,7 @@ def decode_names(routes: Iterable[BaseRoute]) -> None:
 
 
 class _Table:
-    """Which methods a path has. Paths end with a slash where their routes are declared so."""
+    """The methods of each path. Paths end with a slash where their routes are declared so."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._fixed: dict[str, set[str]] = {}
@@ -60,7 +60,7 @@ class _Table:
                 self._fixed.setdefault(route.path, set()).update(methods)
 
     def methods(self, path: str) -> set[str]:
-        """All methods of a path."""
+        """Return all methods of a path."""
         found = set(self._fixed.get(path, ()))
         return found.union(*(own for regex, own in self._patterns[path.endswith("/")] if regex.match(path)))
 
@@ -92,7 +92,7 @@ class Paths:
         await self._app(found, receive, _without_body(send) if head else send)
 
     def _chosen(self, forms: tuple[str, str], scope: Scope) -> str:
-        """The form that has a route for the method, else the first that has one at all, else the first."""
+        """Choose the form that has a route for the method, else the first that has one at all, else the first."""
         for form in forms:
             if self._table.serves(form, scope["method"]):
                 return form
@@ -110,13 +110,13 @@ def _raw_path(scope: Scope) -> bytes:
 
 
 def _decoded(segment: bytes) -> str:
-    """A segment's text, in which the characters that have a meaning in paths are encoded."""
+    """Return a segment's text, in which the characters that have a meaning in paths are encoded."""
     text = unquote_to_bytes(segment).decode("utf-8", "replace")
     return _NOT_IN_SEGMENTS.sub(lambda found: f"%{ord(found[0]):02X}", text)
 
 
 def _without_body(send: Send) -> Send:
-    """Ends an answer where its body begins."""
+    """Make a channel that ends an answer where its body begins."""
     ended = False
 
     async def send_head(message: Message) -> None:

@@ -18,7 +18,7 @@ from server.http.schemas.generation import EmbeddingRequest
 from server.http.schemas.generation_replies import EmbeddingList, ModelList, ModelReply
 
 router = APIRouter()
-# Many texts take their time: so many requests at once, in threads that nothing else waits for.
+# Many texts take their time: at most two requests at once, in threads that nothing else waits for.
 _threads = ThreadPoolExecutor(2, thread_name_prefix="embeddings")
 
 

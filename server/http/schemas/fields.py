@@ -24,7 +24,7 @@ StopText = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
 
 
 def _schema(value: Any) -> Any:
-    """A JSON schema, which some clients send as text."""
+    """Read a JSON schema, which some clients send as text."""
     if not isinstance(value, str):
         return value
     try:

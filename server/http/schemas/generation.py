@@ -89,7 +89,8 @@ class StructuredOutputs(Body):
 
 
 class SamplingFields(Body):
-    """What chat and completions have in common. ``prompt_field`` names what holds the prompt, for errors about it."""
+    """Fields that chat and completions have in common. ``prompt_field`` names what holds the prompt, for errors about
+    it."""
 
     refused = refusals.SAMPLING
     prompt_field: ClassVar[str | None] = None
@@ -124,7 +125,7 @@ class SamplingFields(Body):
         return self
 
     def _structures(self) -> dict[str, Structured]:
-        """Each structure that is asked for, by the field that asks."""
+        """Return each structure that is asked for, by the field that asks."""
         found: dict[str, Structured | None] = {
             "response_format": None if self.response_format is None else self.response_format.structured,
             "guided_json": None if self.guided_json is None else Structured(self.guided_json),
@@ -137,7 +138,7 @@ class SamplingFields(Body):
 
     @property
     def structured(self) -> tuple[str, Structured] | None:
-        """The structure of the answer, with the name of the field that asks for it."""
+        """Return the structure of the answer, with the name of the field that asks for it."""
         return next(iter(self._structures().items()), None)
 
     @field_validator("seed")
@@ -147,7 +148,7 @@ class SamplingFields(Body):
 
     @property
     def length_field(self) -> str:
-        """The field that says how long the answer may be, for errors about it."""
+        """Return the name of the field that says how long the answer may be, for errors about it."""
         return "max_tokens"
 
     def answer(
@@ -167,7 +168,8 @@ class SamplingFields(Body):
         )
 
     def _sampling(self, logprobs: int | None) -> Sampling:
-        """As the engine takes it. Unset fields get OpenAI's defaults; ``top_p`` 0 means the likeliest token."""
+        """Return the sampling as the engine takes it. Unset fields get OpenAI's defaults; ``top_p`` 0 means the
+        likeliest token."""
         likeliest = self.top_p == 0
         return Sampling(
             min_tokens=self.min_tokens,
@@ -232,7 +234,7 @@ class Message(Body):
 
     @property
     def text(self) -> str:
-        """The text of all parts."""
+        """Return the text of all parts."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
@@ -344,7 +346,7 @@ class CompletionRequest(SamplingFields):
 
     @property
     def _prompts(self) -> tuple[tuple[str, str | list[int]], ...]:
-        """Each prompt with its place in the body."""
+        """Return each prompt with its place in the body."""
         prompt: Any = self.prompt
         if _kind_of_prompt(prompt) in ("text", "tokens"):
             return (("prompt", prompt),)
@@ -355,7 +357,7 @@ MAX_EMBEDDED = 2048
 
 
 def _embedded_texts(given: Any) -> Any:
-    """One text or several, as a list."""
+    """Return one text or several as a list."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list):
         raise fault("", "it must be a text or a list of texts")

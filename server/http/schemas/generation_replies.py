@@ -1,4 +1,4 @@
-"""What OpenAI's routes reply, in OpenAI's shapes, and the ``memory`` object that goes with them."""
+"""Replies of OpenAI's routes, in OpenAI's shapes, and the ``memory`` object that goes with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 
 class CachedTokens(TypedDict):
-    """How many tokens of the prompt came from segments."""
+    """The number of the prompt's tokens that came from segments."""
 
     cached_tokens: int
 

@@ -14,7 +14,7 @@ from server.http.schemas.generation import Message
 
 
 class MemoryFields(Strict):
-    """What may be said of a memory beside its text."""
+    """Fields of a memory beside its text."""
 
     pinned: bool | None = None
     event_at: Seconds | None = None
@@ -42,7 +42,7 @@ class Spoken(Body):
 
     @property
     def said(self) -> str:
-        """The text of it; images and files are left out."""
+        """Return the text of it; images and files are left out."""
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
         parts = self.content if isinstance(self.content, list) else [self.content]
@@ -131,7 +131,7 @@ class CubeChange(Strict):
 
 
 class SceneHint(Strict):
-    """What an application knows is coming."""
+    """A hint of an application at what is coming."""
 
     text: Annotated[Text, Field(min_length=1, max_length=2000)]
     cube: str | None = None

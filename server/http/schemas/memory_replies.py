@@ -1,4 +1,4 @@
-"""What our own routes reply of memories, cubes, documents, feedback and jobs. Times are Unix seconds."""
+"""Replies of our own routes about memories, cubes, documents, feedback and jobs. Times are Unix seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.core.memories import PlacedUnit
 
 
 class ErrorDetail(TypedDict):
-    """What went wrong. ``param`` names the field at fault, ``revision`` the present one of what has changed."""
+    """An error. ``param`` names the field at fault, ``revision`` the present one of what has changed."""
 
     message: str
     type: str
@@ -72,8 +72,8 @@ class MemoryPage(TypedDict):
 
 
 class MemoryDeleted(TypedDict):
-    """What was removed with a memory, and for how many seconds it can be brought back, or the proof that nothing is
-    left."""
+    """The number of segments removed with a memory, and the seconds for which it can be brought back, or the proof that
+    nothing is left."""
 
     object: Literal["memory.deleted"]
     id: str
@@ -84,7 +84,8 @@ class MemoryDeleted(TypedDict):
 
 
 class ProofReply(TypedDict):
-    """What a look afterwards still finds of a forgotten memory, by place; ``digest`` is of its text."""
+    """The result of a search for a forgotten memory, by place: 0 everywhere if it is ``clean``; ``digest`` is of its
+    text."""
 
     memory: str
     digest: str
@@ -140,7 +141,7 @@ class ChangeReply(TypedDict):
 
 
 class HistoryReply(TypedDict):
-    """What was done to a memory, oldest first, and the messages that it is from."""
+    """The changes of a memory, oldest first, and the messages that it was extracted from."""
 
     object: Literal["list"]
     data: list[ChangeReply]
@@ -148,7 +149,7 @@ class HistoryReply(TypedDict):
 
 
 class PlacedList(TypedDict):
-    """What became of messages."""
+    """The outcome for messages."""
 
     object: Literal["list"]
     data: list[PlacedUnit]
@@ -195,7 +196,7 @@ class CubeList(TypedDict):
 
 
 class CubeDeleted(TypedDict):
-    """What was removed with a cube."""
+    """The numbers of memories and segments removed with a cube."""
 
     object: Literal["cube.deleted"]
     id: str
@@ -273,7 +274,7 @@ class DocumentList(TypedDict):
 
 
 class DocumentDeleted(TypedDict):
-    """What was removed with a document."""
+    """The numbers of memories and segments removed with a document."""
 
     object: Literal["document.deleted"]
     id: str
@@ -283,7 +284,7 @@ class DocumentDeleted(TypedDict):
 
 
 class PagesTaken(TypedDict):
-    """How many pages of a bundle were taken, and how many left, by reason."""
+    """The number of a bundle's pages that were taken, and of those left, by reason."""
 
     taken: int
     left: int
@@ -305,7 +306,7 @@ class FeedbackDone(TypedDict):
 
 
 class FeedbackReply(TypedDict):
-    """What somebody said of memories, and what it changed."""
+    """Feedback in somebody's words, and what it changed."""
 
     object: Literal["feedback"]
     id: str

@@ -1,4 +1,4 @@
-"""What our own routes reply of the server itself: health, segments, and what the scheduler does and expects."""
+"""Replies of our own routes about the server: health, segments, and the scheduler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.base import Source
 
 
 class HealthReply(TypedDict):
-    """Whether requests are taken."""
+    """The state of the server: `ok` while requests are taken."""
 
     status: Literal["ok", "draining"]
 
@@ -25,7 +25,7 @@ class VersionReply(TypedDict):
 
 
 class TierReply(TypedDict):
-    """What a tier holds, in segments and bytes, and its counters since the start."""
+    """The contents of a tier, in segments and bytes, and its counters since the start."""
 
     segments: int
     bytes: int
@@ -42,7 +42,7 @@ class QuarantineReply(TypedDict):
 
 
 class ModelShareReply(TypedDict):
-    """What the disk holds of one model."""
+    """The part of the disk that one model's segments take."""
 
     fingerprint: str
     segments: int
@@ -62,7 +62,7 @@ class UpkeepReply(TypedDict):
 
 
 class CertificateReply(TypedDict):
-    """How far a page is from exact, by fidelity: mean divergence in nats, and share of equal likeliest tokens."""
+    """The distance of a page from exact, by fidelity: mean divergence in nats, and share of equal likeliest tokens."""
 
     kl: dict[str, float]
     top1: dict[str, float]
@@ -89,7 +89,7 @@ class SegmentReply(TypedDict):
 
 
 class CacheReply(TypedDict):
-    """What the tiers hold, and the segments of the tenant's own memories, the last used first."""
+    """The contents of the tiers, and the segments of the tenant's own memories, last used first."""
 
     object: Literal["cache"]
     tiers: dict[str, TierReply]
@@ -102,7 +102,7 @@ class CacheReply(TypedDict):
 
 
 class PreloadsReply(TypedDict):
-    """What preloading has brought up, and how much of it was used; ``saved_s`` seconds of loading."""
+    """The segments that preloading has brought up, and how much of them was used; ``saved_s`` seconds of loading."""
 
     segments: int
     bytes: int
@@ -138,7 +138,7 @@ class SchedulerReply(TypedDict):
 
 
 class AdviceReply(TypedDict):
-    """Whether it pays to keep one memory's keys and values. Seconds and bytes; ``expected_uses`` per 100 turns of the
+    """Advice if it pays to keep one memory's keys and values. Seconds and bytes; ``expected_uses`` per 100 turns of the
     cube; ``break_even_uses`` null: it never pays."""
 
     memory_id: str
@@ -164,7 +164,7 @@ class PlanReply(TypedDict):
 
 
 class HintReply(TypedDict):
-    """How many segments are brought up because of a hint."""
+    """The number of segments that are expected because of a hint."""
 
     object: Literal["scene.hint"]
     cube: str
@@ -172,7 +172,7 @@ class HintReply(TypedDict):
 
 
 class PrefetchReply(TypedDict):
-    """How many segments are brought up for a message that is being typed."""
+    """The number of segments that are expected because of a message that is being typed."""
 
     object: Literal["prefetch"]
     cube: str
