@@ -1,4 +1,7 @@
-"""The ASGI application: the routes of our own, the dialects, and what every request passes before them."""
+"""The ASGI application: the routes of our own, the dialects, and what every request passes before them.
+
+It stands above both rooms: dialects are built on ``server.http``, which knows nothing of them.
+"""
 
 from __future__ import annotations
 
