@@ -27,7 +27,7 @@ from kvcache import (
     root_key,
     standalone_root,
 )
-from kvcache.repair import SIGNALS
+from kvcache.repair import SIGNALS, Comparison, Signal, Weighing
 from tests.tiny import tiny_model
 
 HEADER = tuple(range(10, 22))
@@ -146,6 +146,29 @@ def test_deviation_finds_what_stands_elsewhere(model: LoadedModel) -> None:
     signal = runner.compared(kv, ids[12:], range(12, 52), SIGNALS["deviation"])  # type: ignore[arg-type]
     assert signal[:20].max() < 1e-6
     assert signal[20:].min() > 1e-6
+
+
+def counted(vectors: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor]:
+    return (torch.arange(vectors.shape[1]).float(),)
+
+
+@pytest.mark.parametrize(
+    "signal",
+    [Comparison(1, counted, lambda count: count), Weighing(lambda weights: torch.arange(weights.shape[-1]).float())],
+    ids=["comparison", "weighing"],
+)
+def test_a_strategy_with_a_signal_of_its_own_is_two_entries(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, signal: Signal
+) -> None:
+    """One that finds the last tokens strongest, known to nobody but the two dictionaries."""
+    monkeypatch.setitem(SIGNALS, "late", signal)  # type: ignore[misc]
+    monkeypatch.setitem(STRATEGIES, "latest", ("late", STRATEGIES["attention"][1]))  # type: ignore[misc]
+    segment = page(model, [line(1), line(2)])
+    ids, kv = [*HEADER, *line(1), *line(2), *QUERY], prefill(model, HEADER)
+    parts = [PlacedPart(segment, part, len(HEADER) + part.begin) for part in segment.parts]
+    settled = Composer(model, ModelRunner(model.model), 512).compose(kv, parts, ids, Repair("latest", 0.25))  # type: ignore[arg-type]
+    assert settled.recomputed == frozenset(range(42, 52))
+    assert settled.todo == list(range(42, len(ids)))
 
 
 # -- through the engine -------------------------------------------------------------------------------------------

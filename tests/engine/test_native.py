@@ -14,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work
+from engine.transformers import LoadedModel, ModelRunner, SequenceKV, Work, prepare
 from engine.transformers.attention import choose
 from engine.transformers.attention.kernels.base import Way
+from engine.transformers.attention.kernels.flash import Flash
 from engine.transformers.attention.kernels.native import NativeAttention, NotCompiled, compiled, native_attention
 from engine.transformers.attention.kernels.native.attention import _SOURCE, _is_right
 from engine.transformers.attention.one_by_one import OneByOne
@@ -190,8 +191,6 @@ def test_the_model_says_the_same_by_both_paths(model: LoadedModel, chosen: None)
 
 @needs_compiler
 def test_it_can_be_turned_off() -> None:
-    from engine.transformers import prepare
-
     def compiled_ways(native: bool) -> list[Way]:
         attention = choose.attention_of(prepare(tiny_network(), tiny_tokenizer(), native=native).model)
         assert isinstance(attention, OneByOne)
@@ -199,6 +198,27 @@ def test_it_can_be_turned_off() -> None:
 
     assert compiled_ways(False) == []
     assert compiled_ways(True) in ([], [native_attention()])
+
+
+@needs_compiler
+def test_the_first_way_that_fits_computes(kernel: NativeAttention) -> None:
+    """The compiled one comes first, and leaves single tokens and other numbers to PyTorch's, which comes last."""
+    ways = choose.for_cpu(kernel).ways
+    assert ways[0] is kernel
+    assert isinstance(ways[-1], Flash)
+    several, single = drawn(2, 3, 64, 0), drawn(2, 1, 64, 0)
+    found = []
+    for query in (several, single, several.bfloat16()):
+        parts = [(query, query)]
+        found.append(next(way for way in ways if way.fits(query, parts)))
+    assert [type(way) for way in found] == [NativeAttention, Flash, Flash]
+
+
+def test_each_model_has_its_own() -> None:
+    first, second = (prepare(tiny_network(), tiny_tokenizer(), native=False).model for _ in range(2))
+    choose.use(first, other := choose.for_cpu())
+    assert choose.attention_of(first) is other
+    assert choose.attention_of(second) is not other
 
 
 # -- compiling -----------------------------------------------------------------------------------------------
