@@ -47,20 +47,20 @@ def _ttft_table(result: dict[str, Any]) -> list[str]:
 _STRATEGIES = {
     "naive": "caches concatenated, keys not moved",
     "single+none": "each memory alone, keys moved",
-    "single+first": "the same, first tokens of each computed anew",
+    "single+first": "the same, first tokens of each recomputed",
     "single+attention": "the same, those the question attends to",
     "fast": "**`fast`**: pages, moved",
-    "high": "**`high`**: pages, moved, those that differ most computed anew",
+    "high": "**`high`**: pages, moved, those that differ most recomputed",
 }
 
 
 def _fidelity_table(result: dict[str, Any]) -> list[str]:
-    """A line a strategy: the two sizes of memories, then the recall task."""
+    """Return a line per strategy: the two sizes of memories, then the recall task."""
     rows = {(row["strategy"], row["memories"]): row for row in result["rows"]}
     sizes = list(dict.fromkeys((r["memories"], r["tokens_each"]) for r in result["rows"] if r["kl_mean"] is not None))
     sizes = [size for size in sizes if ("high", size[0]) in rows and rows["high", size[0]]["kl_mean"] is not None]
     recall = next(row["memories"] for row in result["rows"] if row["strategy"] == "text")
-    head = ["memories come as", "computed anew"]
+    head = ["memories come as", "recomputed"]
     for memories, tokens in sizes:
         head += [f"KL, top-1: {memories} x {tokens}", "TTFT of text"]
     lines = [f"| {' | '.join([*head, f'recall, {recall} memories'])} |", "|" + "---|" * (len(head) + 1)]
@@ -143,7 +143,7 @@ def _vllm_lines() -> list[str]:
 
 
 def _memory_lines() -> list[str]:
-    """Retrieval and the side store's speed."""
+    """Return the tables of retrieval and of the side store's speed."""
     found, scale = _load("locomo-cpu.json"), _load("search-cpu.json")
     lines = [
         f"**Retrieval** (LoCoMo, {found['questions']:,} questions with evidence, no language model, turns found when "
@@ -165,7 +165,7 @@ def _memory_lines() -> list[str]:
         "",
         f"- The ten best memories are {found['context_share']:.1%} of a conversation's tokens.",
         f"- Search on one core, by number of memories: {speeds}; embedding the question takes "
-        f"{last['embed_query_ms']:.1f} ms more. {adding['conversations_of_20_per_s']:.0f} messages a second are added "
+        f"{last['embed_query_ms']:.1f} ms more. {adding['conversations_of_20_per_s']:.0f} messages per second are added "
         f"in conversations of 20, {adding['one_by_one_per_s']:.0f} one by one, embedding and disk included.",
     ]
 
@@ -182,7 +182,7 @@ _POLICIES = {
 
 
 def _control_line(control: dict[str, Any]) -> str:
-    """What a run in which the least recently used policy runs twice says of its own noise."""
+    """Say how noisy a run is, by the least recently used policy that runs twice in it."""
     (again,) = (row for row in control["rows"] if row["policy"] == "lru" and row["of_lru_p99"] is not None)
     (wrong,) = (row for row in control["rows"] if row["policy"] == "adversary")
 
@@ -191,15 +191,15 @@ def _control_line(control: dict[str, Any]) -> str:
 
     tail, median = told(again, "of_lru_p99"), told(again, "of_lru_p50")
     return (
-        f"So few turns say little of a 99th percentile: in a run of {control['turns']} turns with the least recently "
-        f"used policy twice, the one has {tail} of the other's, and {median} of its median; the predictor that is "
-        f"wrong on purpose {told(wrong, 'of_lru_p99')} and {told(wrong, 'of_lru_p50')} "
+        f"So few turns say little about a 99th percentile. In a run of {control['turns']} turns with the least recently "
+        f"used policy twice, one has {tail} of the other's, and {median} of its median. The predictor that is "
+        f"wrong on purpose has {told(wrong, 'of_lru_p99')} and {told(wrong, 'of_lru_p50')} "
         "(95% intervals of a paired bootstrap)."
     )
 
 
 def _preload_lines() -> list[str]:
-    """Replays of LoCoMo with the model and on the index alone, and of Mooncake's trace."""
+    """Return the replays of LoCoMo with the model and on the index alone, and of Mooncake's trace."""
     timed, index, trace = (_load(f"preload-{name}-cpu.json") for name in ("locomo", "locomo-index", "mooncake"))
     by_policy = {row["policy"]: row for row in index["rows"]}
     lines = [
@@ -256,7 +256,7 @@ _PEERS = {
 
 
 def _lab_lines() -> list[str]:
-    """The quick suite with its peers."""
+    """Return the quick suite with its peers."""
     quick = _load("lab-quick-cpu.json")
     cells = list(dict.fromkeys((row["context_tokens"], row["query_tokens"]) for row in quick["rows"]))
     by_mode = {(row["mode"], row["context_tokens"]): row for row in quick["rows"]}
@@ -296,7 +296,7 @@ def _lab_lines() -> list[str]:
 
 
 def _own(mode: str, versions: dict[str, str]) -> str:
-    """The version of what the peer is named after."""
+    """Return the version of what the peer is named after."""
     return versions.get(mode.removeprefix("peer:"), next(iter(versions.values())))
 
 
@@ -348,7 +348,7 @@ def figures() -> str:
         "",
         *_fidelity_table(fidelity),
         "",
-        "![Divergence against what is computed anew, and against time](../benchmarks/results/fidelity-cpu.png)",
+        "![Divergence against the share recomputed, and against time](../benchmarks/results/fidelity-cpu.png)",
         "",
         *_vllm_lines(),
         "",

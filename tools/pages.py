@@ -13,7 +13,7 @@ PENDING = "<!-- check at merge -->"
 
 _LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<target>[^)\s]+)\)")
 _PATH = re.compile(rf"`(?P<path>(?:{FOLDERS})/[\w./-]*)`")
-_MODULE = re.compile(rf"python -m (?P<module>(?:{FOLDERS})(?:\.\w+)*)")
+_MODULE = re.compile(rf'(?:python -m |from |module_path": ")(?P<module>(?:{FOLDERS})(?:\.\w+)*)(?!\.|/)')
 _HEADING = re.compile(r"^#+ +(?P<words>.+)$", re.MULTILINE)
 
 
