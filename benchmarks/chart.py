@@ -72,7 +72,7 @@ def _drawn(bars: list[_Bar], top: float, scale: float) -> list[str]:
 
 
 def first_token_svg(result: dict[str, Any]) -> str:
-    """Draw the lab's longest context: bars of the seconds to the first token, this engine's modes above the peers'.
+    """Draw the lab's longest context: bars of the seconds to the first token, ours above the peers'.
 
     ``result`` is a result of ``recallkv bench lab`` with peers. "Other output" marks a mode whose first token or logits
     differ from those of full prefill by the same software.
@@ -96,8 +96,8 @@ def first_token_svg(result: dict[str, Any]) -> str:
         _text(
             20,
             height - 16,
-            f"Demo model (SmolLM2-135M, {machine['dtype']}) on {where}; medians of {result['rounds']} rounds in one run; "
-            f"commit {machine['commit']}. On a GPU: not yet run.",
+            f"Demo model (SmolLM2-135M, {machine['dtype']}) on {where}; medians of {result['rounds']} rounds in one "
+            f"run; commit {machine['commit']}. On a GPU: not yet run.",
             "soft small",
         ),
     ]

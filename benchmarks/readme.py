@@ -165,8 +165,8 @@ def _memory_lines() -> list[str]:
         "",
         f"- The ten best memories are {found['context_share']:.1%} of a conversation's tokens.",
         f"- Search on one core, by number of memories: {speeds}; embedding the question takes "
-        f"{last['embed_query_ms']:.1f} ms more. {adding['conversations_of_20_per_s']:.0f} messages per second are added "
-        f"in conversations of 20, {adding['one_by_one_per_s']:.0f} one by one, embedding and disk included.",
+        f"{last['embed_query_ms']:.1f} ms more. {adding['conversations_of_20_per_s']:.0f} messages per second are "
+        f"added in conversations of 20, {adding['one_by_one_per_s']:.0f} one by one, embedding and disk included.",
     ]
 
 
@@ -191,8 +191,8 @@ def _control_line(control: dict[str, Any]) -> str:
 
     tail, median = told(again, "of_lru_p99"), told(again, "of_lru_p50")
     return (
-        f"So few turns say little about a 99th percentile. In a run of {control['turns']} turns with the least recently "
-        f"used policy twice, one has {tail} of the other's, and {median} of its median. The predictor that is "
+        f"So few turns say little about a 99th percentile. In a run of {control['turns']} turns with the least "
+        f"recently used policy twice, one has {tail} of the other's, and {median} of its median. The predictor that is "
         f"wrong on purpose has {told(wrong, 'of_lru_p99')} and {told(wrong, 'of_lru_p50')} "
         "(95% intervals of a paired bootstrap)."
     )
@@ -307,8 +307,8 @@ def caption() -> str:
     times = {row["mode"]: row["ttft_s"]["p50"] for row in quick["rows"] if row["context_tokens"] == context}
     machine = quick["machine"]
     return (
-        f"With {context:,} tokens of memory and a question of {query}, the first token takes {times['direct']:.2f} s when "
-        f"the memory is read as text.\nInjected as KV it takes {times['resident']:.2f} s, with the same output.\n"
+        f"With {context:,} tokens of memory and a question of {query}, the first token takes {times['direct']:.2f} s "
+        f"when the memory is read as text.\nInjected as KV it takes {times['resident']:.2f} s, with the same output.\n"
         f"Measured with the demo model (SmolLM2-135M) on {machine['cores']} cores of an {machine['cpu']}, medians of "
         f"{quick['rounds']} rounds.\nOn a GPU: not yet run."
     )

@@ -32,9 +32,7 @@ def test_remember_and_ask(server: Process, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
-def test_mem0_client(
-    server: Process, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mem0_client(server: Process, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     module = clients.mem0()  # the package's own __init__ needs more than the client does
     package = __import__("mem0")
     monkeypatch.setattr(package, "MemoryClient", module.MemoryClient, raising=False)
@@ -66,7 +64,10 @@ def test_notebook(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_the_notebook_page_shows_the_example() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "kvcache.md").read_text(), re.DOTALL)
     body = code.partition("segment_from_cache\n")[2].strip("\n")
-    assert textwrap.indent(body, "    ", lambda line: bool(line.strip())) in (ROOT / "examples" / "notebook.py").read_text()
+    assert (
+        textwrap.indent(body, "    ", lambda line: bool(line.strip()))
+        in (ROOT / "examples" / "notebook.py").read_text()
+    )
 
 
 def test_every_example_is_listed() -> None:

@@ -101,12 +101,14 @@ def test_a_wide_engine(tmp_path: Path) -> None:
     ],
 )
 def test_sql_away_from_home(tmp_path: Path, line: str) -> None:
-    code = f'"""SELECT a FROM b is only told of here."""\n\nx = 1\n{line}\n'
+    code = "\n".join(('"""SELECT a FROM b is only told of."""', "x = 1", line, ""))
     assert len(found(tmp_path / "bad", "sql at home", {"server/a.py": code}).faults) == 1
     assert found(tmp_path / "good", "sql at home", {"memory/storage/sqlite/a.py": code}).faults == ()
 
 
-@pytest.mark.parametrize("text", ["Update your settings", "select a model from these", "delete from all tiers", "with care"])
+@pytest.mark.parametrize(
+    "text", ["Update your settings", "select a model from these", "delete from all tiers", "with care"]
+)
 def test_prose_is_no_sql(tmp_path: Path, text: str) -> None:
     assert found(tmp_path, "sql at home", {"server/a.py": f"x = {text!r}\n"}).faults == ()
 
@@ -165,7 +167,9 @@ def test_reply_models(schema: dict[str, object], named: bool) -> None:
 
 def test_streams_and_empty_replies_need_no_model() -> None:
     stream = {"200": {"content": {"text/event-stream": {"schema": {}}}}}
-    assert house.without_model({"paths": {"/a": {"get": {"responses": stream}, "put": {"responses": {"204": {}}}}}}) == []
+    assert (
+        house.without_model({"paths": {"/a": {"get": {"responses": stream}, "put": {"responses": {"204": {}}}}}}) == []
+    )
 
 
 def test_native_routes_are_found_by_looking() -> None:

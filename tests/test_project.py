@@ -64,7 +64,7 @@ def test_every_setting_is_documented_with_its_default(monkeypatch: pytest.Monkey
 
 def test_a_setting_without_a_row_is_found() -> None:
     page = (DOCS / "settings.md").read_text()
-    with pytest.raises(ValueError, match="server.port"):
+    with pytest.raises(ValueError, match=r"server\.port"):
         rendered_settings(page.replace("| `server.port` |", "| server.port |"))
 
 

@@ -1,7 +1,7 @@
 """The rules of this house, checked: ``python -m tools.house`` prints a line per rule, and fails with the places.
 
-Each rule is a function from the repository's root to a ``Result``. Rules in ``ENFORCED`` decide the status; ``--all`` makes
-all of them do so. ``--most N`` shows at most N places per rule (default 5).
+Each rule is a function from the repository's root to a ``Result``. Rules in ``ENFORCED`` decide the status; with
+``--all`` every rule does. ``--most N`` shows at most N places per rule (default 5).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("server", "scheduler", "memory", "engine", "kvcache")
@@ -223,16 +223,22 @@ def imported(node: ast.AST) -> list[str]:
     return []
 
 
+def _is_statement(node: ast.AST, docstrings: set[int]) -> TypeGuard[ast.Constant]:
+    """Say whether a node is a string that looks like SQL, and no docstring."""
+    if not isinstance(node, ast.Constant) or id(node) in docstrings:
+        return False
+    return isinstance(node.value, str) and _STATEMENT.match(node.value) is not None
+
+
 def _sql_in(path: Path) -> Iterator[tuple[int, str]]:
     tree = parsed(path)
     docstrings = _docstrings(tree)
     for node in ast.walk(tree):
-        for name in imported(node):
-            if name.partition(".")[0] == "sqlite3":
-                yield node.lineno, "import sqlite3"  # type: ignore[attr-defined]
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            if _STATEMENT.match(node.value):
-                yield node.lineno, " ".join(node.value.split())[:60]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            if any(name.partition(".")[0] == "sqlite3" for name in imported(node)):
+                yield node.lineno, "import sqlite3"
+        elif _is_statement(node, docstrings):
+            yield node.lineno, " ".join(str(node.value).split())[:60]
 
 
 def sql_at_home(root: Path) -> Result:
@@ -305,7 +311,9 @@ def without_model(openapi: dict[str, Any]) -> list[str]:
         for method, operation in operations.items():
             replies = [reply for status, reply in operation["responses"].items() if status.startswith("2")]
             contents = [content for reply in replies for content in reply.get("content", {}).items()]
-            if not all(media != "application/json" or is_model(content.get("schema", {})) for media, content in contents):
+            if not all(
+                media != "application/json" or is_model(content.get("schema", {})) for media, content in contents
+            ):
                 found.append(f"{method.upper()} {path}")
     return found
 
