@@ -9,10 +9,10 @@ from xml.sax.saxutils import escape
 
 _OURS = {
     "direct": "read as text (full prefill)",
-    "composed": "KV, in any order (composed at high)",
-    "disk": "KV, from a cold disk",
-    "host": "KV, from host memory",
     "resident": "KV, resident",
+    "host": "KV, from host memory",
+    "disk": "KV, from a cold disk",
+    "composed": "KV, in any order (composed at high)",
 }
 _PEERS = {
     "peer:vllm": "vLLM, prefix cache",
@@ -61,7 +61,8 @@ def _text(x: float, y: float, words: str, style: str, anchor: str = "start") -> 
 
 
 def _drawn(bars: list[_Bar], top: float, scale: float) -> list[str]:
-    lines = []
+    end = top + len(bars) * _ROW - 4
+    lines = [f'<line class="line" x1="{_LEFT}" y1="{top:g}" x2="{_LEFT}" y2="{end:g}"/>']
     for i, bar in enumerate(bars):
         y = top + i * _ROW
         width = max(2.0, bar.seconds * scale)
@@ -83,7 +84,7 @@ def first_token_svg(result: dict[str, Any]) -> str:
     ours, peers = _bars(rows, _OURS), _bars(rows, _PEERS)
     scale = (_WIDTH - _LEFT - _RIGHT) / max(bar.seconds for bar in ours + peers)
     second = _TOP + 24 + len(ours) * _ROW + 34
-    height = second + len(peers) * _ROW + 48
+    height = second + len(peers) * _ROW + 60
     machine = result["machine"]
     where = f"{machine['cores']} CPU cores" if machine["device"] == "cpu" else machine["device"]
     body = [
@@ -92,7 +93,7 @@ def first_token_svg(result: dict[str, Any]) -> str:
         *_drawn(ours, _TOP + 12, scale),
         _text(20, second - 8, "Other software, the same tokens in its own cache, in the same order", "soft"),
         *_drawn(peers, second, scale),
-        f'<line class="line" x1="{_LEFT}" y1="{_TOP + 12}" x2="{_LEFT}" y2="{height - 42:g}"/>',
+        _text(20, height - 34, "Other output: not the output of full prefill by the same software.", "soft small"),
         _text(
             20,
             height - 16,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -53,6 +55,12 @@ def test_exported_names_exist(package: str) -> None:
 def test_readme_figures_come_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["readme", "--check"])
     assert readme_main() == 0
+
+
+def test_readme_s_picture_shows_every_mode_and_peer() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "lab-quick-cpu.json").read_text())
+    bars = ElementTree.fromstring((DOCS / "first-token.svg").read_text()).findall("{http://www.w3.org/2000/svg}rect")
+    assert len(bars) == len({row["mode"] for row in result["rows"]})
 
 
 def test_every_setting_is_documented_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeGuard
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("server", "scheduler", "memory", "engine", "kvcache")
@@ -89,7 +89,7 @@ def prose(page: str) -> str:
 def sentences(page: str) -> list[str]:
     """Return the sentences of a page's prose."""
     paragraphs = re.split(r"\n\s*\n", prose(page))
-    split = (re.split(r"(?<=[.!?])\**\s+", " ".join(paragraph.split())) for paragraph in paragraphs)
+    split = (re.split(r"(?<=[.!?])\s+|(?<=[.!?]\*\*)\s+", " ".join(paragraph.split())) for paragraph in paragraphs)
     return [sentence for found in split for sentence in found if re.search(r"\w", sentence)]
 
 
@@ -223,22 +223,25 @@ def imported(node: ast.AST) -> list[str]:
     return []
 
 
-def _is_statement(node: ast.AST, docstrings: set[int]) -> TypeGuard[ast.Constant]:
-    """Say whether a node is a string that looks like SQL, and no docstring."""
-    if not isinstance(node, ast.Constant) or id(node) in docstrings:
-        return False
-    return isinstance(node.value, str) and _STATEMENT.match(node.value) is not None
+def _strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Give the strings of a module with their lines: no docstrings, and formatted ones with their fields as ``?``."""
+    known = _docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            known |= {id(part) for part in node.values}
+            yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "?" for p in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in known:
+            yield node.lineno, node.value
 
 
 def _sql_in(path: Path) -> Iterator[tuple[int, str]]:
     tree = parsed(path)
-    docstrings = _docstrings(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            if any(name.partition(".")[0] == "sqlite3" for name in imported(node)):
-                yield node.lineno, "import sqlite3"
-        elif _is_statement(node, docstrings):
-            yield node.lineno, " ".join(str(node.value).split())[:60]
+        if isinstance(node, ast.Import | ast.ImportFrom) and "sqlite3" in {n.partition(".")[0] for n in imported(node)}:
+            yield node.lineno, "import sqlite3"
+    for line, text in _strings(tree):
+        if _STATEMENT.match(text):
+            yield line, " ".join(text.split())[:60]
 
 
 def sql_at_home(root: Path) -> Result:

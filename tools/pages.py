@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = "server|scheduler|memory|engine|kvcache|benchmarks|tests|configs|docs|examples|tools"
 PENDING = "<!-- check at merge -->"
 """A line with this names files of a change that is still under way."""
+PLACEHOLDER = "NAME"
+"""A path with this is no file but the shape of one."""
 
 _LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<target>[^)\s]+)\)")
 _PATH = re.compile(rf"`(?P<path>(?:{FOLDERS})/[\w./-]*)`")
@@ -39,7 +41,8 @@ def _module_exists(module: str) -> bool:
 
 def _missing_in_line(page: Path, line: str) -> Iterator[str]:
     yield from (link["target"] for link in _LINK.finditer(line) if _lacks(page, link["target"]))
-    yield from (found["path"] for found in _PATH.finditer(line) if not (ROOT / found["path"]).exists())
+    paths = (found["path"] for found in _PATH.finditer(line) if PLACEHOLDER not in found["path"])
+    yield from (path for path in paths if not (ROOT / path).exists())
     yield from (found["module"] for found in _MODULE.finditer(line) if not _module_exists(found["module"]))
 
 
