@@ -13,14 +13,14 @@ import pytest
 
 from examples import compose, notebook, remember_and_ask
 from tests.server import clients
-from tests.server.processes import Process, serving
+from tests.server.processes import QUICK, Process, serving
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Iterator[Process]:
-    with serving(tmp_path_factory.mktemp("examples") / "data") as server:
+    with serving(tmp_path_factory.mktemp("examples") / "data", *QUICK) as server:
         yield server
         server.openai.close()
 

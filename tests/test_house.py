@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,7 +167,7 @@ def test_reply_models(schema: dict[str, object], named: bool) -> None:
 
 
 def test_streams_and_empty_replies_need_no_model() -> None:
-    stream = {"200": {"content": {"text/event-stream": {"schema": {}}}}}
+    stream: dict[str, Any] = {"200": {"content": {"text/event-stream": {"schema": {}}}}}
     assert (
         house.without_model({"paths": {"/a": {"get": {"responses": stream}, "put": {"responses": {"204": {}}}}}}) == []
     )

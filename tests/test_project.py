@@ -135,4 +135,4 @@ def test_the_notebook_page_runs(tmp_path: Path) -> None:
     store, tokens = names["store"], names["tokens"]
     full = model(torch.tensor([tokens])).logits[0, -1]
     torch.testing.assert_close(names["logits"][0, -1], full, atol=1e-4, rtol=1e-4)
-    store.close()  # type: ignore[attr-defined]
+    store.close()

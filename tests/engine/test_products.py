@@ -74,7 +74,7 @@ def test_slices_of_larger_buffers_and_a_scratch_that_was_used() -> None:
     """As the engine has them: the tail is a slice, and the buffers hold what the layer before left."""
     scratch = products.Scratch()
     query, key, value = drawn(6, 2, 150, 400)
-    products.attend(*drawn(6, 2, 300, 900), False, SCALE, None, scratch)
+    products.attend(*drawn(6, 2, 300, 900), False, SCALE, None, scratch)  # type: ignore[arg-type, call-arg]
     sliced = (key[:, :, :333], value[:, :, :333])
     out, lse = products.attend(query, *sliced, False, SCALE, None, scratch)
     expected, expected_lse = written_out(query, *sliced, torch.zeros(150, 333))
@@ -84,7 +84,7 @@ def test_slices_of_larger_buffers_and_a_scratch_that_was_used() -> None:
 
 def test_scores_are_bounded_however_long_the_context() -> None:
     scratch = products.Scratch()
-    products.attend(*drawn(4, 2, 64, 40_000), False, SCALE, None, scratch)
+    products.attend(*drawn(4, 2, 64, 40_000), False, SCALE, None, scratch)  # type: ignore[arg-type, call-arg]
     (first, _) = scratch.pair(1)
     assert first.numel() == 1
     assert scratch._buffers[0].numel() <= products._SCORES

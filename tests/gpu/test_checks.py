@@ -81,7 +81,7 @@ def test_what_is_never_written_is_found() -> None:
 
 def test_a_file_with_other_numbers_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As when a segment is written before its numbers have come from the device."""
-    write = store_module.write_segment
+    write = store_module.write_segment  # type: ignore[attr-defined]
 
     def too_early(path: Path, segment: Segment, **options: Any) -> Any:
         return write(path, replace(segment, values=torch.zeros_like(segment.values)), **options)
