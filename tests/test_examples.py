@@ -53,6 +53,7 @@ def test_mem0_client(server: Process, capsys: pytest.CaptureFixture[str], monkey
     assert "Olive" in found
 
 
+@pytest.mark.slow
 def test_compose(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compose.main(demo_folder)
     header, job, city, dog, turns, answer = capsys.readouterr().out.splitlines()

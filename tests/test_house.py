@@ -72,6 +72,7 @@ def test_a_wide_class(tmp_path: Path) -> None:
     files = {
         "memory/a.py": f"class Base:\n{methods(20)}{methods(9, '_private')}",
         "memory/b.py": f"class Wide(Base):\n{methods(6, 'more')}",
+        "memory/d.py": "class Wide:\n    def one(self): ...\n",
         "engine/c.py": f"class RecallKVConnector:\n{methods(40)}class _Own:\n{methods(40)}",
     }
     assert found(tmp_path, "class methods", files).faults == ("memory/b.py:1 Wide: 26",)
