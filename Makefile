@@ -32,13 +32,19 @@ PEERS_STAMP := $(PEERS_VENV)/.stamp
 PEERS         := llama-cpp-python==0.3.36 tardigrade-db==0.8.1 kvboost==0.9.0
 PEERS_OPTIONS := -DLLAVA_BUILD=OFF
 
-.PHONY: serve test env check format bench rehearse clean env-vllm test-vllm env-clients test-clients env-peers
+# The fast tests: rooms whose tests need no model but the tiny one, and no server.
+QUICK := tests/kvcache tests/scheduler tests/memory tests/test_house.py
+
+.PHONY: serve test quick env check check-format check-lint check-types check-imports check-house format bench rehearse clean env-vllm test-vllm env-clients test-clients env-peers
 
 serve: env
 	$(BIN)/recallkv serve demo
 
 test: env check
 	$(BIN)/pytest
+
+quick: env check
+	$(BIN)/pytest -q -m "not slow" $(QUICK)
 
 env: $(STAMP)
 
@@ -89,11 +95,22 @@ test-vllm: env-vllm
 test-clients: env env-clients
 	$(BIN)/python -m tests.clients
 
-check: env
+check: check-format check-lint check-types check-imports check-house
+
+check-format: env
 	$(BIN)/ruff format --check .
+
+check-lint: env
 	$(BIN)/ruff check .
+
+check-types: env
 	$(BIN)/mypy
+
+check-imports: env
 	$(BIN)/lint-imports
+
+check-house: env
+	$(BIN)/python -m tools.house
 
 format: env
 	$(BIN)/ruff format .

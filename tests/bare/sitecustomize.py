@@ -23,4 +23,4 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-sys.meta_path.insert(0, Hidden())  # type: ignore[arg-type]
+sys.meta_path.insert(0, Hidden())

@@ -109,7 +109,7 @@ def test_codecs(model: LoadedModel, tmp_path: Path) -> None:
         finally:
             await engine.close()
 
-    rows = {(row["codec"], row["before_rotation"]): row for row in asyncio.run(run())["rows"]}  # type: ignore[index,union-attr,attr-defined]
+    rows = {(row["codec"], row["before_rotation"]): row for row in asyncio.run(run())["rows"]}  # type: ignore[attr-defined]
     for name in ("none", "zstd"):
         assert rows[name, False]["kl_added"] == pytest.approx(0, abs=1e-6)
     assert rows["int8", False]["kl_added"] < rows["int4", False]["kl_added"]

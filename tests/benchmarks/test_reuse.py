@@ -63,7 +63,9 @@ def test_is_not_trusted_where_age_tells_as_much() -> None:
     model, rng = ReuseModel(horizons=(10.0,)), np.random.default_rng(0)
     for i in range(300):
         model.learn(float(i))
-        rows = np.concatenate([history(5, length=rng.integers(1, 65536), uses=rng.integers(1, 9)) for _ in range(30)])
+        rows = np.concatenate(
+            [history(5, length=int(rng.integers(1, 65536)), uses=int(rng.integers(1, 9))) for _ in range(30)]
+        )
         keys = [(i, k) for k in range(30)]
         model.watch(keys, rows, float(i))
         model.used([key for key in keys if rng.random() < 0.3], i + 0.5)

@@ -22,8 +22,12 @@ WEATHER = {
 class Asking(Protocol):
     """One client, used as its own documentation says. ``memory`` is the request's object of that name."""
 
-    TOO_LONG: type[Exception]
-    REFUSED: type[Exception]
+    @property
+    def TOO_LONG(self) -> type[Exception]: ...
+
+    @property
+    def REFUSED(self) -> type[Exception]: ...
+
     SHOWS_RECEIPT: tuple[bool, bool]
     """Of whole and of streamed replies; a client that drops the fields it does not know shows none."""
 

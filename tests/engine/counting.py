@@ -109,7 +109,8 @@ def meta_pass(
     for _ in range(sequences):
         kv = SequenceKV(layout, META, 1024)
         shape = layout.shape(RESIDENT)
-        kv.spans.append(Span(*(torch.empty(shape, dtype=torch.bfloat16, device=META) for _ in range(2))))
+        keys, values = (torch.empty(shape, dtype=torch.bfloat16, device=META) for _ in range(2))
+        kv.spans.append(Span(keys, values))
         kv.reserve(new)
         if positions is not None:
             kv.open_region(256)

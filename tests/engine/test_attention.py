@@ -121,7 +121,7 @@ def test_a_pass_that_is_given_up_changes_nothing() -> None:
     for layer in range(model.fingerprint.layout.layers):
         asked = iter(range(100))
         with pytest.raises(Interrupted):
-            runner.forward([Work(kv, TOKENS[9:])], lambda asked=asked, layer=layer: next(asked) == layer)
+            runner.forward([Work(kv, TOKENS[9:])], lambda asked=asked, layer=layer: next(asked) == layer)  # type: ignore[misc]
         assert kv.n_tokens == 9
     again = runner.forward([Work(kv, TOKENS[9:])], lambda: False)[0]
     torch.testing.assert_close(again, oracle("llama", TOKENS), atol=1e-4, rtol=1e-4)

@@ -201,7 +201,7 @@ def test_the_host_waits_for_nothing_but_the_ids() -> None:
         "top_k": 40, "top_p": 0.9, "min_p": 0.1, "presence_penalty": 1.0, "repetition_penalty": 1.5,
         "logit_bias": {3: 1.0}, "min_tokens": 3,
     }  # fmt: skip
-    asked = [Asked(spied((3, 4), **everything), 0, 5), Asked(spied(temperature=0.0), 1, None), Asked(spied(), 1, 2)]
+    asked = [Asked(spied((3, 4), **everything), 0, 5), Asked(spied(temperature=0.0), 1, None), Asked(spied(), 1, 2)]  # type: ignore[arg-type]
     chooser = object.__new__(OnDevice)
     chooser._asked = asked
     with Launches() as found:

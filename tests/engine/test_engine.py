@@ -104,7 +104,7 @@ def test_every_source_gives_the_tokens_of_full_prefill(model: LoadedModel, tmp_p
             sources = []
             for tier in (None, None, "host", "disk"):
                 if tier is not None:
-                    engine.store.demote(tier)  # type: ignore[arg-type]
+                    engine.store.demote(tier)
                 started, choices = await collect(engine, prompt)
                 assert tokens_of(choices[0]) == expected
                 sources.append([report.source for report in started.pieces])
@@ -236,7 +236,7 @@ def test_closing_the_stream_aborts_within_a_step(model: LoadedModel, tmp_path: P
                 seen += isinstance(event, Delta)
                 if seen == 3:
                     break
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             while engine.capacity().running:
                 await asyncio.sleep(0.005)
             _, choices = await collect(engine, prompt_of(9))

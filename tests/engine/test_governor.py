@@ -182,7 +182,7 @@ def test_a_longer_context_is_no_alarm() -> None:
     machine = Machine(2)
     machine.run(20, alone)
     for behind in range(8, 14):
-        machine.run(50, lambda threads, n=behind: alone(threads) * (n - 6), Kind(1, 1, behind))
+        machine.run(50, lambda threads, n=behind: alone(threads) * (n - 6), Kind(1, 1, behind))  # type: ignore[misc]
     assert machine.governor.steps_down == 0
 
 

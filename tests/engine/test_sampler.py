@@ -18,7 +18,7 @@ def sampler(prompt: tuple[int, ...] = (), index: int = 0, **settings: object) ->
 
 
 def draws(n: int = 300, logits: torch.Tensor = LOGITS, **settings: object) -> Counter[int]:
-    one = sampler(seed=1, **settings)
+    one = sampler(seed=1, **settings)  # type: ignore[arg-type]
     return Counter(one.choose(logits) for _ in range(n))
 
 
@@ -102,7 +102,7 @@ def test_the_logits_are_left_as_they_were() -> None:
 
 @pytest.mark.parametrize("change", [{"presence_penalty": 0.1}, {"logit_bias": {1: 1.0}}, {"min_tokens": 1}])
 def test_changed_logits_are_not_the_greedy_fast_path(change: dict[str, object]) -> None:
-    assert not sampler(temperature=0.0, **change).greedy
+    assert not sampler(temperature=0.0, **change).greedy  # type: ignore[arg-type]
 
 
 TINY = st.sampled_from([5e-324, 1e-310, 1e-38, 1e-20, 1e-5, 0.5, 1.0])
@@ -121,7 +121,7 @@ TINY = st.sampled_from([5e-324, 1e-310, 1e-38, 1e-20, 1e-5, 0.5, 1.0])
 def test_settings_at_their_ends_still_choose_a_token(
     penalty: float, bias: dict[int, float], **settings: float | int
 ) -> None:
-    one = sampler((0, 1, 4), presence_penalty=penalty, frequency_penalty=penalty, logit_bias=bias, **settings)
+    one = sampler((0, 1, 4), presence_penalty=penalty, frequency_penalty=penalty, logit_bias=bias, **settings)  # type: ignore[arg-type]
     for _ in range(3):
         token = one.choose(LOGITS)
         assert 0 <= token < len(LOGITS)

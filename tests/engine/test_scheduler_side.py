@@ -29,7 +29,7 @@ def request_of(plan: RequestPlan, n_tokens: int = 100) -> Any:
 
 @pytest.fixture
 def side() -> SchedulerSide:
-    return SchedulerSide(ConnectorSettings(managed=True), FINGERPRINT, ranks=2)
+    return SchedulerSide(ConnectorSettings.model_validate({"managed": True}), FINGERPRINT, ranks=2)
 
 
 def test_a_request_whose_repair_failed_is_not_composed_when_vllm_asks_anew(side: SchedulerSide) -> None:

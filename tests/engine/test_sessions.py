@@ -23,7 +23,7 @@ def said(seed: int, n: int) -> tuple[int, ...]:
 
 async def ask(engine: TransformersEngine, prompt: Prompt, **request: object) -> tuple[Started, tuple[int, ...]]:
     """Ask as a conversation does; the answer is what full prefill gives."""
-    started, choices = await collect(engine, prompt, keep_turns=True, **request)
+    started, choices = await collect(engine, prompt, keep_turns=True, **request)  # type: ignore[arg-type]
     answer = tokens_of(choices[0])
     _, plain = await collect(engine, prompt, use_segments=False)
     assert answer == tokens_of(plain[0])
@@ -154,7 +154,7 @@ def test_only_finished_single_answers_that_are_to_be_kept_are_stored(model: Load
             stream = engine.generate(GenerateRequest("r", prompt, GREEDY, keep_turns=True))
             async for _ in stream:
                 break
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             await collect(engine, prompt_of(9))
             assert [entry.n_tokens for entry in engine.catalogue.entries()] == [20, 9]
 

@@ -126,5 +126,5 @@ def test_the_kernel_is_asked_how_many_threads_of_others_run(tmp_path: Path) -> N
 @pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="this kernel does not tell")
 def test_a_process_that_computes_is_seen() -> None:
     with another_process():
-        seen = [others_running() for _ in range(40) if time.sleep(0.01) is None]
+        seen = [others_running() for _ in range(40) if time.sleep(0.01) is None]  # type: ignore[func-returns-value]
     assert median(count for count in seen if count is not None) >= usable_threads()

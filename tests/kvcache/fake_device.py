@@ -130,7 +130,9 @@ class OnDevice(torch.Tensor):
         super().__init__()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> torch.Tensor:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> torch.Tensor:
         """Copies to the host that go past ``kvcache.copies``: as PyTorch makes them, on the stream that computes."""
         assert func is torch.ops.aten._to_copy.default, f"{func} on the device"
         assert kwargs["device"].type == "cpu"

@@ -127,7 +127,7 @@ def _in_no_order(self: FakeStreams, lane: str, event: Any) -> None:
     """Streams that know nothing of each other."""
 
 
-FAULTS = {
+FAULTS: dict[str, Any] = {
     "a copy to the host that nobody waits for": patch.object(Copies, "to_host", _as_before),
     "streams without order": patch.object(FakeStreams, "wait", _in_no_order),
 }

@@ -57,7 +57,7 @@ def test_what_is_read_is_what_is_there(nothing_cached: None, noise: Path, offset
     memory = np.zeros(n + 2 * ALIGNMENT, dtype=np.uint8)
     fitting = (offset - memory.ctypes.data) % ALIGNMENT
     for begin in (fitting, aside):
-        view = memoryview(memory)[begin : begin + n]
+        view = memory.data[begin : begin + n]
         with noise.open("rb") as stream:
             descriptor = open_direct(stream.fileno())
             assert descriptor is not None
@@ -92,7 +92,7 @@ def test_segments_begin_where_they_can_be_read_directly(tmp_path: Path) -> None:
     for labels in ([], ["b@1", "memory@2 \u00e9\n\"'\\ \x7f"], [f"m{i}@1" for i in range(300)]):
         for codec in ("none", "zstd", "int4"):
             path = tmp_path / "x.safetensors"
-            write_segment(path, make_segment(range(17), labels=labels), codec=codec)  # type: ignore[arg-type]
+            write_segment(path, make_segment(range(17), labels=labels), codec=codec)
             assert read_header(path).data_begin % ALIGNMENT == 0
 
 

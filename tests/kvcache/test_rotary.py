@@ -107,7 +107,7 @@ def _sizes() -> dict[str, Any]:
 
 
 NETWORKS = {
-    **{f"llama, {name}": lambda rope=rope: tiny_network(rope_parameters=rope) for name, rope in ROPES.items()},
+    **{f"llama, {name}": lambda rope=rope: tiny_network(rope_parameters=rope) for name, rope in ROPES.items()},  # type: ignore[misc]
     "qwen2": lambda: tiny_network("qwen2"),
     "qwen3": lambda: tiny_network("qwen3"),
     "mistral": lambda: tiny_network("mistral"),

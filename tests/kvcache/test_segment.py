@@ -30,12 +30,12 @@ def test_root_key_separates_models_and_tenants() -> None:
 
 @pytest.mark.parametrize("field", ["weights", "config", "tokenizer", "chat_template", "attention", "codec", "format"])
 def test_digest_depends_on_every_field(field: str) -> None:
-    assert replace(FINGERPRINT, **{field: "changed"}).digest != FINGERPRINT.digest
+    assert replace(FINGERPRINT, **{field: "changed"}).digest != FINGERPRINT.digest  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("change", [{"layers": 3}, {"kv_heads": 1}, {"head_dim": 8}, {"dtype": "bfloat16"}])
 def test_digest_depends_on_the_layout(change: dict[str, int | str]) -> None:
-    assert replace(FINGERPRINT, layout=replace(LAYOUT, **change)).digest != FINGERPRINT.digest
+    assert replace(FINGERPRINT, layout=replace(LAYOUT, **change)).digest != FINGERPRINT.digest  # type: ignore[arg-type]
 
 
 def test_fingerprint_of_a_model_tells_weights_rope_and_template_apart() -> None:

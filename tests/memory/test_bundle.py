@@ -297,7 +297,7 @@ def nothing_left(store: MemoryStore) -> bool:
         return not any(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)  # noqa: S608
 
 
-def repacked(data: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:
+def repacked(data: bytes, change: Callable[[dict[str, bytes]], object]) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     change(members)
@@ -333,7 +333,7 @@ def with_vectors(make: Callable[[int], np.ndarray]) -> Callable[[dict[str, bytes
     return change
 
 
-CHANGES: dict[str, Callable[[dict[str, bytes]], None]] = {
+CHANGES: dict[str, Callable[[dict[str, bytes]], object]] = {
     "a path": lambda members: members.update({"../../evil": b"x"}),
     "a member is missing": lambda members: members.pop("documents.jsonl") and None,
     "another format": with_manifest(format="recallkv.cube/2"),

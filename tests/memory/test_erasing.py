@@ -312,7 +312,7 @@ def test_a_search_for_the_time_before_finds_what_held_then(tmp_path: Path, resta
         store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
 
     def found(at: float | None, **more: object) -> list[str]:
-        return [hit.memory.id for hit in store.search(T, "guest wifi word", cube_ids=[cube], at=at, **more)]
+        return [hit.memory.id for hit in store.search(T, "guest wifi word", cube_ids=[cube], at=at, **more)]  # type: ignore[arg-type]
 
     assert found(now - 10)[0] == held.id
     assert found(now - 10, filter={"metadata.n": 1}) == [held.id]

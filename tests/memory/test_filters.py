@@ -291,7 +291,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
 def notes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryStore]:
     opened = MemoryStore(tmp_path_factory.mktemp("notes") / "m.sqlite", HashEmbedder(16))
     for name, metadata in NOTES.items():
-        opened.add(T, opened.default_cube(T).id, f"note {name}", metadata=metadata)
+        opened.add(T, opened.default_cube(T).id, f"note {name}", metadata=metadata)  # type: ignore[arg-type]
     yield opened
     opened.close()
 

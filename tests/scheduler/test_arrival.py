@@ -120,11 +120,11 @@ def interrupted(ask: Callable[[], float], by: Callable[[], None]) -> float:
         if event == "line":
             sys.settrace(None)
             by()
-            sys.settrace(tracing)
+            sys.settrace(tracing)  # type: ignore[arg-type]
         return tracing if frame.f_globals["__name__"].startswith("scheduler.") else None
 
     before = sys.gettrace()
-    sys.settrace(tracing)
+    sys.settrace(tracing)  # type: ignore[arg-type]
     try:
         return ask()
     finally:

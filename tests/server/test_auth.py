@@ -51,7 +51,7 @@ def test_every_route_but_health_needs_a_key(guarded: Running) -> None:
     "header", ["Bearer", "Bearer rk_wrong", "Basic abc", "bearer x y", "Bearer \u00e9".encode("latin-1")]
 )
 def test_wrong_keys(guarded: Running, header: str | bytes) -> None:
-    assert guarded.client.get("/v1/models", headers={"Authorization": header}).status_code == 401  # type: ignore[dict-item]
+    assert guarded.client.get("/v1/models", headers={"Authorization": header}).status_code == 401  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ TEXTS = [f"In harbour {i} lies the boat with the number {i * 17} on its bow." fo
 KEY = bytes(range(KEY_BYTES))
 # Several servers, each with a store of its own; tests/server/test_there_and_back.py is for any engine.
 pytestmark = pytest.mark.transformers
-Change = Callable[[dict[str, bytes]], None]
+Change = Callable[[dict[str, bytes]], object]
 
 
 def ask(server: Running, cube: str, texts: list[str], **options: Any) -> tuple[str, dict[str, Any]]:

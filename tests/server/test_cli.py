@@ -110,7 +110,7 @@ def test_print_config_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "serve", "demo", "--print-config", "--port", "9")
     assert status == 0
     assert "port: 9  # flag --server.port" in out
-    assert call(capsys, "--version")[1].strip() == "0.1.0"
+    assert call(capsys, "--version")[1].strip() == "0.2.0"
 
 
 def test_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

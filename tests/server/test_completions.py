@@ -504,7 +504,7 @@ def test_memories_stand_before_the_prompt(server: Running, client: openai.OpenAI
         assert last["memories"][0]["source"] == "resident"
         assert found[-1].usage is not None
         assert found[-1].usage.prompt_tokens_details is not None
-        assert found[-1].usage.prompt_tokens_details.cached_tokens > 0
+        assert (found[-1].usage.prompt_tokens_details.cached_tokens or 0) > 0
 
 
 def test_memories_are_found_for_each_prompt(server: Running) -> None:

@@ -163,8 +163,8 @@ def test_deleting_an_agent_or_a_run_takes_its_messages_only(server: Running) -> 
 
     assert client.delete("/v1/memories/", params={"user_id": "two", "run_id": "r2"}).status_code == 200
     assert left() == (["Go up.", "The oven is hot."],) * 2
-    body = {"filter": {"and": [{"user_id": "two"}, {"agent_id": "guide"}]}}
-    assert client.post("/product/delete_memory", json=body).status_code == 200
+    guide = {"filter": {"and": [{"user_id": "two"}, {"agent_id": "guide"}]}}
+    assert client.post("/product/delete_memory", json=guide).status_code == 200
     assert left() == (["The oven is hot."],) * 2
     assert client.post(f"{CLOUD}/delete/memory", json={"agent_id": "cook"}).status_code == 200
     assert left() == ([], [])

@@ -127,7 +127,7 @@ def test_what_clients_see_while_the_server_drains(
         wholes += [("/product/chat/complete", MEMOS), ("/api/openmem/v1/chat", MEMOS)]
         streams = [(chat, {**LONG, "stream": True}), ("/v1/completions", {**LONG, "prompt": "a", "stream": True})]
         streams.append(("/api/openmem/v1/chat", {**MEMOS, "stream": True}))
-        calls = [lambda p=path, b=body: post(p, b) for path, body in wholes]
+        calls: list[Any] = [lambda p=path, b=body: post(p, b) for path, body in wholes]
         calls += [lambda p=path, b=body: streamed(p, b) for path, body in streams]
         with asked(*calls) as found:
             running_requests(server, len(calls))
@@ -153,8 +153,8 @@ def test_what_clients_see_while_the_server_drains(
                 assert last.result().json()["usage"]["completion_tokens"] == 40
                 assert last.result().headers["connection"] == "close"
         assert time.monotonic() - begun < 30
-        for reply in found[: len(wholes)]:
-            is_ending(reply.result())
+        for whole in found[: len(wholes)]:
+            is_ending(whole.result())
         for lines in found[len(wholes) :]:
             is_broken_off(lines.result())
     messages = [record.getMessage() for record in caplog.records]
@@ -319,7 +319,15 @@ def again(connection: http.client.HTTPConnection) -> None:
 @pytest.mark.slow
 def test_the_life_of_a_process(tmp_path: Path, tiny: str) -> None:
     """Idle connections outlast clients' pools, many are served at once, SIGTERM is answered to the end."""
-    flags = (*QUICK, "--engine.served_name", "tiny", "--server.drain_s", "2", "--engine.max_running", "2")
+    flags: tuple[str, ...] = (
+        *QUICK,
+        "--engine.served_name",
+        "tiny",
+        "--server.drain_s",
+        "2",
+        "--engine.max_running",
+        "2",
+    )
     with serving(tmp_path / "data", *flags, model=tiny) as server:
         limits = Path(f"/proc/{server.process.pid}/limits").read_text()
         soft, hard = re.findall(r"Max open files +(\d+) +(\d+)", limits)[0]
@@ -350,7 +358,15 @@ def test_the_life_of_a_process(tmp_path: Path, tiny: str) -> None:
 @pytest.mark.slow
 def test_settings_and_signals_of_a_process(tmp_path: Path, tiny: str) -> None:
     """keep_alive_s is kept to; a job that is under way is done at the next start; a second SIGINT ends the wait."""
-    flags = (*QUICK, "--engine.served_name", "tiny", "--server.drain_s", "600", "--server.keep_alive_s", "1.5")
+    flags: tuple[str, ...] = (
+        *QUICK,
+        "--engine.served_name",
+        "tiny",
+        "--server.drain_s",
+        "600",
+        "--server.keep_alive_s",
+        "1.5",
+    )
     flags += ("--memory.extractor", "model")
     with serving(tmp_path / "data", *flags, model=tiny) as server:
         with idle_connections(server.url, 1) as (connection,):

@@ -223,7 +223,7 @@ def _changed(body: Any, path: tuple[str | int, ...], value: Any, *, drop: bool) 
     if isinstance(place, dict) and drop:
         place.pop(path[-1], None)
     elif isinstance(place, dict) or (isinstance(place, list) and isinstance(path[-1], int) and path[-1] < len(place)):
-        place[path[-1]] = value
+        place[path[-1]] = value  # type: ignore[index]
     return body
 
 

@@ -393,7 +393,7 @@ def test_replies_do_not_outlive_what_they_quote(model: LoadedModel, tmp_path: Pa
             headers, path, body = key(), "/v1/feedback", said
         else:
             headers, path = key(), "/v1/memories"
-            body = {"text": f'The "{word}" is in the barn.', "cube": cube, "metadata": {"of": word}, "kind": "fact"}
+            body = {"text": f'The "{word}" is in the barn.', "cube": cube, "metadata": {"of": word}, "kind": "fact"}  # type: ignore[dict-item]
         first = server.client.post(path, json=body, headers=headers)
         assert first.status_code == 201
         id = id if way == "feedback" else first.json()["id"]

@@ -18,7 +18,7 @@ from server.assets import demo_model_folder
 from tests.tiny import tiny_network, tiny_tokenizer
 
 T = TypeVar("T")
-TINY = {
+TINY: dict[str, Any] = {
     "hidden_size": 128,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

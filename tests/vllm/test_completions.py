@@ -43,7 +43,7 @@ def test_scores_behind_memories_are_those_of_plain_transformers(max_tokens: int)
         again = await ask(engine, greedy(prompt.pieces))
         assert again.started.cached_tokens > 0
         for fidelity in ("exact", "fast"):
-            request = GenerateRequest("r", prompt, sampling, n=2, fidelity=fidelity, score_last=len(tokens))  # type: ignore[arg-type]
+            request = GenerateRequest("r", prompt, sampling, n=2, fidelity=fidelity, score_last=len(tokens))
             started, deltas = await events_of(engine, request)
             assert [score.token_id for score in started.scores] == tokens
             for score, row in zip(started.scores, rows, strict=True):

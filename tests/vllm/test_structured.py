@@ -81,7 +81,7 @@ def test_a_call_that_is_asked_for_is_made(client: openai.OpenAI, choice: Any, st
         name, arguments, reason = part.function.name, part.function.arguments, deltas[-1].finish_reason
     else:
         choice_ = client.chat.completions.create(**asked).choices[0]
-        (call,) = choice_.message.tool_calls or ()
+        (call,) = choice_.message.tool_calls or []
         assert choice_.message.content is None
         assert isinstance(call, openai.types.chat.ChatCompletionMessageFunctionToolCall)
         name, arguments, reason = call.function.name, call.function.arguments, choice_.finish_reason
@@ -92,10 +92,10 @@ def test_a_call_that_is_asked_for_is_made(client: openai.OpenAI, choice: Any, st
 
 def test_choices_that_cannot_be_are_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="tool parser"):
-        client.chat.completions.create(**ASKED, max_tokens=5, tools=[WEATHER])  # type: ignore[call-overload]
+        client.chat.completions.create(**ASKED, max_tokens=5, tools=[WEATHER])  # type: ignore[list-item]
     other: Any = {"type": "function", "function": {"name": "other"}}
     with pytest.raises(openai.BadRequestError, match="not among"):
-        client.chat.completions.create(**ASKED, max_tokens=5, tools=[WEATHER], tool_choice=other)  # type: ignore[call-overload]
+        client.chat.completions.create(**ASKED, max_tokens=5, tools=[WEATHER], tool_choice=other)  # type: ignore[list-item]
     with pytest.raises(UnsupportedModel, match="no such"):
         ToolParsing("no such", None)
 

@@ -44,4 +44,4 @@ class WatchingExtension(WorkerExtension):
 
 
 def _repairer() -> Any:
-    return get_kv_transfer_group().worker.repairer  # type: ignore[attr-defined]
+    return get_kv_transfer_group().worker.repairer
