@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 
 from engine.base import ChatMessage, GenerateRequest, MemoryText, PageRequest, Sampling, Started
-from engine.transformers import CompositionConfig, TransformersEngine, load_model
-from kvcache import SegmentStore
+from engine.config import CompositionConfig
+from engine.transformers import TransformersEngine, load_model
+from kvcache import TieredStore
 
 MEMORIES = [
     MemoryText("dog@1", "My dog is called Biscuit."),
@@ -21,9 +22,9 @@ QUESTION = [ChatMessage("user", "What is my dog called?")]
 
 async def ask(engine: TransformersEngine) -> None:
     """Compute the memories as one page, then ask with the same memories in reversed order."""
-    header, *memories, _ = engine.render(QUESTION, MEMORIES).pieces
+    header, *memories, _ = engine.prompts.render(QUESTION, MEMORIES).pieces
     await engine.build_page(PageRequest(header, tuple(memories)))
-    prompt = engine.render(QUESTION, MEMORIES[::-1])
+    prompt = engine.prompts.render(QUESTION, MEMORIES[::-1])
     request = GenerateRequest("example", prompt, Sampling(max_tokens=16, temperature=0), fidelity="high")
     async for event in engine.generate(request):
         if not isinstance(event, Started):
@@ -41,7 +42,7 @@ async def run(model: str | Path) -> None:
         # Three short memories save fewer tokens than composing costs; the default would compute them.
         composing = CompositionConfig(min_saved_tokens=0)
         engine = TransformersEngine(
-            load_model(model), SegmentStore(Path(folder)), model_id=str(model), composing=composing
+            load_model(model), TieredStore(Path(folder)), model_id=str(model), composing=composing
         )
         try:
             await ask(engine)

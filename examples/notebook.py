@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kvcache import Fingerprint, SegmentStore, cache_from_segments, root_key, segment_from_cache
+from kvcache import Fingerprint, TieredStore, cache_from_segments, root_key, segment_from_cache
 
 
 @torch.inference_mode()
@@ -22,13 +22,15 @@ def run(name: str | Path, folder: Path) -> None:
     context = tokenizer("My dog is called Biscuit. I live in Lisbon.").input_ids
     cache = model(torch.tensor([context]), use_cache=True).past_key_values
 
-    store = SegmentStore(folder)  # files, checksums, tiers
+    store = TieredStore(folder)  # files, checksums, tiers
     store.put(segment_from_cache(cache, fingerprint, root_key(fingerprint), context))
     store.close()
 
-    store = SegmentStore(folder)  # another day
+    store = TieredStore(folder)  # another day
     tokens = context + tokenizer(" My dog is").input_ids
-    chain = [store.load(entry.key, fingerprint).segment for entry in store.match(root_key(fingerprint), tokens)]
+    chain = [
+        store.load(entry.key, fingerprint).segment for entry in store.catalogue.match(root_key(fingerprint), tokens)
+    ]
     injected = cache_from_segments(chain)
     logits = model(torch.tensor([tokens[injected.get_seq_length() :]]), past_key_values=injected).logits
 

@@ -314,7 +314,7 @@ def test_a_stored_number_that_has_changed_is_seen(monkeypatch: pytest.MonkeyPatc
 
     def spoiling(self: TieredStore, tier: Any) -> None:
         demote(self, tier)
-        for entry in self.entries():
+        for entry in self.catalogue.entries():
             segment = self._on_host.peek(entry.key)
             assert segment is not None
             with torch.inference_mode():

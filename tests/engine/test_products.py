@@ -27,10 +27,13 @@ def written_out(
     return scores.softmax(-1) @ values, scores.logsumexp(-1)
 
 
-def drawn(heads: int, kv_heads: int, new: int, keys: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def drawn(
+    heads: int, kv_heads: int, new: int, keys: int, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = ((heads, new), (kv_heads, keys), (kv_heads, keys))
-    return tuple(torch.randn(1, h, n, 16, generator=generator) * 2 for h, n in shapes)
+    query, key, value = (torch.randn(1, h, n, 16, generator=generator) * 2 for h, n in shapes)
+    return query, key, value
 
 
 def causal_mask(n: int) -> torch.Tensor:

@@ -80,7 +80,7 @@ def test_tokens_over_their_spans_against_float64(
             assert torch.equal(keys[[0, 2]], old_keys[[0, 2]])  # other layers are as they were
             assert torch.equal(values[:, :, :-1], old_values[:, :, :-1])
         whole = [torch.cat([pair[which][layer] for pair in pairs], 1)[None].double() for which in (0, 1)]
-        expected, _ = written_out(query[:, :, i : i + 1].double(), *whole, width**-0.5, False)
+        expected, _ = written_out(query[:, :, i : i + 1].double(), whole[0], whole[1], width**-0.5, False)
         close = 1e-5 if dtype == torch.float32 else 5e-3
         torch.testing.assert_close(found[:, :, i : i + 1].double(), expected, atol=close, rtol=close)
 

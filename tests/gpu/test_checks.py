@@ -17,7 +17,7 @@ from benchmarks.gpu.checks import CHECKS, Finding, Site, attention, networks, se
 from benchmarks.gpu.plan import full, rehearsal
 from engine.transformers import SequenceKV
 from engine.transformers.loading import choose_device
-from kvcache import Segment
+from kvcache import Segment, write_segment
 from kvcache.files import disk as disk_module
 
 DEVICE = choose_device("auto")
@@ -81,7 +81,7 @@ def test_what_is_never_written_is_found() -> None:
 
 def test_a_file_with_other_numbers_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As when a segment is written before its numbers have come from the device."""
-    write = disk_module.write_segment
+    write = write_segment
 
     def too_early(path: Path, segment: Segment, **options: Any) -> Any:
         return write(path, replace(segment, values=torch.zeros_like(segment.values)), **options)

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvcache import Layout, SegmentCorrupt, read_segment, write_segment
+from kvcache.copies import fresh_memory
 from kvcache.files import direct
 from kvcache.files.direct import ALIGNMENT, open_direct, read_direct
 from kvcache.files.format import read_header
-from kvcache.files.reader import _INTERRUPTIBLE_BYTES, SegmentReader, fresh_memory
+from kvcache.files.reader import _INTERRUPTIBLE_BYTES, SegmentReader
 from tests.kvcache.conftest import FINGERPRINT, make_segment
 
 LARGE = replace(FINGERPRINT, layout=Layout(6, 4, 64, "float32"))

@@ -322,7 +322,7 @@ def test_bad_feedback_is_refused(store: MemoryStore, cube: str) -> None:
         ("x", {"memory_ids": [str(i) for i in range(101)]}),
     ):
         with pytest.raises(InvalidMemory):
-            store.feedback.take(T, cube, text, **settings)  # type: ignore[arg-type]
+            store.feedback.take(T, cube, text, **settings)
 
 
 @given(st.text(min_size=1, max_size=80))

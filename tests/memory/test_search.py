@@ -292,6 +292,8 @@ def test_a_large_cube_is_searched_alike_after_a_restart(
     store = MemoryStore(path, HashEmbedder(64))
     assert store.search(T, "purple umbrella", cube_ids=[cube])[0].memory.id == memories[0].id
     assert store.search(T, "orange submarine", cube_ids=[cube])[0].memory.id == late.id
-    rows = store.index.cube(cube).graph.rows()
+    graph = store.index.cube(cube).graph
+    assert graph is not None
+    rows = graph.rows()
     assert len(rows) == 120
     store.close()

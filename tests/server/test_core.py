@@ -15,7 +15,7 @@ import pytest
 from engine.base import ChatMessage, Sampling, Started
 from engine.config import BatchingConfig, CompositionConfig
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import TieredStore
+from kvcache import ModelView, TieredStore
 from memory import HashEmbedder, LocalExtractor, Memory, MemoryStore, Message, Said, Subject
 from scheduler import Planner, Upkeep
 from server.core.chat import ChatDefaults, ChatService
@@ -75,7 +75,7 @@ class Core:
     async def segments_of(self, memory: Memory) -> int:
         """Have segments of a memory computed, and return how many there are."""
         await self.ask("What do you know?", memory.id)
-        return sum(memory.label in entry.labels for entry in self.store.entries())
+        return sum(memory.label in entry.labels for entry in self.store.catalogue.entries())
 
 
 @asynccontextmanager
@@ -83,14 +83,17 @@ async def core(model: LoadedModel, folder: Path) -> AsyncIterator[Core]:
     store = TieredStore(folder / "segments")
     composing = CompositionConfig(max_kl=float("inf"), min_saved_tokens=0)
     engine = TransformersEngine(
-        model, store, model_id="tiny", batching=BatchingConfig(16, 128, 32), composing=composing, max_waiting=4
+        model, store, model_id="tiny", batching=BatchingConfig(16, 128, 32, max_waiting=4), composing=composing
     )
     memories = MemoryStore(folder / "memories.sqlite", HashEmbedder())
-    upkeep = Upkeep(engine, memories)
+    stored = ModelView(store.catalogue, engine.fingerprint)
+    upkeep = Upkeep(engine, stored, memories)
     door = MemoryService(memories, Invalidation(engine, upkeep), Extractors({"local": LocalExtractor()}, "local"))
     noted = Noted()
     defaults = ChatDefaults("tiny", max_tokens=8, mode="kv", top_k=5, fidelity="exact")
-    chat = ChatService(engine, door, Planner(engine, memories), Followers(noted, upkeep), defaults)
+    chat = ChatService(
+        engine, door, Planner(engine, stored, memories, sessions=True), Followers(noted, upkeep), defaults
+    )
     door.start()
     try:
         yield Core(door, chat, store, noted)
@@ -195,7 +198,7 @@ def test_whatever_changes_a_memory_drops_its_segments(
         placed = await parts.memories.add(T, None, "The kite is red.", kind="fact", owner="ana")
         assert await parts.segments_of(placed.memory) > 0
         await change(parts, placed.memory)
-        assert [entry for entry in parts.store.entries() if placed.memory.label in entry.labels] == []
+        assert [entry for entry in parts.store.catalogue.entries() if placed.memory.label in entry.labels] == []
 
     in_core(model, tmp_path, test)
 
@@ -212,7 +215,7 @@ def test_a_document_goes_with_its_segments(replaced: bool, model: LoadedModel, t
         else:
             _, removed = await documents.delete(T, "default", added.document.id)
         assert removed > 0
-        assert [entry for entry in parts.store.entries() if memory.label in entry.labels] == []
+        assert [entry for entry in parts.store.catalogue.entries() if memory.label in entry.labels] == []
 
     in_core(model, tmp_path, test)
 
@@ -227,6 +230,6 @@ def test_what_replaces_a_memory_drops_its_segments(model: LoadedModel, tmp_path:
         job = await parts.memories.queue_messages(T, None, said("I live in Porto now."), Said())
         ended = await parts.memories.jobs.wait(T, job.id, 30)
         assert (ended.status, [unit["replaced"] for unit in ended.result]) == ("completed", [[first.memory.id]])
-        assert [entry for entry in parts.store.entries() if first.memory.label in entry.labels] == []
+        assert [entry for entry in parts.store.catalogue.entries() if first.memory.label in entry.labels] == []
 
     in_core(model, tmp_path, test)

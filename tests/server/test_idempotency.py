@@ -23,6 +23,7 @@ import pytest
 from engine.transformers import LoadedModel
 from memory import EmbedderError, HashEmbedder, KeyedRequests, MemoryStore, Reply
 from memory.domain import retries as retries_module
+from memory.storage.sqlite.transaction import SqliteTransaction
 from server.app import create_app
 from server.http.middleware.idempotency import READS, REPEATABLE, WRITES, Idempotency
 from tests.process import free_port
@@ -463,6 +464,7 @@ def log(tmp_path: Path) -> Iterator[KeyedRequests]:
 
 def _kept(log: KeyedRequests) -> list[tuple[str, bool]]:
     with log._storage.read() as tx:
+        assert isinstance(tx, SqliteTransaction)
         rows = tx.db.execute("SELECT key, body IS NOT NULL AS kept FROM keyed_requests ORDER BY seq").fetchall()
     return [(row["key"], bool(row["kept"])) for row in rows]
 

@@ -138,7 +138,7 @@ def test_the_engine_is_asked_for_the_structure(body: dict[str, Any]) -> None:
         ChatRequest.model_validate({"model": "m", "messages": messages, **body}),
         CompletionRequest.model_validate({"model": "m", "prompt": "x", **body}),
     ):
-        wanted = request.sampling(5, None).structured
+        wanted = request.answer("r", 5).sampling.structured
         assert wanted is not None
         assert wanted.schema == (None if "json_object" in str(body) and "schema" not in str(body) else SCHEMA)
 

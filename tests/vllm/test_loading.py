@@ -8,7 +8,7 @@ import pytest
 from engine.config import EngineConfig, VllmConfig
 from engine.errors import ModelNotLoaded
 from engine.vllm import loading
-from kvcache import StoreConfig, TieredStore
+from kvcache import Catalogue, StoreConfig
 from tests.vllm.shared import tiny_checkpoint
 
 
@@ -39,13 +39,18 @@ def test_a_start_that_fails_is_named(
     with pytest.raises(ModelNotLoaded, match=told) as caught:
         load(tmp_path)
     assert caught.value.__cause__ is error
-    TieredStore(tmp_path).close()
+    Catalogue(tmp_path).close()
 
 
 def test_a_bug_is_not_taken_for_a_model_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
-    close = TieredStore.close
-    monkeypatch.setattr(TieredStore, "close", lambda store: (closed.append(store), close(store)))
+    close = Catalogue.close
+
+    def noted(catalogue: Catalogue) -> None:
+        closed.append(catalogue)
+        close(catalogue)
+
+    monkeypatch.setattr(Catalogue, "close", noted)
     monkeypatch.setattr(loading, "_start", failing(TypeError("a bug")))
     with pytest.raises(TypeError, match="a bug"):
         load(tmp_path)
