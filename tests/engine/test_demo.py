@@ -48,7 +48,7 @@ def test_injected_logits_are_within_a_thousandth_of_full_prefill(demo_model: Loa
         parent, start = segment.key, end
     store.demote("disk")
     kv = SequenceKV(layout, demo_model.device, len(tokens))
-    for entry in store.match(root_key(demo_model.fingerprint), tokens):
+    for entry in store.catalogue.match(root_key(demo_model.fingerprint), tokens):
         kv.inject(store.load(entry.key, demo_model.fingerprint).segment, min_span=12)
     assert kv.n_tokens == start
     injected = runner.forward([Work(kv, tokens[start:])])[0]
