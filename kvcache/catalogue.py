@@ -102,10 +102,9 @@ class Catalogue:
     def tier_of(self, key: str, fingerprint: Fingerprint | None = None) -> TierName | None:
         """Return the fastest tier that holds the segment now; with a fingerprint, None where it is another model's."""
         with self.lock:
-            if fingerprint is not None:
-                entry = self.index.get(key)
-                if entry is not None and entry.fingerprint != fingerprint.digest:
-                    return None
+            entry = self.index.get(key)
+            if entry is None or (fingerprint is not None and entry.fingerprint != fingerprint.digest):
+                return None  # what any tier has is in the index
             for tier in self.tiers:
                 if tier.has(key):
                     return tier.name

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,15 +216,14 @@ class TieredStore:
     def _read(self, key: str, fingerprint: Fingerprint, stop: Callable[[], bool] | None = None) -> Segment:
         """Read a segment from the first tier outside of memory that has it. Raises ``SegmentMissing``,
         ``ReadInterrupted``."""
-        with self._lock:
-            tier = next((tier for tier in self._outside if tier.has(key)), None)
-        try:
-            if tier is None:
-                raise SegmentMissing(key)
-            return tier.read(key, fingerprint, allocate=self._transfer.allocate, stop=stop)
-        except SegmentMissing:
-            self.catalogue.drop_if_nowhere(key)
-            raise
+        for tier in self._outside:
+            with self._lock:
+                is_here = tier.has(key)
+            if is_here:
+                with suppress(SegmentMissing):  # it was evicted in this very moment: another one may have it
+                    return tier.read(key, fingerprint, allocate=self._transfer.allocate, stop=stop)
+        self.catalogue.drop_if_nowhere(key)
+        raise SegmentMissing(key)
 
     def as_read(self, segment: Segment) -> Segment:
         """Return the segment with the numbers that reading its file would give, so that they are the same in every

@@ -39,6 +39,11 @@ class Worker:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=self._name)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether there is something to do, as far as is known; always, of one that looks by itself."""
+        return self._task is not None and not self._task.done()
+
     async def settled(self) -> None:
         """Wait until there is nothing to do. For a worker that does not look by itself."""
         while self._task is not None and not self._task.done():

@@ -24,7 +24,7 @@ def settle(server: Running) -> None:
     deadline = time.monotonic() + 60
     upkeep = server.services.upkeep
     while time.monotonic() < deadline:
-        if upkeep.stats().waiting == 0 and (upkeep._worker._task is None or upkeep._worker._task.done()):
+        if upkeep.stats().waiting == 0 and not upkeep._worker.is_at_work:
             return
         time.sleep(0.01)
     raise AssertionError("upkeep did not end")
