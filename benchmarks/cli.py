@@ -210,7 +210,7 @@ def http_overhead(
     repeat: Annotated[int, typer.Option(min=1, help="Requests that count.")] = 15,
     json_file: JsonFile = None,
 ) -> None:
-    """What HTTP adds to the engine's time to first token, and how long a server takes to start."""
+    """Measure what HTTP adds to the engine's time to first token, and how long a server takes to start."""
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         result = http_bench.measure(model, context_chars, repeat, Path(folder))
     result = {"machine": manifest(torch.device("cpu"), "auto"), "model": model, "repeat": repeat, **result}
@@ -257,7 +257,7 @@ def fidelity(
     ] = "transformers",
     json_file: JsonFile = None,
 ) -> None:
-    """How far composed memories are from full prefill, by strategy and share recomputed, and what that costs."""
+    """Measure how far composed memories are from full prefill, by strategy and share recomputed, and the cost."""
     sizes = [(int(n), int(tokens)) for n, _, tokens in (part.partition("x") for part in memories.split(","))]
     if engine == "vllm":
         _vllm_fidelity(data, model, sizes, questions, json_file)
@@ -493,7 +493,7 @@ def busy(
     requests: Annotated[int, typer.Option(min=2, help="Requests with and without.")] = 40,
     json_file: JsonFile = None,
 ) -> None:
-    """What a busy preloader does to the requests beside it."""
+    """Measure what a busy preloader does to the requests beside it."""
     result = _on_engine(model, lambda engine, _: busy_bench.measure(engine, prompt, requests))
     console.print({name: result[name] for name in ("ttft_s", "p95_s", "ratio", "paired_ratio", "preloads")})
     _write(result, json_file)

@@ -34,7 +34,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Strategy:
-    """How segments are built (``naive``: alone, without header, and not moved; ``single``: each memory alone behind
+    """A way to build segments (``naive``: alone, without header, and not moved; ``single``: each memory alone behind
     the header, moved; ``pages``: behind header and lead, together) and how they are repaired."""
 
     build: Build
@@ -47,7 +47,7 @@ class Strategy:
 
 
 def frontier(high: Repair, fast: Repair) -> list[Strategy]:
-    """What is compared. The engine's own settings come last, under the names users know."""
+    """List the strategies to compare. The engine's own settings come last, under the names users know."""
     none = Repair("none", 0.0)
     grid = [Strategy("naive", none), Strategy("single", none)]
     grid += [Strategy("single", Repair(name, 0.25)) for name in ("first", "deviation", "attention")]
@@ -172,7 +172,7 @@ class Lab:
     def greedy(
         self, runner: ModelRunner, case: _Case, n: int = N_TOKENS, ends: Collection[int] = ()
     ) -> tuple[list[int], torch.Tensor]:
-        """What full prefill says: ``n`` tokens, or fewer where one of ``ends`` comes, and the logits behind them,
+        """Decode by full prefill: ``n`` tokens, or fewer where one of ``ends`` comes, and the logits behind them,
         float32 [n, vocabulary]."""
         ids = case.prompt.token_ids
         kv = self._prefilled(self._composer(runner), ids[:-1])

@@ -164,7 +164,7 @@ def _needed(engine: TransformersEngine, scenes: Scenes, turn: Turn) -> list[Entr
 
 
 async def _prepare(lane: _Lane, scenes: Scenes, i: int, future: Future) -> None:
-    """What a policy does in the pause before a turn."""
+    """Do what a policy does in the pause before a turn."""
     if lane.foresight is not None:
         lane.foresight.tick()
         await lane.foresight.settled()

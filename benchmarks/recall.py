@@ -79,5 +79,5 @@ def planted(n: int, rng: random.Random) -> tuple[list[str], list[Fact]]:
 
 
 def answered(fact: Fact, answer: str) -> bool:
-    """Whether the answer holds the fact's word."""
+    """Say whether the answer holds the fact's word."""
     return fact.answer.lower() in answer.lower()

@@ -101,7 +101,7 @@ def _ratio(age: Matrix, gap: Matrix) -> Cells:
 
 
 def encode(histories: Matrix) -> Cells:
-    """Which features are 1, intp [segments, groups], of ``histories`` float32 [segments, len(Column)].
+    """Return the features that are 1, intp [segments, groups], of ``histories`` float32 [segments, len(Column)].
 
     Age is crossed with what changes the shape of the hazard over age; the rest shifts its level.
     """
@@ -259,7 +259,7 @@ class ReuseModel:
         return np.asarray(np.maximum.accumulate(each, axis=1), np.float32)
 
     def rank(self, histories: Matrix) -> Matrix:
-        """What to keep, highest first: uses per second, float32 [segments]; times what a use saves, by bytes.
+        """Rank what to keep, highest first: uses per second, float32 [segments]; times what a use saves, by bytes.
 
         While the model is not :attr:`trusted` this is 1 / (1 + age), the order of least recent use.
         """
@@ -269,7 +269,7 @@ class ReuseModel:
 
     @property
     def trusted(self) -> bool:
-        """Whether the model lately told more than the age alone does: a lower log loss, summed over the horizons."""
+        """True if the model lately told more than the age alone does: a lower log loss, summed over the horizons."""
         enough = self._heads[-1].samples >= _MIN_SAMPLES
         return enough and sum(head.loss for head in self._heads) < sum(head.age_loss for head in self._heads)
 
@@ -278,7 +278,7 @@ class ReuseModel:
         return {head.horizon: head.calibration for head in self._heads}
 
     def state(self) -> list[dict[str, Any]]:
-        """What was learned, as JSON, a horizon an entry. Samples that wait are not in it."""
+        """Return what was learned, as JSON, one entry per horizon. Samples that wait are not in it."""
         return [head.model.state() for head in self._heads]
 
     def restore(self, state: list[dict[str, Any]]) -> None:

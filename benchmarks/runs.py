@@ -127,7 +127,7 @@ class RunTree:
         return Split(upper, lower, blocks)
 
     def histories(self, nodes: Sequence[int] | Nodes, now: float) -> Matrix:
-        """What :class:`~benchmarks.reuse.ReuseModel` takes, float32 [nodes, len(Column)]."""
+        """Return what :class:`~benchmarks.reuse.ReuseModel` takes, float32 [nodes, len(Column)]."""
         picked = np.asarray(nodes, np.intp)
         above = np.fromiter((self.parents[node] for node in picked.tolist()), np.intp, len(picked))
         rows = self._stats[picked]
@@ -151,7 +151,8 @@ def _common(run: list[int], blocks: list[int]) -> int:
 
 
 class RunCache:
-    """What of a tree is resident in a cache of ``blocks`` blocks; the lowest rank goes first, from the deepest end."""
+    """The part of a tree that is resident in a cache of ``blocks`` blocks. The lowest rank goes first, from the
+    deepest end."""
 
     def __init__(self, tree: RunTree, blocks: int) -> None:
         self._tree = tree

@@ -78,8 +78,8 @@ class Structured:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Names and ranges are OpenAI's and vLLM's; temperature 0 is greedy, with ``max_tokens`` 0
-    none is chosen."""
+    """The way tokens are chosen. Names and ranges are OpenAI's and vLLM's; temperature 0 is greedy, with
+    ``max_tokens`` 0 none is chosen."""
 
     max_tokens: int = 256
     min_tokens: int = 0
@@ -180,7 +180,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class PieceReport:
-    """Where one piece's keys and values came from. ``load_ms`` is the time to bring it to the device.
+    """The origin of one piece's keys and values. ``load_ms`` is the time to bring it to the device.
 
     ``fidelity`` is exact for what was computed or injected as a chain; composed pieces have the request's, and
     ``recomputed`` of their tokens were repaired.
@@ -230,7 +230,7 @@ Event = Started | Delta
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the engine can take and what it is doing now."""
+    """The engine's limits, and its load now."""
 
     context: int
     max_running: int
@@ -316,7 +316,7 @@ class Engine(Protocol):
 
     @property
     def features(self) -> frozenset[Feature]:
-        """What this engine can do beyond plain text."""
+        """The engine's abilities beyond plain text."""
         ...
 
     @property

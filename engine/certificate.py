@@ -24,7 +24,7 @@ class PageProbe:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """What is run through the model: each answer token but the last says how likely the next one was."""
+        """The tokens to run through the model: each answer token but the last says how likely the next one was."""
         return self.turns + self.answer[:-1]
 
 

@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where converted models and compiled kernels are kept: ``$XDG_CACHE_HOME/recallkv``."""
+    """Return the folder of converted models and compiled kernels: ``$XDG_CACHE_HOME/recallkv``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "recallkv"

@@ -9,6 +9,7 @@ from kvcache.config import StoreConfig
 from kvcache.entry import Entry
 from kvcache.errors import (
     FingerprintMismatch,
+    IndexUnwritable,
     KVCacheError,
     NoRoom,
     ReadInterrupted,
@@ -51,6 +52,7 @@ __all__ = [
     "Fingerprint",
     "FingerprintMismatch",
     "Holder",
+    "IndexUnwritable",
     "KVCacheError",
     "Layout",
     "Lead",

@@ -5,6 +5,7 @@ KVCacheError
 ├── FingerprintMismatch  a segment of another model, tokenizer, template or dtype
 ├── SegmentMissing       nothing is stored under that key (evicted, deleted or never built)
 ├── NoRoom               the disk's budget has no room for a file
+├── IndexUnwritable      the index beside the files takes no row, on a full disk say
 ├── ReadInterrupted      whoever wanted a segment read has more urgent things to do
 ├── UnsupportedCache     a cache whose layers are not plain attention over all tokens
 ├── UnsupportedRotation  a model whose keys cannot be moved to other positions
@@ -32,6 +33,10 @@ class SegmentMissing(KVCacheError):
 
 class NoRoom(KVCacheError):
     """The disk's budget has no room for a file, or for nothing that is worth less."""
+
+
+class IndexUnwritable(KVCacheError):
+    """The index beside the files takes no row, on a full disk say. What it said before stays."""
 
 
 class ReadInterrupted(KVCacheError):

@@ -7,11 +7,13 @@ import json
 import logging
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from kvcache.entry import Entry
+from kvcache.errors import IndexUnwritable
 from kvcache.segment import Certificate, Part
 
 log = logging.getLogger(__name__)
@@ -55,52 +57,61 @@ class Mirror:
             self._db, self.is_new = _connected(path), True
 
     def write(self, entry: Entry) -> None:
-        """Write a segment's row, in place of the one before."""
-        db = self._db
-        db.execute("BEGIN")
-        db.execute(
-            "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                entry.key,
-                entry.parent,
-                entry.fingerprint,
-                entry.start,
-                entry.n_tokens,
-                entry.nbytes,
-                entry.disk_bytes,
-                entry.root,
-                None if entry.certificate is None else json.dumps(asdict(entry.certificate)),
-                entry.protected,
-                entry.created_at,
-                entry.last_used_at,
-                entry.uses,
-            ),
+        """Write a segment's row, in place of the one before. Raises ``IndexUnwritable``, as all that write here."""
+        row = (
+            entry.key,
+            entry.parent,
+            entry.fingerprint,
+            entry.start,
+            entry.n_tokens,
+            entry.nbytes,
+            entry.disk_bytes,
+            entry.root,
+            None if entry.certificate is None else json.dumps(asdict(entry.certificate)),
+            entry.protected,
+            entry.created_at,
+            entry.last_used_at,
+            entry.uses,
         )
-        db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", [(entry.key, label) for label in entry.labels])
-        rows = [(entry.key, part.begin, part.key, part.n_tokens, part.label) for part in entry.parts]
-        db.executemany("INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?)", rows)
-        db.execute("COMMIT")
+        labels = [(entry.key, label) for label in entry.labels]
+        parts = [(entry.key, part.begin, part.key, part.n_tokens, part.label) for part in entry.parts]
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", labels)
+            db.executemany("INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?, ?)", parts)
 
     def add_labels(self, key: str, labels: Iterable[str]) -> None:
         """Add labels to a segment's row."""
-        self._db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", [(key, label) for label in labels])
+        with self._writing() as db:
+            db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?)", [(key, label) for label in labels])
 
     def protect(self, key: str, on: bool) -> None:
         """Note whether the segment may be evicted."""
-        self._db.execute("UPDATE segments SET pinned = ? WHERE key = ?", (on, key))
+        with self._writing() as db:
+            db.execute("UPDATE segments SET pinned = ? WHERE key = ?", (on, key))
 
     def remove(self, key: str) -> None:
         """Remove a segment's row."""
-        self._db.execute("DELETE FROM segments WHERE key = ?", (key,))
+        with self._writing() as db:
+            db.execute("DELETE FROM segments WHERE key = ?", (key,))
 
     def save_uses(self, entries: Sequence[Entry]) -> None:
         """Write how often, and when last, segments were used."""
-        self._db.execute("BEGIN")
-        self._db.executemany(
-            "UPDATE segments SET uses = ?, last_used_at = ? WHERE key = ?",
-            [(entry.uses, entry.last_used_at, entry.key) for entry in entries],
-        )
-        self._db.execute("COMMIT")
+        rows = [(entry.uses, entry.last_used_at, entry.key) for entry in entries]
+        with self._writing() as db:
+            db.executemany("UPDATE segments SET uses = ?, last_used_at = ? WHERE key = ?", rows)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Write all or nothing. Raises ``IndexUnwritable``."""
+        try:
+            self._db.execute("BEGIN")
+            yield self._db
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise IndexUnwritable(f"the segment index cannot be written: {error}") from error
 
     def close(self) -> None:
         """Close the database."""

@@ -14,7 +14,7 @@ from kvcache.tiers import TierName
 
 @dataclass(frozen=True)
 class ModelShare:
-    """What the disk holds of one model (by the fingerprint's digest)."""
+    """One model's share of the disk (by the fingerprint's digest)."""
 
     fingerprint: str
     segments: int
@@ -36,7 +36,7 @@ def shares(entries: Iterable[Entry]) -> list[ModelShare]:
 
 
 class Counts:
-    """What happens to segments, counted since the store was opened. Thread-safe."""
+    """Counts of events in the life of segments, since the store was opened. Thread-safe."""
 
     def __init__(self) -> None:
         self.hits: Counter[TierName] = Counter()
@@ -87,7 +87,7 @@ class StoreStats:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What was removed: segments that nothing could reach, and segments whose files had been refused."""
+    """Removed segments: those that nothing could reach, and segments whose files had been refused."""
 
     unreachable: int
     quarantined: int

@@ -34,7 +34,7 @@ Places = Mapping[int, tuple[Placed, ...]]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a conversation. ``last``: index of the last user message that it is known up to."""
+    """A known conversation. ``last``: index of the last user message that it is known up to."""
 
     places: Places
     last: int

@@ -23,7 +23,7 @@ Affinity = Callable[[str, str], float]
 
 
 class Together:
-    """How often memories were retrieved together: decayed counts, the oldest pairs forgotten first."""
+    """Decayed counts of memories that were retrieved together; the oldest pairs are forgotten first."""
 
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()

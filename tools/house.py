@@ -36,7 +36,8 @@ DICTATED = {"RecallKVConnector": "vLLM's KVConnectorBase_V1 asks for them"}
 # Places of SQL, with the reason.
 SQL_HOMES = {
     "memory/storage/": "the plaintext store",
-    "kvcache/index.py": "the index of segment files, which is no memory and has no second backend",
+    "kvcache/mirror.py": "the index of segment files, which is no memory and has no second backend",
+    "kvcache/files/check.py": "reads that index while a server is at work",
 }
 ROUTES = ("server/http/routes", "server/dialects", "server/routes")
 NATIVE_ROUTES = ("server/http/routes", "server/routes")

@@ -165,7 +165,7 @@ class _Streams:
         return sorted(times[1:])[len(times[1:]) // 2]
 
     async def _look(self, engine: TransformersEngine, contexts: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-        """Where the time goes: a step of all streams, a step of one, and a query's pass behind one context."""
+        """Measure where the time goes: a step of all streams, a step of one, and a query's pass behind one context."""
 
         def look(runner: ModelRunner) -> dict[str, Any]:
             segments = self._spans(engine, contexts)

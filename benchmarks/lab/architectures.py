@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 @dataclass(frozen=True)
 class Architecture:
-    """What ``transformers`` needs to know to build a model of ``kind`` (its ``model_type``)."""
+    """The settings that ``transformers`` needs to build a model of ``kind`` (its ``model_type``)."""
 
     kind: str
     settings: Mapping[str, Any]
@@ -105,7 +105,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Size:
-    """What a model computes and moves, from its config. Counts, not bytes."""
+    """The work of a model, from its config: what it computes and moves. Counts, not bytes."""
 
     layers: int
     heads: int

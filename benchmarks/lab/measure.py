@@ -12,18 +12,18 @@ import asyncio
 import logging
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from benchmarks.composing import ADMITTED
 from benchmarks.lab.ceilings import Floors
 from benchmarks.lab.outputs import Outputs, References, compute_context, references, tapped
+from benchmarks.lab.samples import BuildRow, BuildSamples, Row, Samples, join
 from benchmarks.lab.suites import CHAINED, MODES, Cell, Suite
 from benchmarks.peers import PeerFailed, PeerProcess
-from benchmarks.stats import Interval, interval
+from benchmarks.stats import interval
 from benchmarks.ttft import drop_page_cache
 from engine.base import Delta, Fidelity, GenerateRequest, PageRequest, Piece, PieceReport, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
@@ -47,72 +47,6 @@ class ServedOtherwise(Exception):
 class Answer:
     ttft_s: float
     token_ids: tuple[int, ...]
-
-
-@dataclass
-class BuildSamples:
-    """Of one context, by mode, round after round. Seconds."""
-
-    build: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    store: list[float] = field(default_factory=list)
-    prefill: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Samples:
-    """Of one cell, by mode, round after round. Seconds."""
-
-    ttft: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    equal: defaultdict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
-    own_build: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    own_direct: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    bare: list[float] = field(default_factory=list)
-    outputs: dict[str, Outputs] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One mode in one cell. Times in seconds; ``speedup_percent`` is (direct - mode) / direct, of the pairs of a round,
-    for peers against their own direct prefill; ``build_s`` until the context can be used, ``store_s`` from then until
-    all of it is on disk. ``bare_s``: a pass over the query alone, keys and values in place, without the engine.
-    ``outputs_equal``: stored chains gave the very logits of direct prefill cut where they end, and in every round the
-    same tokens; other modes, the tokens of direct prefill."""
-
-    model: str
-    context_tokens: int
-    query_tokens: int
-    mode: str
-    ttft_s: Interval
-    build_s: float | None
-    store_s: float | None
-    speedup_percent: float
-    floor_s: float
-    ratio_to_floor: float
-    ratio_to_resident: float | None
-    outputs_equal: bool
-    outputs: Outputs | None = None
-    bare_s: float | None = None
-    ratio_to_bare: float | None = None
-    rounds: int = 0
-    fidelity: str | None = None
-    codec: str | None = None
-    requests: int = 1
-
-
-@dataclass(frozen=True)
-class BuildRow:
-    """Building a context against plain prefill of as many tokens by the same engine, in the same rounds. ``store_s``
-    is None where nothing is written."""
-
-    model: str
-    context_tokens: int
-    build_s: Interval
-    prefill_s: Interval
-    ratio_to_prefill: float
-    store_s: float | None
-    nbytes: int
-    floor_s: float
-    ratio_to_floor: float
 
 
 class ContextBench:
@@ -153,7 +87,7 @@ class ContextBench:
         try:
             for step in _turned(["prefill", "build"], number):
                 await self._prefill(built) if step == "prefill" else await self._build(contexts, built)
-            for fidelity in self._fidelities():
+            for fidelity in self._suite.built_fidelities:
                 await self._build_pages(contexts[0], fidelity, built)
             if number:
                 self._keep_builds(built)
@@ -169,7 +103,7 @@ class ContextBench:
         try:
             taken = await self._ask_all(number, contexts, queries)
             if number:
-                _join(self.samples[query_tokens], taken)
+                join(self.samples[query_tokens], taken)
             elif self._requests == 1:
                 self.samples[query_tokens].outputs = await self._compare(contexts[0], queries[0])
         except Exception as error:
@@ -262,9 +196,6 @@ class ContextBench:
         plain = [mode for mode in self._suite.modes if not mode.startswith("composed")]
         composed = [mode for mode in self._suite.modes if mode.startswith("composed")]
         return plain + [f"{mode}:{fidelity}" for mode in composed for fidelity in self._suite.fidelities]
-
-    def _fidelities(self) -> tuple[str, ...]:
-        return self._suite.fidelities if self._suite.composes else ()
 
     async def _ask(
         self, mode: str, contexts: Sequence[tuple[int, ...]], queries: Sequence[tuple[int, ...]], taken: Samples
@@ -384,7 +315,7 @@ class ContextBench:
         return (answer.token_id,)
 
     def _drop_peer(self, mode: str, reason: str, taken: Samples) -> None:
-        """What it has measured so far is not told: its process is gone."""
+        """Forget what it has measured so far: its process is gone."""
         self.failed_peers[mode] = reason
         self._peers = [peer for peer in self._peers if f"peer:{peer.name}" != mode]
         for samples in (taken, *self.samples.values()):
@@ -486,20 +417,6 @@ def paired(times: Sequence[float], others: Sequence[float]) -> float:
 
 def _median(times: Sequence[float]) -> float | None:
     return round(statistics.median(times), 6) if times else None
-
-
-def _join(kept: Samples, taken: Samples) -> None:
-    """Add a round to those before it."""
-    for into, other in (
-        (kept.ttft, taken.ttft),
-        (kept.own_build, taken.own_build),
-        (kept.own_direct, taken.own_direct),
-    ):
-        for mode, times in other.items():
-            into[mode] += times
-    for mode, equal in taken.equal.items():
-        kept.equal[mode] += equal
-    kept.bare += taken.bare
 
 
 def _check_sources(pieces: Sequence[PieceReport], expected: str | None) -> None:

@@ -48,8 +48,8 @@ def table(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def same_output(row: Row) -> str:
-    """Whether the output is that of direct prefill; where it was compared, how far it is from it in nats, and how far
-    direct prefill in other chunks is."""
+    """Say whether the output is that of direct prefill; where it was compared, how far it is from it in nats, and how
+    far direct prefill in other chunks is."""
     outputs = row.get("outputs")
     if outputs is None:
         return "yes" if row["outputs_equal"] else "**no**"

@@ -43,6 +43,11 @@ class Suite:
         return any(mode.startswith("composed") for mode in self.modes)
 
     @property
+    def built_fidelities(self) -> tuple[str, ...]:
+        """Return the fidelities that pages are built for; none where nothing is composed."""
+        return self.fidelities if self.composes else ()
+
+    @property
     def reads_disk(self) -> bool:
         """Say whether any mode reads files; otherwise nothing is written."""
         return any(mode.endswith("disk") for mode in self.modes)

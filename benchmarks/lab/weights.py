@@ -74,7 +74,7 @@ class Fp8Linear(nn.Module):
         return (rows / scale).to(torch.float8_e4m3fn), scale.float()
 
     def product(self, small: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """What :meth:`scaled` gave times the weights."""
+        """Multiply what :meth:`scaled` gave by the weights."""
         return torch._scaled_mm(
             small, self.weight.t(), scale, self._columns, out_dtype=dtype, use_fast_accum=small.is_cuda
         )
@@ -136,7 +136,7 @@ def random_network(
 
 
 def _scale(name: str, config: Any) -> float:
-    """How much smaller than others a module's weights are. The linear layers that end a branch are small by
+    """Return how much smaller than others a module's weights are. The linear layers that end a branch are small by
     :data:`_TAMING` and by depth, so that layer after layer adds little to what the embeddings began.
 
     Where the embedding also gives the logits, a deviation of 1 would make each token's own logit as large as the model

@@ -169,7 +169,7 @@ class Generator:
             outcome.failure = "stream: malformed event"
 
     async def _watch(self, outcomes: Sequence[Outcome]) -> None:
-        """How much later than asked the event loop wakes up, and progress twice a second."""
+        """Note how much later than asked the event loop wakes up, and show progress twice per second."""
         told = time.perf_counter()
         while True:
             begin = time.perf_counter()

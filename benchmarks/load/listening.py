@@ -12,7 +12,7 @@ from benchmarks.load.settings import Mode
 
 @dataclass
 class Outcome:
-    """What became of one request. ``late_s``: sent so long after its time, beyond what it waited for
+    """The outcome of one request. ``late_s``: sent so long after its time, beyond what it waited for
     ``max_concurrency`` (``queued_s``); ``parts_ms``: the server's own times; ``failure``: None, or why it failed."""
 
     mode: Mode
@@ -37,7 +37,7 @@ class Outcome:
         return (self.e2el_s - self.ttft_s) / (self.completion_tokens - 1)
 
     def meets(self, goals: Mapping[str, float]) -> bool:
-        """Whether every goal (ms) is met. A reply of one token has no tpot to miss."""
+        """Say whether every goal (ms) is met. A reply of one token has no tpot to miss."""
         times = {"ttft": self.ttft_s, "tpot": self.tpot_s or 0.0, "e2el": self.e2el_s}
         return self.failure is None and all(times[name] * 1e3 <= most for name, most in goals.items())
 

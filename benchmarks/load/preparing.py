@@ -51,7 +51,7 @@ async def chars_per_token(client: httpx.AsyncClient, model: str, seed: int) -> t
 
 
 async def has_memories(client: httpx.AsyncClient) -> bool:
-    """Whether the server has cubes of memories, as ours has."""
+    """Say whether the server has cubes of memories, as ours has."""
     reply = await client.get("/v1/cubes")
     return reply.status_code == 200 and "data" in body_of(reply.content)
 

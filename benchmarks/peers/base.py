@@ -19,7 +19,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Job:
-    """What a peer is started with. ``context`` is the most tokens a prompt may have, ``folder`` is for its files and
+    """A peer's settings at its start. ``context`` is the most tokens a prompt may have, ``folder`` is for its files and
     is deleted after it."""
 
     model: Path

@@ -287,7 +287,7 @@ class SchedulerSide:
 
 
 def _gaps(sources: Sequence[StoredRun], begin: int, end: int) -> list[tuple[int, int]]:
-    """What of ``begin`` to ``end`` no source holds."""
+    """Return the ranges between ``begin`` and ``end`` that no source holds."""
     gaps = []
     for source in sources:
         if source.position > begin:

@@ -31,7 +31,7 @@ class Priced(Protocol):
 
 @dataclass(frozen=True)
 class Costs:
-    """What this machine takes. ``prefill_s``: seconds to compute so many tokens behind so many others;
+    """The costs on this machine. ``prefill_s``: seconds to compute so many tokens behind so many others;
     ``load_bytes_s``: bytes a second from disk; ``repaired``: the share of composed tokens that is computed anew."""
 
     prefill_s: Prefill

@@ -56,7 +56,7 @@ class GapTable:
 
 
 class Gaps:
-    """How long conversations pause. An open gap counts as longer than observed so far, so that finished conversations
+    """Pauses of conversations. An open gap counts as longer than observed so far, so that finished conversations
     are not waited for. ``table`` is replaced, never changed: any thread may keep it."""
 
     def __init__(self) -> None:

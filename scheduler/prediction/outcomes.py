@@ -84,7 +84,7 @@ class Outcomes:
 
     @property
     def trusted(self) -> bool:
-        """Whether segments that were used had lately been given a higher probability than those that were not: the
+        """True if segments that were used had lately been given a higher probability than those that were not: the
         covariance of probability and outcome within each prediction, added up. (How high does not matter here: that is
         what learning puts right.)"""
         return self._covariance >= 0.0

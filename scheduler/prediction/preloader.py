@@ -109,7 +109,7 @@ class Preloader:
 
     @property
     def bytes_s(self) -> float:
-        """How quickly segments came up so far, in bytes a second."""
+        """The speed at which segments came up so far, in bytes per second."""
         return self._bytes_s
 
     def stats(self) -> PreloaderStats:

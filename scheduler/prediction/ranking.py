@@ -22,7 +22,7 @@ CubeKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class CubeRank:
-    """What is expected of one cube: uses per turn by segment; when it was last used (Unix seconds), and at which hours
+    """Expectations of one cube: uses per turn by segment; when it was last used (Unix seconds), and at which hours
     it is. Nothing of it is ever changed."""
 
     density: Mapping[str, float]
@@ -65,7 +65,7 @@ class Ranking:
 
 
 class Ranks:
-    """What a ranking is made from. Not thread-safe: lives in the event loop."""
+    """The material of a ranking. Not thread-safe: lives in the event loop."""
 
     def __init__(self) -> None:
         self._cubes: dict[CubeKey, CubeRank] = {}

@@ -48,7 +48,7 @@ def top(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
 ) -> None:
-    """What the scheduler is doing, as it does it. Ends with Ctrl-C."""
+    """Show live what the scheduler is doing. Ends with Ctrl-C."""
     client = Client(url, api_key)
     if once:
         console.print(_screen(client))

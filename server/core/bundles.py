@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,7 @@ from kvcache import (
     Entry,
     Exchange,
     Fingerprint,
+    IndexUnwritable,
     KVCacheError,
     ModelView,
     NoRoom,
@@ -210,7 +210,7 @@ class Bundles:
             kept = self._exchange.take_in(attached.name, content, note.file, fingerprint, labels, note.certificate)
         except NoRoom as error:
             raise _Left("room") from error
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, IndexUnwritable) as error:
             log.warning("a page of a bundle cannot be written: %s", error)
             raise _Left("storage") from error
         except (InvalidMemory, KVCacheError) as error:

@@ -14,7 +14,7 @@ from benchmarks.gpu.plan import Plan
 
 @dataclass(frozen=True)
 class Site:
-    """Where a check is done; ``folder`` takes its files."""
+    """The place of a check; ``folder`` takes its files."""
 
     plan: Plan
     device: torch.device
