@@ -316,7 +316,7 @@ class Engine(Protocol):
 
     @property
     def features(self) -> frozenset[Feature]:
-        """What this engine can do beyond plain text."""
+        """Abilities beyond plain text."""
         ...
 
     @property

@@ -53,13 +53,13 @@ class Placement:
         return range(self.position, self.position + self.part.n_tokens)
 
     def follows(self, other: Placement) -> bool:
-        """Whether it stands behind ``other`` as it did when they were computed."""
+        """Say whether it stands behind ``other`` as it did when they were computed."""
         adjoins = other.span.stop == self.position and other.part.end == self.part.begin
         return adjoins and other.entry.key == self.entry.key
 
 
 def starts_run(placements: Sequence[Placement]) -> tuple[bool, ...]:
-    """Which of them do not go on where the one before left off."""
+    """Say of each whether it does not go on where the one before left off."""
     return tuple(i == 0 or not placement.follows(placements[i - 1]) for i, placement in enumerate(placements))
 
 

@@ -1,4 +1,4 @@
-"""Which tokens of composed segments to compute anew.
+"""The choice of composed tokens to recompute.
 
 A standalone segment was computed behind other tokens than those it is composed behind. Most of its keys and values
 hardly differ; the few that do, and matter, are repaired: computed at their place in the same pass as the query. A
@@ -38,7 +38,7 @@ class Repair:
 
     @property
     def signal(self) -> Signal | None:
-        """What the engine must find out before the tokens can be chosen; nothing where all or none are."""
+        """The signal that the engine must find out before the tokens can be chosen; nothing where all or none are."""
         if self.share in (0.0, 1.0):
             return None
         return STRATEGIES[self.strategy][0]

@@ -68,7 +68,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far a standalone segment is from exact, measured when it was built, by fidelity (``high``, ``fast``).
+    """A standalone segment's divergence from exact, measured when it was built, by fidelity (``high``, ``fast``).
 
     ``kl``: mean Kullback-Leibler divergence in nats from the next-token distributions of full prefill; ``top1``:
     share of positions whose likeliest token is the same. Both over probes derived from the segment's own text,
@@ -198,7 +198,7 @@ class Segment:
 
     @property
     def held(self) -> Shard:
-        """Which layers and heads the tensors hold."""
+        """The layers and heads that the tensors hold."""
         layers, heads = self.keys.shape[:2]
         return self.shard or Shard.whole(layers, heads)
 

@@ -16,7 +16,7 @@ from kvcache.tiers import TierName
 
 
 class SegmentView(Protocol):
-    """What is stored for one model. Thread-safe."""
+    """The segments that are stored for one model. Thread-safe."""
 
     @property
     @abstractmethod
@@ -86,7 +86,7 @@ class Prefix:
 
     @property
     def is_stored(self) -> bool:
-        """Whether a chained segment that ends here is in any tier."""
+        """True where a chained segment that ends here is in any tier."""
         return self._view.tier_of(self.key) is not None
 
     def match(self, token_ids: Sequence[int]) -> list[Entry]:
@@ -115,7 +115,7 @@ class Prefix:
 
 
 class ModelView(SegmentView):
-    """What a catalogue has for the model with this fingerprint."""
+    """The part of a catalogue that is of the model with this fingerprint."""
 
     def __init__(self, catalogue: Catalogue, fingerprint: Fingerprint) -> None:
         self.catalogue = catalogue

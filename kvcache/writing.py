@@ -85,7 +85,7 @@ class WriteQueue:
 
 
 class Writes:
-    """What is to be written to the tiers outside of memory: at once, or *held back* until it would leave memory.
+    """Segments to be written to the tiers outside of memory: at once, or *held back* until it would leave memory.
 
     The catalogue's lock is held around everything but :meth:`write_held`, :meth:`join` and :meth:`close`.
 

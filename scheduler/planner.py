@@ -1,4 +1,4 @@
-"""Which memories go into a prompt, and in which order."""
+"""The choice of memories for a prompt, and of their order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EARLIER = "found earlier"
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request wants of memory. ``memory_ids`` replaces retrieval: exactly these, in this order. ``provisional``:
+    """A request's wishes of memory. ``memory_ids`` replaces retrieval: exactly these, in this order. ``provisional``:
     the newest message is not finished, and settles nothing. ``token_ids`` are a prompt that is gone on with as it is,
     behind the memories, and ``begin`` special tokens before both; the messages then say only what to search for.
 
@@ -75,8 +75,8 @@ class Plan:
 
     @property
     def in_pieces(self) -> bool:
-        """Whether every memory is a piece of its own. Else the turns hold memories, and must not be kept: deleting one
-        would not find its text there."""
+        """True where every memory is a piece of its own. Else the turns hold memories, and must not be kept: deleting
+        one would not find its text there."""
         return all(planned.piece is not None for planned in self.memories)
 
 

@@ -62,7 +62,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in the file's data, checked against its dtype, shape and the file's size."""
+    """A tensor's place in the file's data, checked against its dtype, shape and the file's size."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -72,7 +72,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a segment file says of itself, checked as far as that goes without its data."""
+    """The header of a segment file, checked as far as that goes without its data."""
 
     key: str
     parent: str

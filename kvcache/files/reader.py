@@ -101,7 +101,7 @@ class SegmentReader:
 
     @property
     def buffer_bytes(self) -> int:
-        """How much memory to read into. ``header.data_bytes`` are enough, but then the data may have to come through
+        """Bytes of memory to read into. ``header.data_bytes`` are enough, but then the data may have to come through
         the page cache (see ``kvcache.files.direct``)."""
         return self.header.data_bytes + ALIGNMENT
 
