@@ -31,7 +31,7 @@ def pinned_block(nbytes: int) -> torch.Tensor:
     it, and not a page more than that. Where the driver does not pin it, it is ordinary memory, and the log says so:
     copies are slower then, and right. Raises ``OSError`` where there is not so much memory.
 
-    Takes a quarter of a second a GiB or more, in one call: not for a thread that others wait for.
+    Takes a quarter of a second per GiB or more, in one call: not for a thread that others wait for.
     """
     if not nbytes:
         return fresh_memory(0)

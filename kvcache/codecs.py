@@ -1,4 +1,4 @@
-"""How a segment's keys and values are written down.
+"""Encodings of a segment's keys and values.
 
     none     as they are                                             lossless
     zstd     bytes of equal significance side by side, then zstd     lossless

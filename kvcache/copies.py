@@ -51,7 +51,7 @@ class Event(Protocol):
 
 
 class Streams(Protocol):
-    """The device's operations that copies need."""
+    """The streams of a device, as far as copies need them."""
 
     def record(self, lane: Lane) -> Event:
         """Mark the end of what was queued so far."""
@@ -111,7 +111,7 @@ class Copied:
 
     @property
     def seconds(self) -> float:
-        """The time it took on the device, in seconds. Waits for its end."""
+        """Seconds that it took on the device. Waits for its end."""
         self.end.synchronize()
         return self.begin.elapsed_time(self.end) / 1e3
 

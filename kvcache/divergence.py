@@ -1,4 +1,4 @@
-"""How far one model output is from another."""
+"""The divergence of one model output from another."""
 
 from __future__ import annotations
 

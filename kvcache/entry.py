@@ -1,4 +1,4 @@
-"""What the catalogue knows of one segment."""
+"""The catalogue's entry of one segment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the segment store can refuse.
+"""Errors of the segment store.
 
 KVCacheError
 ├── SegmentCorrupt       a file is truncated, altered or absurd; it goes to quarantine

@@ -1,4 +1,4 @@
-"""Which segment to give up first."""
+"""The choice of the segment to evict first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a segment's numbers depend on, as a hash.
+"""Everything that a segment's numbers depend on, as a hash.
 
 Two models whose fingerprints are equal give the same keys and values for the same tokens; segments of one are
 refused, not loaded, under any other.

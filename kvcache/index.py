@@ -55,27 +55,15 @@ class Index:
         for key, entry in self._entries.items():
             entry.disk_bytes = bytes_of_files(files[key]) or entry.disk_bytes  # an empty file is there, and bad
         for key in files.keys() - self._entries.keys():
-            if not (rebuild and key in there and self._adopted(key, all_there(files[key]))):
+            adopted = _adoptable(key, all_there(files[key])) if rebuild and key in there else None
+            if adopted is None:
                 self._folder.remove(key)
+            else:
+                self._insert(adopted)
+                self._mirror.write(adopted)
         for key in self.unreachable() if rebuild else ():  # of which memories, nobody could say any more
             self._folder.remove(key)
             self.forget(key)
-
-    def _adopted(self, key: str, paths: list[Path]) -> bool:
-        try:
-            entry = Entry.of_files(paths)
-        except SegmentCorrupt as error:
-            log.warning("not adopted: %s", error)
-            return False
-        if entry.key != key:
-            log.warning("not adopted: %s holds the segment %s", paths[0].name, entry.key)
-            return False
-        self._insert(entry)
-        self._mirror.write(entry)
-        return True
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
@@ -86,20 +74,15 @@ class Index:
     def match(self, root: str, token_ids: Sequence[int]) -> list[Entry]:
         """Find the longest chain below ``root`` whose tokens begin ``token_ids``; empty where there is none."""
         chain: list[Entry] = []
-        parent, done = root, 0
-        while (entry := self._longest_child(parent, token_ids[done:])) is not None:
+        parent, rest = root, token_ids
+        while True:
+            lengths = sorted((n for n in self._children.get(parent, ()) if n <= len(rest)), reverse=True)
+            keys = (chain_key(parent, rest[:n]) for n in lengths)
+            entry = next((self._entries[key] for key in keys if key in self._entries), None)
+            if entry is None:
+                return chain
             chain.append(entry)
-            parent, done = entry.key, done + entry.n_tokens
-        return chain
-
-    def _longest_child(self, parent: str, token_ids: Sequence[int]) -> Entry | None:
-        lengths = self._children.get(parent)
-        for length in sorted(lengths or (), reverse=True):
-            if length <= len(token_ids):
-                key = chain_key(parent, token_ids[:length])
-                if key in self._entries:
-                    return self._entries[key]
-        return None
+            parent, rest = entry.key, rest[entry.n_tokens :]
 
     def with_part(self, part_key: str) -> list[tuple[Entry, Part]]:
         """Find the pages that hold this part."""
@@ -241,3 +224,16 @@ class Index:
             if not self._by_label[label]:
                 del self._by_label[label]
         self._mirror.remove(key)
+
+
+def _adoptable(key: str, paths: list[Path]) -> Entry | None:
+    """Make the entry of files that are named after this segment; None where they are bad, or another one's."""
+    try:
+        entry = Entry.of_files(paths)
+    except SegmentCorrupt as error:
+        log.warning("not adopted: %s", error)
+        return None
+    if entry.key != key:
+        log.warning("not adopted: %s holds the segment %s", paths[0].name, entry.key)
+        return None
+    return entry

@@ -1,4 +1,4 @@
-"""What comes of segments that are brought up before anybody asks for them."""
+"""An account of segments that are brought up before anybody asks for them."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ class Mirror:
     def __init__(self, path: Path) -> None:
         """Open the database at ``path``; one that is damaged is replaced by an empty one."""
         self.is_new = not path.exists()
-        """Whether nothing is known of the files, because there was no database, or none that could be read."""
+        """True where nothing is known of the files, because there was no database, or none that could be read."""
         self.entries: list[Entry] = []
-        """What stood in it when it was opened."""
+        """The rows that stood in it when it was opened."""
         try:
             self._db = _connected(path)
             self.entries = read_rows(self._db)

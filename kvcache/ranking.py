@@ -1,4 +1,4 @@
-"""What segments are worth to the memory tiers, as somebody outside says."""
+"""A ranking of segments for the memory tiers, as it is handed down from outside."""
 
 from __future__ import annotations
 

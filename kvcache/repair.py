@@ -1,4 +1,4 @@
-"""Which tokens of composed segments to compute anew.
+"""The choice of composed tokens to recompute.
 
 A standalone segment was computed behind other tokens than those it is composed behind. Most of its keys and values
 hardly differ; the few that do, and matter, are repaired: computed at their place in the same pass as the query. A

@@ -68,7 +68,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The distance of a standalone segment from exact, measured when it was built, by fidelity (``high``, ``fast``).
+    """A standalone segment's divergence from exact, measured when it was built, by fidelity (``high``, ``fast``).
 
     ``kl``: mean Kullback-Leibler divergence in nats from the next-token distributions of full prefill; ``top1``:
     share of positions whose likeliest token is the same. Both over probes derived from the segment's own text,

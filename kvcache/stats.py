@@ -1,4 +1,4 @@
-"""What a segment store tells of itself."""
+"""Counters and sizes of a segment store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kvcache.tiers import TierName
 
 @dataclass(frozen=True)
 class ModelShare:
-    """One model's share of the disk (by the fingerprint's digest)."""
+    """Segments of one model on disk (by the fingerprint's digest)."""
 
     fingerprint: str
     segments: int
@@ -36,7 +36,7 @@ def shares(entries: Iterable[Entry]) -> list[ModelShare]:
 
 
 class Counts:
-    """Counts of events in the life of segments, since the store was opened. Thread-safe."""
+    """Counters of what happens to segments, since the store was opened. Thread-safe."""
 
     def __init__(self) -> None:
         self.hits: Counter[TierName] = Counter()
@@ -87,7 +87,7 @@ class StoreStats:
 
 @dataclass(frozen=True)
 class Garbage:
-    """Removed segments: those that nothing could reach, and segments whose files had been refused."""
+    """The number of segments removed: segments that nothing could reach, and segments whose files had been refused."""
 
     unreachable: int
     quarantined: int

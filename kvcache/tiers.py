@@ -26,7 +26,7 @@ catalogue's lock held."""
 
 @dataclass(frozen=True)
 class Usage:
-    """A tier's contents in bytes and segments, its budget, and its evictions since it was opened."""
+    """A tier's size now, in bytes and segments, its budget in bytes, and its evictions since it was opened."""
 
     nbytes: int = 0
     budget: int = 0

@@ -86,7 +86,7 @@ class Prefix:
 
     @property
     def is_stored(self) -> bool:
-        """True if a chained segment that ends here is in any tier."""
+        """True where a chained segment that ends here is in any tier."""
         return self._view.tier_of(self.key) is not None
 
     def match(self, token_ids: Sequence[int]) -> list[Entry]:
@@ -115,7 +115,7 @@ class Prefix:
 
 
 class ModelView(SegmentView):
-    """A catalogue's segments for the model with this fingerprint."""
+    """The part of a catalogue that is of the model with this fingerprint."""
 
     def __init__(self, catalogue: Catalogue, fingerprint: Fingerprint) -> None:
         self.catalogue = catalogue

@@ -1,4 +1,4 @@
-"""What to have ready: the context planner, next-scene prediction and preloading, the upkeep of segments in idle time,
+"""Scheduling: the context planner, next-scene prediction and preloading, the upkeep of segments in idle time,
 and the worker of durable jobs."""
 
 from scheduler.conversations import last_words

@@ -41,7 +41,7 @@ class Worker:
 
     @property
     def is_at_work(self) -> bool:
-        """True while there is something to do, as far as is known; always true of a worker that looks by itself."""
+        """True while there is something to do, as far as is known; always, of one that looks by itself."""
         return self._task is not None and not self._task.done()
 
     async def settled(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the memories of a conversation stand, kept from one request to the next.
+"""The places of a conversation's memories, kept from one request to the next.
 
 A client sends the whole conversation each time, so it is known again by what it begins with: the messages up to and
 including the last user message of an earlier request. No name for it is needed, and a branch (an earlier message was

@@ -1,4 +1,4 @@
-"""What the scheduler does, as it does it: the last events, and streams of them. Ids and numbers only, no texts."""
+"""Events of the scheduler, as they happen: the last events, and streams of them. Ids and numbers only, no texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which short memories share a page.
+"""The choice of short memories that share a page.
 
 Composed one by one, short memories lose what they say to each other; inside a page they are exact among themselves.
 A page starts from a memory that was retrieved and takes in what is retrieved together with it, then what was
@@ -23,7 +23,7 @@ Affinity = Callable[[str, str], float]
 
 
 class Together:
-    """Decayed counts of memories that were retrieved together; the oldest pairs are forgotten first."""
+    """Decayed counts of memories that were retrieved together, the oldest pairs forgotten first."""
 
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()

@@ -1,4 +1,4 @@
-"""Which memories go into a prompt, and in which order."""
+"""The choice of memories for a prompt, and of their order."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Plan:
 
     @property
     def in_pieces(self) -> bool:
-        """True if every memory is a piece of its own. Else the turns hold memories, and must not be kept: deleting one
-        would not find its text there."""
+        """True where every memory is a piece of its own. Else the turns hold memories, and must not be kept: deleting
+        one would not find its text there."""
         return all(planned.piece is not None for planned in self.memories)
 
 

@@ -1,4 +1,4 @@
-"""What is done about segments while no request is running: pages are built, compositions are healed.
+"""Work on segments while no request is running: pages are built, compositions are healed.
 
 *Pages*: memories that were retrieved and have no page yet get one. *Healing*: a composition that was used twice
 within a window is prefilled exactly and stored as a chain, so that its next use is exact, and faster. The engine

@@ -24,7 +24,7 @@ class BadFile:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The outcome of a check: number of files, their bytes, and the bad ones."""
+    """The result of a check: number of files, their bytes, and the bad ones."""
 
     checked: int
     bytes: int

@@ -62,7 +62,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """The place of a tensor in the file's data, checked against its dtype, shape and the file's size."""
+    """A tensor's place in the file's data, checked against its dtype, shape and the file's size."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -72,7 +72,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """A segment file's description of itself, checked as far as that goes without its data."""
+    """The header of a segment file, checked as far as that goes without its data."""
 
     key: str
     parent: str

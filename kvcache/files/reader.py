@@ -101,8 +101,8 @@ class SegmentReader:
 
     @property
     def buffer_bytes(self) -> int:
-        """The bytes of memory to read into. ``header.data_bytes`` are enough, but then the data may have to come
-        through the page cache (see ``kvcache.files.direct``)."""
+        """Bytes of memory to read into. ``header.data_bytes`` are enough, but then the data may have to come through
+        the page cache (see ``kvcache.files.direct``)."""
         return self.header.data_bytes + ALIGNMENT
 
     def fill(self, buffer: torch.Tensor) -> None:

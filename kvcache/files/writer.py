@@ -22,7 +22,7 @@ from kvcache.fingerprint import Fingerprint
 from kvcache.segment import Certificate, Segment
 
 Room = Callable[[int], None]
-"""Makes room for a file of so many bytes before it is written. Where there is none, raises for the writer."""
+"""Makes room for a file of ``nbytes`` before it is written. Where there is none, raises for the writer."""
 
 
 def any_room(nbytes: int) -> None:

@@ -12,7 +12,7 @@ from memory import Memory
 from scheduler.prediction.cubes import Cube, Cubes
 from scheduler.prediction.preloader import Preloader
 
-# Expected uses are counted over so many turns of the cube.
+# Expected uses are counted over this number of turns of the cube.
 TURNS = 100
 # What a page costs beside its tokens: it is built behind a lead and checked behind another context.
 _BUILD_FACTOR = 4.0
@@ -31,8 +31,8 @@ class Priced(Protocol):
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs on this machine. ``prefill_s``: seconds to compute so many tokens behind so many others;
-    ``load_bytes_s``: bytes a second from disk; ``repaired``: the share of composed tokens that is computed anew."""
+    """The costs on this machine. ``prefill_s``: seconds to compute tokens behind others;
+    ``load_bytes_s``: bytes per second from disk; ``repaired``: the share of composed tokens that is computed anew."""
 
     prefill_s: Prefill
     load_bytes_s: float
@@ -43,7 +43,7 @@ class Costs:
 @dataclass(frozen=True)
 class Advice:
     """One memory. Seconds and bytes; ``expected_uses`` over the next 100 turns of its cube; ``break_even_uses``: from
-    so many uses on, building it pays (None: never)."""
+    that many uses on, building it pays (None: never)."""
 
     memory_id: str
     tokens: int

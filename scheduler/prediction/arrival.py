@@ -1,4 +1,4 @@
-"""When a conversation goes on: from the gaps between the turns of all cubes, and from each cube's hours of the day."""
+"""Predicts when a conversation goes on: by the gaps between all cubes' turns, and each cube's hours of the day."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class GapTable:
 
 
 class Gaps:
-    """Pauses of conversations. An open gap counts as longer than observed so far, so that finished conversations
-    are not waited for. ``table`` is replaced, never changed: any thread may keep it."""
+    """The lengths of pauses in conversations. An open gap counts as longer than observed so far, so that finished
+    conversations are not waited for. ``table`` is replaced, never changed: any thread may keep it."""
 
     def __init__(self) -> None:
         self._ended = np.full(_BINS, 0.05)

@@ -1,4 +1,4 @@
-"""What is known of each cube between its turns, and how that survives a restart."""
+"""Everything that is known of each cube between its turns, and how that survives a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a segment that is kept is expected to be used: what eviction goes by."""
+"""The expected use of a segment that is kept, by which eviction chooses."""
 
 from __future__ import annotations
 

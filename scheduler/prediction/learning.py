@@ -56,7 +56,7 @@ class OnlineLogistic:
 
 
 class Calibration:
-    """The share of predictions that came true, by predicted probability in tenths; old outcomes fade."""
+    """The shares of predictions that came true, by predicted probability in tenths; old outcomes fade."""
 
     def __init__(self) -> None:
         self._predicted = np.zeros(_BINS)

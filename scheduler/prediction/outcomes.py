@@ -1,4 +1,4 @@
-"""What became of predictions: the predictor learns from it, and is measured by it."""
+"""The outcomes of predictions: the predictor learns from it, and is measured by it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Outcomes:
 
     @property
     def trusted(self) -> bool:
-        """True if segments that were used had lately been given a higher probability than those that were not: the
+        """True where segments that were used had lately been given a higher probability than those that were not: the
         covariance of probability and outcome within each prediction, added up. (How high does not matter here: that is
         what learning puts right.)"""
         return self._covariance >= 0.0

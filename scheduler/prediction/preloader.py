@@ -46,7 +46,7 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class PreloadConfig:
-    """Limits. ``bytes_s``: at most so many bytes a second (0: no limit); ``unused_bytes``: at most so many bytes that
+    """Limits. ``bytes_s``: bytes per second at most (0: no limit); ``unused_bytes``: bytes at most that
     nobody has used yet; ``max_queued``: entries of the queue, the least worth leave."""
 
     min_probability: float = field(default=0.5, metadata={"range": (0, 1)})

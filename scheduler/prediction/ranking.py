@@ -1,4 +1,4 @@
-"""What segments are worth to the memory tiers, as a value that is handed down after each prediction.
+"""The worth of segments to the memory tiers, as a value that is handed down after each prediction.
 
 Uses per second of residency are uses per turn (``density``) x turns per second of the cube. A use that comes soon is
 worth more than one that comes late. (Bringing a segment back costs as many seconds per byte as the next, so that bytes
@@ -65,7 +65,7 @@ class Ranking:
 
 
 class Ranks:
-    """The material of a ranking. Not thread-safe: lives in the event loop."""
+    """The material that rankings are made from. Not thread-safe: lives in the event loop."""
 
     def __init__(self) -> None:
         self._cubes: dict[CubeKey, CubeRank] = {}

@@ -1,4 +1,4 @@
-"""What is known of a cube when its next turns are predicted.
+"""Signals from what is known of a cube when its next turns are predicted.
 
 A *scene* is one turn: which memories were in its prompt, when, and what it was about. From the scenes of a cube follow
 signals for each memory (by id, so that an edit does not lose its history):

@@ -67,9 +67,10 @@ def _quarantine(data_dir: Path | None) -> str:
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
-    fields = ("key", "fingerprint", "kind", "parent", "start", "n_tokens", "nbytes", "disk_bytes", "pinned")
+    fields = ("key", "fingerprint", "kind", "parent", "start", "n_tokens", "nbytes", "disk_bytes")
     times = ("created_at", "last_used_at", "uses")
-    shown = {name: getattr(entry, name) for name in (*fields, *times)}
+    shown = {name: getattr(entry, name) for name in fields} | {"pinned": entry.protected}
+    shown |= {name: getattr(entry, name) for name in times}
     parts = [{"tokens": part.n_tokens, "memory": part.label} for part in entry.parts]
     certificate = None if entry.certificate is None else asdict(entry.certificate)
     return shown | {"labels": sorted(entry.labels), "parts": parts, "certificate": certificate}
