@@ -34,7 +34,7 @@ def _vllm(config: EngineConfig, store: StoreConfig) -> OwningEngine:
     try:
         from engine.vllm.loading import load_vllm_engine
     except ImportError as error:
-        raise ModelNotLoaded(f"vLLM is not installed here ({error}); see README, 'vLLM'") from error
+        raise ModelNotLoaded(f"vLLM is not installed here ({error}); see docs/vllm.md") from error
     return load_vllm_engine(config, store)
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kvcache.codecs import CodecName
+from kvcache.config import StoreConfig
 from kvcache.entry import Entry
 from kvcache.errors import NoRoom, SegmentMissing, StoreClosed
 from kvcache.files.disk import Disk, DiskOptions
@@ -50,7 +51,12 @@ class Catalogue:
     """
 
     def __init__(
-        self, folder: Path, *, disk_bytes: int = 20 << 30, fsync: bool = True, codec: CodecName = "none"
+        self,
+        folder: Path,
+        *,
+        disk_bytes: int = StoreConfig.disk_bytes,
+        fsync: bool = StoreConfig.fsync,
+        codec: CodecName = StoreConfig.codec,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = SegmentFolder(folder)

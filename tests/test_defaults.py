@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.defaults import product, settings, written_twice
+from tools.defaults import product, settings, written_twice
 
 
 def test_each_default_stands_once() -> None:

@@ -21,7 +21,18 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("server", "scheduler", "memory", "engine", "kvcache")
-ENFORCED: tuple[str, ...] = ("readme lines", "readme sentences")
+ENFORCED: tuple[str, ...] = (
+    "readme lines",
+    "readme sentences",
+    "docstring openings",
+    "module lines",
+    "class methods",
+    "engine members",
+    "sql at home",
+    "routes and store",
+    "reply models",
+    "each default once",
+)
 """Rules that fail the run. Others are printed only; switch one on by adding its name here."""
 
 MAX_README_LINES = 150
@@ -347,7 +358,14 @@ def reply_models(root: Path) -> Result:
     return Result(f"{len(faults)} of {total} native routes without", tuple(faults))
 
 
-# Plug in here: "each default once" (an AST walk over the settings' names), as a function of the root like the others.
+def each_default_once(root: Path) -> Result:
+    """Find settings whose default is written down twice."""
+    from tools.defaults import product, written_twice
+
+    twice = written_twice(product())
+    return Result(f"{len(twice)} settings with a second default", tuple(twice))
+
+
 RULES: dict[str, Rule] = {
     "readme lines": readme_lines,
     "readme sentences": readme_sentences,
@@ -359,6 +377,7 @@ RULES: dict[str, Rule] = {
     "sql at home": sql_at_home,
     "routes and store": routes_and_store,
     "reply models": reply_models,
+    "each default once": each_default_once,
 }
 
 

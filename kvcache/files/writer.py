@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from kvcache import hashing
 from kvcache.codecs import CODECS, CodecName
+from kvcache.config import StoreConfig
 from kvcache.copies import CPU, fresh_memory
 from kvcache.files.format import checksum, header_bytes_of, metadata_of, padded
 from kvcache.files.reader import SegmentReader
@@ -30,7 +31,12 @@ def any_room(nbytes: int) -> None:
 
 
 def write_segment(
-    path: Path, segment: Segment, *, codec: CodecName = "none", fsync: bool = True, room: Room = any_room
+    path: Path,
+    segment: Segment,
+    *,
+    codec: CodecName = StoreConfig.codec,
+    fsync: bool = StoreConfig.fsync,
+    room: Room = any_room,
 ) -> int:
     """Write ``segment`` to ``path`` in one step; returns the bytes that its keys and values take there. Raises
     ``OSError`` (disk full, ...), or as ``room`` does, and leaves nothing then."""
@@ -69,7 +75,7 @@ def rewrite_labels(
     labels: Mapping[str, str],
     certificate: Certificate,
     *,
-    fsync: bool = True,
+    fsync: bool = StoreConfig.fsync,
     room: Room = any_room,
 ) -> None:
     """Write the page in ``source`` to ``path``, each label replaced by what ``labels`` has for it, and with this

@@ -26,7 +26,7 @@ class ChatDefaults:
     mode: Mode
     top_k: int
     fidelity: Fidelity
-    sessions: bool = True
+    sessions: bool
 
 
 class ChatService:

@@ -22,7 +22,7 @@ def test_without_vllm_its_engine_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.delitem(sys.modules, name)
     for name in ("vllm", "vllm.config"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModelNotLoaded, match=r"vLLM is not installed here \(.*\); see README, 'vLLM'"):
+    with pytest.raises(ModelNotLoaded, match=r"vLLM is not installed here \(.*\); see docs/vllm.md"):
         ENGINES["vllm"](EngineConfig("model", "model"), StoreConfig(tmp_path))
 
 

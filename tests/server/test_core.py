@@ -90,7 +90,7 @@ async def core(model: LoadedModel, folder: Path) -> AsyncIterator[Core]:
     upkeep = Upkeep(engine, stored, memories)
     door = MemoryService(memories, Invalidation(engine, upkeep), Extractors({"local": LocalExtractor()}, "local"))
     noted = Noted()
-    defaults = ChatDefaults("tiny", max_tokens=8, mode="kv", top_k=5, fidelity="exact")
+    defaults = ChatDefaults("tiny", max_tokens=8, mode="kv", top_k=5, fidelity="exact", sessions=True)
     chat = ChatService(
         engine, door, Planner(engine, stored, memories, sessions=True), Followers(noted, upkeep), defaults
     )

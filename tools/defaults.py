@@ -1,4 +1,4 @@
-"""Find settings whose default is written down twice: python -m tests.defaults prints them."""
+"""Find settings whose default is written down twice: python -m tools.defaults prints them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ OTHER_MEANINGS = {
     ("hasher", "threads"): "of a checksum",
     ("_hasher", "threads"): "of a checksum",
     ("doctor", "port"): "help must not wait for the settings, and torch with them",
-    ("__init__", "sessions"): "ChatService's: to be mended with it",
 }
 
 
