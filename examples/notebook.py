@@ -28,9 +28,8 @@ def run(name: str | Path, folder: Path) -> None:
 
     store = TieredStore(folder)  # another day
     tokens = context + tokenizer(" My dog is").input_ids
-    chain = [
-        store.load(entry.key, fingerprint).segment for entry in store.catalogue.match(root_key(fingerprint), tokens)
-    ]
+    found = store.catalogue.match(root_key(fingerprint), tokens)
+    chain = [store.load(entry.key, fingerprint).segment for entry in found]
     injected = cache_from_segments(chain)
     logits = model(torch.tensor([tokens[injected.get_seq_length() :]]), past_key_values=injected).logits
 

@@ -50,7 +50,7 @@ class ForesightConfig:
     """``horizon_s``: how far ahead is predicted at most."""
 
     predictor: PredictorName = "blend"
-    horizon_s: float = 1800.0
+    horizon_s: float = field(default=1800.0, metadata={"range": (1, 1e6)})
     preload: PreloadConfig = field(default_factory=PreloadConfig)
 
 

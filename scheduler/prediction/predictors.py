@@ -68,7 +68,7 @@ class Predictor(Protocol):
 class SignalPredictor:
     """One of the predictors by name, a regression a horizon."""
 
-    def __init__(self, name: PredictorName = "blend", horizons: tuple[int, ...] = HORIZONS) -> None:
+    def __init__(self, name: PredictorName, horizons: tuple[int, ...] = HORIZONS) -> None:
         wanted = _SIGNALS_OF[name]
         self.name: PredictorName = name
         self.horizons = horizons
