@@ -15,21 +15,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import busy as busy_bench
-from benchmarks import codec as codec_bench
-from benchmarks import crowded as crowded_bench
-from benchmarks import day as day_bench
-from benchmarks import fidelity as fidelity_bench
 from benchmarks import gpu_cli, lab_cli, load_cli, memory_cli, preload_cli
-from benchmarks import http as http_bench
-from benchmarks import store as store_bench
-from benchmarks import streams as streams_bench
-from benchmarks import ttft as ttft_bench
-from benchmarks.composing import ALWAYS
-from benchmarks.locomo import load_questions
-from benchmarks.machine import manifest
-from benchmarks.plot import plot_fidelity, plot_preload, plot_ttft
-from benchmarks.retrieval import TOP_K
+from benchmarks.data.locomo import load_questions
+from benchmarks.report.plot import plot_fidelity, plot_preload, plot_ttft
+from benchmarks.suites import busy as busy_bench
+from benchmarks.suites import codec as codec_bench
+from benchmarks.suites import crowded as crowded_bench
+from benchmarks.suites import fidelity as fidelity_bench
+from benchmarks.suites import overhead as http_bench
+from benchmarks.suites import soak as day_bench
+from benchmarks.suites import store as store_bench
+from benchmarks.suites import streams as streams_bench
+from benchmarks.suites import ttft as ttft_bench
+from benchmarks.suites.retrieval import TOP_K
+from benchmarks.support.composing import ALWAYS
+from benchmarks.support.machine import manifest
 from engine.config import CompositionConfig, EngineConfig, TransformersConfig
 from engine.transformers import TransformersEngine, leave_to_engine, load_engine
 from kvcache import StoreConfig
@@ -127,7 +127,7 @@ def mixed(
     json_file: JsonFile = None,
 ) -> None:
     """Under vLLM: sixteen requests at once, half of them stored, with the connector and without."""
-    from benchmarks import vllm_mixed
+    from benchmarks.suites.vllm import mixed as vllm_mixed
 
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         result = asyncio.run(vllm_mixed.measure(_source(model), Path(folder), repeat, console.print))
@@ -138,7 +138,7 @@ def mixed(
 
 
 def _vllm_ttft(model: str, context: int, query: int, repeat: int, restarts: int, json_file: Path | None) -> None:
-    from benchmarks import vllm_ttft
+    from benchmarks.suites.vllm import ttft as vllm_ttft
 
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         result = asyncio.run(
@@ -294,7 +294,7 @@ def fidelity(
 def _vllm_fidelity(
     data: Path, model: str, sizes: list[tuple[int, int]], questions: int, json_file: Path | None
 ) -> None:
-    from benchmarks import vllm_fidelity
+    from benchmarks.suites.vllm import fidelity as vllm_fidelity
     from engine.vllm.loading import load_vllm_engine
 
     async def run(folder: Path) -> list[vllm_fidelity.Row]:

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from benchmarks import load as load_bench
 from benchmarks.load import Arrival, LoadError, Settings
-from benchmarks.machine import manifest
-from benchmarks.serving import ServerNotStarted, started
+from benchmarks.support.machine import manifest
+from benchmarks.support.serving import ServerNotStarted, started
 
 console = Console()
 

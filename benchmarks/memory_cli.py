@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import retrieval, search_scale
-from benchmarks.machine import manifest
+from benchmarks.suites import retrieval
+from benchmarks.suites import search as search_scale
+from benchmarks.support.machine import manifest
 from memory import Embedder, FolderEmbedder, HashEmbedder, MemoryStore
 from server.assets import bundled_embedder_folder, demo_model_folder
 

@@ -15,10 +15,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import preload, trace
-from benchmarks.machine import manifest
+from benchmarks.data.scenes import Scenes, load_scenes
 from benchmarks.memory_cli import open_embedder
-from benchmarks.scenes import Scenes, load_scenes
+from benchmarks.suites import preload, trace
+from benchmarks.support.machine import manifest
 from engine.base import Fidelity
 from engine.prompt import PromptRenderer
 from engine.transformers import LoadedModel, load_model
@@ -126,7 +126,7 @@ def _by_index(scenes: Scenes, memories: MemoryStore, options: Options, config: F
 async def _with_model(
     model: LoadedModel, folder: Path, scenes: Scenes, memories: MemoryStore, options: Options, config: ForesightConfig
 ) -> dict[str, Any]:
-    from benchmarks import preload_model
+    from benchmarks.suites import preload_model
 
     with console.status("...") as status:
         report: Callable[[str], None] = status.update

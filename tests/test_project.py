@@ -14,7 +14,7 @@ import torch
 from typer.main import get_command
 
 from benchmarks.cli import app as bench_cli
-from benchmarks.readme import main as readme_main
+from benchmarks.report.readme import main as readme_main
 from server.cli import app as server_cli
 from server.config import KEYS
 from tests.server.running import Running, running
@@ -118,7 +118,7 @@ def test_dead_links_and_paths_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "[a](there.md), [b](there.md#a-heading-with-code), [c](gone.md), [d](there.md#gone), [e](https://example.org/x)\n"
-        "`memory/`, `memory/no_such_file.py`, `python -m benchmarks.no_such`, `python -m benchmarks.readme`\n"
+        "`memory/`, `memory/no_such_file.py`, `python -m benchmarks.no_such`, `python -m benchmarks.report.readme`\n"
         "```sh\npython -m benchmarks.nowhere\n```\n"
         "`memory/not_yet.py` <!-- check at merge -->\n"
     )

@@ -17,8 +17,8 @@ from torch import nn
 from benchmarks.gpu.job import Job
 from benchmarks.lab.architectures import ARCHITECTURES, Size
 from benchmarks.lab.ceilings import small_flops, timed
-from benchmarks.machine import manifest
-from benchmarks.ttft import drop_cached, read_raw
+from benchmarks.suites.ttft import drop_cached, read_raw
+from benchmarks.support.machine import manifest
 from kvcache import hashing
 
 _ROWS = {"full": (1, 16, 167, 953, 6231), "rehearsal": (1, 16)}

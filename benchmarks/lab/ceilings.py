@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.lab.architectures import Operation, Size
 from benchmarks.lab.weights import Fp8Linear
-from benchmarks.ttft import drop_cached, read_raw
+from benchmarks.suites.ttft import drop_cached, read_raw
 from engine.transformers.layers.packing import PackedLinear, can_pack
 
 _MATRIX = {"cpu": 2048, "cuda": 8192}

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from benchmarks.composing import ADMITTED
 from benchmarks.lab.ceilings import Floors
 from benchmarks.lab.outputs import Outputs, References, compute_context, references, tapped
 from benchmarks.lab.samples import BuildRow, BuildSamples, Row, Samples, join
 from benchmarks.lab.suites import CHAINED, MODES, Cell, Suite
 from benchmarks.peers import PeerFailed, PeerProcess
-from benchmarks.stats import interval
-from benchmarks.ttft import drop_page_cache
+from benchmarks.suites.ttft import drop_page_cache
+from benchmarks.support.composing import ADMITTED
+from benchmarks.support.stats import interval
 from engine.base import Delta, Fidelity, GenerateRequest, PageRequest, Piece, PieceReport, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composing import Composer, finished

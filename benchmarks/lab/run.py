@@ -15,15 +15,15 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.composing import ALWAYS
+from benchmarks.data.text import tokens_of_text
 from benchmarks.lab.architectures import ARCHITECTURES, Size
 from benchmarks.lab.ceilings import Ceilings, Floors, measured, small_flops
 from benchmarks.lab.measure import ContextBench, Draw, said
 from benchmarks.lab.suites import CHAINED, SUITES, Cell, Suite
 from benchmarks.lab.weights import Kind, choose_kind, distinct_layers, random_network, word_tokenizer
-from benchmarks.machine import manifest
 from benchmarks.peers import PeerProcess
-from benchmarks.text import tokens_of_text
+from benchmarks.support.composing import ALWAYS
+from benchmarks.support.machine import manifest
 from engine.config import BatchingConfig
 from engine.dtype import choose_dtype
 from engine.transformers import (

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from benchmarks.lab.outputs import Outputs
-from benchmarks.stats import Interval
+from benchmarks.support.stats import Interval
 
 
 @dataclass

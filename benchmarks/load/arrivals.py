@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import trace
 from benchmarks.load.settings import LoadError
+from benchmarks.suites import trace
 
 PATTERNS = ("poisson", "bursts", "constant")
 _BURSTINESS = {"poisson": 1.0, "bursts": 0.2}

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 
+from benchmarks.data.text import sentence
 from benchmarks.load.arrivals import Arrival
 from benchmarks.load.figures import in_ms, latency_fields
 from benchmarks.load.listening import Listener, Outcome, body_of, error_code
 from benchmarks.load.settings import LoadError, Mode, Settings
-from benchmarks.text import sentence
 
 LATE_MS = 20.0
 """The generator fell behind when one request in a hundred left later than this."""

@@ -6,9 +6,9 @@ import asyncio
 import json
 from pathlib import Path
 
-from benchmarks import streams, ttft
-from benchmarks.plot import plot_ttft
-from benchmarks.text import tokens_of_text
+from benchmarks.data.text import tokens_of_text
+from benchmarks.report.plot import plot_ttft
+from benchmarks.suites import streams, ttft
 from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import TieredStore
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import composing, fidelity
 from benchmarks.lab.outputs import tapped
+from benchmarks.suites import fidelity
+from benchmarks.support import composing
 from engine.base import GenerateRequest, Prompt, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import Repair, TieredStore

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import codec, composing, fidelity, store
-from benchmarks.locomo import Question, load_questions
-from benchmarks.plot import plot_fidelity
-from benchmarks.recall import Fact, answered, planted
+from benchmarks.data.locomo import Question, load_questions
+from benchmarks.data.recall import Fact, answered, planted
+from benchmarks.report.plot import plot_fidelity
+from benchmarks.suites import codec, fidelity, store
+from benchmarks.support import composing
 from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import Repair, TieredStore
 

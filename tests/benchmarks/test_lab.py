@@ -35,7 +35,7 @@ from benchmarks.lab.report import markdown, page
 from benchmarks.lab.run import Settings, UnknownModel, run
 from benchmarks.lab.suites import MEMOS_CONTEXTS, MEMOS_QUERIES, SUITES, Cell
 from benchmarks.lab.weights import Fp8Linear, choose_kind, random_network, word_tokenizer
-from benchmarks.stats import interval
+from benchmarks.support.stats import interval
 from engine.errors import UnsupportedModel
 from engine.transformers import TransformersEngine
 from kvcache import TieredStore

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import preload, preload_model
 from benchmarks.cli import app
-from benchmarks.day import Size, arrivals, live
-from benchmarks.scenes import Scenes, load_scenes
-from benchmarks.text import sentence
+from benchmarks.data.scenes import Scenes, load_scenes
+from benchmarks.data.text import sentence
+from benchmarks.suites import preload, preload_model
+from benchmarks.suites.soak import Size, arrivals, live
 from engine.prompt import PromptRenderer
 from engine.transformers import LoadedModel
 from memory import HashEmbedder, MemoryStore
@@ -157,7 +157,7 @@ def test_a_day(tmp_path: Path) -> None:
 
 def test_a_day_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     code = (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom benchmarks.day import Size, live\n"
+        "import asyncio, sys\nfrom pathlib import Path\nfrom benchmarks.suites.soak import Size, live\n"
         "asyncio.run(live(Path(sys.argv[1]), Size(cubes=12, turns=600, memories=12), lambda t: print(t, flush=True)))"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as cut:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.retrieval import load, ndcg_at, recall_at
-from benchmarks.search_scale import SeededEmbedder
+from benchmarks.suites.retrieval import load, ndcg_at, recall_at
+from benchmarks.suites.search import SeededEmbedder
 
 ids = st.lists(st.sampled_from("abcdefghijkl"), unique=True, max_size=12)
 

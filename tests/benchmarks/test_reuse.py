@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.reuse import FEATURES, HORIZONS_S, Column, ReuseModel, dense, encode
+from benchmarks.support.reuse import FEATURES, HORIZONS_S, Column, ReuseModel, dense, encode
 from scheduler.prediction.density import density
 from scheduler.prediction.learning import Matrix
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.stats import quantile_ratio
+from benchmarks.support.stats import quantile_ratio
 
 
 def test_ratios_of_quantiles_have_intervals_that_cover_them() -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.reuse import Column, ReuseModel
-from benchmarks.runs import RunCache, RunTree
-from benchmarks.trace import BLOCK_TOKENS, Request, ideal, load, replay, replay_lfu, replay_lru, replay_oracle
-from benchmarks.trace import replay_predictor as predict
+from benchmarks.suites.trace import BLOCK_TOKENS, Request, ideal, load, replay, replay_lfu, replay_lru, replay_oracle
+from benchmarks.suites.trace import replay_predictor as predict
+from benchmarks.support.reuse import Column, ReuseModel
+from benchmarks.support.runs import RunCache, RunTree
 from scheduler.prediction.learning import Matrix
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.crowded import another_process
+from benchmarks.suites.crowded import another_process
 from engine.transformers import LoadedModel, SequenceKV, usable_threads
 from engine.transformers.governor import Kind, ThreadGovernor
 from engine.transformers.runner import ModelRunner, Work

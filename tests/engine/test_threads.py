@@ -12,7 +12,7 @@ from statistics import median
 import pytest
 import torch
 
-from benchmarks.crowded import another_process
+from benchmarks.suites.crowded import another_process
 from engine.transformers.threads import (
     compute_with,
     in_passing,

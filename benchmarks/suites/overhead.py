@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.serving import started
-from benchmarks.stats import Summary, summary
+from benchmarks.support.serving import started
+from benchmarks.support.stats import Summary, summary
 
 
 @dataclass(frozen=True)

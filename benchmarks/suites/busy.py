@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import measured_on
-from benchmarks.text import tokens_of_text
+from benchmarks.data.text import tokens_of_text
+from benchmarks.support.machine import measured_on
 from engine.base import GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import TransformersEngine
 from kvcache import ModelView

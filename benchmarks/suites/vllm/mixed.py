@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import manifest
-from benchmarks.text import tokens_of_text
+from benchmarks.data.text import tokens_of_text
+from benchmarks.support.machine import manifest
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.config import EngineConfig, VllmConfig
 from engine.vllm.engine import VllmEngine

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.retrieval import Conversation, load
+from benchmarks.suites.retrieval import Conversation, load
 from engine.base import ChatMessage, MemoryText, Piece, Prompt
 from memory import Memory, MemoryStore, Message
 from scheduler.pages import PagePlan, plan_pages

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.reuse import Column
+from benchmarks.support.reuse import Column
 from scheduler.prediction.learning import Matrix
 
 ROOT = 0
@@ -127,7 +127,7 @@ class RunTree:
         return Split(upper, lower, blocks)
 
     def histories(self, nodes: Sequence[int] | Nodes, now: float) -> Matrix:
-        """Return what :class:`~benchmarks.reuse.ReuseModel` takes, float32 [nodes, len(Column)]."""
+        """Return what :class:`~benchmarks.support.reuse.ReuseModel` takes, float32 [nodes, len(Column)]."""
         picked = np.asarray(nodes, np.intp)
         above = np.fromiter((self.parents[node] for node in picked.tolist()), np.intp, len(picked))
         rows = self._stats[picked]

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.fidelity import N_TOKENS, decode
-from benchmarks.machine import measured_on
+from benchmarks.suites.fidelity import N_TOKENS, decode
+from benchmarks.support.machine import measured_on
 from engine.base import ChatMessage, MemoryText, Prompt
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from kvcache import CODECS, CodecName, Rotation, Segment, root_key

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.preload import Clock, Contrary, Future, PolicyName, Row
-from benchmarks.scenes import TENANT, Scenes, Turn
-from benchmarks.stats import quantile_ratio
-from benchmarks.ttft import drop_page_cache
+from benchmarks.data.scenes import TENANT, Scenes, Turn
+from benchmarks.suites.preload import Clock, Contrary, Future, PolicyName, Row
+from benchmarks.suites.ttft import drop_page_cache
+from benchmarks.support.stats import quantile_ratio
 from engine.base import ChatMessage, Fidelity, GenerateRequest, PageRequest, Sampling, Started
 from engine.transformers import LoadedModel, TransformersEngine
 from engine.transformers.cost import CostModel, calibrated

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import manifest
-from benchmarks.stats import Summary, summary
-from benchmarks.text import tokens_of_text
-from benchmarks.ttft import drop_page_cache, read_raw
+from benchmarks.data.text import tokens_of_text
+from benchmarks.suites.ttft import drop_page_cache, read_raw
+from benchmarks.support.machine import manifest
+from benchmarks.support.stats import Summary, summary
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.config import EngineConfig, VllmConfig
 from engine.vllm.engine import VllmEngine

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.preload import Clock, IndexEngine, total_bytes
-from benchmarks.scenes import TENANT, Cube, Scenes, Turn, pages_of
-from benchmarks.text import sentence
+from benchmarks.data.scenes import TENANT, Cube, Scenes, Turn, pages_of
+from benchmarks.data.text import sentence
+from benchmarks.suites.preload import Clock, IndexEngine, total_bytes
 from engine.base import ChatMessage, MemoryText, Piece, Prompt
 from memory import HashEmbedder, Job, MemoryStore, Message, Said, new_message
 from scheduler import Foresight, ForesightConfig, JobRunner, Upkeep

@@ -5,9 +5,9 @@ stands for itself and all before it. A *hit* is a block of the contiguous reside
 by blocks asked for. No keys or values are computed, so there are no times to a first token.
 
 Policies: ``none`` keeps nothing; ``lru`` and ``lfu`` evict what was least recently, or least often since it came,
-used; ``predictor`` what :class:`benchmarks.reuse.ReuseModel` ranks lowest; ``oracle`` what is next used last (Belady
-1966), and it keeps nothing that is not used again. Of one request, each evicts the deepest block first, so that what is
-resident is a prefix always.
+used; ``predictor`` what :class:`benchmarks.support.reuse.ReuseModel` ranks lowest; ``oracle`` what is next used last
+(Belady 1966), and it keeps nothing that is not used again. Of one request, each evicts the deepest block first, so that
+what is resident is a prefix always.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reuse import ReuseModel
-from benchmarks.runs import RunCache, RunTree
+from benchmarks.support.reuse import ReuseModel
+from benchmarks.support.runs import RunCache, RunTree
 
 BLOCK_TOKENS = 512
 BUDGETS = (2_000, 5_000, 20_000)

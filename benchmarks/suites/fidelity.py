@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.composing import ADMITTED
-from benchmarks.locomo import Question
-from benchmarks.machine import measured_on
-from benchmarks.recall import Fact, answered, planted
+from benchmarks.data.locomo import Question
+from benchmarks.data.recall import Fact, answered, planted
+from benchmarks.support.composing import ADMITTED
+from benchmarks.support.machine import measured_on
 from engine.base import ChatMessage, GenerateRequest, MemoryText, PageRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from engine.transformers.composing import Composer, PlacedPart, finished

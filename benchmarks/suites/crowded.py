@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.machine import measured_on
-from benchmarks.stats import summary
-from benchmarks.text import tokens_of_text
+from benchmarks.data.text import tokens_of_text
+from benchmarks.support.machine import measured_on
+from benchmarks.support.stats import summary
 from engine.base import GenerateRequest, Piece, Prompt, Sampling
 from engine.transformers import TransformersEngine
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.text import sentence
+from benchmarks.data.text import sentence
 from memory import Embedder, MemoryStore, Said, new_message
 
 _TENANT = "bench"

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.scenes import TENANT, Scenes, Turn
-from benchmarks.stats import Interval
+from benchmarks.data.scenes import TENANT, Scenes, Turn
+from benchmarks.support.stats import Interval
 from engine.base import Capacity, ChatMessage, MemoryText, PageRequest, Piece, Prompt, Tools
 from kvcache import (
     Certificate,

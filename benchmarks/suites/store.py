@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import manifest
-from benchmarks.ttft import drop_page_cache, read_raw
+from benchmarks.suites.ttft import drop_page_cache, read_raw
+from benchmarks.support.machine import manifest
 from engine.base import Piece, Prompt
 from engine.transformers import SequenceKV
 from engine.transformers.composing import PlacedPart, place

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.machine import measured_on
-from benchmarks.stats import Summary, summary
-from benchmarks.text import tokens_of_text
+from benchmarks.data.text import tokens_of_text
+from benchmarks.support.machine import measured_on
+from benchmarks.support.stats import Summary, summary
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
 from engine.transformers import ModelRunner, SequenceKV, TransformersEngine, Work
 from kvcache import root_key

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.fidelity import N_TOKENS
-from benchmarks.locomo import Question
+from benchmarks.data.locomo import Question
+from benchmarks.suites.fidelity import N_TOKENS
 from engine.base import ChatMessage, Delta, GenerateRequest, MemoryText, PageRequest, Piece, Prompt, Sampling
 from engine.vllm.engine import VllmEngine
 from engine.vllm.plan import Composition, StoredRun

@@ -1,6 +1,6 @@
 """Figures of README.md and docs/figures.md, written from the committed results.
 
-``python -m benchmarks.readme`` writes both pages and README's picture; ``--check`` only looks.
+``python -m benchmarks.report.readme`` writes both pages and README's picture; ``--check`` only looks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chart import first_token_svg
+from benchmarks.report.chart import first_token_svg
+from benchmarks.report.sources import table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- figures: begin (python -m benchmarks.readme) -->", "<!-- figures: end -->"
+BEGIN, END = "<!-- figures: begin (python -m benchmarks.report.readme) -->", "<!-- figures: end -->"
 _MODES = {
     "text": "text (full prefill)",
     "resident": "KV, resident",
@@ -364,6 +365,10 @@ def figures() -> str:
         f"- With {finding['segments']:,} segments stored, a chain is found in {finding['match_ms']:.2f} ms and a part "
         f"of a page in {finding['find_part_ms']:.3f} ms; twelve memories are put in order in {finding['plan_ms']:.2f} "
         f"ms. Opening takes {finding['open_s']:.2f} s and reads no segment.",
+        "",
+        "**Where the figures come from**",
+        "",
+        *table(),
     ]
     return "\n".join(lines)
 

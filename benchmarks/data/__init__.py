@@ -1,0 +1,1 @@
+"""The texts, questions and scenes that measurements use."""

@@ -1,0 +1,1 @@
+"""Measurements, one module per question: each has ``measure(...)``, which returns plain data."""

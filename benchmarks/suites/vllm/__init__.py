@@ -1,0 +1,1 @@
+"""The measurements of the vLLM engine, which run in its environment."""
