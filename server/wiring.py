@@ -31,7 +31,8 @@ from server.core.completing import Completions
 from server.core.extraction import ServedCompleter
 from server.core.generation import Followers
 from server.core.invalidation import Invalidation
-from server.core.memories import Extractors, MemoryService
+from server.core.memories import MemoryService
+from server.core.messages import Extractors
 from server.core.signing import BundleKey
 from server.http.deps import Services
 from server.http.metrics import Metrics

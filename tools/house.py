@@ -27,6 +27,7 @@ ENFORCED: tuple[str, ...] = (
     "docstring openings",
     "module lines",
     "class methods",
+    "class methods, private too",
     "engine members",
     "sql at home",
     "routes and store",

@@ -76,7 +76,7 @@ class ChatService:
         said = last_words(messages)
         if options.remember:
             # Now that the prompt is made: what is said here is no memory of this question.
-            await self._memories.remember(tenant, ask.cube_ids[0], said, options.session)
+            await self._memories.messages.remember(tenant, ask.cube_ids[0], said, options.session)
         generation = self.generation(
             tenant,
             plan,

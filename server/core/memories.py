@@ -6,42 +6,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
-
-from typing_extensions import TypedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from memory import (
     AddOutcome,
     Change,
-    Extractor,
     Hit,
-    InvalidMemory,
-    Job,
     Memory,
     MemoryStatus,
     MemoryStore,
     Message,
-    ModelExtractor,
     NotFound,
     Page,
     Proof,
-    Said,
     Subject,
 )
-from server.core import once
-from server.core.checks import check_filter, message_of
+from server.core.checks import check_filter
 from server.core.cubes import CubeService
 from server.core.documents import DocumentService
 from server.core.feedback import FeedbackService
 from server.core.invalidation import Invalidation
 from server.core.jobs import JobService
+from server.core.messages import Extractors, MessageService
 
-T = TypeVar("T")
-_READERS = 4
 _PAGE = 500
 
 
@@ -55,30 +44,10 @@ class MemoryStats:
     extractor_fallbacks: int
 
 
-@dataclass(frozen=True)
-class Extractors:
-    """The extractors of memories from messages, by name, and the name of the default one."""
-
-    by_name: Mapping[str, Extractor]
-    default: str
-
-    def chosen(self, name: str | None) -> Extractor:
-        """Return the extractor of that name, or the default one. Raises ``InvalidMemory`` for an unknown name."""
-        name = name or self.default
-        if name not in self.by_name:
-            told = f"There is no extractor '{name}' here; there are {', '.join(self.by_name)}."
-            raise InvalidMemory(told, "extractor")
-        return self.by_name[name]
-
-    @property
-    def fallbacks(self) -> int:
-        """Count how often messages were read without the model that was to read them."""
-        return sum(one.fallbacks for one in self.by_name.values() if isinstance(one, ModelExtractor))
-
-
 class MemoryService:
     """Async, for the event loop; the side store's blocking work runs in threads. It owns the side store, which nobody
-    behind this door sees; what is about cubes, documents, feedback and jobs is in parts of those names.
+    behind this door sees; what is about messages, cubes, documents, feedback and jobs is in parts of those
+    names.
 
     Unless something else is said, a method raises ``NotFound`` for what is nobody's or another tenant's, and
     ``Forbidden`` for a change of what was shared for reading.
@@ -88,13 +57,12 @@ class MemoryService:
         self._store = store
         self._invalidation = invalidation
         self._extractors = extractors
-        # Apart from the threads that all requests need: a model takes its time.
-        self._readers = ThreadPoolExecutor(_READERS, "extract")
         self._placed: Counter[str] = Counter()
         self.cubes = CubeService(store, invalidation)
         self.documents = DocumentService(store, self.cubes, invalidation)
         self.feedback = FeedbackService(store, self.cubes, invalidation)
-        self.jobs = JobService(store.jobs, {"messages": self._messages_job}, self._chores)
+        self.jobs = JobService(store.jobs, {"messages": lambda job: self.messages.do_job(job)}, self._chores)
+        self.messages = MessageService(store, self.cubes, self.jobs, extractors, self._replaced)
 
     # -- the service itself ----------------------------------------------------------------------------------
 
@@ -106,7 +74,7 @@ class MemoryService:
         """Begin nothing more. Jobs are left for the next start."""
         await self.jobs.close()
         self.documents.close()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self.messages.close()
 
     async def close(self) -> None:
         """Close the side store, after ``stop`` and once nobody asks for anything."""
@@ -129,70 +97,6 @@ class MemoryService:
         placed = await asyncio.to_thread(lambda: self._store.add_noted(tenant, id, text, **fields))
         await self._replaced(tenant, [placed])
         return placed
-
-    async def add_messages(
-        self, tenant: str, cube: str | None, messages: Sequence[Message], said: Said, extractor: str | None = None
-    ) -> list[AddOutcome]:
-        """Keep messages and what is worth remembering of them, now."""
-        id = await self.cubes.id_of(tenant, cube)
-        find = self._extractors.chosen(extractor)
-        placed = await self._read(find, lambda: self._store.add_messages(tenant, id, messages, said, extractor=find))
-        await self._replaced(tenant, placed)
-        return placed
-
-    async def queue_messages(
-        self,
-        tenant: str,
-        cube: str | None,
-        messages: Sequence[Message],
-        said: Said,
-        extractor: str | None = None,
-        job_id: str | None = None,
-    ) -> Job:
-        """Keep messages in a job, which finds what is worth remembering of them later. What cannot be kept is refused
-        now."""
-        id = await self.cubes.id_of(tenant, cube)
-        self._extractors.chosen(extractor)
-        await asyncio.to_thread(self._store.adding.check_messages, tenant, id, messages, said)
-        payload = {
-            "cube": id,
-            "messages": [asdict(message) for message in messages],
-            "said": asdict(said),
-            "extractor": extractor,
-        }
-        return await self.jobs.put(tenant, "messages", payload, job_id)
-
-    async def remember(self, tenant: str, cube: str, text: str, session: str | None) -> None:
-        """Keep what a user said in a chat, in a job; that of a request with a key, once."""
-        message = message_of(text)
-        if message.text.strip():
-            id = "job_" + once.token()[:24]
-            await self.queue_messages(tenant, cube, [message], Said(session=session), job_id=id)
-
-    async def _messages_job(self, job: Job) -> None:
-        given = job.payload
-        messages = [Message(**fields) for fields in given["messages"]]
-        said = Said(**{**given["said"], "tags": tuple(given["said"]["tags"])})
-        finish = self._store.jobs.finishing(job.id)
-        find = self._extractors.chosen(given["extractor"])
-        placed = await self._read(
-            find,
-            lambda: self._store.add_messages(
-                job.tenant,
-                given["cube"],
-                messages,
-                said,
-                extractor=find,
-                finish=lambda db, done: finish(db, [placed_json(item) for item in done]),
-            ),
-        )
-        await self._replaced(job.tenant, placed)
-
-    async def _read(self, extractor: Extractor, work: Callable[[], T]) -> T:
-        """Do work that waits for an extractor in a thread."""
-        if extractor.name == "local":
-            return await asyncio.to_thread(work)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, copy_context().run, work)
 
     async def _replaced(self, tenant: str, placed: Sequence[AddOutcome]) -> None:
         self._placed.update(item.action for item in placed)
@@ -275,11 +179,6 @@ class MemoryService:
         """Return the messages that a memory is from, in order."""
         return await asyncio.to_thread(self._store.sources, tenant, memory_id)
 
-    async def messages(self, tenant: str, cube: str | None, session: str | None, limit: int) -> list[Message]:
-        """Return the last messages of a cube (None: of the default one), or of one conversation in it, oldest first."""
-        id = await self.cubes.id_of(tenant, cube)
-        return await asyncio.to_thread(self._store.messages, tenant, id, session, limit)
-
     async def labels_of(self, tenant: str) -> set[str]:
         """Return the labels that segments of the tenant's own memories have."""
         return await asyncio.to_thread(self._store.labels_of, tenant)
@@ -352,20 +251,3 @@ class MemoryService:
         await self._invalidation.drop("", await asyncio.to_thread(self._store.erasing.archive_expired))
         await asyncio.to_thread(self._store.jobs.sweep)
         await asyncio.to_thread(self._store.keyed.sweep)
-
-
-class PlacedUnit(TypedDict):
-    """The outcome for one unit of what was said: the memory's id, and the ids of those that it replaced."""
-
-    action: str
-    id: str
-    replaced: list[str]
-
-
-def placed_json(placed: AddOutcome) -> PlacedUnit:
-    """Return what became of a unit, without texts."""
-    return {
-        "action": placed.action,
-        "id": placed.memory.id,
-        "replaced": [memory.id for memory in placed.replaced],
-    }

@@ -205,7 +205,7 @@ async def add_message(body: AddMessage, services: Provided, tenant: Tenant) -> d
     additions = [(w.cube, w.said(body.info, body.tags or ()), common.messages_of(body.messages)) for w in owners]
     for name, said, messages in additions:
         queue = partial(
-            services.memories.queue_messages,
+            services.memories.messages.queue,
             tenant,
             messages=messages,
             said=said,
@@ -242,7 +242,7 @@ async def get_message(body: GetMessage, services: Provided, tenant: Tenant) -> d
     limit = body.message_limit_number or 6
     found = []
     for cube in (await services.memories.cubes.own(tenant, [body.user_id])).values():
-        found = await services.memories.messages(tenant, cube.id, body.conversation_id, limit)
+        found = await services.memories.messages.latest(tenant, cube.id, body.conversation_id, limit)
     details = [
         {
             "id": message.id,

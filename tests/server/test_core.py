@@ -23,7 +23,8 @@ from server.core.checks import message_of
 from server.core.errors import InvalidValue, ModelUnknown, Unsupported
 from server.core.generation import AnswerOptions, Followers, RecallOptions
 from server.core.invalidation import Invalidation
-from server.core.memories import Extractors, MemoryService
+from server.core.memories import MemoryService
+from server.core.messages import Extractors
 
 pytestmark = pytest.mark.transformers
 T = "default"
@@ -225,9 +226,9 @@ def test_what_replaces_a_memory_drops_its_segments(model: LoadedModel, tmp_path:
         return [message_of(text)]
 
     async def test(parts: Core) -> None:
-        (first,) = await parts.memories.add_messages(T, None, said("I live in Lisbon."), Said())
+        (first,) = await parts.memories.messages.add(T, None, said("I live in Lisbon."), Said())
         assert await parts.segments_of(first.memory) > 0
-        job = await parts.memories.queue_messages(T, None, said("I live in Porto now."), Said())
+        job = await parts.memories.messages.queue(T, None, said("I live in Porto now."), Said())
         ended = await parts.memories.jobs.wait(T, job.id, 30)
         assert (ended.status, [unit["replaced"] for unit in ended.result]) == ("completed", [[first.memory.id]])
         assert [entry for entry in parts.store.catalogue.entries() if first.memory.label in entry.labels] == []

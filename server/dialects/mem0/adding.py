@@ -46,7 +46,7 @@ def _addition(body: Add) -> _Addition:
 async def _queue(body: Add, services: Services, tenant: str) -> Job:
     given = _addition(body)
     id = common.task_job_id(given.name)
-    queue = services.memories.queue_messages
+    queue = services.memories.messages.queue
     return await common.added_to(
         services.memories, tenant, given.name, lambda cube: queue(tenant, cube, given.messages, given.said, job_id=id)
     )
@@ -58,7 +58,7 @@ async def _add(body: Add, services: Services, tenant: str) -> list[AddOutcome]:
 
     async def add_to(cube: str) -> list[AddOutcome]:
         if body.infer:
-            return await services.memories.add_messages(tenant, cube, given.messages, given.said)
+            return await services.memories.messages.add(tenant, cube, given.messages, given.said)
         as_given = [message for message in given.messages if message.role != "system"]
         timed = body.timestamp is not None
         return [await _add_text(services, tenant, cube, message, given.said, timed) for message in as_given]

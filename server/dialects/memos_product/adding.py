@@ -53,10 +53,10 @@ async def _add_to(name: str, body: Add, services: Services, tenant: str, cube: s
         }
         placed = [await services.memories.add(tenant, cube, body.memory_content, kind="fact", **fields)]
     if messages and body.async_mode == "sync":
-        placed += await services.memories.add_messages(tenant, cube, messages, said)
+        placed += await services.memories.messages.add(tenant, cube, messages, said)
     elif messages:
         id = common.task_job_id(body.user_id, body.task_id)
-        job = await services.memories.queue_messages(tenant, cube, messages, said, job_id=id)
+        job = await services.memories.messages.queue(tenant, cube, messages, said, job_id=id)
         done.append({"cube_id": name, "task_id": body.task_id or job.id, "status": task_status(job)})
     done += [
         {

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from memory import Change, Hit, Memory, Message, Proof, Said
 from server.core import once
 from server.core.checks import message_of, moment
-from server.core.memories import placed_json
+from server.core.messages import placed_json
 from server.http.conditions import NOT_MODIFIED, Expected, shown, tagged
 from server.http.deps import Provided, Tenant
 from server.http.describing import Responses
@@ -120,11 +120,11 @@ async def add_messages(
     said = Said(body.session, body.owner, body.agent, tuple(body.tags), body.metadata, body.expires_at)
     own = once.once.get()
     if body.wait and own is None:
-        placed = await services.memories.add_messages(tenant, body.cube, messages, said, body.extractor)
+        placed = await services.memories.messages.add(tenant, body.cube, messages, said, body.extractor)
         return {"object": "list", "data": [placed_json(item) for item in placed]}
     # A request with a key is a job all the same: one of that name is done once, even if this process ends now.
     job_id = None if own is None else f"job_{own.next()[:24]}"
-    job = await services.memories.queue_messages(tenant, body.cube, messages, said, body.extractor, job_id)
+    job = await services.memories.messages.queue(tenant, body.cube, messages, said, body.extractor, job_id)
     if body.wait:
         job = await services.memories.jobs.wait(tenant, job.id, 60.0)
         if job.status == "completed":
@@ -144,7 +144,7 @@ async def list_messages(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> MessageList:
     """List the last messages of a cube, or of one conversation in it, oldest first."""
-    messages = await services.memories.messages(tenant, cube, session, limit)
+    messages = await services.memories.messages.latest(tenant, cube, session, limit)
     return {"object": "list", "data": [message_json(message) for message in messages]}
 
 

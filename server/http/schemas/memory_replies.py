@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from memory import Access, MemoryKind, MemoryStatus
 from server.core.bundles import Reason
-from server.core.memories import PlacedUnit
+from server.core.messages import PlacedUnit
 
 
 class ErrorDetail(TypedDict):
