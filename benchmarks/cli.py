@@ -31,7 +31,7 @@ from benchmarks.suites.retrieval import TOP_K
 from benchmarks.support.composing import ALWAYS
 from benchmarks.support.machine import manifest
 from engine.config import CompositionConfig, EngineConfig, TransformersConfig
-from engine.transformers import TransformersEngine, leave_to_engine, load_engine
+from engine.transformers import TransformersEngine, load_engine, use_one_thread
 from kvcache import StoreConfig
 from server.assets import demo_model_folder
 
@@ -74,7 +74,7 @@ def _on_engine(
     async def run(folder: Path) -> dict[str, Any]:
         threads = torch.get_num_threads()
         engine = open_engine(model, folder, composing, adapt_threads=adapt_threads)
-        leave_to_engine()  # as in the server
+        use_one_thread()  # as in the server
         try:
             result = await measure(engine, folder)
         finally:
@@ -431,8 +431,8 @@ def preload(
     shares: Annotated[
         str, typer.Option(help="LoCoMo: host budgets, as shares of all pages (a model: the first).")
     ] = "0.25",
-    conversations: Annotated[int | None, typer.Option(min=1, help="LoCoMo: at most so many.")] = None,
-    turns: Annotated[int | None, typer.Option(min=1, help="LoCoMo: at most so many turns of each.")] = None,
+    conversations: Annotated[int | None, typer.Option(min=1, help="LoCoMo: the most conversations.")] = None,
+    turns: Annotated[int | None, typer.Option(min=1, help="LoCoMo: the most turns of each.")] = None,
     memory_tokens: Annotated[int, typer.Option(min=16, help="LoCoMo: tokens of a memory.")] = 128,
     top_k: Annotated[int, typer.Option(min=1, help="LoCoMo: memories a turn.")] = 5,
     fidelity: Annotated[str, typer.Option(help="high or fast.")] = "high",

@@ -61,7 +61,7 @@ def lab(
         str | None, typer.Option(help=f"How random weights are held: {', '.join(KINDS)}; as they fit without it.")
     ] = None,
     deadline: Annotated[
-        float | None, typer.Option(min=1, help="Begin nothing that would not end after so many seconds.")
+        float | None, typer.Option(min=1, help="Begin nothing that would not end within this many seconds.")
     ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where segments are written; a temporary folder without it.")

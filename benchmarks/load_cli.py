@@ -48,9 +48,9 @@ def load(
     output_len: Annotated[int, typer.Option(min=1, help="Tokens of a reply.")] = 32,
     time_scale: Annotated[float, typer.Option(help="Trace: times are multiplied by it.")] = 1.0,
     length_scale: Annotated[float, typer.Option(help="Trace: lengths are multiplied by it.")] = 1.0,
-    max_input: Annotated[int, typer.Option(min=1, help="Trace: at most so many tokens of prompt.")] = 2048,
-    max_output: Annotated[int, typer.Option(min=1, help="Trace: at most so many tokens of reply.")] = 256,
-    max_concurrency: Annotated[int | None, typer.Option(min=1, help="At most so many requests at once.")] = None,
+    max_input: Annotated[int, typer.Option(min=1, help="Trace: the most tokens of a prompt.")] = 2048,
+    max_output: Annotated[int, typer.Option(min=1, help="Trace: the most tokens of a reply.")] = 256,
+    max_concurrency: Annotated[int | None, typer.Option(min=1, help="The most requests at once.")] = None,
     num_warmups: Annotated[int, typer.Option(min=0, help="Requests before the run.")] = 4,
     seed: Annotated[int, typer.Option(help="Of arrivals, prompts and memories.")] = 0,
     goodput: Annotated[

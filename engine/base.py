@@ -130,8 +130,8 @@ class GenerateRequest:
     standalone ones and repaired, as ``repair`` says (None: the engine's setting for that fidelity).
     ``keep_turns``: the turns and the answer are stored behind the memories, for the conversation's next request (an
     engine whose own cache does that may ignore it).
-    ``score_last``: log-likelihoods of so many of the prompt's last tokens are wanted, with ``sampling.logprobs`` rivals
-    each. They are computed, whatever is stored of them.
+    ``score_last``: the number of the prompt's last tokens whose log-likelihoods are wanted, with ``sampling.logprobs``
+    rivals each. They are computed, whatever is stored of them.
     """
 
     request_id: str

@@ -23,10 +23,10 @@ Open = Callable[[EngineConfig, StoreConfig], OwningEngine]
 
 
 def _transformers(config: EngineConfig, store: StoreConfig) -> OwningEngine:
-    from engine.transformers import leave_to_engine, load_engine
+    from engine.transformers import load_engine, use_one_thread
 
     engine = load_engine(config, store)
-    leave_to_engine()
+    use_one_thread()
     return engine
 
 

@@ -6,7 +6,7 @@ import logging
 
 from engine.base import Engine
 from engine.registry import COMPUTES_HERE, ENGINES, OwningEngine
-from engine.transformers import leave_to_engine, usable_threads
+from engine.transformers import usable_threads, use_one_thread
 from kvcache import Catalogue, ModelView
 from memory import (
     EndpointCompleter,
@@ -115,7 +115,7 @@ def open_services(config: Config) -> Services:
     _bundle_key(config).check()
     threads = config.engine.threads or usable_threads()
     if config.engine.kind in COMPUTES_HERE:  # before anything else computes
-        leave_to_engine()
+        use_one_thread()
     lock = DataDirLock(config.data_dir)
     try:
         embedder = _embedder(config.memory)

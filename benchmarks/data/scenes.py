@@ -1,8 +1,8 @@
 """LoCoMo's conversations as scenes: turns that ask for memories of what was said in earlier sessions.
 
-The first sessions of each conversation are remembered, as memories of so many tokens in a cube of its own; the turns of
-the others are asked one after the other, in the order of the file's own times, so that the conversations take turns as
-its people did.
+The first sessions of each conversation are remembered, as memories of a given number of tokens in a cube of its own.
+The turns of the others are asked one after the other, in the order of the file's own times, so that the conversations
+take turns as its people did.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def load_scenes(
     turns_each: int | None = None,
     at_once: bool = False,
 ) -> Scenes:
-    """Fill ``store`` and find out what each turn asks for. ``turns_each``: at most so many turns of each conversation;
+    """Fill ``store`` and find out what each turn asks for. ``turns_each``: the most turns of each conversation;
     ``at_once``: all conversations go on at once, with seeded pauses, not at the file's times. Raises ``ValueError`` for
     a file of another kind."""
     cubes, turns = [], []

@@ -90,7 +90,7 @@ class _Streams:
             await engine.close()
 
     async def _behind(self, engine: TransformersEngine, context: int) -> None:
-        """All numbers of streams behind contexts of so many tokens, each its own, built once."""
+        """All numbers of streams behind contexts of a given number of tokens, each its own, built once."""
         contexts = [self._draw(context, 7 + i) for i in range(max(self._decoding.streams))]
         try:
             for tokens in contexts:

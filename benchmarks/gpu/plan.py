@@ -10,7 +10,7 @@ from benchmarks.lab.weights import Kind
 
 @dataclass(frozen=True)
 class Decoding:
-    """Streams side by side, each behind so many tokens of its own, for so many steps."""
+    """Streams side by side: their number, the tokens behind each, and the steps."""
 
     streams: tuple[int, ...]
     contexts: tuple[int, ...]

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--deadline", type=float, help="begin nothing that would not end after so many seconds")
+    parser.add_argument("--deadline", type=float, help="begin nothing that would not end within this many seconds")
     parser.add_argument("--contexts", help="only these lengths of context")
     parser.add_argument("--folder", type=Path, help="where segments are written; a temporary folder without it")
     parser.add_argument("--json", type=Path, help="write the result here")

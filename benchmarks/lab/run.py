@@ -29,11 +29,11 @@ from engine.dtype import choose_dtype
 from engine.transformers import (
     LoadedModel,
     TransformersEngine,
-    in_passing,
-    leave_to_engine,
     load_model,
     prepare,
+    run_on_short_lived_thread,
     usable_threads,
+    use_one_thread,
 )
 from engine.transformers.governor import ThreadGovernor
 from engine.transformers.loading import choose_device
@@ -73,8 +73,8 @@ class Settings:
 
 
 OpenPeers = Callable[[Sequence[str], str | Path, int, int], tuple[list[PeerProcess], dict[str, str]]]
-"""Starts peers on a model's folder, for so many tokens of context, with so many CPU threads: those that run, and why
-the others do not."""
+"""Starts peers on a model's folder, for a number of tokens of context and of CPU threads: those that run, and why the
+others do not."""
 FindModel = Callable[[str], "str | Path"]
 """Where a model's files are: an id stays an id, ``demo`` becomes a folder."""
 
@@ -136,9 +136,11 @@ class _Run:
             folder = Path(name)
             self._report("measuring what this machine can do at best")
             drive = folder if self._suite.reads_disk else None
-            self._ceilings = in_passing(lambda: measured(self._device, self._dtype, drive), self._threads)
+            self._ceilings = run_on_short_lived_thread(
+                lambda: measured(self._device, self._dtype, drive), self._threads
+            )
             self._free()
-            leave_to_engine()
+            use_one_thread()
             try:
                 for model in self._settings.models:
                     try:
@@ -171,12 +173,12 @@ class _Run:
     async def _measure_model(self, name: str, ceilings: Ceilings, folder: Path) -> None:
         self._report(f"{name}: making the model")
         begin = time.perf_counter()
-        model, size, kind = in_passing(lambda: self._load(name), self._threads)
+        model, size, kind = run_on_short_lived_thread(lambda: self._load(name), self._threads)
         suite, too_long = self._suite.within(model.context)
         for cell in too_long:
             self._skip(name, _cell(cell), f"the model's context is {model.context} tokens")
         if kind == "fp8":
-            small = in_passing(lambda: small_flops(self._device, self._dtype), self._threads)
+            small = run_on_short_lived_thread(lambda: small_flops(self._device, self._dtype), self._threads)
             ceilings = self._ceilings = replace(ceilings, small_flops=small)
         layout = model.fingerprint.layout
         weight_bytes = 1 if kind == "fp8" else self._dtype.itemsize
@@ -312,7 +314,7 @@ class _Run:
         batching = BatchingConfig(prefill_chunk=chunk)
         governor = ThreadGovernor(self._threads, adaptive=False)
         engine = TransformersEngine(model, store, model_id=name, batching=batching, composing=ALWAYS, governor=governor)
-        leave_to_engine()
+        use_one_thread()
         return engine
 
     @contextmanager

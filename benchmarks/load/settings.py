@@ -21,7 +21,7 @@ class LoadError(ValueError):
 class Settings:
     """``output`` is fixed by ``ignore_eos``; ``timeout_s``: seconds without a byte; ``max_concurrency``: None for no
     limit. ``pinned`` memories are in every prompt, ``top_k`` more are retrieved, each of ``memory_tokens``;
-    ``prepare_s``: at most so many seconds for the server to compute them before the run."""
+    ``prepare_s``: the most seconds for the server to compute them before the run."""
 
     model: str
     modes: tuple[Mode, ...] = ("kv", "off")

@@ -26,7 +26,7 @@ from memory import Embedder, MemoryStore, Said, new_message
 _TENANT = "bench"
 _BATCH = 2_000
 _QUERIES = 100
-# A shared machine is slow for seconds at a time: the questions are asked so many times over.
+# A shared machine is slow for seconds at a time: the questions are asked several times over.
 _ROUNDS = 5
 _TOPICS = 2_000
 _CONVERSATION = 20

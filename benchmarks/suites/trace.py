@@ -28,7 +28,7 @@ from benchmarks.support.runs import RunCache, RunTree
 BLOCK_TOKENS = 512
 BUDGETS = (2_000, 5_000, 20_000)
 _NEVER = 1 << 60
-# The model ranks again at most so often, learns from so many samples each time, and of segments used so lately.
+# At most how often the model ranks again, how many samples it learns from each time, and how lately they were used.
 _TICK_S = 1.0
 _SAMPLES = 300
 _SAMPLED_S = 1500.0

@@ -31,7 +31,7 @@ _RATE = 0.3
 _BATCH = 64
 # What was learned from at once counts so much less with each time that something is learned.
 _FADE = 0.98
-# Before so many samples the model is not asked: what was used last is kept.
+# Before this many samples the model is not asked: what was used last is kept.
 _MIN_SAMPLES = 1000.0
 
 

@@ -4,7 +4,7 @@ from engine.transformers.attention.sequence_kv import SequenceKV
 from engine.transformers.engine import TransformersEngine, load_engine
 from engine.transformers.loading import LoadedModel, load_model, prepare
 from engine.transformers.runner import ModelRunner, Work
-from engine.transformers.threads import in_passing, leave_to_engine, usable_threads
+from engine.transformers.threads import run_on_short_lived_thread, usable_threads, use_one_thread
 
 __all__ = [
     "LoadedModel",
@@ -12,10 +12,10 @@ __all__ = [
     "SequenceKV",
     "TransformersEngine",
     "Work",
-    "in_passing",
-    "leave_to_engine",
     "load_engine",
     "load_model",
     "prepare",
+    "run_on_short_lived_thread",
     "usable_threads",
+    "use_one_thread",
 ]

@@ -109,7 +109,7 @@ class Admission:
             self._load(group)
         except Exception:
             # The worker's edge: without its segments the request is slower, never wrong.
-            log.exception("loading segments failed; the prompt is computed")
+            log.exception("request %s: loading segments failed; the prompt is computed", group.request.request_id)
             self._requests.failures += 1
             group.chain.clear()
             group.composition = None

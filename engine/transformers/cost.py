@@ -113,7 +113,7 @@ def calibrated(model: LoadedModel, chunk: int = 512) -> CostModel:
 
 
 def fitted(seconds: Callable[[int, int], float], sizes: Sizes, chunk: int) -> CostModel:
-    """Fit the cost model through three measurements: ``seconds`` gives those of a pass of so many tokens behind
+    """Fit the cost model through three measurements: ``seconds`` gives those of a pass of n tokens behind
     others."""
     short, long, far = sizes.short, sizes.long, sizes.far
     few_s, many_s = seconds(short, 0), seconds(long, 0)

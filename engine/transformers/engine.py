@@ -31,7 +31,7 @@ from engine.transformers.loading import LoadedModel, choose_device, load_model
 from engine.transformers.pages import PageBuilder
 from engine.transformers.runner import ModelRunner
 from engine.transformers.sequence import Group
-from engine.transformers.threads import in_passing, usable_threads
+from engine.transformers.threads import run_on_short_lived_thread, usable_threads
 from engine.transformers.worker import EngineWorker
 from kvcache import Catalogue, Fingerprint, MemoryTierName, ModelView, StoreConfig, TieredStore, open_store
 
@@ -212,7 +212,7 @@ def load_engine(config: EngineConfig, store: StoreConfig) -> TransformersEngine:
     device = choose_device(own.device)
     opened = open_store(store, device)
     try:
-        loaded, cost = in_passing(lambda: _loaded(config, device), threads)
+        loaded, cost = run_on_short_lived_thread(lambda: _loaded(config, device), threads)
     except BaseException:
         opened.close()
         raise

@@ -63,7 +63,7 @@ class Kind:
 
     @staticmethod
     def of(sequences: int, new_tokens: int, behind: int) -> Kind | None:
-        """Give the kind of a pass with so many tokens in all its sequences together; None where it is too long."""
+        """Return the kind of a pass by its tokens in all sequences together; None where it is too long."""
         if new_tokens > _LONGEST_PASS:
             return None
         return Kind(sequences, new_tokens.bit_length(), behind.bit_length())
@@ -189,7 +189,7 @@ class ThreadGovernor:
         return between_layers
 
     def observe(self, kind: Kind | None, threads: int, cost: float, waited: float | None = None) -> None:
-        """Take in what a pass with so many threads took, in seconds per new token, and the share of it that the
+        """Take in what a pass with that number of threads took, in seconds per new token, and the share of it that the
         calling thread waited for a core (None: unknown)."""
         if self._broken:
             self._broken = False

@@ -103,7 +103,7 @@ class Results:
             group.sink(choice.accept(token_id, logprob, group, self._model))
         except Exception as error:
             # The worker's edge: logits that cannot be sampled from (not a number, say) fail their own request.
-            log.exception("choosing a token failed")
+            log.exception("request %s: choosing a token failed", group.request.request_id)
             self._requests.failures += 1
             group.aborted = True
             group.sink(EngineError(f"choosing a token failed: {type(error).__name__}"))

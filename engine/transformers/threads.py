@@ -25,24 +25,24 @@ T = TypeVar("T")
 _PROBE_ROWS, _PROBE_WIDTH, _PROBE_LAYERS, _PROBE_ROUNDS = 16, 1024, 60, 5
 
 
-def in_passing(work: Callable[[], T], threads: int) -> T:
+def run_on_short_lived_thread(work: Callable[[], T], threads: int) -> T:
     """Do ``work`` with ``threads`` CPU threads in a thread that ends with it; returns what it gives."""
 
     def run() -> T:
-        compute_with(threads)
+        set_thread_count(threads)
         return work()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="passing") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="short-lived") as pool:
         return pool.submit(run).result()
 
 
-def compute_with(threads: int) -> None:
-    """Have this thread compute with so many threads from now on, whatever others say later."""
+def set_thread_count(threads: int) -> None:
+    """Have this thread compute with ``threads`` threads from now on, whatever others say later."""
     torch.get_num_threads()  # a thread takes over the process's number when it first asks, over one that was set before
     torch.set_num_threads(threads)
 
 
-def leave_to_engine() -> None:
+def use_one_thread() -> None:
     """Have this thread, and those that begin to compute later, do so without a pool from now on."""
     torch.set_num_threads(1)
 
@@ -66,7 +66,7 @@ def times_as_quick(threads: int) -> float:
         pairs = [(seconds(1), seconds(threads)) for _ in range(_PROBE_ROUNDS)]
         return median(one for one, _ in pairs) / median(many for _, many in pairs)
 
-    return in_passing(measure, threads)
+    return run_on_short_lived_thread(measure, threads)
 
 
 def others_running(least: int = 1, root: Path = Path("/")) -> int | None:

@@ -33,7 +33,7 @@ from engine.transformers.results import Results
 from engine.transformers.runner import ModelRunner, Work
 from engine.transformers.sequence import Group
 from engine.transformers.step import Step, pick
-from engine.transformers.threads import compute_with, usable_threads
+from engine.transformers.threads import set_thread_count, usable_threads
 from engine.vocabulary import Vocabulary
 from kvcache import TieredStore
 from kvcache.copies import use_device
@@ -131,7 +131,7 @@ class EngineWorker(threading.Thread):
     @torch.inference_mode()
     def run(self) -> None:
         use_device(self._model.device)
-        compute_with(self.governor.most)
+        set_thread_count(self.governor.most)
         self.ready.set()
         while not self._stopping:
             try:

@@ -1,6 +1,6 @@
 """How tokens that are to be computed anew are divided into passes through the model.
 
-Each run of neighbouring tokens is one sequence of a pass, and vLLM's attention back ends keep buffers for so many
+Each run of neighbouring tokens is one sequence of a pass, and vLLM's attention back ends keep buffers for as many
 sequences as a step may have (``max_num_seqs``): with more, FlashAttention 3 and FlashInfer fail, or write behind them.
 Where there are more runs than that, gaps between runs are closed by computing what lies in them as well, or the runs
 are divided among several passes, whichever computes less.

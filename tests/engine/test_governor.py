@@ -13,7 +13,7 @@ from benchmarks.suites.crowded import another_process
 from engine.transformers import LoadedModel, SequenceKV, usable_threads
 from engine.transformers.governor import Kind, ThreadGovernor
 from engine.transformers.runner import ModelRunner, Work
-from engine.transformers.threads import compute_with
+from engine.transformers.threads import set_thread_count
 from tests.tiny import tiny_model
 
 DECODE = Kind(1, 1, 7)
@@ -268,7 +268,7 @@ def test_beside_a_real_process_that_computes_the_demo_model_steps_down(demo_mode
     runner = ModelRunner(demo_model.model, governor)
     kv = SequenceKV(demo_model.fingerprint.layout, demo_model.device, 400)
     before = torch.get_num_threads()
-    compute_with(governor.most)
+    set_thread_count(governor.most)
     try:
         with another_process():
             begin = time.monotonic()

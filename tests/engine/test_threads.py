@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.suites.crowded import another_process
 from engine.transformers.threads import (
-    compute_with,
-    in_passing,
-    leave_to_engine,
     others_running,
+    run_on_short_lived_thread,
+    set_thread_count,
     times_as_quick,
     usable_threads,
+    use_one_thread,
 )
 
 
@@ -34,7 +34,7 @@ def test_a_thread_keeps_its_number_and_later_ones_have_one() -> None:
     started, left = threading.Event(), threading.Event()
 
     def engine() -> tuple[int, int]:
-        compute_with(2)
+        set_thread_count(2)
         started.set()
         left.wait()
         first = torch.get_num_threads()
@@ -44,7 +44,7 @@ def test_a_thread_keeps_its_number_and_later_ones_have_one() -> None:
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(engine)
         started.wait()
-        leave_to_engine()
+        use_one_thread()
         left.set()
         assert found.result() == (2, 2)
     with ThreadPoolExecutor(1) as pool:
@@ -55,10 +55,10 @@ def test_a_thread_keeps_its_number_and_later_ones_have_one() -> None:
 def test_what_is_done_in_passing_has_its_threads_and_leaves_none() -> None:
     torch.set_num_threads(1)
     before = threading.active_count()
-    assert in_passing(torch.get_num_threads, 2) == 2
+    assert run_on_short_lived_thread(torch.get_num_threads, 2) == 2
     assert threading.active_count() == before
     with pytest.raises(ZeroDivisionError):
-        in_passing(lambda: 1 // 0, 2)
+        run_on_short_lived_thread(lambda: 1 // 0, 2)
 
 
 def _groups(root: Path, lines: str, **files: str) -> Path:

@@ -26,7 +26,7 @@ from kvcache import TieredStore
 
 _WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique")
 _STEPS = 6
-# A step at a length that is new takes so many times as long as the median one, at most: nothing is built for it.
+# A step at a length that is new takes at most this many times as long as the median one: nothing is built for it.
 _SLOWEST = 8.0
 _SANITIZED_S = 60
 _DRILL_S = 20

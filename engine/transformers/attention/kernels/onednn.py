@@ -22,7 +22,7 @@ from engine.transformers.attention.kernels.flash import flash, merge
 # Rows of scores at once, and how many numbers they may be: they should stay in the cores' caches.
 _ROWS = 128
 _SCORES = 4 << 20
-# From so many new tokens on one call for all rows is quicker, where all of them see all keys.
+# From this many new tokens on, one call for all rows is quicker, where all of them see all keys.
 _MANY = 256
 _NEW, _KEYS = 32, 256
 # Of a float32 product of 64 terms of standard normal numbers, against float64.

@@ -113,7 +113,7 @@ class NativeAttention:
         return out.transpose(1, 2)
 
     def _scratch(self, threads: int) -> torch.Tensor:
-        """Return this thread's memory for so many workers, kept: their stacks may be small, and fresh memory is
+        """Return this thread's memory for that number of workers, kept: their stacks may be small, and fresh memory is
         slow."""
         held: torch.Tensor | None = getattr(self._local, "scratch", None)
         if held is None or held.numel() < threads * self._scratch_bytes:
