@@ -21,7 +21,7 @@ ROOT = Path(benchmarks.__file__).parent
 # These check the kernels below composition on a device, and time passes behind slots with whatever is in them.
 BELOW_COMPOSITION = {"gpu/checks/attention.py", "gpu/checks/networks.py", "gpu/decoding.py"}
 # Pages of random numbers, for files and not for prompts.
-MADE_UP = {"store.py"}
+MADE_UP = {"suites/store.py"}
 CUBE = [f"Person {i} has {i} coats in room {i * 7}" for i in range(12)]
 SAMPLING = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 

@@ -52,5 +52,6 @@ def serving(data_dir: Path, *flags: str, model: str = "demo") -> Iterator[Proces
     try:
         yield server
     finally:
+        server.openai.close()
         if server.process.poll() is None:
             server.stop(signal.SIGKILL)

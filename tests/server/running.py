@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from engine.config import BatchingConfig, CompositionConfig
@@ -40,6 +41,12 @@ class Running:
         messages = [{"role": "user", "content": text}]
         defaults = {"model": "tiny", "messages": messages, "max_tokens": 6, "temperature": 0, "ignore_eos": True}
         return self.client.post("/v1/chat/completions", json={**defaults, **body})
+
+    def let_wait(self, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+        """Have the engine, whichever it is, let at most ``n`` requests wait."""
+        engine: Any = self.services.engine
+        holder, name = (engine._intake, "max_waiting") if hasattr(engine, "_intake") else (engine, "_max_waiting")
+        monkeypatch.setattr(holder, name, n)
 
     def add(self, text: str, **body: Any) -> dict[str, Any]:
         """Add a memory."""

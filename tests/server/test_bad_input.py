@@ -262,17 +262,12 @@ def test_what_only_vllm_can_do_is_refused_by_name(server: Running, change: dict[
     assert (error["code"], error["param"]) == ("unsupported", param)
 
 
-def test_too_many_waiting_requests_are_503_with_retry_after(server: Running) -> None:
-    engine: Any = server.services.engine
-    holder, name = (engine._intake, "max_waiting") if hasattr(engine, "_intake") else (engine, "_max_waiting")
-    before = getattr(holder, name)
-    setattr(holder, name, 0)
-    try:
+def test_too_many_waiting_requests_are_503_with_retry_after(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        server.let_wait(patched, 0)
         reply = server.chat()
         assert error_of(reply, 503)["code"] == "queue_full"
         assert reply.headers["retry-after"] == "1"
-    finally:
-        setattr(holder, name, before)
     assert server.chat().status_code == 200
 
 

@@ -111,7 +111,7 @@ def test_what_clients_see_while_the_server_drains(
     caplog.set_level(logging.INFO)
     endless = replace(model, eos_token_ids=frozenset())  # the dialects cannot say ignore_eos
     with running(endless, tmp_path, drain_s=8.0) as server:
-        monkeypatch.setattr(server.services.engine, "_max_waiting", 100)
+        server.let_wait(monkeypatch, 100)
 
         def post(path: str, body: dict[str, Any]) -> httpx.Response:
             return server.client.post(path, json=body)
@@ -252,7 +252,7 @@ def test_an_engine_that_closes_under_a_request_is_503(server: Running, monkeypat
 def test_a_full_queue_is_503(
     server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server.services.engine, "_max_waiting", 0)
+    server.let_wait(monkeypatch, 0)
     bodies = {"/v1/chat/completions": LONG, "/v1/completions": {**LONG, "prompt": "a", "stream": True}}
     bodies |= {"/product/chat/complete": MEMOS, "/api/openmem/v1/chat": {**MEMOS, "stream": True}}
     for path, body in bodies.items():

