@@ -33,7 +33,7 @@ PEERS         := llama-cpp-python==0.3.36 tardigrade-db==0.8.1 kvboost==0.9.0
 PEERS_OPTIONS := -DLLAVA_BUILD=OFF
 
 # The fast tests: rooms whose tests need no model but the tiny one, and no server.
-QUICK := tests/kvcache tests/scheduler tests/memory tests/test_house.py
+QUICK := tests/kvcache tests/scheduler tests/memory tests/test_house.py tests/test_project.py
 
 .PHONY: serve test quick env check check-format check-lint check-types check-imports check-house format bench rehearse clean env-vllm test-vllm env-clients test-clients env-peers
 

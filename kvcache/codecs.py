@@ -4,7 +4,7 @@
     zstd     bytes of equal significance side by side, then zstd     lossless
     fp8      e4m3, one scale a layer and head                        about 0.5 of bfloat16
     int8     keys per channel in groups of 128 tokens with an offset, values per token          0.52
-    int4     the same with groups of 64 tokens, values per token in groups of 32 channels       0.30
+    int4     the same with groups of 64 tokens, values per token in groups of 32 channels       0.28
 
 Keys have a few large channels that stay large over all tokens, values do not: keys are scaled per channel, values
 per token (KIVI, arXiv 2402.02750). Scales and offsets are float16. A codec turns tensors [layers, kv_heads, tokens,

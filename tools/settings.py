@@ -90,6 +90,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         return int(old != new)
     PAGE.write_text(new)
+    print(f"docs/settings.md: {'unchanged' if old == new else 'written'}")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kvcache import CodecName
+from kvcache import CODECS, CodecName
 
 # Tokens of MemOS's published evaluation, and their names there.
 MEMOS_CONTEXTS = {"short": 583, "medium": 2773, "long": 6064}
@@ -98,7 +98,7 @@ SUITES: dict[str, Suite] = {
             _grid((2048,), (64,)),
             modes=("direct", "composed-disk"),
             fidelities=("fast",),
-            codecs=("none", "zstd", "fp8", "int8", "int4"),
+            codecs=tuple(CODECS),
         ),
         Suite("concurrency", _grid((1024,), (64,)), modes=("direct", "resident"), rounds=3, requests=(1, 2, 4, 8)),
     )

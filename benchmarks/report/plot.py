@@ -101,7 +101,9 @@ def _frontier(panel: Any, rows: list[dict[str, Any]], x: str) -> None:
         name = "concatenated, not moved" if build == "naive" else f"{build}, {repair}"
         style = "-" if len(points) > 1 else "none"
         xs, ys = [row[x] for row in points], [row["kl_mean"] for row in points]
-        panel.plot(xs, ys, linestyle=style, marker=markers[build], color=colours[repair], label=name, markersize=5)
+        panel.plot(
+            xs, ys, linestyle=style, marker=markers[build], color=colours.get(repair, "C4"), label=name, markersize=5
+        )
     for row in rows:
         if row["strategy"] in ("high", "fast") and row[x] is not None:
             panel.annotate(row["strategy"], (row[x], row["kl_mean"]), xytext=(-6, -16), textcoords="offset points")

@@ -15,7 +15,7 @@ from benchmarks.report.plot import plot_fidelity
 from benchmarks.suites import codec, fidelity, store
 from benchmarks.support import composing
 from engine.transformers import LoadedModel, TransformersEngine
-from kvcache import Repair, TieredStore
+from kvcache import STRATEGIES, Repair, TieredStore
 
 
 def encode(text: str) -> list[int]:
@@ -125,3 +125,8 @@ def test_the_store(tmp_path: Path) -> None:
     row = store._read_row(tmp_path / "reads", "standalone", "int8", 2, 64, 1)
     assert row.ratio > 0
     assert row.file_mb < 2 * 64 * 46_080 / 1e6
+
+
+def test_every_strategy_is_compared() -> None:
+    compared = {strategy.repair.strategy for strategy in fidelity.frontier(Repair("none", 0.0), Repair("none", 0.0))}
+    assert compared == set(STRATEGIES)
