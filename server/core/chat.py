@@ -69,6 +69,8 @@ class ChatService:
         self.check(answer)
         options = recall or RecallOptions()
         ask = await self.ask(tenant, messages, options, answer.max_tokens or None)
+        if options.remember and not ask.cube_ids:
+            raise InvalidValue("memory.cube: there is none to remember in.", "memory.cube")
         try:
             plan = await self._planner.plan(replace(ask, tools=answer.tools))
         except ValueError as error:

@@ -121,6 +121,12 @@ def test_a_chat_that_remembers(server: Running) -> None:
     assert len(server.client.get("/v1/messages", params={"cube": cube, "session": "s"}).json()["data"]) == 1
 
 
+def test_a_chat_that_remembers_needs_a_cube(server: Running) -> None:
+    reply = server.chat("I live in Oslo.", memory={"cube": [], "remember": True})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "memory.cube")
+    assert server.chat("I live in Oslo.", memory={"cube": []}).status_code == 200
+
+
 def test_times_and_filters(server: Running) -> None:
     cube = new_cube(server, "times")
     messages = [
