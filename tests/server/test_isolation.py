@@ -132,7 +132,7 @@ def test_every_route_is_tried_by_another_tenant() -> None:
         (method, path.replace("{memory_id}", "ID").replace("{event_id}", "ID").replace("{kind}/{id:path}", "ID"))
         for dialect in DIALECTS
         for route in dialect.router.routes
-        for method, path in [(sorted(route.methods)[0], route.path)]  # type: ignore[attr-defined]
+        for method, path in [(sorted(route.methods)[0], route.path)]
     }
     tried = {
         (method, path.format(memory="ID", event="ID", cube="shared").replace("user/shared", "ID"))
