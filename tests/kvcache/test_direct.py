@@ -103,6 +103,13 @@ def test_segments_begin_where_they_can_be_read_directly(tmp_path: Path) -> None:
             assert read_header(path).data_begin % ALIGNMENT == 0
 
 
+def _lying_aside(nbytes: int) -> torch.Tensor:
+    """Return memory that begins 64 bytes behind a place that can be read to directly."""
+    memory = fresh_memory(nbytes + 2 * ALIGNMENT)
+    begin = -memory.data_ptr() % ALIGNMENT + 64
+    return memory[begin : begin + nbytes]
+
+
 @pytest.mark.parametrize("stop", [None, lambda: False])
 @pytest.mark.parametrize("spare", [0, ALIGNMENT])
 def test_a_segment_that_is_not_in_the_page_cache(
@@ -122,7 +129,7 @@ def test_a_segment_that_is_not_in_the_page_cache(
 
     monkeypatch.setattr("kvcache.files.reader.read_direct", counted)
     with SegmentReader(path, LARGE, stop) as reader:  # type: ignore[arg-type]
-        memory = fresh_memory(reader.header.data_bytes + spare + 64)[64:]
+        memory = _lying_aside(reader.header.data_bytes + spare)
         reader.fill(memory)
         back = reader.finish()
     assert torch.equal(back.keys, segment.keys)
