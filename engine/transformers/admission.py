@@ -15,7 +15,7 @@ from engine.transformers.cost import CostModel
 from engine.transformers.loading import LoadedModel
 from engine.transformers.requests import Requests
 from engine.transformers.sequence import Group
-from kvcache import Entry, Loaded, ModelView
+from kvcache import Entry, Loaded, ModelView, Prefix
 from kvcache.copies import use_device
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Admission:
         self._model = model
         self._requests = requests
         self._store = requests.store
+        self._stored = ModelView(requests.store.catalogue, model.fingerprint)
         self._memory = requests.memory
         self._composer = composer
         self._composing = composing
@@ -95,9 +96,8 @@ class Admission:
             del group.matched[worth:]
         chained = sum(entry.n_tokens for entry in group.matched)
         if self._model.rotation is not None:
-            start = ModelView(self._store.catalogue, self._model.fingerprint).start(group.request.salt)
             group.composition = find_composition(
-                group.request, start, chained, self._store, self._composing, self._cost
+                group.request, Prefix(self._stored, group.root), chained, self._store, self._composing, self._cost
             )
         placements = group.composition.placements if group.composition is not None else []
         group.pinned = [entry.key for entry in group.matched]
