@@ -191,6 +191,7 @@ def test_enforced_rules_decide_the_status(monkeypatch: pytest.MonkeyPatch, capsy
     assert told[4:] == ["ok   one: fine", "FAIL two: bad", "       a.py:1", "       ... and 1 more"]
 
 
+@pytest.mark.slow
 def test_this_house_keeps_its_rules() -> None:
     assert set(house.ENFORCED) <= set(RULES)
     assert {name: RULES[name](house.ROOT).faults for name in house.ENFORCED} == dict.fromkeys(house.ENFORCED, ())

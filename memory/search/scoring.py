@@ -217,15 +217,26 @@ class Search:
         """Return the best ones, each different from those before it."""
         query = self._query
         pool = ranked[: max(20, 4 * query.top_k)]
-        rows = [c.number for c in pool]
-        vectors = {row: v for index in self._indexes for row, v in index.vectors_of(rows).items()}
+        cosines = self._among([c.number for c in pool])
+        likest = np.zeros(len(pool), dtype=np.float32)  # of each to the chosen one that is most like it
+        left = list(range(len(pool)))
         chosen: list[_Scored] = []
-        while pool and len(chosen) < query.top_k:
-            best = max(pool, key=lambda c: self._gain(c, chosen, vectors)) if query.diversity else pool[0]
-            pool.remove(best)
-            if _likeness(best, chosen, vectors) < _SAME or not self._duplicate(best, chosen):
-                chosen.append(best)
+        while left and len(chosen) < query.top_k:
+            best = max(left, key=lambda i: self._gain(pool[i], float(likest[i]))) if query.diversity else left[0]
+            left.remove(best)
+            if likest[best] < _SAME or not self._duplicate(pool[best], chosen):
+                chosen.append(pool[best])
+                np.maximum(likest, cosines[best], out=likest)
         return chosen
+
+    def _among(self, numbers: Sequence[int]) -> Vector:
+        """Return the cosines of memories to each other, float32 [memories, memories]; 0 where one has no vector."""
+        vectors = {row: v for index in self._indexes for row, v in index.vectors_of(numbers).items()}
+        table = np.zeros((len(numbers), len(self._vector)), dtype=np.float32)
+        for i, number in enumerate(numbers):
+            if number in vectors:
+                table[i] = vectors[number]
+        return table @ table.T
 
     def _duplicate(self, candidate: _Scored, chosen: Sequence[_Scored]) -> bool:
         """Tell if a result with nearly the same vector as a better one has nearly the same words too."""
@@ -233,9 +244,8 @@ class Search:
         words = set(words_of(texts[candidate.number].text))
         return any(alike(words, set(words_of(texts[c.number].text))) for c in chosen)
 
-    def _gain(self, candidate: _Scored, chosen: Sequence[_Scored], vectors: Mapping[int, Vector]) -> float:
-        alike = _likeness(candidate, chosen, vectors)
-        return (1 - self._query.diversity) * candidate.score - self._query.diversity * alike
+    def _gain(self, candidate: _Scored, likest: float) -> float:
+        return (1 - self._query.diversity) * candidate.score - self._query.diversity * likest
 
 
 def linked(tx: Transaction, names: Sequence[int]) -> dict[int, float]:
@@ -253,11 +263,3 @@ def linked(tx: Transaction, names: Sequence[int]) -> dict[int, float]:
 def _ranks(scores: Mapping[int, float]) -> dict[int, int]:
     ordered = sorted(scores, key=lambda row: (-scores[row], -row))
     return {row: rank for rank, row in enumerate(ordered, start=1)}
-
-
-def _likeness(candidate: _Scored, chosen: Sequence[_Scored], vectors: Mapping[int, Vector]) -> float:
-    own = vectors.get(candidate.number)
-    others = [vectors[c.number] for c in chosen if c.number in vectors]
-    if own is None or not others:
-        return 0.0
-    return float(np.max(np.stack(others) @ own))

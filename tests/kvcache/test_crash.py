@@ -73,6 +73,7 @@ def check(folder: Path, put: set[str], gone: set[str], doubtful: set[str]) -> No
         store.close()
 
 
+@pytest.mark.slow
 def test_an_uncut_run_ends_well(children: ForkServerContext, tmp_path: Path) -> None:
     put, gone, code = run_until_cut(children, tmp_path, 1, None, 0, None)
     assert (code, len(put), len(gone)) == (0, 32, 8)
@@ -87,6 +88,7 @@ def test_killed_at_a_step(children: ForkServerContext, tmp_path: Path, step: str
     check(tmp_path, put, gone, {"removal"} if step in ("unlink", "forget") else set())
 
 
+@pytest.mark.slow
 def test_killed_at_random(children: ForkServerContext, tmp_path: Path) -> None:
     """Folders that are cut again and again, each time after another part of a run."""
     rng = random.Random(0)

@@ -184,6 +184,7 @@ def test_a_parser_reaches_nothing() -> None:
     assert done.stdout.split() == ["refused"] * 6, done.stderr
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(kind=st.sampled_from(["pdf", "docx"]), place=st.floats(0, 1), junk=st.binary(min_size=1, max_size=40))
 def test_damaged_files_are_read_or_named(kind: str, place: float, junk: bytes) -> None:

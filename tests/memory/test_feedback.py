@@ -325,6 +325,7 @@ def test_bad_feedback_is_refused(store: MemoryStore, cube: str) -> None:
             store.feedback.take(T, cube, text, **settings)
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1, max_size=80))
 def test_any_feedback_is_taken_or_refused_by_name(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     store = MemoryStore(tmp_path_factory.mktemp("any") / "m.sqlite", HashEmbedder())

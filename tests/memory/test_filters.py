@@ -199,6 +199,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemoryStore]:
     opened.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(FILTERS)
 def test_a_filter_lets_through_what_the_rule_says(store: MemoryStore, wanted: dict[str, Any]) -> None:

@@ -287,6 +287,7 @@ def test_anothers_shared_cube_does_not_take_a_name(store: MemoryStore, cube: str
     assert store.cube("friend", work.id) == work
 
 
+@pytest.mark.slow
 def test_forgetting_very_often(store: MemoryStore, cube: str) -> None:
     """FTS5's 'optimize' makes an index unreadable when it is used two thousand times."""
     store.erasing.undelete_s = 0

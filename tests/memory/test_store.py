@@ -315,6 +315,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "m.sqlite"
     added, deleted = set(), set()
@@ -374,6 +375,7 @@ print("recovered")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_refuses_writes_and_recovers(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     done = subprocess.run(

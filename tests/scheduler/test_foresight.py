@@ -285,6 +285,7 @@ def test_only_what_has_changed_is_written_out_anew(model: LoadedModel, tmp_path:
     foresee(model, tmp_path, test)
 
 
+@pytest.mark.slow
 def test_segments_are_ranked_from_any_thread_while_turns_are_taken_in(model: LoadedModel, tmp_path: Path) -> None:
     async def test(room: Foreseen) -> None:
         ids = [room.memories.add(T, room.cube, text).id for text in PETS]

@@ -46,5 +46,10 @@ class SqliteNames:
         return [self._mentions(name, limit) for name in names]
 
     def _mentions(self, name: int, limit: int) -> list[int]:
-        rows = self._db.execute("SELECT memory FROM mentions WHERE entity = ? LIMIT ?", (name, limit + 1)).fetchall()
-        return [number for (number,) in rows] if len(rows) <= limit else []
+        # Counted first: of a name that very many mention, no row is fetched.
+        (n,) = self._db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM mentions WHERE entity = ? LIMIT ?)", (name, limit + 1)
+        ).fetchone()
+        if n > limit:
+            return []
+        return [number for (number,) in self._db.execute("SELECT memory FROM mentions WHERE entity = ?", (name,))]

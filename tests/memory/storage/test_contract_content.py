@@ -358,6 +358,7 @@ def filtered(shared: Storage) -> tuple[Storage, list[Memory]]:
     return shared, memories
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(FILTERS)
 def test_a_condition_holds_where_the_rule_says(filtered: tuple[Storage, list[Memory]], wanted: dict[str, Any]) -> None:
