@@ -80,6 +80,7 @@ def test_an_uncut_run_ends_well(children: ForkServerContext, tmp_path: Path) -> 
     check(tmp_path, put, gone, set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", crashing.STEPS)
 @pytest.mark.parametrize("countdown", [1, 2, 7])
 def test_killed_at_a_step(children: ForkServerContext, tmp_path: Path, step: str, countdown: int) -> None:

@@ -44,6 +44,7 @@ def cuts(draw: st.DrawFn) -> list[Shard]:
     return shards
 
 
+@pytest.mark.slow
 @given(written=cuts(), wanted=cuts())
 def test_any_cut_is_read_from_files_of_any_other(
     tmp_path_factory: pytest.TempPathFactory, written: list[Shard], wanted: list[Shard]

@@ -225,6 +225,7 @@ def test_any_answer_gives_memories_or_is_done_without(answer: str) -> None:
         assert {unit.metadata.get("extractor") for unit in units} == {"local"}
 
 
+@pytest.mark.slow
 @given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(GOOD, json_values)), max_size=5))
 def test_any_items_are_checked(items: list[dict[str, Any]]) -> None:
     assert items_in(of(*items)) is not None

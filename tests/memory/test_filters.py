@@ -226,6 +226,7 @@ def test_numbers_equal_themselves(store: MemoryStore, value: float, op: str) -> 
     assert bool(held[0]) == (op in ("eq", "gte", "lte"))
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
