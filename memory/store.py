@@ -11,9 +11,11 @@ from memory.domain.documents import DocumentStore
 from memory.domain.erasing import DAY_S, Erasing
 from memory.domain.feedback import FeedbackStore
 from memory.domain.jobs import JobQueue
+from memory.domain.judging import Judging
 from memory.domain.keys import KeyStore
 from memory.domain.lifecycle import Lifecycle
 from memory.domain.retries import KeyedRequests
+from memory.judge.base import Judge
 from memory.search.api import MemorySearch, Rerank
 from memory.search.embed import Embedder
 from memory.search.index import SearchIndex
@@ -28,13 +30,21 @@ class MemoryStore:
     """
 
     def __init__(
-        self, path: Path, embedder: Embedder, *, undelete_s: float = DAY_S, rerank: Rerank | None = None
+        self,
+        path: Path,
+        embedder: Embedder,
+        *,
+        undelete_s: float = DAY_S,
+        rerank: Rerank | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        """Open the file, or make it. Raises ``StoreCorrupt``."""
+        """Open the file, or make it. ``judge`` decides what new statements mean for older ones; None: the local one.
+        Raises ``StoreCorrupt``."""
         self.storage = open_storage(path)
         self.index = SearchIndex(self.storage, embedder, path.with_suffix(".vectors"))
         self.cubes = CubeStore(self.storage, self.index)
-        self.adding = Adding(self.storage, self.index)
+        self.judging = Judging(self.storage, self.index, judge)
+        self.adding = Adding(self.storage, self.index, self.judging)
         self.searching = MemorySearch(self.storage, self.index, rerank)
         self.erasing = Erasing(self.storage, self.index, undelete_s)
         self.lifecycle = Lifecycle(self.storage, self.index, self.erasing)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
+from memory.domain.judging import Draft, Judging, Ruling
 from memory.domain.merging import LOOKED_AT, NEAR, AddOutcome, insert, insert_as_given, insert_or_merge, slot_of
 from memory.language.extract import Extractor, LocalExtractor, Unit
 from memory.language.states import State, state_of
@@ -52,9 +53,10 @@ def new_message(
 class Adding:
     """Adding memories: whole ones, and such as are found in messages."""
 
-    def __init__(self, storage: Storage, index: SearchIndex) -> None:
+    def __init__(self, storage: Storage, index: SearchIndex, judging: Judging) -> None:
         self._storage = storage
         self._index = index
+        self._judging = judging
 
     def add(
         self,
@@ -83,10 +85,15 @@ class Adding:
         memory, state = _given(cube.id, text, kind, fields)
         (vector,) = self._index.embeddings.in_context([memory.text], [[]])
         self._index.cube(cube.id)
+        (rulings,) = self._judging.rulings(cube.id, [Draft(memory, vector, memory.created_at, state is not None)])
         with self._index.writing() as (tx, changed):
             tx.cubes.find(tenant, cube.id, "write")  # embedding takes a while: it may be gone by now
             # What fills no slot stays as it was given.
-            done = insert_as_given(tx, memory) if state is None else insert_or_merge(tx, memory, state)
+            done = (
+                insert_as_given(tx, memory)
+                if state is None
+                else insert_or_merge(tx, memory, memory.created_at, rulings)
+            )
             if done.number is not None:
                 changed.append(self._index.add(tx, done.number, done.outcome.memory, vector, context=""))
             changed += done.gone
@@ -132,6 +139,12 @@ class Adding:
             memories = _drafts(units, cube.id, said, earlier)
             texts = [memory.text for memory in memories]
             vectors = embeddings.in_a_row(texts, _in_order(earlier))
+            said_at = [fresh[unit.sources[0]].sent_at for unit in units]
+            drafts = [
+                Draft(memory, vector, at, unit.asserted)
+                for unit, memory, vector, at in zip(units, memories, vectors, said_at, strict=True)
+            ]
+            rulings = self._judging.rulings(cube.id, drafts, [id for id, _ in earlier])
             with self._storage.read():  # from here on nobody adds, changes or forgets what is looked at
                 now_before, now = self._before(cube.id, said)
                 if erasures != self._index.erasures and (before, earlier) != (now_before, now):
@@ -141,7 +154,7 @@ class Adding:
                     memories = _following(memories, now)
                     vectors[:2] = embeddings.in_a_row(texts[:2], _in_order(now))
                 contexts = _contexts(fresh, now_before)
-                addition = _Addition(fresh, contexts, units, memories, vectors, near)
+                addition = _Addition(fresh, contexts, units, memories, vectors, near, said_at, rulings)
                 return self._write(tenant, cube, said, addition, finish)
 
     def _write(
@@ -159,7 +172,8 @@ class Adding:
     def _write_unit(self, tx: Transaction, changed: list[IndexChange], addition: _Addition, i: int) -> AddOutcome:
         unit, memory, vector = addition.units[i], addition.memories[i], addition.vectors[i]
         said_now = [item.number for item in changed if _near(item.vector, vector)]
-        done = insert_or_merge(tx, memory, unit.state, [*addition.near[i], *said_now])
+        near = [*addition.near[i], *said_now]
+        done = insert_or_merge(tx, memory, addition.said_at[i], addition.rulings[i], near)
         tx.sources.link((done.outcome.memory.id, addition.messages[n].id) for n in unit.sources)
         changed += done.gone
         if done.number is not None:
@@ -197,7 +211,7 @@ class Adding:
 @dataclass(frozen=True)
 class _Addition:
     """An addition that is ready to be written: of each message its context, and of each unit its memory, its vector,
-    and the numbers of memories that may say the same."""
+    the numbers of memories that may say the same, when it was said, and what it means for others."""
 
     messages: Sequence[Message]
     contexts: Sequence[str]
@@ -205,6 +219,8 @@ class _Addition:
     memories: Sequence[Memory]
     vectors: Sequence[Vector]
     near: Sequence[Sequence[int]]
+    said_at: Sequence[float]
+    rulings: Sequence[Sequence[Ruling]]
 
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:

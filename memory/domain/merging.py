@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
+from memory.domain.judging import Ruling
 from memory.language.states import State, state_of
 from memory.language.words import alike, digest_of, words_of
 from memory.search.index import IndexChange, SearchIndex
@@ -55,10 +56,10 @@ class Insertion:
     gone: list[IndexChange] = field(default_factory=list)
 
 
-def insert(tx: Transaction, memory: Memory, action: str = "added") -> int:
+def insert(tx: Transaction, memory: Memory, action: str = "added", detail: dict[str, Any] | None = None) -> int:
     """Write a memory with the first step of its history; return its number."""
     number = tx.memories.insert(memory)
-    tx.history.add(memory, action)
+    tx.history.add(memory, action, detail=detail)
     return number
 
 
@@ -67,63 +68,86 @@ def insert_as_given(tx: Transaction, memory: Memory) -> Insertion:
     return Insertion(AddOutcome("added", memory), insert(tx, memory))
 
 
-def insert_or_merge(tx: Transaction, memory: Memory, state: State | None, near: Sequence[int] = ()) -> Insertion:
-    """Write a memory among those there are. ``near`` are the numbers of memories with nearly the same vector."""
+def insert_or_merge(
+    tx: Transaction, memory: Memory, said_at: float, rulings: Sequence[Ruling] = (), near: Sequence[int] = ()
+) -> Insertion:
+    """Write a memory among those there are. ``said_at`` is when it was said (Unix seconds); ``rulings`` say which others
+    it takes the place of, or what takes its place; ``near`` are the numbers of memories with nearly the same vector."""
     same = _said_before(tx, memory, near)
     if same is not None:
         return Insertion(AddOutcome("reinforced", _reinforce(tx, same, memory)))
-    if state is None or memory.slot is None:
-        return insert_as_given(tx, memory)
-    return _insert_state(tx, memory, memory.slot, state)
-
-
-def _insert_state(tx: Transaction, memory: Memory, slot: str, state: State) -> Insertion:
-    known = tx.memories.by_slot(memory.cube_id, slot, memory.owner)
-    older = [old for old in known if _ended_by(old.memory, memory, state)]
-    newer = next((old.memory for old in known if _time(old.memory) > _time(memory)), None)
-    if newer is not None:  # told late: it held before what is known to hold now
-        late = replace(memory, status="archived", valid_until=_time(newer), replaced_by=newer.id)
-        insert(tx, late, "outdated")
+    ruled = _standing(tx, memory, rulings)
+    later = next(((ruling, old) for ruling, old in ruled if ruling.late), None)
+    if later is not None:  # told late: it held before what is known to hold now
+        by = later[1].memory
+        late = replace(memory, status="archived", valid_until=_since(by, by.created_at), replaced_by=by.id)
+        insert(tx, late, "outdated", _reason(later[0], by))
         return Insertion(AddOutcome("outdated", late))
-    said = sum(old.memory.uses for old in older if _same_value(old.memory.value, state))
-    memory = replace(memory, uses=memory.uses + said)
+    restated = _restated_before(tx, memory)
+    memory = replace(memory, uses=memory.uses + sum(old.memory.uses for old in restated))
     number = insert(tx, memory)
-    gone = [_retire(tx, old, memory, state) for old in older]
+    gone = [_merge(tx, old, memory) for old in restated]
+    merged = {old.number for old in restated}
+    gone += [
+        _retire(tx, old, memory, said_at, _reason(ruling, memory)) for ruling, old in ruled if old.number not in merged
+    ]
     action: Action = "added" if not gone else "superseded" if any(m.status == "archived" for m, _ in gone) else "merged"
     return Insertion(AddOutcome(action, memory, tuple(m for m, _ in gone)), number, [change for _, change in gone])
 
 
-def _time(memory: Memory) -> float:
-    return memory.created_at if memory.event_at is None else memory.event_at
+def _standing(tx: Transaction, memory: Memory, rulings: Sequence[Ruling]) -> list[tuple[Ruling, StoredMemory]]:
+    """Return the rulings on memories that are still as they were when they were judged."""
+    if not rulings:
+        return []
+    by_label = {ruling.label: ruling for ruling in rulings}
+    ids = [label.rpartition("@")[0] for label in by_label]
+    found = tx.memories.stored(tx.candidates.numbers(memory.cube_id, ids))
+    active = [old for old in found if old.memory.status == "active" and old.memory.label in by_label]
+    return [(by_label[old.memory.label], old) for old in sorted(active, key=lambda old: old.number)]
 
 
-def _ended_by(old: Memory, new: Memory, state: State) -> bool:
-    """Tell if a new memory ends an old state. An end that names a value ends that value only: who no longer lives in
-    Oslo may well live in Lima."""
-    if _time(old) > _time(new):
-        return False
-    return not state.ends or not state.value or old.value in (None, state.value)
+def _restated_before(tx: Transaction, memory: Memory) -> list[StoredMemory]:
+    """Return states that give the same slot the same value in other words."""
+    if memory.slot is None or memory.value is None:
+        return []
+    known = tx.memories.by_slot(memory.cube_id, memory.slot, memory.owner)
+    return [old for old in known if old.memory.value == memory.value and old.memory.kind == memory.kind]
 
 
-def _same_value(value: str | None, state: State) -> bool:
-    return not state.ends and value == state.value
+def _since(memory: Memory, said_at: float) -> float:
+    """Return since when a statement holds: the time that it is about, where that has passed when it is said."""
+    return said_at if memory.event_at is None else min(said_at, memory.event_at)
 
 
-def _retire(tx: Transaction, stored: StoredMemory, by: Memory, state: State) -> tuple[Memory, IndexChange]:
-    """Take a state out of use: merged into one of the same value, or kept as history of another."""
-    old = stored.memory
-    merged = _same_value(old.value, state)
+def _reason(ruling: Ruling, by: Memory) -> dict[str, Any]:
+    """Return what the history says of a retirement: by which memory, why, how surely and who judged."""
+    verdict = ruling.verdict
+    return {"by": by.id, "reason": verdict.relation, "confidence": round(verdict.confidence, 3), "judge": verdict.judge}
+
+
+def _merge(tx: Transaction, stored: StoredMemory, by: Memory) -> tuple[Memory, IndexChange]:
+    """Merge a memory into one that says the same in other words."""
+    old = replace(stored.memory, status="merged", replaced_by=by.id, pinned=False, updated_at=by.created_at)
+    old = tx.memories.update(old)
+    tx.history.add(old, "merged", detail={"by": by.id})
+    return old, SearchIndex.remove(tx, stored.number, old.cube_id)
+
+
+def _retire(
+    tx: Transaction, stored: StoredMemory, by: Memory, said_at: float, reason: dict[str, Any]
+) -> tuple[Memory, IndexChange]:
+    """Take a memory out of use; it is kept as history, and can be brought back."""
     retired = replace(
-        old,
-        status="merged" if merged else "archived",
-        valid_until=None if merged else _time(by),
+        stored.memory,
+        status="archived",
+        valid_until=_since(by, said_at),
         replaced_by=by.id,
         pinned=False,
         updated_at=by.created_at,
     )
     retired = tx.memories.update(retired)
-    tx.history.add(retired, "merged" if merged else "superseded", detail={"by": by.id})
-    return retired, SearchIndex.remove(tx, stored.number, old.cube_id)
+    tx.history.add(retired, "superseded", detail=reason)
+    return retired, SearchIndex.remove(tx, stored.number, retired.cube_id)
 
 
 def _said_before(tx: Transaction, memory: Memory, near: Sequence[int]) -> StoredMemory | None:

@@ -36,6 +36,8 @@ class Unit:
     author: str | None = None
     state: State | None = None
     importance: float = 0.5
+    asserted: bool = True
+    """False for what is said without being so: a wish, an open plan, a denial. It fills no slot and retires nothing."""
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 

@@ -263,6 +263,11 @@ class Sources(Protocol):
         """Return the ids of the messages that have a text, by the memories of a cube that are from them."""
         ...
 
+    def said_at(self, numbers: Collection[int]) -> dict[int, float]:
+        """Return when the last of the messages was sent that each of these memories is from (Unix seconds); memories
+        from no message are left out."""
+        ...
+
     def context(self, memory_id: str) -> str:
         """Return what was said just before a memory: the two messages before the first that it is from."""
         ...

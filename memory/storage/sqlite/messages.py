@@ -119,6 +119,14 @@ class SqliteSources:
             sources.setdefault(link["memory_id"], []).append(link["message_id"])
         return sources
 
+    def said_at(self, numbers: Collection[int]) -> dict[int, float]:
+        rows = self._db.execute(
+            "SELECT m.rowid, max(s.sent_at) FROM memories m JOIN provenance p ON p.memory_id = m.id"
+            f" JOIN messages s ON s.id = p.message_id WHERE m.rowid IN {LISTED} GROUP BY m.rowid",
+            (listed(numbers),),
+        )
+        return dict(tuple(row) for row in rows)
+
     def context(self, memory_id: str) -> str:
         return context_of(self._db, memory_id)
 

@@ -1,0 +1,144 @@
+"""Which older memories a new statement may concern, and what it means for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from memory.judge.base import Judge, Older, Statement, Verdict
+from memory.judge.local import LocalJudge
+from memory.language.names import names_in
+from memory.search.index import SearchIndex
+from memory.storage.base import Storage, Transaction
+from memory.storage.records import StoredMemory
+from memory.types import Memory, Vector
+
+# Candidates: so many by vectors and by words each, and those that share a name that few others have.
+_BY_VECTOR = 8
+_BY_WORDS = 6
+_MIN_COSINE = 0.15
+_PER_NAME = 12
+_AT_MOST = 24
+_NEVER = frozenset({"document", "tool"})
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A memory to be, and when it was said (Unix seconds). What nobody asserted is compared with nothing."""
+
+    memory: Memory
+    vector: Vector
+    """In context, as it is searched by."""
+    said_at: float
+    asserted: bool = True
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A verdict on an older memory, by its label: of a text that was changed since, it says nothing. ``late``: the
+    other one was said later, so that the new one is what no longer holds."""
+
+    label: str
+    verdict: Verdict
+    late: bool = False
+
+
+@dataclass
+class _Pool:
+    """The older statements of one addition, by number."""
+
+    stored: dict[int, StoredMemory] = field(default_factory=dict)
+    said_at: dict[int, float] = field(default_factory=dict)
+
+
+class Judging:
+    """Finds the few older memories that a statement may concern and has them judged."""
+
+    def __init__(self, storage: Storage, index: SearchIndex, judge: Judge | None = None) -> None:
+        self._storage = storage
+        self._index = index
+        self._given = judge
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge: the one that was given, or the local one."""
+        if self._given is not None:
+            return self._given
+        return LocalJudge.for_embedder(lambda text: self._index.embeddings.of([text])[0])
+
+    def rulings(self, cube_id: str, drafts: Sequence[Draft], earlier: Sequence[str] = ()) -> list[list[Ruling]]:
+        """Return for each draft the rulings on what it retires, or is retired by. ``earlier`` are the ids of the last
+        memories of the conversation, the last first. Not to be called in a transaction: judging may take a while.
+        Raises ``EmbedderError``."""
+        judged = [i for i, draft in enumerate(drafts) if _judged(draft)]
+        if not judged:
+            return [[] for _ in drafts]
+        self._index.cube(cube_id)
+        with self._storage.read() as tx:
+            numbers, before = self._candidates(tx, cube_id, [drafts[i] for i in judged], earlier)
+            pool = _pool(tx, {number for group in numbers for number in group})
+        embed = self._index.embeddings.of
+        texts = [draft.memory.text for draft in drafts] + [item.memory.text for item in pool.stored.values()]
+        vectors = dict(zip(texts, embed(texts), strict=True)) if pool.stored or len(judged) > 1 else {}
+        found: list[list[Ruling]] = [[] for _ in drafts]
+        for i, group in zip(judged, numbers, strict=True):
+            olds = [_Known(pool.stored[n].memory, pool.said_at[n], n in before) for n in group if n in pool.stored]
+            olds += [_Known(drafts[j].memory, drafts[j].said_at, j >= i - 2) for j in judged if i - _AT_MOST <= j < i]
+            found[i] = self._ruled(drafts[i], olds, vectors)
+        return found
+
+    def _ruled(self, draft: Draft, olds: Sequence[_Known], vectors: dict[str, Vector]) -> list[Ruling]:
+        def statement(memory: Memory, said_at: float) -> Statement:
+            return Statement(memory.said, said_at, memory.author, memory.session, vectors.get(memory.text))
+
+        olds = [old for old in olds if _comparable(old.memory, draft.memory)]
+        new = statement(draft.memory, draft.said_at)
+        before = [old for old in olds if old.said_at <= draft.said_at]
+        verdicts = self.judge.judge(new, [Older(statement(old.memory, old.said_at), old.previous) for old in before])
+        rulings = [Ruling(old.memory.label, v) for old, v in zip(before, verdicts, strict=True) if v.retires]
+        for old in olds:
+            if old.said_at > draft.said_at:  # told late: what was said since may have ended it
+                (verdict,) = self.judge.judge(statement(old.memory, old.said_at), [Older(new)])
+                rulings += [Ruling(old.memory.label, verdict, late=True)] if verdict.retires else []
+        return rulings
+
+    def _candidates(
+        self, tx: Transaction, cube_id: str, drafts: Sequence[Draft], earlier: Sequence[str]
+    ) -> tuple[list[list[int]], set[int]]:
+        near = self._index.cube(cube_id).nearest_to_each([d.vector for d in drafts], _BY_VECTOR, _MIN_COSINE)
+        before = set(tx.candidates.numbers(cube_id, earlier)) if earlier else set()
+        groups = []
+        for draft, pairs in zip(drafts, near, strict=True):
+            said = draft.memory.said
+            group = dict.fromkeys([*before, *(number for number, _ in pairs)])
+            group |= dict.fromkeys(tx.texts.scores(said[:500], [cube_id], _BY_WORDS))
+            names = tx.names.known([cube_id], names_in(said))
+            for mentions in tx.names.mentions(names, _PER_NAME) if names else ():
+                group |= dict.fromkeys(mentions)
+            groups.append(list(group)[:_AT_MOST])
+        return groups, before
+
+
+@dataclass(frozen=True)
+class _Known:
+    memory: Memory
+    said_at: float
+    previous: bool
+
+
+def _judged(draft: Draft) -> bool:
+    return draft.asserted and draft.memory.kind not in _NEVER and draft.memory.author != "Assistant"
+
+
+def _comparable(old: Memory, new: Memory) -> bool:
+    """Tell if one may take the place of the other: both active and of one cube and user. An assistant's words retire
+    nothing, but may be retired."""
+    same_owner = old.cube_id == new.cube_id and old.owner == new.owner
+    return same_owner and old.status == "active" and old.kind not in _NEVER and old.id != new.id
+
+
+def _pool(tx: Transaction, numbers: set[int]) -> _Pool:
+    stored = {item.number: item for item in tx.memories.stored(numbers)}
+    said = tx.sources.said_at(list(stored))
+    return _Pool(stored, {n: said.get(n, item.memory.created_at) for n, item in stored.items()})

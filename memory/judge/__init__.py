@@ -1,0 +1,1 @@
+"""Judging pairs: what a new statement means for an older memory."""
