@@ -10,7 +10,6 @@ from typing import Annotated, Any, get_args
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.data.updates.bank import Split, load_background, load_bank
 from benchmarks.data.updates.cases import Case, CaseError, load_cases, write_cases
@@ -77,17 +76,25 @@ def _measured(cases: list[Case], embedder: str) -> dict[str, Any]:
 
 
 def _print(result: dict[str, Any], failures: int) -> None:
-    table = Table(title=f"{result['cases']} cases, {result['data']}: right of all")
-    for column in ("", *_COLUMNS, "whole cases"):
-        table.add_column(column.replace("_", " "), justify="right" if column else "left")
-    for name, counts in result["totals"].items():
-        cells = [_share(counts.get(what)) for what in _COLUMNS]
-        table.add_row(name, *cells, _share(result["whole"][name]), end_section=name == "all")
-    console.print(table)
+    console.print(f"{result['cases']} cases, {result['data']}: right of all")
+    _row("", [*(what.replace("_", " ") for what in _COLUMNS), "whole"])
+    for name in sorted(result["totals"], key=lambda name: (name == "all", name.startswith("lang:"), name)):
+        counts = [*(result["totals"][name].get(what) for what in _COLUMNS), result["whole"][name]]
+        _row(name, [_of(count) for count in counts])
+        if name in ("all", "lang:en", "lang:others"):
+            _row("", [_share(count) for count in counts])
     console.print(f"{result['messages_added_per_s']} messages added a second, one by one")
     for failure in result["failures"][:failures]:
         console.print_json(data=failure, indent=None, ensure_ascii=False)
 
 
+def _row(name: str, cells: list[str]) -> None:
+    console.print(f"{name:24}" + "".join(f"{cell:>11}" for cell in cells), highlight=False)
+
+
+def _of(count: list[int] | None) -> str:
+    return "-" if count is None else f"{count[0]}/{count[1]}"
+
+
 def _share(count: list[int] | None) -> str:
-    return "-" if count is None else f"{count[0]}/{count[1]} {count[0] / count[1]:.3f}"
+    return "-" if count is None else f"{count[0] / count[1]:.3f}"

@@ -122,14 +122,18 @@ def score(case: Case, kept: Kept) -> list[Check]:
     return checks
 
 
+def _groups(case: Case) -> list[str]:
+    return [case.kind, f"lang:{case.lang}", "all", *(["lang:others"] if case.lang != "en" else [])]
+
+
 def measure(kept: Kept, cases: Sequence[Case]) -> dict[str, Any]:
-    """Score all cases. ``totals``: [right, all] by kind of case, "lang:" and its language, and "all", and by what was
-    looked at; ``whole``: cases without a fault; ``failures``: each fault."""
+    """Score all cases. ``totals``: [right, all] by kind of case, "lang:" and its language ("lang:others" are all but
+    English), and "all", and by what was looked at; ``whole``: cases without a fault; ``failures``: each fault."""
     groups: dict[str, Totals] = {}
     failures = []
     for case in cases:
         checks = score(case, kept)
-        for name in (case.kind, f"lang:{case.lang}", "all"):
+        for name in _groups(case):
             groups.setdefault(name, Totals()).add(checks)
         head = {"id": case.id, "kind": case.kind, "lang": case.lang}
         failures += [{**head, "what": check.what, "check": check.of} for check in checks if not check.good]

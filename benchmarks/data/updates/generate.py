@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 
 from benchmarks.data.updates.bank import Kind, Scenario, Split, holders
 from benchmarks.data.updates.cases import Case, CaseError, Line
@@ -60,7 +61,8 @@ def generate(scenarios: Sequence[Scenario], background: Mapping[str, Sequence[st
 def _case(scenario: Scenario, facts: Sequence[str], seed: int, round: int) -> Case:
     name = f"{scenario.digest[:10]}-{seed}-{round}"
     rng = random.Random(name)
-    others = [fact for fact in facts if not _related(fact, scenario)]
+    said_units = frozenset().union(*(_units(text) for text in scenario.texts))
+    others = [fact for fact in facts if _units(fact).isdisjoint(said_units) and not _labelled(fact, scenario)]
     picked = rng.sample(others, min(len(others), rng.randint(_FEWEST, _MOST)))
     said = _interleaved(scenario, picked, rng)
     times = _times(scenario, [line.background for line in said], rng)
@@ -84,19 +86,19 @@ def _label(fact: str) -> str:
     return fact.rstrip(".。")
 
 
-def _related(fact: str, scenario: Scenario) -> bool:
-    """Tell if a fact shares a word with a scenario, or holds one of its labels: then it would not be unrelated."""
-    parts = [*scenario.stays, *scenario.retired, *scenario.not_stored, *(w.contains for w in scenario.queries)]
-    if any(holders([fact], part) for part in parts) or holders(scenario.texts, _label(fact)):
-        return True
-    return not _units(fact).isdisjoint(unit for text in scenario.texts for unit in _units(text))
+def _labelled(fact: str, scenario: Scenario) -> bool:
+    """Tell if a fact holds one of a scenario's labels, which then would be true of two texts."""
+    parts = (*scenario.stays, *scenario.retired, *scenario.not_stored, *(w.contains for w in scenario.queries))
+    return any(holders([fact], part) for part in parts) or holders(scenario.texts, _label(fact)) > 0
 
 
-def _units(text: str) -> set[str]:
-    """Return the beginnings of a text's longer words, and its pairs of Chinese, Japanese and Korean characters."""
+@cache
+def _units(text: str) -> frozenset[str]:
+    """Return the beginnings of a text's longer words, and its pairs of Chinese, Japanese and Korean characters: texts
+    that share one may have to do with each other."""
     words = {word[:5] for word in _WORDS.findall(text.lower()) if not _CHARACTERS.search(word)}
     pairs = {run[i : i + 2] for run in _CHARACTERS.findall(text) for i in range(len(run) - 1)}
-    return words | pairs
+    return frozenset(words | pairs)
 
 
 def _interleaved(scenario: Scenario, facts: Sequence[str], rng: random.Random) -> list[_Said]:
@@ -117,6 +119,8 @@ def _times(scenario: Scenario, background: Sequence[bool], rng: random.Random) -
         # Some are sent in one go.
         soon = number > 0 and not is_background and rng.random() < 0.3
         later -= timedelta(minutes=rng.randint(1, 4)) if soon else next(gaps)
+        if later.hour < 6 and not soon:  # at night people sleep
+            later -= timedelta(hours=later.hour + rng.randint(1, 4))
         times.append(later)
     return times[::-1]
 
