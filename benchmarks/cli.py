@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import gpu_cli, lab_cli, load_cli, memory_cli, preload_cli
+from benchmarks import gpu_cli, lab_cli, load_cli, memory_cli, preload_cli, updates_cli
 from benchmarks.data.locomo import load_questions
 from benchmarks.report.plot import plot_fidelity, plot_preload, plot_ttft
 from benchmarks.suites import busy as busy_bench
@@ -40,6 +40,7 @@ app.command()(load_cli.load)
 app.command()(lab_cli.lab)
 app.command()(lab_cli.report)
 app.command()(gpu_cli.gpu)
+app.command()(updates_cli.updates)
 console = Console()
 
 Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder.")]

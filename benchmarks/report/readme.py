@@ -171,6 +171,30 @@ def _memory_lines() -> list[str]:
     ]
 
 
+def _updates_lines() -> list[str]:
+    """Return the table of memories that change."""
+    found = _load("updates-cpu.json")
+    names = ("stays", "retired", "not_stored", "found")
+    lines = [
+        f"**Memories that change** ({found['cases']} cases, {found['data']}; right of all, commit "
+        f"{found['machine']['commit']}; [updates.md](updates.md) says what is counted):",
+        "",
+        "| | stays | retired | not stored | found | whole cases |",
+        "|---|---|---|---|---|---|",
+    ]
+    titles = {"all": "all", "lang:en": "English", "lang:others": "other languages"}
+    kinds = {name: f"`{name}`" for name in found["totals"] if name != "all" and not name.startswith("lang:")}
+    for name, title in (titles | kinds).items():
+        if name in found["totals"]:
+            counts = [*(found["totals"][name].get(column) for column in names), found["whole"][name]]
+            lines.append(f"| {title} | {' | '.join(_right(count) for count in counts)} |")
+    return lines
+
+
+def _right(count: list[int] | None) -> str:
+    return "-" if count is None else f"{count[0]}/{count[1]} ({count[0] / count[1]:.3f})"
+
+
 _POLICIES = {
     "none": "nothing kept, nothing preloaded",
     "lru": "least recently used",
@@ -355,6 +379,8 @@ def figures() -> str:
         *_vllm_lines(),
         "",
         *_memory_lines(),
+        "",
+        *_updates_lines(),
         "",
         *_preload_lines(),
         "",

@@ -26,6 +26,7 @@ SOURCES = (
     Source("ttft-vllm-cpu.json", "bench ttft --engine vllm", "under vLLM"),
     Source("mixed-vllm-cpu.json", "bench mixed", "under vLLM"),
     Source("locomo-cpu.json", "bench locomo --data locomo5.json", "memory"),
+    Source("updates-cpu.json", "bench updates", "memory"),
     Source("search-cpu.json", "bench search --n 1000,10000,100000,1000000", "memory"),
     Source("preload-locomo-cpu.json", "bench preload --trace locomo5.json --model demo", "prediction"),
     Source("preload-locomo-index-cpu.json", "bench preload --trace locomo5.json", "prediction"),

@@ -1,0 +1,1 @@
+"""Labelled cases of memories that change: a bank of scenarios, and what makes cases of them."""
