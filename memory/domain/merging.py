@@ -71,8 +71,9 @@ def insert_as_given(tx: Transaction, memory: Memory) -> Insertion:
 def insert_or_merge(
     tx: Transaction, memory: Memory, said_at: float, rulings: Sequence[Ruling] = (), near: Sequence[int] = ()
 ) -> Insertion:
-    """Write a memory among those there are. ``said_at`` is when it was said (Unix seconds); ``rulings`` say which others
-    it takes the place of, or what takes its place; ``near`` are the numbers of memories with nearly the same vector."""
+    """Write a memory among those there are. ``said_at`` is when it was said (Unix seconds); ``rulings`` say which
+    others it takes the place of, or what takes its place; ``near`` are the numbers of memories with nearly the same
+    vector."""
     same = _said_before(tx, memory, near)
     if same is not None:
         return Insertion(AddOutcome("reinforced", _reinforce(tx, same, memory)))
