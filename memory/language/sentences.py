@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memory.language.scripts import UNSPACED
+from memory.language.letters import UNSPACED
 
 # A stop and what closes behind it, where white space follows; full-width and Arabic stops need none, nor do ! and ?
 # between characters of a script without spaces.

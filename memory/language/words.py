@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from memory.language.scripts import HAN, HANGUL, KANA, UNSPACED
+from memory.language.letters import HAN, HANGUL, KANA, UNSPACED
 
 _MAX_TERMS = 64
 # Characters of Chinese or Japanese that say as much as a word of English (measured on translations: 1.5 to 1.9).
@@ -104,9 +104,11 @@ _SPELLINGS = [
         (r"^(trave|cance|labe|mode|fue|counse|signa)ll(ed|ing|er|ers)$", r"\1l\2"),
         (r"^grey", "gray"),
         (r"^programme(s?)$", r"program\1"),
-        (r"^(licen|defen|offen)ce", r"\1se"),
+        (r"^(licen|defen|offen)ce$", r"\1se"),
     )
 ]
+# What one of them can be in at all.
+_MAY_VARY = re.compile("our|is[ei]|isation|ys[ei]|res?$|ll(?:ed|ing|er)|grey|programme|ence$")
 _DIGITS = {word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
 
 
@@ -174,8 +176,9 @@ def _said(text: str) -> list[str]:
 
 def _spelled(word: str) -> str:
     """Return the one spelling that stands for all of a word's."""
-    for pattern, common in _SPELLINGS:
-        word = pattern.sub(common, word)
+    if _MAY_VARY.search(word):
+        for pattern, common in _SPELLINGS:
+            word = pattern.sub(common, word)
     return _DIGITS.get(word, word)
 
 

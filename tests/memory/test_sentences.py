@@ -9,6 +9,7 @@ import pytest
 from memory import new_message
 from memory.language.extract import MAX_UNIT_WORDS, LocalExtractor
 from memory.language.sentences import joined, sentences_in
+from memory.language.states import state_of
 from memory.language.words import length_in_words
 
 WHOLE = [
@@ -87,6 +88,23 @@ def test_a_block_of_code_can_run_when_it_comes_back() -> None:
     code = "```python\nfor i in range(3):\n    print(i)\n```"
     (unit,) = LocalExtractor().extract([new_message(f"My script for the lamp is this:\n{code}")])
     assert unit.text == f"User: My script for the lamp is this:\n{code}"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "value"),
+    [
+        ("My doctor is Dr. Abara.", "dr. abara"),
+        ("My dentist is J. P. Kwon, on the corner.", "j. p. kwon"),
+        ("My email is m.ito@post.example.", "m.ito@post.example"),
+        ("I live in St. Gallen.", "st. gallen"),
+        ("My laptop is a V3.5 Pro. I like it.", "a v3.5 pro"),
+        ("My rent is 840.50 euros.", "840.50 euros"),
+    ],
+)
+def test_a_value_is_whole_with_its_dots(sentence: str, value: str) -> None:
+    state = state_of(sentence)
+    assert state is not None
+    assert state.value == value
 
 
 def test_a_text_without_spaces_is_as_long_as_its_translation() -> None:

@@ -1,4 +1,4 @@
-"""Scripts: which characters are words by themselves or in pairs, for want of spaces between words."""
+"""Letters: which characters are words by themselves or in pairs, for want of spaces between words."""
 
 from __future__ import annotations
 
