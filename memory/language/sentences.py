@@ -127,7 +127,7 @@ def _ends(line: str, begin: int, stop: re.Match[str]) -> bool:
     mark = stop.group()
     if mark[0] in "。｡！？；．":
         return not _in_brackets(line[begin : stop.end()], line[stop.end() : stop.end() + 1])
-    if mark.startswith(("...", "…")):
+    if mark.startswith(("...", "…")) or mark[-1] not in ".!?":  # dots in the middle, a quote within a sentence
         after = _NEXT.match(line, stop.end())
         return after is None or not after.group(1)[:1].islower()
     if mark[0] != "." or len(mark.rstrip("\"”’')]»")) > 1:

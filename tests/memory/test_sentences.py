@@ -23,6 +23,7 @@ WHOLE = [
     "We sell fruit, e.g. plums, i.e. what grows here, nuts etc. and jam.",
     "The U.S. embassy in Washington D.C. moved to No. 12.",
     "I was... well, late again.",
+    'She yelled "come here!" and ran off.',
     "Ich wohne im 4. Stock und ziehe am 7. März um.",
     "Mein Hausarzt ist Prof. Dr. med. Vogt, bzw. seine Frau, in der Goethestr. 9.",
     "Ich mag Obst, z. B. Birnen, u. a. vom Markt, d.h. frisches.",
