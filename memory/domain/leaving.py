@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memory.language.extract import sentences_in
+from memory.language.sentences import joined, sentences_in
 from memory.language.words import words_of
 from memory.storage.base import Transaction
 
@@ -35,4 +35,4 @@ def _cut(tx: Transaction, message: int, gone: Sequence[set[str]], kept: Sequence
         if not any(said <= other for other in gone) or any(said <= other for other in kept)
     ]
     if len(left) < len(sentences):
-        tx.messages.set_text(message, " ".join(left))
+        tx.messages.set_text(message, joined(left))

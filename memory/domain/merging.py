@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from memory.domain.judging import Ruling
 from memory.language.states import State, state_of
-from memory.language.words import alike, digest_of, words_of
+from memory.language.words import alike, digest_of
 from memory.search.index import IndexChange, SearchIndex
 from memory.storage.base import Transaction
 from memory.storage.records import StoredMemory
@@ -152,15 +152,15 @@ def _retire(
 
 
 def _said_before(tx: Transaction, memory: Memory, near: Sequence[int]) -> StoredMemory | None:
-    """Return an active memory that says the same: the same words, or nearly, of the same kind, by the same author. (A
+    """Return an active memory that says the same: the same words, but for their
+    spelling and fillers, of the same kind, by the same author. (A
     dated event has its date in its words, so that the same thing on another day is another event.)"""
     found = tx.memories.same_words(memory)
     if found is not None or memory.slot is not None:
         return found
-    words = set(words_of(memory.text))
     for number in near:
         stored = tx.memories.same_kind(number, memory)
-        if stored is not None and alike(words, set(words_of(stored.memory.text))):
+        if stored is not None and alike(memory.text, stored.memory.text):
             return stored
     return None
 

@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from memory.language.parsing import Block
+from memory.language.sentences import ends_of
 
 CHUNK_WORDS = 120
 # A section of fewer words shares its chunk with the next one.
 _SMALL_SECTION = 40
 _MAX_SENTENCE = 160
 _MAX_WORD_CHARS = 200
-_END = re.compile(r"(?<=[.!?…])[\"”’')\]]*\s+(?=[^a-z])|(?<=[。！？])|\n+")
-_ABBREVIATED = re.compile(
-    r"(?:\b(?:[A-Za-z]|Dr|Mr|Mrs|Ms|Prof|St|No|Nr|Fig|Vol|pp|vs|etc|e\.g|i\.e|ca|approx|bzw|z\.B|d\.h))\.\s*$"
-)
+_LINE = re.compile(r"[^\n]*\n+|[^\n]+")
+_SPACE = re.compile(r"[^\S\n]*\n*")
 # In scripts without spaces each character counts as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
@@ -37,13 +36,16 @@ def count_words(text: str) -> int:
 
 def sentences(text: str) -> list[str]:
     """Cut a text after each sentence and line; joined, the parts are the text again."""
-    found, begin = [], 0
-    for match in _END.finditer(text):
-        if "\n" not in match.group() and _ABBREVIATED.search(text, max(0, match.start() - 10), match.end()):
-            continue
-        found.append(text[begin : match.end()])
-        begin = match.end()
-    return [piece for piece in [*found, text[begin:]] if piece]
+    found: list[str] = []
+    for line in _LINE.findall(text):
+        begin = 0
+        for end in ends_of(line):
+            match = _SPACE.match(line, end)
+            behind = end if match is None else match.end()
+            found.append(line[begin:behind])
+            begin = behind
+        found.append(line[begin:])
+    return [piece for piece in found if piece]
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from memory.language.dates import spans_in, with_dates
+from memory.language.sentences import joined, sentences_in
 from memory.language.states import State, kind_of, state_of
+from memory.language.words import length_in_words
 from memory.types import MemoryKind, Message
 
 # A unit is one memory: longer messages are cut between sentences, so that little else comes with what is asked for.
 MAX_UNIT_WORDS = 60
-_SENTENCE = re.compile(r"(?<=[.!?…])[\"”)]?\s+|\n+")
 # What people say to keep a conversation going; with nothing else in the sentence it is no memory.
 _PHATIC = re.compile(
     r"^(?:hey|hi|hello|wow|thanks|thank you|thx|bye|goodbye|great|awesome|cool|ok|okay|sure|yeah|yes|yep|no|nope|"
@@ -77,16 +78,11 @@ class LocalExtractor:
                 rest = []
                 units.append(_unit(index, message, sentence, state.kind, state))
             elif _tells(sentence):
-                if rest and sum(len(part.split()) for part in [*rest, sentence]) > MAX_UNIT_WORDS:
+                if rest and sum(length_in_words(part) for part in [*rest, sentence]) > MAX_UNIT_WORDS:
                     units += _plain(index, message, rest)
                     rest = []
                 rest.append(sentence)
         return units + _plain(index, message, rest)
-
-
-def sentences_in(text: str) -> list[str]:
-    """Return the sentences of a text, without white space around them."""
-    return [part.strip() for part in _SENTENCE.split(text) if part.strip()]
 
 
 def _tells(sentence: str) -> bool:
@@ -98,7 +94,7 @@ def _tells(sentence: str) -> bool:
 def _plain(index: int, message: Message, sentences: Sequence[str]) -> list[Unit]:
     if not sentences:
         return []
-    text = " ".join(sentences)
+    text = joined(sentences)
     kind, implicit = kind_of(text, bool(spans_in(text, message.sent_at, message.utc_offset)))
     if message.role == "assistant":
         kind, implicit = "fact", False

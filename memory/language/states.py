@@ -18,8 +18,10 @@ _BE = r"(?:'m|’m| am|'re|’re| are| is|'s|’s)"
 _ADVERB = (
     r"(?: (?:now|currently|still|just|recently|finally|actually|really|also|always|usually|have|has|had|'ve|’ve))*"
 )
-_PLACE = r"(?P<value>[A-Z][\w'’-]*(?:,? (?:(?:de|la|of|the) )*[A-Z][\w'’-]*)*)"
-_REST = r"(?P<value>[^.,;!?()]{2,60})"
+_PLACE = r"(?P<value>(?:(?:Dr|Mrs?|Ms|St|Mt|Ft|[A-Z])\. )*[A-Z][\w'’-]*(?:,? (?:(?:de|la|of|the) )*[A-Z][\w'’-]*)*)"
+# A dot within a word, or behind a title or an initial, is part of the value: ann.lee@x.example, Dr. Lee, J. Lee.
+_DOT = r"\.(?=[^\s\"”’')])|(?:(?<=\bDr)|(?<=\bMr)|(?<=\bMrs)|(?<=\bMs)|(?<=\bProf)|(?<=\bSt)|(?<=\b[A-Z]))\.(?= [A-Z])"
+_REST = rf"(?P<value>(?:[^.,;!?()]|{_DOT}){{2,60}})"
 _TOPIC = r"(?P<topic>[a-z][a-z ]{1,30}?)"
 _LIKING = {"like": 1, "love": 1, "enjoy": 1, "adore": 1, "prefer": 1, "hate": -1, "dislike": -1, "loathe": -1}
 

@@ -239,10 +239,10 @@ class Search:
         return table @ table.T
 
     def _duplicate(self, candidate: _Scored, chosen: Sequence[_Scored]) -> bool:
-        """Tell if a result with nearly the same vector as a better one has nearly the same words too."""
+        """Tell if a result with nearly the same vector as a better one has the same words too."""
         texts = self._tx.candidates.memories([candidate.number, *(c.number for c in chosen)])
-        words = set(words_of(texts[candidate.number].text))
-        return any(alike(words, set(words_of(texts[c.number].text))) for c in chosen)
+        text = texts[candidate.number].text
+        return any(alike(text, texts[c.number].text) for c in chosen)
 
     def _gain(self, candidate: _Scored, likest: float) -> float:
         return (1 - self._query.diversity) * candidate.score - self._query.diversity * likest

@@ -25,6 +25,7 @@ from memory import (
     StoreCorrupt,
     new_message,
 )
+from memory.language.words import digest_of
 from memory.storage.sqlite.migrations import MIGRATIONS
 
 T = "tenant"
@@ -415,6 +416,32 @@ def test_every_older_schema_is_brought_up_to_date(tmp_path: Path, version: int) 
     assert store.get(T, memory.id) == memory
     assert store.keys.tenant_of(store.keys.create(T, "k")) == T
     store.close()
+
+
+def test_scripts_without_spaces_are_indexed_anew_in_an_older_folder(tmp_path: Path) -> None:
+    path = tmp_path / "m.sqlite"
+    store = MemoryStore(path, HashEmbedder())
+    cube = store.default_cube(T).id
+    texts = ["我表妹在大连当药剂师", "My cousin is a pharmacist", "It was -5 degrees"]
+    for text in texts:
+        store.add(T, cube, text)
+    store.close()
+    step = next(i for i, step in enumerate(MIGRATIONS) if step.__name__ == "_words_without_spaces")
+    with sqlite3.connect(path) as db:  # as it was before that step
+        db.execute("UPDATE memory_text SET text = (SELECT text FROM memories m WHERE m.rowid = memory_text.rowid)")
+        db.execute("UPDATE memory_text SET context = '她在医院上班' WHERE rowid = 2")
+        db.execute("UPDATE memories SET digest = 'old'")
+        db.execute(f"PRAGMA user_version = {step}")
+    db.close()
+    store = MemoryStore(path, HashEmbedder())
+    with store.storage.read() as tx:
+        assert list(tx.texts.scores("大连的药剂师是谁", [cube], 9)) == [1]
+        assert list(tx.texts.scores("pharmacist", [cube], 9)) == [2]
+        assert list(tx.texts.scores("医院", [cube], 9)) == [2]
+    store.close()
+    with sqlite3.connect(path) as db:
+        assert dict(db.execute("SELECT text, digest FROM memories")) == {text: digest_of(text) for text in texts}
+    db.close()
 
 
 def test_keys(store: MemoryStore, tmp_path: Path) -> None:

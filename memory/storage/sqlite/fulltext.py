@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import combinations
 
-from memory.language.words import telling_words
+from memory.language.words import begins_words, searchable, telling_words
 from memory.types import Memory
 
 # Rows that one search may score. bm25 takes about a microsecond a row, so this is the time a search may take.
@@ -23,7 +23,11 @@ _PAIRED = 3
 
 def _any(words: Sequence[str]) -> str:
     """Return an FTS5 expression for any of the words. Each is quoted, so that nothing in a query is read as syntax."""
-    return " OR ".join(f'"{word}"' for word in words)
+    return " OR ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"*' if begins_words(word) else f'"{word}"'
 
 
 def cube_word(cube_id: str) -> str:
@@ -45,7 +49,7 @@ class SqliteTexts:
     def add(self, number: int, memory: Memory, context: str) -> None:
         self._db.execute(
             "INSERT INTO memory_text (rowid, cube, text, context) VALUES (?, ?, ?, ?)",
-            (number, cube_word(memory.cube_id), memory.text, context),
+            (number, cube_word(memory.cube_id), searchable(memory.text), searchable(context)),
         )
 
     def remove(self, number: int) -> None:
@@ -105,7 +109,7 @@ def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str
     held: dict[int, int] = {}  # a bit for each word
     for group in combinations(range(len(rarest)), min(2, len(rarest))):
         bits = sum(1 << i for i in group)
-        expression = " AND ".join(f'"{rarest[i][1]}"' for i in group)
+        expression = " AND ".join(_quoted(rarest[i][1]) for i in group)
         rows = db.execute(
             "SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT ?",
             (f"{within}({expression})", BUDGET // 16),
@@ -118,7 +122,7 @@ def _latest(db: sqlite3.Connection, within: str, counts: Sequence[tuple[int, str
 
 def _count(db: sqlite3.Connection, within: str, word: str, n_rows: int) -> int:
     """Count the rows that hold a word; estimated from the latest ones where it is common."""
-    expression = f'{within}"{word}"'
+    expression = f"{within}{_quoted(word)}"
     if n_rows > _COMMON:
         earliest = db.execute(
             "SELECT rowid FROM memory_text WHERE memory_text MATCH ? ORDER BY rowid DESC LIMIT 1 OFFSET ?",

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterable, Sequence
 
+from memory.language.words import searchable
 from memory.storage.records import StoredMessage
 from memory.storage.sqlite.infer import infer_ids
 from memory.storage.sqlite.rows import LISTED, listed, message_of, subject_rows
@@ -191,4 +192,6 @@ def renew_contexts(db: sqlite3.Connection, messages: Collection[int]) -> None:
         (listed(messages),),
     ).fetchall()
     for row in found:
-        db.execute("UPDATE memory_text SET context = ? WHERE rowid = ?", (context_of(db, row["id"]), row["row"]))
+        db.execute(
+            "UPDATE memory_text SET context = ? WHERE rowid = ?", (searchable(context_of(db, row["id"])), row["row"])
+        )

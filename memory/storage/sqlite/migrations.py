@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from memory.errors import StoreCorrupt
+from memory.language.words import digest_of, searchable
 from memory.storage.sqlite.infer import infer_ids
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -258,3 +259,20 @@ def _whose_messages(db: sqlite3.Connection) -> None:
     for column in ("owner", "agent", "app"):
         db.execute(f"ALTER TABLE messages ADD COLUMN {column} TEXT")
     infer_ids(db)
+
+
+@migration
+def _words_without_spaces(db: sqlite3.Connection) -> None:
+    """Index texts of scripts without spaces by pairs of characters; digest what signs tell apart (5 and -5) apart."""
+    entries = [
+        (*found, row)
+        for row, text, context in db.execute("SELECT rowid, text, context FROM memory_text")
+        if (found := (searchable(text), searchable(context))) != (text, context)
+    ]
+    db.executemany("UPDATE memory_text SET text = ?, context = ? WHERE rowid = ?", entries)
+    digests = [
+        (now, row)
+        for row, text, digest in db.execute("SELECT rowid, text, digest FROM memories WHERE digest IS NOT NULL")
+        if (now := digest_of(text)) != digest
+    ]
+    db.executemany("UPDATE memories SET digest = ? WHERE rowid = ?", digests)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from memory.language.words import searchable
 from memory.storage.records import StoredMessage
 from memory.storage.sqlite.fulltext import cube_word
 from memory.storage.sqlite.messages import renew_contexts
@@ -86,7 +87,7 @@ class SqliteRemoval:
                 "SELECT count(*) FROM memory_changes WHERE memory_id = ? AND text IS NOT NULL", memory.id
             ),
             full_text=self._count("SELECT count(*) FROM memory_text WHERE rowid = ?", row)
-            + sum(self._count(in_context, cube_word(cube), text) for text in wanted),
+            + sum(self._count(in_context, cube_word(cube), searchable(text).strip()) for text in wanted),
             vectors=self._count("SELECT count(*) FROM vectors WHERE memory = ?", row),
             graph=self._count("SELECT count(*) FROM mentions WHERE memory = ?", row),
             messages=self._count("SELECT count(*) FROM provenance WHERE memory_id = ?", memory.id)

@@ -66,6 +66,46 @@ def test_nothing_in_a_query_is_syntax(storage: Storage, query: str) -> None:
         assert tx.texts.scores("lantern", [], 9) == {}
 
 
+SCRIPTS = {
+    "我表妹在大连当药剂师": ["表妹", "药剂师", "大连"],
+    "周四要去學校接小孩": ["學校", "小孩", "周四"],
+    "兄は札幌でパン屋をやっている": ["兄", "札幌", "パン屋"],
+    "고양이는 베란다에서 자요": ["고양이", "베란다"],
+    "جدتي تزرع الورد في الحديقة": ["الورد", "ورد", "حديقة"],
+    "Меня зовут Пётр, живу у озёр": ["Петр", "озёр"],
+    "Mein Fußball liegt in Łódź beim Café": ["fussball", "Fußball", "Lodz", "cafe"],
+}
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_words_of_any_script_are_found(storage: Storage, text: str) -> None:
+    """Where there are no spaces between words, and by a single character too; in what was said before as well."""
+    cube = a_cube(storage)
+    memories = [a_memory(cube, other) for other in SCRIPTS]
+    with storage.write() as tx:
+        numbers = dict(zip(SCRIPTS, kept(tx, *memories), strict=True))
+        for number, memory in zip(numbers.values(), memories, strict=True):
+            tx.texts.add(number, memory, "")
+        (behind,) = kept(tx, a_memory(cube, "ok"))
+        tx.texts.add(behind, a_memory(cube, "ok"), text)
+        for word in SCRIPTS[text]:
+            assert set(tx.texts.scores(word, [cube], 9)) == {numbers[text], behind}, word
+            found = tx.texts.scores(word, [cube], 9)
+            assert found[numbers[text]] > found[behind]
+
+
+def test_a_text_that_holds_more_of_a_question_comes_first_in_any_script(storage: Storage) -> None:
+    cube = a_cube(storage)
+    memories = [a_memory(cube, text) for text in ["我的狗叫球球", "我的猫叫球球，它的名字是奶奶取的", "我的名字很长"]]
+    with storage.write() as tx:
+        numbers = kept(tx, *memories)
+        for number, memory in zip(numbers, memories, strict=True):
+            tx.texts.add(number, memory, "")
+        found = tx.texts.scores("猫的名字是什么？", [cube], 9)
+        assert max(found, key=lambda number: found[number]) == numbers[1]
+        assert set(found) == set(numbers[1:])
+
+
 def test_what_was_removed_or_retired_is_not_found(storage: Storage) -> None:
     cube = a_cube(storage)
     memories = [a_memory(cube, "a lantern") for _ in range(3)]
