@@ -67,8 +67,9 @@ class Texts:
 
     def add(self, texts: Sequence[str]) -> None:
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
-        vectors = self._embedder.embed([f"User: {text}" for text in missing]) if missing else []
-        self._known.update(zip(missing, vectors, strict=True))
+        if missing:
+            vectors = self._embedder.embed([f"User: {text}" for text in missing])
+            self._known.update(zip(missing, vectors, strict=True))
 
     def of(self, text: str) -> Floats:
         return self._known[text]
@@ -243,7 +244,7 @@ def without_vectors(x: Floats) -> Floats:
     return blind
 
 
-def thresholds(x: Floats, table: Table, wrong: float) -> tuple[float, float]:
+def thresholds(x: Floats, table: Table, wrong: tuple[float, float]) -> tuple[float, float]:
     """Return the thresholds for English and for other languages at which, out of fold, a share ``wrong`` of what holds
     is retired."""
     p = np.zeros(len(table.y))
@@ -251,14 +252,14 @@ def thresholds(x: Floats, table: Table, wrong: float) -> tuple[float, float]:
         test = table.fold == k
         p[test] = train_forest(x[~test], table.y[~test]).predict_proba(x[test])[:, 1]
     found = []
-    for english in (True, False):
+    for english, most in zip((True, False), wrong, strict=True):
         rows = table.english == english
         held = np.sort(p[rows & (table.y == 0)])[::-1]
         for share in (0.25, 0.5, 1.0, 2.0):
-            threshold = float(held[int(wrong * share * len(held))])
+            threshold = float(held[int(most * share * len(held))])
             kept = float((p[rows & (table.y == 1)] >= threshold).mean())
-            print(f"{'en' if english else 'others'}: wrong {wrong * share:.4f} at {threshold:.2f}, retired {kept:.2f}")
-        found.append(float(held[int(wrong * len(held))]))
+            print(f"{'en' if english else 'others'}: wrong {most * share:.4f} at {threshold:.2f}, retired {kept:.2f}")
+        found.append(float(held[int(most * len(held))]))
     return found[0], found[1]
 
 
@@ -297,7 +298,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bank", type=Path, default=Path("benchmarks/data/updates"))
     parser.add_argument("--seeds", type=int, default=2, help="how many times each scenario is used, among other facts")
-    parser.add_argument("--wrong", type=float, default=0.004, help="share of what holds that may be retired")
+    parser.add_argument(
+        "--wrong", type=float, nargs=2, default=(0.004, 0.002), help="share of what holds that may be retired: en, others"
+    )
     parser.add_argument("--all", action="store_true", help="train on the held-out part, too: to see how far data goes")
     args = parser.parse_args()
     bank, facts = load_bank(args.bank), load_background()
@@ -307,7 +310,7 @@ def main() -> None:
     table = table_of(pairs_of(cases, texts, random.Random(0)), texts)
     print(f"{len(bank)} scenarios, {len(cases)} cases, {len(table.y)} pairs, {int(table.y.sum())} retired")
     x = with_readings(table)
-    limits = thresholds(x, table, args.wrong)
+    limits = thresholds(x, table, tuple(args.wrong))
     blind = np.random.default_rng(0).choice(len(x), len(x) // 3, replace=False)
     both, y = np.concatenate([x, without_vectors(x[blind])]), np.concatenate([table.y, table.y[blind]])
     save(train_forest(both, y), train_probes(table, np.ones(len(x), dtype=bool)), texts.anchor(), limits, OUTPUT)

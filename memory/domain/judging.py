@@ -90,7 +90,9 @@ class Judging:
 
     def _ruled(self, draft: Draft, olds: Sequence[_Known], vectors: dict[str, Vector]) -> list[Ruling]:
         def statement(memory: Memory, said_at: float) -> Statement:
-            return Statement(memory.said, said_at, memory.author, memory.session, vectors.get(memory.text))
+            happened = memory.kind == "event" and memory.event_at is not None and memory.event_at < said_at
+            vector = vectors.get(memory.text)
+            return Statement(memory.said, said_at, memory.author, memory.session, vector, happened)
 
         olds = [old for old in olds if _comparable(old.memory, draft.memory)]
         new = statement(draft.memory, draft.said_at)

@@ -23,6 +23,8 @@ class Statement:
     author: str | None = None
     session: str | None = None
     vector: Vector | None = None
+    happened: bool = False
+    """True for an event that was over when it was told: nothing later undoes it, but a correction."""
 
 
 @dataclass(frozen=True)
@@ -57,5 +59,3 @@ class Judge(Protocol):
         """Return a verdict for each older statement, in their order."""
         ...
 
-
-UNRELATED = "unrelated"

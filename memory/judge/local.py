@@ -49,7 +49,10 @@ class LocalJudge:
         traits = traits_of(new.text)
         olds = [traits_of(item.statement.text) for item in older]
         found = self._weights.forest.probabilities(self._rows(new, traits, older, olds))
-        return [self._verdict(traits, old, float(p)) for old, p in zip(olds, found, strict=True)]
+        return [
+            self._verdict(traits, old, item.statement.happened, float(p))
+            for item, old, p in zip(older, olds, found, strict=True)
+        ]
 
     def _rows(self, new: Statement, traits: Traits, older: Sequence[Older], olds: Sequence[Traits]) -> Floats:
         vectors = [item.statement.vector for item in older]
@@ -67,19 +70,26 @@ class LocalJudge:
         ]
         return np.concatenate([np.stack(rows), read], axis=1)
 
-    def _verdict(self, new: Traits, old: Traits, probability: float) -> Verdict:
-        english = new.spaced and not new.foreign
-        threshold = self._weights.threshold if english else self._weights.threshold_other
-        if probability < threshold or _vetoed(old, new):
+    def _verdict(self, new: Traits, old: Traits, happened: bool, probability: float) -> Verdict:
+        threshold = self._weights.threshold_other if new.foreign or not new.spaced else self._weights.threshold
+        if probability < threshold or _vetoed(old, new, happened):
             return Verdict("unrelated", 1 - probability, self.name)
         ends = bool(new.cues & {"no_more", "ended"}) and "changed" not in new.cues
         relation: Relation = "end" if ends else "update"
         return Verdict(relation, probability, self.name)
 
 
-def _vetoed(old: Traits, new: Traits) -> bool:
-    """Tell if words alone forbid that one takes the place of the other: they are of different people."""
-    return bool(old.kin and new.kin and not old.kin & new.kin)
+def _vetoed(old: Traits, new: Traits, happened: bool) -> bool:
+    """Tell if words alone forbid that the new statement takes the place of the old one: they are of different people or
+    days, or the old one is of something that has happened."""
+    corrects = bool(new.cues & {"correct", "no_more"})
+    if happened and not corrects:
+        return True
+    if old.people and new.people and not old.people & new.people:
+        return True
+    changes = corrects or bool(new.cues & {"now", "ended", "changed"})
+    other_days = bool(old.weekdays and new.weekdays and not old.weekdays & new.weekdays)
+    return other_days and not changes
 
 
 def _setting(new: Statement, older: Older, cosine: float, near: Sequence[float]) -> Setting:

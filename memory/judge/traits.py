@@ -75,7 +75,7 @@ class Traits:
     months: frozenset[str]
     clocks: frozenset[str]
     names: frozenset[str]
-    kin: frozenset[str]
+    people: frozenset[str]
     mine: frozenset[str]
     cues: frozenset[str]
     first_person: bool
@@ -115,7 +115,7 @@ def traits_of(text: str) -> Traits:
         months=frozenset(month[:3] for month in _MONTH.findall(low)),
         clocks=frozenset(_CLOCK.findall(low)),
         names=frozenset(names_in(text)),
-        kin=people_in(low),
+        people=people_in(low),
         mine=frozenset(stem(word) for word in _MINE.findall(low)),
         cues=frozenset(name for name, pattern in CUES.items() if pattern.search(low)),
         first_person=_FIRST.search(low) is not None,
