@@ -15,36 +15,62 @@ from memory.language.clauses import clauses_in, leans_on_before
 from memory.language.sentences import sentences_in
 from memory.language.small_talk import is_small_talk
 
+# No sentence that somebody says is longer; what has no end before is not looked into.
+_LONGEST = 1000
+_LONGEST_LINE = 200
 _RESUMES = re.compile(
-    r"(?:by the way|btw|anyways?|p\.?\s?s\.?|on another note|in real life|irl|in reality|apart from that|unrelated|übrigens|au fait|por cierto|aliás|кстати|对了|顺便|ところで|그런데|بالمناسبة)\b[\s,:.]*",
+    r"(?:by the way|btw|anyways?|p\.?\s?s\.?|on another note|in real life|irl|in reality|"
+    r"apart from that|unrelated|übrigens|au fait|por cierto|aliás|кстати|对了|顺便|ところで|그런데|"
+    r"بالمناسبة)\b[\s,:.]*",
     re.IGNORECASE,
 )
 _COLON = re.compile(r"[:：](?!\d|//|[-)(D/])\s*")
 _DEICTIC = re.compile(
-    r"\b(?:this|these|that|it|here|below|above|following|text|mail|email|letter|recipe|list|code|error|notes?|message|sentences?|paragraph|dies\w*|das|folgend\w*|ceci|ça|cela|ce|esto|este|esta|isto|isso|это|этот|эту)\b|这|以下|下面|上面|これ|以下|この|次の|이것|이거|다음|이 |هذا|هذه|التالي",
+    r"\b(?:this|these|that|it|here|below|above|following|text|mail|email|letter|recipe|list|code|"
+    r"error|notes?|message|sentences?|paragraph|dies\w*|das|folgend\w*|ceci|ça|cela|ce|esto|este|esta|"
+    r"isto|isso|это|этот|эту)\b|这|以下|下面|上面|これ|以下|この|次の|이것|이거|다음|이 |هذا|هذه|التالي",
     re.IGNORECASE,
 )
 # Requests whose details are about the one who asks: "help me plan a trip: I have five days".
 _ADVICE = re.compile(
-    r"\b(?:help me (?:plan|choose|decide|find|with)|plan|suggest|recommend|advise|advice|find me|tips|ideas|meal|workout|training|trip|itinerary|gift|present|what should|can i|should i|empfiehl|recommande|recomienda|recomenda|посоветуй|推荐|おすすめ|추천)\b",
+    r"\b(?:help me (?:plan|choose|decide|find|with)|plan|suggest|recommend|advise|advice|find me|tips|"
+    r"ideas|meal|workout|training|trip|itinerary|gift|present|what should|can i|should i|empfiehl|"
+    r"recommande|recomienda|recomenda|посоветуй|推荐|おすすめ|추천)\b",
     re.IGNORECASE,
 )
 _TEXT_WORK = re.compile(
-    r"\b(?:translate|proof-?read|summari[sz]e|rephrase|paraphrase|reword|rewrite|shorten|fix|correct|edit|polish|improve|sort|convert|explain|format|debug|refactor|solve|reply|respond|answer|review|check|"
-    r"wrong|mean|means|sound|homework|problem|exercise|worksheet|dummy|sample|placeholder|template|lyrics|übersetz\w*|korrigier\w*|fass\w*|tradui\w*|corrige\w*|résume\w*|traduce\w*|traduz\w*|переведи\w*|исправь\w*)\b|翻译|翻訳|訳し|번역|ترجم|总结|要約|요약|润色|添削",
+    r"\b(?:translate|proof-?read|summari[sz]e|rephrase|paraphrase|reword|rewrite|shorten|fix|correct|edit|"
+    r"polish|improve|sort|convert|explain|format|debug|refactor|solve|reply|respond|answer|review|check|"
+    r"wrong|mean|means|sound|homework|problem|exercise|worksheet|dummy|sample|placeholder|template|"
+    r"lyrics|übersetz\w*|korrigier\w*|fass\w*|tradui\w*|corrige\w*|résume\w*|traduce\w*|traduz\w*|"
+    r"переведи\w*|исправь\w*)\b|翻译|翻訳|訳し|번역|ترجم|总结|要約|요약|润色|添削",
     re.IGNORECASE,
 )
-_TOPIC = re.compile(r"(?:that|this|the|those|these|my|our|remember (?:that|the|my|our)|you know (?:that|the|my|our)|about (?:that|the|my))\b[^,]*\?$", re.IGNORECASE)
+_TOPIC = re.compile(
+    r"(?:that|this|the|those|these|my|our|remember (?:that|the|my|our)|you know (?:that|the|my|our)|"
+    r"about (?:that|the|my))\b[^,]*\?$",
+    re.IGNORECASE,
+)
 _KEY_AND_VALUE = re.compile(r"\s*(?:[-*•·]|\d+[.)])?\s*(?P<key>[^\W\d_][\w /'’()-]{0,30}?)\s*[:：]\s+(?P<value>\S.*)$")
 _HEADING = re.compile(r"[^.!?]{1,60}[:：]\s*$")
 _NOT_SAYING = re.compile(r"(?:i['’]?m |i am )?not saying (?:that )?[^,]{3,80}?,? but (?=\w)", re.IGNORECASE)
-_EXAMPLE = re.compile(r"(?:e\.g\.|for example|example|z\.b\.|beispiel|par exemple|exemple|ejemplo|exemplo|пример)\s*[:：]|(?:例|예|例えば|例如|比如|مثال)\s*[:：]", re.IGNORECASE)
-_COMMA = re.compile(r"[,，、;]")
-_SPEAKER = re.compile(
-    r"\b(?:i|i['’]m|i['’]ve|we|my|me|our|us|ich|wir|mein\w*|mir|mich|unser\w*|je|j['’]|nous|mon|ma|mes|yo|mi|mis|me|tengo|soy|somos|eu|meu|minha|tenho|я|мы|мне|мой|моя|у меня)\b|[我咱私僕俺]|うち|저|나는|내|우리|أنا|لدي|عندي",
+_EXAMPLE = re.compile(
+    r"(?:e\.g\.|for example|example|z\.b\.|beispiel|par exemple|exemple|ejemplo|exemplo|"
+    r"пример)\s*[:：]|(?:例|예|例えば|例如|比如|مثال)\s*[:：]",
     re.IGNORECASE,
 )
-_REACTS = re.compile(r"i (?:really |still |also |absolutely |just |do )*(?:love|like|hate|enjoy|adore|miss|loved|liked|hated|enjoyed) (?:it|them|him|her)\b", re.IGNORECASE)
+_COMMA = re.compile(r"[,，、;]")
+_SPEAKER = re.compile(
+    r"\b(?:i|i['’]m|i['’]ve|we|my|me|our|us|ich|wir|mein\w*|mir|mich|unser\w*|je|j['’]|nous|mon|ma|mes|"
+    r"yo|mi|mis|me|tengo|soy|somos|eu|meu|minha|tenho|я|мы|мне|мой|моя|у меня)\b|[我咱私僕俺]|うち|저|나는|내|우리|"
+    r"أنا|لدي|عندي",
+    re.IGNORECASE,
+)
+_REACTS = re.compile(
+    r"i (?:really |still |also |absolutely |just |do )*(?:love|like|hate|enjoy|adore|miss|loved|liked|hated|"
+    r"enjoyed) (?:it|them|him|her)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +118,9 @@ class _Told:
         self._last_kept = False
 
     def add(self, sentence: str) -> None:
+        if len(sentence) > _LONGEST:
+            self.statements.append(Statement(sentence))
+            return
         if supposing.is_taken_back(sentence) and not _tells_more(sentence):
             self.statements = self.statements[:-1] if self._last_kept else self.statements
             self._last_kept = False
@@ -114,6 +143,8 @@ class _Told:
 
 def judged(sentence: str) -> Statement | None:
     """Return what a sentence tells, if anything."""
+    if len(sentence) > _LONGEST:
+        return Statement(sentence)
     pair = _KEY_AND_VALUE.match(sentence)
     line = pair is not None and not asking.is_request(sentence) and not asking.is_question(sentence)
     sentence = _NOT_SAYING.sub("", sentence)
@@ -160,6 +191,9 @@ def _own_sentences(text: str) -> Iterator[str]:
             resumed = _RESUMES.match(sentence)
             if handed_over and resumed is None:
                 continue
+            if len(sentence) > _LONGEST:
+                yield sentence
+                continue
             handed_over = False
             if asked and _is_material_for_it(sentence):
                 continue
@@ -173,8 +207,10 @@ def _own_sentences(text: str) -> Iterator[str]:
 
 
 def _sentences_of(line: str, below: list[str]) -> list[str]:
+    if len(line) > _LONGEST_LINE:
+        return sentences_in(line)
     if _KEY_AND_VALUE.match(line) and not asking.is_request(line):
-        return [line.lstrip("-*•· ")] if len(line) < 200 else sentences_in(line)
+        return [line.lstrip("-*•· ")]
     if _HEADING.match(line) and below and _KEY_AND_VALUE.match(below[0]) and not asking.is_request(line):
         return []
     return sentences_in(line)
@@ -210,7 +246,7 @@ def _opens(sentence: str) -> bool:
 
 def _hands_over_below(line: str, below: list[str]) -> bool:
     """Tell if a line asks to do something with the lines below it."""
-    if not below or asking.is_kept_by_request(line):
+    if not below or len(line) > _LONGEST or asking.is_kept_by_request(line):
         return False
     last = sentences_in(line)[-1]
     asks = asking.is_request(last) or asking.is_question(last) or asking.is_request(line)
@@ -219,5 +255,9 @@ def _hands_over_below(line: str, below: list[str]) -> bool:
 
 def _works_on_before(line: str) -> bool:
     """Tell if a line asks to do something with the lines above it."""
+    if len(line) > _LONGEST_LINE:
+        return False
     asks = asking.is_request(line) or asking.is_question(line)
-    return asks and len(line.split()) <= 14 and _DEICTIC.search(line) is not None and _TEXT_WORK.search(line) is not None
+    return (
+        asks and len(line.split()) <= 14 and _DEICTIC.search(line) is not None and _TEXT_WORK.search(line) is not None
+    )

@@ -8,26 +8,36 @@ from memory.language.scripts import any_of
 
 _I = r"(?:i|i['’]m|i['’]ve|i['’]ll|i['’]d|im|ive|we|we['’]re|we['’]ve|my|our)"
 _CUT = re.compile(
-    rf"\s*;\s+(?=\w)|,? +(?:and|but)(?= {_I} (?!\w+$))|(?<=\w) +(?:und|aber)(?= (?:ich|wir|mein\w*) )|(?<=\w) +(?:et|mais)(?= (?:je |j['’]|nous |mon |ma ))"
-    r"|(?<=\w),? +(?:y|pero)(?= (?:yo|mi|mis|trabajo|vivo|tengo|soy) )|(?<=\w),? +(?:e|mas)(?= (?:eu|meu|minha|trabalho|moro|tenho|sou) )|(?<=\w),? +(?:и|а|но)(?= (?:я|мы|мой|моя|у меня) )",
+    rf"\s*;\s+(?=\w)|,? +(?:and|but)(?= {_I} (?!\w+$))|(?<=\w) +(?:und|aber)(?= (?:ich|wir|mein\w*) )|"
+    rf"(?<=\w) +(?:et|mais)(?= (?:je |j['’]|nous |mon |ma ))"
+    r"|(?<=\w),? +(?:y|pero)(?= (?:yo|mi|mis|trabajo|vivo|tengo|soy) )|(?<=\w),? +(?:e|mas)(?= (?:eu|meu|"
+    r"minha|trabalho|moro|tenho|sou) )|(?<=\w),? +(?:и|а|но)(?= (?:я|мы|мой|моя|у меня) )",
     re.IGNORECASE,
 )
 _FULL = re.compile(
-    rf"(?:(?:and|but|so|well|yes|no|ok|actually|also|btw)[, ]+)*(?:{_I}|(?:the|this|that|his|her|their)\b|[A-Z][\w'’]+|ich|wir|mein\w*|je|j['’]\w+|nous|mon|ma|yo|vivo|tengo|soy|trabajo|mi|eu|moro|tenho|sou|trabalho|meu|minha|я|мы|мой|моя|у меня)\b",
+    rf"(?:(?:and|but|so|well|yes|no|ok|actually|also|btw)[, ]+)*(?:{_I}|(?:the|this|that|his|her|their)\b|"
+    rf"[A-Z][\w'’]+|ich|wir|mein\w*|je|j['’]\w+|nous|mon|ma|yo|vivo|tengo|soy|trabajo|mi|eu|moro|tenho|sou|"
+    rf"trabalho|meu|minha|я|мы|мой|моя|у меня)\b",
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[\w'’]+")
 _MIN_WORDS = 3
 _LEANS = re.compile(
-    r"(?:(?:and|but|so|also|then|because|plus|still|though|since then|luckily|sadly|unfortunately|apparently|well|yes|yeah|no|und|aber|denn|et|mais|puis|y|pero|e|mas|и|но|а)\b,? )*"
+    r"(?:(?:and|but|so|also|then|because|plus|still|though|since then|luckily|sadly|unfortunately|apparently|"
+    r"well|yes|yeah|no|und|aber|denn|et|mais|puis|y|pero|e|mas|и|но|а)\b,? )*"
     + any_of(
         r"""
-        (?:he|she|it|they|him|her|them|its|his|their|theirs|hers|that|those|these|this|both|neither|each of them|one of them|none of them|all of them|most of them|the (?:first|second|other|latter|former)(?: one)?|there|then|same (?:with|for|goes)|which|who|the (?:bow|screen|other))(?:['’](?:s|re|ll|d|ve))?\b(?!\w)
+        (?:he|she|it|they|him|her|them|its|his|their|theirs|hers|that|those|these|this|both|neither|
+        + each of them|one of them|none of them|all of them|most of them|the (?:first|second|other|latter|
+        + former)(?: one)?|there|then|same (?:with|for|goes)|which|who|the (?:bow|screen|other))(?:['’](?:s|re|
+        + ll|d|ve))?\b(?!\w)
         (?:its|hes|shes|theyre|thats|itll)\b
         (?:i|we|you)(?:['’](?:m|ve|re|ll|d))? (?:\w+ ){0,3}?(?:it|him|her|them|there|that one|this one|those)(?=\W|$)
-        (?:er|es|sie|ihn|ihm|das (?:ist|war|hat|wird|heißt|macht|kostet|war)|dies\w*|dort|dabei|dafür|damit|darum|daran|deshalb|seine?|ihre?|beide|dessen|deren)\b
+        (?:er|es|sie|ihn|ihm|das (?:ist|war|hat|wird|heißt|macht|kostet|war)|dies\w*|dort|dabei|dafür|damit|
+        + darum|daran|deshalb|seine?|ihre?|beide|dessen|deren)\b
         (?:il|elle|ils|elles|c['’]est|c['’]était|ça|cela|celui|celle|ce(?:tte)? \w+|ces|là-bas|leurs?|ses?|sa|son|lui)\b
-        (?:él|ella|ellos|ellas|eso|esto|ese|esa|este|esta|aquel\w*|allí|ahí|su|sus|lo|la|le|les|ambos)\b (?!\w+ (?:de|es) )
+        (?:él|ella|ellos|ellas|eso|esto|ese|esa|este|esta|aquel\w*|allí|ahí|su|sus|lo|la|le|les|
+        + ambos)\b (?!\w+ (?:de|es) )
         (?:ele|ela|eles|elas|isso|isto|esse|essa|este|esta|aquel\w|lá|ali|seu|sua|dele|dela|ambos)\b
         (?:он|она|оно|они|его|её|ее|их|это|эта|этот|эти|там|тот|та|те|оба|обе)\b
         (?:هو|هي|هم|هن|هذا|هذه|ذلك|تلك|هناك|كلاهما)\s
@@ -42,11 +52,36 @@ _LEANS = re.compile(
 
 # How something stands now, or what has just changed: what may be retired alone.
 _DURABLE = re.compile(
-    rf"(?:(?:and|but|so|well|yes|no|ok|actually|also|btw|by the way|fyi|now|currently|these days|since \w+|update)[,:]? )*(?:{_I}|his|her|their|the|[A-Z][\w'’]+)(?: [\w'’-]+){{0,4}}? ?"
-    r"(?:\b(?:am|is|are|have|has|live|lives|work|works|drive|drives|use|uses|own|owns|play|plays|take|takes|drink|drinks|eat|eats|speak|speaks|study|studies|teach|teaches|wear|wears|pay|pays|rent|rents|sleep|sleeps|"
-    r"like|likes|love|loves|hate|hates|prefer|prefers|moved|quit|stopped|sold|switched|changed|bought|joined|left|became|costs?|starts?|ends?|belongs?|need|needs|keep|keeps|run|runs|collect|collects|volunteer|volunteers)\b|['’](?:m|re|s|ve)\b|\bim\b)",
+    r"(?:(?:and|but|so|well|yes|no|ok|actually|also|btw|by the way|fyi|now|currently|these days|update)[,:]? )*"
+    + any_of(
+        r"""
+        (?:i|we)(?: (?:now|just|finally|also|still|currently|have|recently|both|always|usually|no longer|
+        + don['’]t|do not|never))* (?:live|work|drive|own|use|rent|study|teach|take|drink|eat|speak|moved|quit|
+        + stopped|sold|switched|bought|left|cancell?ed|changed|pay|commute|collect|wear|sleep|run)\b
+        (?:i|we)(?:['’]ve got| have| ['’]ve)(?: (?:now|just|also|still|only))* (?:an?|no|one|two|three|four|
+        + five|\d+|new) (?!lot|great|good|bit|few|blast|really|amazing|chance|time)
+        (?:i|we)(?:['’]m| am|['’]re| are)(?: (?:now|also|still|currently|an?))* (?:allergic|vegan|vegetarian|
+        + married|single|divorced|engaged|pregnant|from|based|living|working|studying|retired|unemployed|
+        + self-employed|left-handed|diabetic|on \w+ (?:mg|pills)|\d+|nurse|teacher|student|engineer|doctor|
+        + driver|baker|lawyer)\b
+        im (?:allergic|vegan|vegetarian|from|\d+)\b
+        (?:my|our)(?: \w+){1,3} (?:is|are|has|have|lives?|works?|starts?|costs?|drives?|called|was moved|moved)\b
+        [A-Z][a-z]+ (?:lives|works|moved to|drives|is (?:an?|my|\d+|married|allergic))\b
+        ich (?:\w+ )?(?:wohne|arbeite|habe|bin|fahre|esse|trinke|spiele|lerne)\b
+        (?:mein|unser)e? \w+ (?:ist|heißt|hat|wohnt|arbeitet)\b|wir (?:wohnen|haben|sind|fahren)\b
+        (?:j['’]habite|j['’]ai|je (?:suis|travaille|vis|conduis|joue|fais|prends|bois|mange))\b
+        (?:mon|ma|mes|notre) \w+ (?:est|s['’]appelle|a|habite|travaille)\b|nous (?:habitons|avons|sommes)\b
+        (?:yo )?(?:vivo|trabajo|tengo|soy|estoy|uso|tomo|como|juego|estudio)\b
+        (?:mi|nuestr[oa]) \w+ (?:es|está|se llama|tiene|vive|trabaja)\b|(?:vivimos|tenemos|somos)\b
+        (?:eu )?(?:moro|trabalho|tenho|sou|estou|uso|tomo|jogo|estudo)\b
+        (?:o |a )?(?:meu|minha|nosso|nossa) \w+ (?:é|está|se chama|tem|mora|trabalha)\b|(?:moramos|temos|somos)\b
+        (?:я |мы |у меня |у нас |мой |моя |меня )|(?:أنا |لدي |عندي |أعيش |أعمل |اسمي )
+        [\u3040-\u9fff\uac00-\ud7af]
+        """
+    ),
     re.IGNORECASE,
 )
+_TOPIC_LESS = re.compile(r"(?=[^は]*[ぁ-ん])(?!.*(?:は|(?<![とでて])も(?![うの])|って|私|僕|俺|うち))")
 
 
 def is_durable(clause: str) -> bool:
@@ -68,7 +103,7 @@ def clauses_in(sentence: str) -> list[str]:
 
 def leans_on_before(sentence: str) -> bool:
     """Tell if a sentence begins with a pronoun or the like, so that what it is about stands before it."""
-    return _LEANS.match(sentence) is not None
+    return _LEANS.match(sentence) is not None or _TOPIC_LESS.match(sentence) is not None
 
 
 def _is_full(clause: str) -> bool:

@@ -11,11 +11,13 @@ import re
 RECALLED_HEADING = "Memories of the user, in their own words:"
 RECALLED_CLOSING = "Answer questions from these memories."
 _RECALLED = re.compile(
-    rf"^[ \t]*{re.escape(RECALLED_HEADING)}[ \t]*\n?(?:[ \t]*(?:-[^\n]*|  [^\n]*)?(?:\n|$))*?(?:[^\n]*{re.escape(RECALLED_CLOSING)}|(?=\n?[^-\s])|\Z)",
+    rf"^[ \t]*{re.escape(RECALLED_HEADING)}[ \t]*\n?(?:[ \t]*(?:-[^\n]*|  [^\n]*)?(?:\n|"
+    rf"$))*?(?:[^\n]*{re.escape(RECALLED_CLOSING)}|(?=\n?[^-\s])|\Z)",
     re.MULTILINE,
 )
 _TAGGED = re.compile(
-    r"<(?P<tag>memor(?:y|ies)|context|recalled?|relevant[_-]memories|retrieved|system[_-]?\w*|document|documents|file|code|pre|log|quote|blockquote)\b[^>]*>.*?(?:</(?P=tag)>|\Z)",
+    r"<(?P<tag>memor(?:y|ies)|context|recalled?|relevant[_-]memories|retrieved|system[_-]?\w*|document|"
+    r"documents|file|code|pre|log|quote|blockquote)\b[^>]*>.*?(?:</(?P=tag)>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
 _FENCED = re.compile(r"^[ \t]*(?P<fence>```+|~~~+).*?(?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
@@ -24,29 +26,54 @@ _FENCED_INLINE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _MACHINE = re.compile(
     r"""
     \s*(?:
-      \d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d | \[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?\s+\S+[:\s\[] | \[\s*\d+\.\d+\]\s | \[\d{4}-\d\d-\d\d
+      \d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d | \[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?\s+\S+[:\s\[] | \[\s*\d+\.\d+\]\s
+      | \[\d{4}-\d\d-\d\d
       | (?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s+\w*\s*\d+\s+\d\d:\d\d:\d\d
       | \d{1,3}(?:\.\d{1,3}){3}\s+(?:-|\d|[A-Z]) | [IWEDF]/\w+ | [IWEF]\d{4}\s\d\d:
-      | \[?(?:ERROR|WARN(?:ING)?|INFO|DEBUG|FATAL|CRITICAL|TRACE|NOTICE|SEVERE|PANIC|Warning|Error|error|warning|fatal|panic|FAILED|FAIL|PASSED)\]?\s*(?:[:\[(]|\s{2,}|\s-\s|\S+:\s)
-      | (?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Failure|Interrupt|Fault)\b\s*(?::|\(|$) | (?:Uncaught|Unhandled|Caused\ by:?|During\ handling)\b
-      | Traceback\ \(most\ recent | File\ "[^"]+",\ line\ \d+ | at\ [\w$.<>/]+(?:\(|\s\() | \s*\.{3}\ \d+\ more | goroutine\ \d+ | exit\ (?:status|code)\ \d+ | Process\ finished
-      | npm\ (?:ERR!|WARN|error) | yarn\ (?:error|warn) | pip(?:3)?\ | pnpm\ | apt(?:-get)?\  | E:\ \w | W:\ \w | gyp\ ERR! | (?:\w+:\ )?command\ not\ found | \w*sh:\ (?:\d+:\ |line\ \d+:\ )?\S+: | make(?:\[\d+\])?:\ | cargo\ | error\[E\d+\]
-      | [$%#>]\ \S | >>>\  | \w+@[\w.-]+:\S*[$\#] | (?:PS\ )?[A-Z]:\\\S* | sudo\  | git\ (?:rebase|push|pull|commit|clone|checkout|merge|stash|reset|log|status)\b | docker\ (?:run|build|ps|compose)\b | kubectl\ | curl\ -?\S | Segmentation\ fault | Killed$ | core\ dumped | Exit\ code | Collecting\ \S+$ | Requirement\ already | Successfully\ installed | Normal\ +\w+\ + | Warning\ +\w+\ +
-      | (?:def|class|import|from|return|async|await|func|fn|let|const|var|public|private|protected|static|void|package|using|namespace|elif|except|try|finally|switch|case|struct|enum|interface|typedef|template|export|yield|lambda|print|printf|raise|throw)\b[^.!?]*[(){};=:\[\]>]\s*(?:\#.*|//.*)?$
-      | (?:from\ [\w.]+\ import|import\ [\w.{}*,\ ]+(?:;|$|\ from|\ as)) | (?:if|for|while|else|elif|with|switch)\b.*[:{]\s*$ | (?:if|for|while)\s*\(.*\) | \#include | \#!/ | @\w+(?:\(.*\))?$
-      | (?:SELECT|INSERT\ INTO|UPDATE|DELETE\ FROM|CREATE\ (?:TABLE|INDEX|VIEW)|ALTER\ TABLE|DROP\ TABLE|FROM|WHERE|ORDER\ BY|GROUP\ BY|(?:LEFT|INNER|RIGHT|OUTER)\ JOIN|JOIN|LIMIT|HAVING|VALUES|WITH)\ (?=.*[\w,*;()='"\d])(?-i:(?=[^a-z]*\b[\w.*]+\b))
-      | [{}()\[\];]+\s*,?\s*$ | [{\[]\s*["'{\[] | ["'][\w $-]+["']\s*:\s*\S | [\w.\[\]'"]+\s*(?:=|\+=|:=|<-|=>|==)\s*\S.* | [\w.]+\([^)]*\)\s*;?\s*(?:\#.*|//.*)?$ | </?\w+[^>]*> | <!DOCTYPE | //\s | /\*|\*/ | --\s*\w+:?$ | \|.*\|\s*$ | [+-]{3}\s\S | @@\s | diff\ --git | index\ [0-9a-f]{7}
-      | \d+\s+\| | \|\s | \s+\^+ | -->\s | ={3,} | -{3,}\s*$ | \w[\w.-]*/\S+:\d+ | \S+\.(?:py|js|ts|java|go|rs|cpp|c|h|rb|php|cs|kt|swift):\d+ | [0-9a-f]{8,}\s*$ | (?:\w+;){2,}\w* | (?:[\w.-]+,){4,}[\w.-]*$ | [A-Z_]{3,}=\S+ | (?:GET|POST|PUT|DELETE|PATCH|HTTP/\d)\ ?\S* \ ?HTTP | HTTP/\d | (?:Host|User-Agent|Content-Type|Accept|Authorization):\s
-      | [A-Za-z]+\s+\w+\s+\d+[smhd]\s+\(x\d+ | panic: | fatal: | remote: | hint: | CONFLICT\ \( | On\ branch\ | Your\ branch\ | Untracked\ files
+      | \[?(?:ERROR|WARN(?:ING)?|INFO|DEBUG|FATAL|CRITICAL|TRACE|NOTICE|SEVERE|PANIC|Warning|Error|error|warning
+      |fatal|panic|FAILED|FAIL|PASSED)\]?\s*(?:[:\[(]|\s{2,}|\s-\s|\S+:\s)
+      | (?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Failure|Interrupt|Fault)\b\s*(?::|\(|$) | (?:Uncaught
+      |Unhandled|Caused\ by:?|During\ handling)\b
+      | Traceback\ \(most\ recent | File\ "[^"]+",\ line\ \d+ | at\ [\w$.<>/]+(?:\(|\s\() | \s*\.{3}\ \d+\ more
+      | goroutine\ \d+ | exit\ (?:status|code)\ \d+ | Process\ finished
+      | npm\ (?:ERR!|WARN|error) | yarn\ (?:error|warn) | pip(?:3)?\ | pnpm\ | apt(?:-get)?\  | E:\ \w | W:\ \w
+      | gyp\ ERR! | (?:\w+:\ )?command\ not\ found | \w*sh:\ (?:\d+:\ |line\ \d+:\ )?\S+: | make(?:\[\d+\])?:[ ]
+      | cargo\ | error\[E\d+\]
+      | [$%#>]\ \S | >>>\  | \w+@[\w.-]+:\S*[$\#] | (?:PS\ )?[A-Z]:\\\S* | sudo\  | git\ (?:rebase|push|pull
+      |commit|clone|checkout|merge|stash|reset|log|status)\b | docker\ (?:run|build|ps|compose)\b | kubectl[ ]
+      | curl\ -?\S | Segmentation\ fault | Killed$ | core\ dumped | Exit\ code | Collecting\ \S+$
+      | Requirement\ already | Successfully\ installed | Normal\ +\w+\ + | Warning\ +\w+\ +
+      | (?:def|class|import|from|return|async|await|func|fn|let|const|var|public|private|protected|static|void
+      |package|using|namespace|elif|except|try|finally|switch|case|struct|enum|interface|typedef|template|export
+      |yield|lambda|print|printf|raise|throw)\b[^.!?]*[(){};=:\[\]>]\s*(?:\#.*|//.*)?$
+      | (?:from\ [\w.]+\ import|import\ [\w.{}*,\ ]+(?:;|$|\ from|\ as)) | (?:if|for|while|else|elif|with
+      |switch)\b.*[:{]\s*$ | (?:if|for|while)\s*\(.*\) | \#include | \#!/ | @\w+(?:\(.*\))?$
+      | (?:SELECT|INSERT\ INTO|UPDATE|DELETE\ FROM|CREATE\ (?:TABLE|INDEX|VIEW)|ALTER\ TABLE|DROP\ TABLE|FROM
+      |WHERE|ORDER\ BY|GROUP\ BY|(?:LEFT|INNER|RIGHT|OUTER)\ JOIN|JOIN|LIMIT|HAVING|VALUES
+      |WITH)\ (?=.*[\w,*;()='"\d])(?-i:(?=[^a-z]*\b[\w.*]+\b))
+      | [{}()\[\];]+\s*,?\s*$ | [{\[]\s*["'{\[] | ["'][\w $-]+["']\s*:\s*\S | [\w.\[\]'"]+\s*(?:=|\+=|:=|<-|=>
+      |==)\s*\S.* | [\w.]+\([^)]*\)\s*;?\s*(?:\#.*|//.*)?$ | </?\w+[^>]*> | <!DOCTYPE | //\s | /\*|\*/
+      | --\s*\w+:?$ | \|.*\|\s*$ | [+-]{3}\s\S | @@\s | diff\ --git | index\ [0-9a-f]{7}
+      | \d+\s+\| | \|\s | \s+\^+ | -->\s | ={3,} | -{3,}\s*$ | \w[\w.-]*/\S+:\d+ | \S+\.(?:py|js|ts|java|go|rs
+      |cpp|c|h|rb|php|cs|kt|swift):\d+ | [0-9a-f]{8,}\s*$ | (?:\w+;){2,}\w* | (?:[\w.-]+,){4,}[\w.-]*$
+      | [A-Z_]{3,}=\S+ | (?:GET|POST|PUT|DELETE|PATCH|HTTP/\d)\ ?\S* \ ?HTTP | HTTP/\d | (?:Host|User-Agent
+      |Content-Type|Accept|Authorization):\s
+      | [A-Za-z]+\s+\w+\s+\d+[smhd]\s+\(x\d+ | panic: | fatal: | remote: | hint: | CONFLICT\ \( | On\ branch[ ]
+      | Your\ branch\ | Untracked\ files
     )
     """,
     re.VERBOSE,
 )
+_LINE_LOOKED_AT = 400
 _INDENTED = re.compile(r"(?:\t| {4,})\S")
-_SHELL_COMPLAINT = re.compile(r"\S+: (?:command not found|No such file or directory|Permission denied|not found)\b|^\S*sh: ", re.IGNORECASE)
+_SHELL_COMPLAINT = re.compile(
+    r"\S+: (?:command not found|No such file or directory|Permission denied|not found)\b|^\S*sh: ", re.IGNORECASE
+)
 _LETTER = re.compile(r"[^\W\d_]")
 # What a program complained of, in a line of the sender's: nothing is kept of it, nor of the few words before it.
-_COMPLAINT = re.compile(r"(?:^[^.!?\n]{0,40}:\s*)?\b(?:\w+\.)*[A-Z]\w*(?:Error|Exception): [^\n]*$", re.MULTILINE)
+_COMPLAINT = re.compile(
+    r"(?:^[^.!?\n]{0,40}:\s*)?\b(?:\w{1,60}\.){0,6}[A-Z]\w{0,60}(?:Error|Exception): [^\n]*$", re.MULTILINE
+)
 
 _QUOTES = re.compile(
     r"\"[^\"\n]{2,}\"|“[^”]{2,}”|„[^“”\"]{2,}[“”\"]|«[^»]{2,}»|»[^«\n]{2,}«|「[^」]{2,}」|『[^』]{2,}』|"
@@ -59,15 +86,26 @@ _QUOTE_WIDE = 7
 QUOTED = "\ue000"
 _PLACE = re.compile(f"{QUOTED}(\\d+){QUOTED}")
 _SPOKEN = re.compile(
-    r"\b(?:says?|said|saying|wrote|writes|written|claims?|claimed|told|tells|asked|asks|replied|answered|shouted|yelled|whispered|texted|posted|tweeted|commented|"
-    r"quotes?|quoted|quoting|lyrics?|line|lines|headline|horoscope|sign|slogan|proverb|saying|motto|reads?|sings?|sang|goes|like|was like|screamed|mumbled|announced|declared|insists?|according to|review|comment|post|email|mail|message|article|caption|text|"
-    r"sagt\w*|schreibt|schrieb|meint\w*|behauptet\w*|steht|hieß|fragte|dit|disait|a dit|écrit|écrivait|prétend|répète|dice|dijo|decía|escribió|afirma|pone|repite|diz|disse|dizia|escreveu|afirma|"
-    r"говорит|сказал\w*|написал\w*|пишет|утверждает|ответил\w*|повторяет|спросил\w*)\b|说|説|写道|写着|喊|问道|回答|歌词|台词|と言|って言|と書|と話|言って|라고|قال|قالت|يقول|تقول|كتب|كتبت",
+    r"\b(?:says?|said|saying|wrote|writes|written|claims?|claimed|told|tells|asked|asks|replied|answered|"
+    r"shouted|yelled|whispered|texted|posted|tweeted|commented|quoted|quoting|reads?|sings?|sang|goes|"
+    r"was like|screamed|mumbled|announced|declared|insists?|according to|"
+    r"sagt\w*|schreibt|schrieb|meint\w*|behauptet\w*|steht|fragte|liest|dit|disait|a dit|écrit|écrivait|"
+    r"prétend|répète|dice|dijo|decía|escribió|afirma|pone|repite|diz|disse|dizia|escreveu|"
+    r"говорит|сказал\w*|написал\w*|пишет|утверждает|ответил\w*|повторяет|спросил\w*)\b|说|説|"
+    r"写道|写着|喊|问道|回答|と言|って言|と書|と話|言って|라고|قال|قالت|يقول|تقول|كتب|كتبت",
+    re.IGNORECASE,
+)
+# Words for texts of others, unless they are one's own: "my favourite line is ...".
+_OF_OTHERS = re.compile(
+    r"(?!(?:my|our|mein\w*|mon|ma|mi|meu|minha|мой|моя|我)\b)(?=.*(?:\b(?:quotes?|lyrics?|lines?|headline|"
+    r"horoscope|sign|slogan|proverb|saying|review|comment|post|email|mail|message|article|caption|text|"
+    r"poster|tweet|note|letter|ad|motto)\b|歌词|台词|歌詞|가사))",
     re.IGNORECASE,
 )
 _SPOKEN_COLON = re.compile(
     r"^[^:：\n]{0,60}\b(?:says|said|wrote|writes|claims|claimed|told me|replied|texted|posted|used to say|always says|"
-    r"sagte|schrieb|meinte|a dit|a écrit|dijo|escribió|disse|escreveu|сказал\w*|написал\w*)\s*[:：]\s*\S|^[^:：\n]{0,20}(?:说|写道|قال|قالت|كتب)\s*[:：]\s*\S",
+    r"sagte|schrieb|meinte|a dit|a écrit|dijo|escribió|disse|escreveu|сказал\w*|написал\w*)\s*[:：]\s*\S|"
+    r"^[^:：\n]{0,20}(?:说|写道|قال|قالت|كتب)\s*[:：]\s*\S",
     re.IGNORECASE,
 )
 
@@ -91,6 +129,7 @@ def without_machine_text(text: str) -> str:
 
 def is_machine_line(line: str) -> bool:
     """Tell if a line is code, a line of a log, a command or what one printed."""
+    line = line[:_LINE_LOOKED_AT]
     if not line.strip():
         return False
     return _MACHINE.match(line) is not None or _SHELL_COMPLAINT.search(line) is not None
@@ -137,4 +176,7 @@ def is_quotation(sentence: str) -> bool:
     """Tell if a sentence, its quotations marked, gives the words of somebody else."""
     if _SPOKEN_COLON.match(sentence):
         return True
-    return QUOTED in sentence and (_SPOKEN.search(sentence) is not None or not _LETTER.search(_PLACE.sub("", sentence)))
+    if QUOTED not in sentence:
+        return False
+    frame = _PLACE.sub("", sentence)
+    return _SPOKEN.search(frame) is not None or _OF_OTHERS.match(frame) is not None or not _LETTER.search(frame)

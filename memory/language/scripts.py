@@ -28,5 +28,12 @@ def joined(table: str) -> list[str]:
 
 
 def any_of(table: str) -> str:
-    """Return a group that matches any of the expressions of a table (one per line), the first that does."""
-    return "(?:" + "|".join(line.strip() for line in table.splitlines() if line.strip()) + ")"
+    """Return a group that matches any of the expressions of a table (one per line), the first that does. A line that
+    begins with "+ " goes on with the one before."""
+    lines: list[str] = []
+    for line in map(str.strip, table.splitlines()):
+        if line.startswith("+ "):
+            lines[-1] += line[2:]
+        elif line:
+            lines.append(line)
+    return f"(?:{'|'.join(lines)})"
