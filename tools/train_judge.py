@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from benchmarks.data.updates.bank import load_background, load_bank
+from benchmarks.data.updates.bank import Split, load_background, load_bank
 from benchmarks.data.updates.cases import Case, Line
 from benchmarks.data.updates.generate import Choice, generate
 from memory import FolderEmbedder
@@ -299,12 +299,16 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, default=Path("benchmarks/data/updates"))
     parser.add_argument("--seeds", type=int, default=2, help="how many times each scenario is used, among other facts")
     parser.add_argument(
-        "--wrong", type=float, nargs=2, default=(0.004, 0.002), help="share of what holds that may be retired: en, others"
+        "--wrong",
+        type=float,
+        nargs=2,
+        default=(0.004, 0.002),
+        help="share of what holds that may be retired: en, others",
     )
     parser.add_argument("--all", action="store_true", help="train on the held-out part, too: to see how far data goes")
     args = parser.parse_args()
     bank, facts = load_bank(args.bank), load_background()
-    split = None if args.all else "train"
+    split: Split | None = None if args.all else "train"
     cases = [case for seed in range(args.seeds) for case in generate(bank, facts, Choice(seed=seed, split=split))]
     texts = Texts()
     table = table_of(pairs_of(cases, texts, random.Random(0)), texts)

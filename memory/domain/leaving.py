@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memory.language.sentences import joined, sentences_in
+from memory.language.assertion import pieces_in
+from memory.language.sentences import joined
 from memory.language.words import words_of
 from memory.storage.base import Transaction
 
@@ -27,7 +28,7 @@ def leave_out(tx: Transaction, numbers: Sequence[int]) -> list[int]:
 
 def _cut(tx: Transaction, message: int, gone: Sequence[set[str]], kept: Sequence[set[str]]) -> None:
     """Take the sentences out of a message whose words a memory of ``gone`` has, and none of ``kept``."""
-    sentences = sentences_in(tx.messages.texts([message])[message])
+    sentences = pieces_in(tx.messages.texts([message])[message])
     words = [set(words_of(sentence)) for sentence in sentences]
     left = [
         sentence

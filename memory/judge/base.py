@@ -58,4 +58,3 @@ class Judge(Protocol):
     def judge(self, new: Statement, older: Sequence[Older]) -> list[Verdict]:
         """Return a verdict for each older statement, in their order."""
         ...
-

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from memory.language.assertion import Statement, statements_in
+from memory.language.clauses import clauses_in, is_durable
 from memory.language.dates import spans_in, with_dates
+from memory.language.material import without_machine_text
+from memory.language.replies import answered, is_answer, is_news, question_before
 from memory.language.sentences import joined, sentences_in
 from memory.language.states import State, kind_of, state_of
-from memory.language.words import length_in_words
+from memory.language.supposing import is_open
+from memory.language.words import length_in_words, words_of
 from memory.types import MemoryKind, Message
 
-# A unit is one memory: longer messages are cut between sentences, so that little else comes with what is asked for.
+# A unit is one memory: what happened is cut between sentences, so that little else comes with what is asked for; how
+# something stands is a unit by itself, so that it can be retired alone.
 MAX_UNIT_WORDS = 60
-# What people say to keep a conversation going; with nothing else in the sentence it is no memory.
-_PHATIC = re.compile(
-    r"^(?:hey|hi|hello|wow|thanks|thank you|thx|bye|goodbye|great|awesome|cool|ok|okay|sure|yeah|yes|yep|no|nope|"
-    r"see you|take care|congrats|congratulations|good luck|absolutely|definitely|sounds|that['’]s|oh|haha|lol|"
-    r"you['’]re welcome|of course|no problem|nice|good (?:morning|evening|night))\b",
-    re.IGNORECASE,
-)
-_PHATIC_WORDS = 6
 
 
 @dataclass(frozen=True)
@@ -55,64 +52,75 @@ class Extractor(Protocol):
 
 
 class LocalExtractor:
-    """Sentences as they were said, without greetings and questions, with the speaker and with dates resolved."""
+    """What the user asserts, as it was said, with the speaker and with dates resolved; of an assistant's sentences,
+    those that say something new."""
 
     @property
     def name(self) -> str:
         return "local"
 
     def extract(self, messages: Sequence[Message], before: Sequence[Message] = ()) -> list[Unit]:
-        return [unit for i, message in enumerate(messages) for unit in self._units(i, message)]
-
-    def _units(self, index: int, message: Message) -> list[Unit]:
-        if message.role == "system":
-            return []
-        if message.role == "tool":
-            return [_tool_unit(index, message)] if message.text.strip() else []
-        units: list[Unit] = []
-        rest: list[str] = []
-        for sentence in sentences_in(message.text):
-            state = state_of(sentence) if message.role == "user" else None
-            if state is not None:
-                units += _plain(index, message, rest)
-                rest = []
-                units.append(_unit(index, message, sentence, state.kind, state))
-            elif _tells(sentence):
-                if rest and sum(length_in_words(part) for part in [*rest, sentence]) > MAX_UNIT_WORDS:
-                    units += _plain(index, message, rest)
-                    rest = []
-                rest.append(sentence)
-        return units + _plain(index, message, rest)
+        return [unit for i in range(len(messages)) for unit in _units(i, messages, before)]
 
 
-def _tells(sentence: str) -> bool:
-    if sentence.endswith("?"):
-        return False
-    return not (_PHATIC.match(sentence) and len(sentence.split()) <= _PHATIC_WORDS) and bool(re.search(r"\w", sentence))
-
-
-def _plain(index: int, message: Message, sentences: Sequence[str]) -> list[Unit]:
-    if not sentences:
+def _units(index: int, messages: Sequence[Message], before: Sequence[Message]) -> list[Unit]:
+    message = messages[index]
+    if message.role == "system":
         return []
-    text = joined(sentences)
-    kind, implicit = kind_of(text, bool(spans_in(text, message.sent_at, message.utc_offset)))
+    if message.role == "tool":
+        return [_tool_unit(index, message)] if message.text.strip() else []
     if message.role == "assistant":
-        kind, implicit = "fact", False
-    return [_unit(index, message, text, kind, None, {"preference_type": "implicit"} if implicit else {})]
+        statements = _news(message, [*before, *messages[:index]])
+    else:
+        statements = _told(message, question_before(messages, index, before))
+    return [_unit(index, message, group) for group in _grouped(statements)]
 
 
-def _unit(
-    index: int,
-    message: Message,
-    text: str,
-    kind: MemoryKind,
-    state: State | None,
-    metadata: dict[str, Any] | None = None,
-) -> Unit:
+def _told(message: Message, question: str) -> list[Statement]:
+    """Return what a user tells, cut so that how things stand is apart from the rest."""
+    statements = statements_in(message.text)
+    first = sentences_in(message.text)[:1]
+    if question and first and is_answer(first[0], question):
+        reply = Statement(answered(first[0], question))
+        statements = [reply, *statements[1 if statements and statements[0].text == first[0] else 0 :]]
+    return [part for statement in statements for part in _parts(statement)]
+
+
+def _parts(statement: Statement) -> list[Statement]:
+    clauses = clauses_in(statement.text) if statement.asserted and not statement.line else []
+    if len(clauses) < 2 or not any(map(is_durable, clauses)):
+        return [statement]
+    return [replace(statement, text=clauses[0]), *(Statement(clause, not is_open(clause)) for clause in clauses[1:])]
+
+
+def _news(message: Message, said: Sequence[Message]) -> list[Statement]:
+    known = {word for earlier in said for word in words_of(earlier.text)}
+    text = without_machine_text(message.text)
+    return [Statement(sentence, leans=True) for sentence in sentences_in(text) if is_news(sentence, known)]
+
+
+def _grouped(statements: Sequence[Statement]) -> list[list[Statement]]:
+    """Return statements in groups that become a memory each."""
+    groups: list[list[Statement]] = []
+    alone = True
+    for statement in statements:
+        stands = statement.line or is_durable(statement.text)
+        fits = bool(groups) and sum(length_in_words(s.text) for s in [*groups[-1], statement]) <= MAX_UNIT_WORDS
+        same = bool(groups) and groups[-1][0].asserted == statement.asserted
+        if fits and same and (statement.leans or not (stands or alone)):
+            groups[-1].append(statement)
+        else:
+            groups.append([statement])
+            alone = stands
+    return groups
+
+
+def _unit(index: int, message: Message, statements: Sequence[Statement]) -> Unit:
+    text = joined([statement.text for statement in statements])
     spans = spans_in(text, message.sent_at, message.utc_offset)
-    details = dict(metadata or {})
-    if kind == "preference":
-        details.setdefault("preference_type", "explicit")
+    state = _state(message, statements)
+    kind, details = _kind(message, text, state, bool(spans))
+    asserted = any(statement.asserted for statement in statements)
     return Unit(
         text=f"{message.speaker}: {with_dates(text, message.sent_at, message.utc_offset)}",
         kind=kind,
@@ -122,8 +130,23 @@ def _unit(
         author=message.speaker,
         state=state,
         importance=0.3 if message.role == "assistant" else 0.7 if state is not None else 0.5,
-        metadata=details,
+        asserted=asserted,
+        metadata=details if asserted else {**details, "asserted": False},
     )
+
+
+def _state(message: Message, statements: Sequence[Statement]) -> State | None:
+    """Return the state that a user's asserted statement fills."""
+    if message.role != "user":
+        return None
+    return next((state for s in statements if s.asserted and (state := state_of(s.text)) is not None), None)
+
+
+def _kind(message: Message, text: str, state: State | None, dated: bool) -> tuple[MemoryKind, dict[str, Any]]:
+    if message.role == "assistant":
+        return "fact", {}
+    kind, implicit = (state.kind, False) if state is not None else kind_of(text, dated)
+    return kind, {"preference_type": "implicit" if implicit else "explicit"} if kind == "preference" else {}
 
 
 def _tool_unit(index: int, message: Message) -> Unit:

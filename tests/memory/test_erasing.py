@@ -323,3 +323,16 @@ def test_a_search_for_the_time_before_finds_what_held_then(tmp_path: Path, resta
     assert held.id not in found(now - 10)
     store.erasing.purge(now + 2 * DAY)
     assert left(tmp_path, "marmot") == []
+
+
+def test_a_clause_is_taken_out_of_its_message_with_its_memory(store: MemoryStore, cube: str) -> None:
+    """Half a sentence that was remembered by itself goes by itself."""
+    for text, gone, left in (
+        ("I live in Oslo and I work at Equinor.", "I live in Oslo", "I work at Equinor."),
+        ("My pin is 4471; my locker is 12.", "My pin is 4471", "my locker is 12."),
+    ):
+        store.add_messages(T, cube, [new_message(text)])
+        (memory,) = [m for m in store.list_memories(T, cube).items if m.said == gone]
+        store.delete(T, memory.id)
+        store.erasing.purge(time.time() + 1e6)
+        assert store.messages(T, cube)[-1].text == left
