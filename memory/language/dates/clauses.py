@@ -49,6 +49,6 @@ def has(pattern: str, words: Words, said: str) -> bool:
 def direction(words: Words, said: str) -> Direction:
     """Return whether a clause tells of the past or of the future, where its words tell."""
     past, ahead = has(words.past, words, said), has(words.future, words, said)
-    if past == ahead:
-        return None
-    return "past" if past else "future"
+    if past or ahead:
+        return None if past and ahead else "past" if past else "future"
+    return "future" if has(words.present, words, said) else None

@@ -17,7 +17,7 @@ from memory.language.dates.words import ARABIC, CHINESE, ENGLISH, JAPANESE, KORE
 from memory.language.dates.words.base import NOTHING
 
 _WORD = re.compile(r"[^\W\d_]+")
-_CLEARLY = 3
+_CLEARLY = 2
 # Parts with which a date is the same whether it is past or to come.
 _PLAIN = frozenset({"near", "year", "n", "length"})
 _TELLING = frozenset({"near", "weekday", "month", "unit", "length", "season", "feast"})
@@ -27,16 +27,22 @@ _KANA, _HANGUL = re.compile(r"[぀-ヿ]"), re.compile(r"[가-힣]")
 _ARABIC = re.compile(r"[؀-ۿ]")
 # ISO 8601, the same with slashes or points; then day, month and year, or where the language puts it first, the month.
 _YEAR_FIRST = re.compile(r"(?<![\w./-])(?P<year>\d{4})(?P<by>[-/.])(?P<mm>\d{1,2})(?P=by)(?P<day>\d{1,2})(?![\w/-])")
-_YEAR_LAST = re.compile(r"(?<![\w./-])(?P<a>\d{1,2})(?P<by>[-/.])(?P<b>\d{1,2})(?P=by)(?P<year>(?:\d\d)?\d\d)(?![\w/-])")
+_YEAR_LAST = re.compile(
+    r"(?<![\w./-])(?P<a>\d{1,2})(?P<by>[-/.])(?P<b>\d{1,2})(?P=by)(?P<year>\d{4}|(?<=\d\d[./]\d\d[./])\d\d)(?![\w/-])"
+)
 _PLACEHOLDER = re.compile(r"(?<!P)<(\w+)>")
 _LOOKING_BEHIND = re.compile(r"(\(\?<[!=][^()]*\))")
 _EDGE, _END = r"(?<![\w/@#])(?<!\d[.,:])", r"(?![\w/@])"
 _NUMBERS = {"day": r"\d{1,2}", "mm": r"\d{1,2}", "year": r"\d{4}"}
-_NUMERALS = {"day": "[一二三四五六七八九十]{1,3}", "mm": "十?[一二三四五六七八九十]", "year": "[一二][〇零一二三四五六七八九]{3}"}
+_NUMERALS = {
+    "day": "[一二三四五六七八九十]{1,3}",
+    "mm": "十?[一二三四五六七八九十]",
+    "year": "[一二][〇零一二三四五六七八九]{3}",
+}
 
 
 @dataclass(frozen=True)
-class _Template:
+class Template:
     """A compiled template, and the tables of words of which the text must have one for it to match."""
 
     pattern: re.Pattern[str]
@@ -102,7 +108,7 @@ def _matches(text: str, languages: list[_Language], has_digit: bool) -> Iterator
         for pattern in (_YEAR_FIRST, _YEAR_LAST):
             yield from ((match, words) for match in pattern.finditer(text))
     for language in languages:
-        for template in _templates_of(language.words.code):
+        for template in templates_of(language.words.code):
             if template.needs & language.tables if template.needs else has_digit or not language.words.spaced:
                 yield from ((match, language.words) for match in template.pattern.finditer(text))
 
@@ -117,12 +123,21 @@ def _resolved(text: str, match: re.Match[str], words: Words, base: datetime) -> 
         said = clauses.around(text, match.start(), match.end())
         if "weekday" in parts and "step" not in parts and clauses.has(words.habit, words, said):
             return None
-        towards = has_before(words.towards, words, text[: match.start()])
-        direction = "future" if towards else clauses.direction(words, said)
+        direction = _direction(words, text, match, said)
     try:
         return resolve(Found(parts, base, direction, words))
     except (OverflowError, ValueError):
         return None
+
+
+def _direction(words: Words, text: str, match: re.Match[str], said: str) -> Direction:
+    """Return whether a date is past or to come, by the words before it and those of its clause."""
+    if has_before(words.towards, words, text[: match.start()]):
+        return "future"
+    if bound_of(words, text, match) != "since":
+        return clauses.direction(words, said)
+    lead = text[: match.start()] + match.group().split()[0]
+    return "past" if has_before(words.already, words, lead) else None
 
 
 def _numeric(parts: dict[str, str], words: Words, base: datetime) -> Stretch | None:
@@ -176,26 +191,28 @@ def _index() -> _Index:
 
 def _languages(text: str, has_digit: bool) -> list[_Language]:
     """Return the languages whose dates the text may name, the one that it is most likely in first."""
-    if _FAR_EAST.search(text):
-        return [_Language(words, _tables_in(text, words)) for words in _far_eastern(text)]
-    if _ARABIC.search(text):
-        return [_Language(ARABIC, _tables_in(text, ARABIC))]
+    by_script = _far_eastern(text) if _FAR_EAST.search(text) else []
+    by_script += [ARABIC] if _ARABIC.search(text) else []
+    return [_Language(words, _tables_in(text, words)) for words in by_script] + _by_words(text, has_digit)
+
+
+def _by_words(text: str, has_digit: bool) -> list[_Language]:
+    """Return languages that put spaces between words and share their script with others."""
     index = _index()
     words = _WORD.findall(text.lower())
-    found: dict[int, set[str]] = {}
-    for word in words:
-        for i, table in index.words.get(word, ()):
-            found.setdefault(i, set()).add(table)
-    for word in words if has_digit else ():
-        for i in index.with_digit.get(word, ()):
-            found.setdefault(i, set())
-    if not found:
+    told = [(word, i, table) for word in words for i, table in index.words.get(word, ())]
+    beside = {i for word in words for i in index.with_digit.get(word, ())} if has_digit else set()
+    if not told and not beside:
         return []
     scores = _scores(words, index)
-    # What looks like another language's word is none, as "hier" in German.
     least = max(scores) / _CLEARLY if max(scores) >= 1 else 0.0
-    likely = sorted((i for i in found if scores[i] >= least), key=lambda i: -scores[i])
-    return [_Language(SPACED[i], frozenset(found[i])) for i in likely]
+    found: dict[int, set[str]] = {i: set() for i in beside if scores[i] > least or not least}
+    for word, i, table in told:
+        # It may be a common word of the language that the text is rather in, as "hier" in German.
+        others = index.common.get(word, ())
+        if i in others or not any(scores[j] > scores[i] for j in others):
+            found.setdefault(i, set()).add(table)
+    return [_Language(SPACED[i], frozenset(found[i])) for i in sorted(found, key=lambda i: -scores[i])]
 
 
 def _tables_in(text: str, words: Words) -> frozenset[str]:
@@ -217,7 +234,7 @@ def _scores(words: list[str], index: _Index) -> list[float]:
     for word in words:
         told = index.common.get(word, ())
         for i in told:
-            scores[i] += 1 / len(told)
+            scores[i] += (1 if len(word) > 1 else 0.5) / len(told)
     letters = set().union(*words)
     return [score + len(letters.intersection(SPACED[i].letters)) / 2 for i, score in enumerate(scores)]
 
@@ -229,23 +246,27 @@ def _far_eastern(text: str) -> list[Words]:
 
 
 @lru_cache(maxsize=len(SPACED) + len(UNSPACED))
-def _templates_of(code: str) -> tuple[_Template, ...]:
+def templates_of(code: str) -> tuple[Template, ...]:
+    """Return a language's templates with its words in the places of the names."""
     words = _words_of(code)
     tables = {name: _any(table) for name, table in _tables(words)}
-    tables["n"] = _any([r"\d{1,3}", *words.numbers], escape=False) + ("" if words.spaced else "|[一二两兩三四五六七八九十]{1,3}")
+    tables["n"] = _any([r"\d{1,3}", *words.numbers], escape=False) + (
+        "" if words.spaced else "|[一二两兩三四五六七八九十]{1,3}"
+    )
     tables |= _NUMBERS if words.spaced else {name: f"{_NUMBERS[name]}|{_NUMERALS[name]}" for name in _NUMBERS}
     named = {name: f"(?P<{name}>{pattern})" for name, pattern in tables.items()}
     named["dayname"] = f"(?P<dayname>{tables['weekday']})"
     start, end = (_EDGE + f"{words.prefixes}", _END) if words.spaced else (r"(?<!\d)", r"(?!\d)")
     patterns = [_PLACEHOLDER.sub(lambda m: named[m[1]], _spaced(template)) for template in words.templates]
     compiled = (re.compile(f"{start}(?:{pattern}){end}", re.IGNORECASE) for pattern in patterns)
-    return tuple(_Template(pattern, _TELLING.intersection(pattern.groupindex)) for pattern in compiled)
+    return tuple(Template(pattern, _TELLING.intersection(pattern.groupindex)) for pattern in compiled)
 
 
 def _spaced(template: str) -> str:
     """Return a template in which a blank is white space; in what looks behind, which has a fixed width, just one."""
     return "".join(
-        part.replace(" ?", r"\s?").replace(" ", r"\s" if part.startswith("(?<") else r"\s+") for part in _LOOKING_BEHIND.split(template)
+        part.replace(" ?", r"\s?").replace(" ", r"\s" if part.startswith("(?<") else r"\s+")
+        for part in _LOOKING_BEHIND.split(template)
     )
 
 

@@ -143,9 +143,9 @@ def _weekday(found: Found) -> Stretch:
     today = midnight(found.base)
     of_week = begin(found.base, "week") + timedelta(days=weekday)
     away = (weekday - today.weekday()) % 7
-    if found.has("weeks") and step is not None:
-        day = of_week + timedelta(days=7 * step)
-    elif step is not None and step > 0 and found.words.next_weekday_is_of_next_week:
+    if (found.has("weeks") and step is not None) or (
+        step is not None and step > 0 and found.words.next_weekday_is_of_next_week
+    ):
         day = of_week + timedelta(days=7 * step)
     elif (step is not None and step < 0) or (not step and found.direction == "past"):
         day = today + timedelta(days=away - 7 if away or step is None else -7)

@@ -17,7 +17,8 @@ Bound = Literal["since", "until", "before", "after"]
 class Span:
     """A stretch of time [start, end) in Unix seconds, and where in the text it is named.
 
-    ``absolute``: the words give the year themselves. ``bound``: how the words beside it make an end of it. ``role`` is what the date is to its clause:
+    ``absolute``: the words give the year themselves. ``bound``: how the words beside it make an end of it. ``role`` is
+    what the date is to its clause:
 
     - ``value``: what the clause says (an appointment, a deadline, a birthday, anything to come);
     - ``since``: when what the clause says began, which still holds ("since March I live in ...", "moved last week");

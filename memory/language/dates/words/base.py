@@ -54,12 +54,16 @@ class Words:
     until: str = NOTHING
     before: str = NOTHING
     after: str = NOTHING
+    # Of these, what is said only of a begin that has been.
+    already: str = NOTHING
     behind: bool = False
     # Right before a date that something is put to: "moved to", "due on".
     towards: str = NOTHING
     # Patterns anywhere in a clause.
     past: str = NOTHING
     future: str = NOTHING
+    # What shows that there is a verb: where it is not that of a past, the clause tells of what is to come.
+    present: str = NOTHING
     habit: str = NOTHING
     changes: str = NOTHING
     lasting: str = NOTHING

@@ -12,24 +12,55 @@ PORTUGUESE = Words(
     code="pt",
     months=forms(
         {
-            **{"janeiro jan": 1, "fevereiro fev": 2, "março marco": 3, "abril abr": 4, "maio": 5, "junho jun": 6},
-            **{"julho jul": 7, "agosto ago": 8, "setembro set": 9, "outubro out": 10, "novembro nov": 11, "dezembro dez": 12},
+            "janeiro jan": 1,
+            "fevereiro fev": 2,
+            "março marco": 3,
+            "abril abr": 4,
+            "maio": 5,
+            "junho jun": 6,
+            "julho jul": 7,
+            "agosto ago": 8,
+            "setembro set": 9,
+            "outubro out": 10,
+            "novembro nov": 11,
+            "dezembro dez": 12,
         }
     ),
     weekdays={
         **_FEIRA,
         **{f"{day}-feira": n for day, n in _FEIRA.items()},
         **{f"{day} feira": n for day, n in _FEIRA.items()},
-        **{"sábado": 5, "sabado": 5, "domingo": 6},
+        "sábado": 5,
+        "sabado": 5,
+        "domingo": 6,
     },
     near={
-        **{"anteontem": -2, "antes de ontem": -2, "ontem": -1, "ontem à noite": -1, "hoje": 0, "hoje à noite": 0},
-        **{"esta noite": 0, "amanhã": 1, "amanha": 1, "amanhã de manhã": 1, "amanhã à noite": 1, "depois de amanhã": 2},
-        **{"depois de amanha": 2},
+        "anteontem": -2,
+        "antes de ontem": -2,
+        "ontem": -1,
+        "ontem à noite": -1,
+        "hoje": 0,
+        "hoje à noite": 0,
+        "esta noite": 0,
+        "amanhã": 1,
+        "amanha": 1,
+        "amanhã de manhã": 1,
+        "amanhã à noite": 1,
+        "depois de amanhã": 2,
+        "depois de amanha": 2,
     },
     units={
-        **{"dia": "day", "dias": "day", "semana": "week", "semanas": "week", "mês": "month", "mes": "month"},
-        **{"meses": "month", "ano": "year", "anos": "year", "fim de semana": "weekend", "final de semana": "weekend"},
+        "dia": "day",
+        "dias": "day",
+        "semana": "week",
+        "semanas": "week",
+        "mês": "month",
+        "mes": "month",
+        "meses": "month",
+        "ano": "year",
+        "anos": "year",
+        "fim de semana": "weekend",
+        "final de semana": "weekend",
     },
     steps=forms(
         {
@@ -40,14 +71,27 @@ PORTUGUESE = Words(
     )
     | {"que vem": 1},
     numbers={
-        **forms({"um uma": 1, "dois duas": 2, "três tres": 3, "quatro": 4, "cinco": 5, "seis": 6, "sete": 7, "oito": 8}),
-        **{"nove": 9, "dez": 10, "onze": 11, "doze": 12, "uns": 3, "umas": 3},
+        **forms(
+            {"um uma": 1, "dois duas": 2, "três tres": 3, "quatro": 4, "cinco": 5, "seis": 6, "sete": 7, "oito": 8}
+        ),
+        "nove": 9,
+        "dez": 10,
+        "onze": 11,
+        "doze": 12,
+        "uns": 3,
+        "umas": 3,
     },
     lengths={"quinze dias": (2, "week"), "meio ano": (6, "month")},
     seasons={"primavera": 1, "verão": 2, "outono": 3, "inverno": 0},
     feasts={
-        **{"natal": "christmas", "véspera de natal": "christmas eve", "ano novo": "new year", "réveillon": "new year's eve"},
-        **{"páscoa": "easter", "sexta-feira santa": "good friday", "carnaval": "carnival", "halloween": "halloween"},
+        "natal": "christmas",
+        "véspera de natal": "christmas eve",
+        "ano novo": "new year",
+        "réveillon": "new year's eve",
+        "páscoa": "easter",
+        "sexta-feira santa": "good friday",
+        "carnaval": "carnival",
+        "halloween": "halloween",
     },
     templates=(
         r"(?:<dayname>,? (?:dia )?)?<day>[ºo]? de <month>(?: de|,)? <year>",
@@ -70,7 +114,8 @@ PORTUGUESE = Words(
         r"<season> do (?P<yearly>)ano <step>",
         r"<step> <season>",
         r"(?:no|na|pro|para o|até o|antes do|depois do|desde o|pelo|neste|este) <feast>(?: de <year>)?",
-        rf"(?:na|no|pra|pro|para|até|desde|nesta|neste|essa|esta|esse|da|do|à) <weekday>(?: {_PART})?(?! vez| parte| temporada| série)",
+        rf"(?:na|no|pra|pro|para|até|desde|nesta|neste|essa|esta|esse|da|do|à) <weekday>(?: {_PART})?(?! vez|"
+        rf" parte| temporada| série)",
         rf"(?<!toda )(?<!cada )(?<!uma )(?=\w+[ -]feira)<weekday>(?: {_PART})?",
         rf"(?:^|(?<=[,;:.!?] ))<weekday>(?: {_PART})? (?=tenho|vou|vamos|tem)",
         rf"{_LEAD} <month>(?!\w)",
@@ -80,10 +125,12 @@ PORTUGUESE = Words(
     letters="ãõçêâ",
     triggers=frozenset("em desde até antes depois de para pra dia no ano durante".split()),
     common=frozenset(
-        "o a os as e é um uma de que em não eu meu minha por com para se do da no na dos das pra pro tenho vou foi quando onde "
+        "o a os as e é um uma de que em não eu meu minha por com para se do da no na nas das pra pro tenho vou "
+        "foi quando onde "
         "qual você ele ela nos mais está tá mas como".split()
     ),
     since="desde|desde o|desde a|a partir de|a partir do",
+    already="desde",
     until="até|até o|até a|até o fim de|até o final de",
     before="antes de|antes do|antes da",
     after="depois de|depois do|depois da|após",
@@ -97,6 +144,7 @@ PORTUGUESE = Words(
         r"vou|vai|vamos|vão|tenho|temos|tem|será|serei|é|são|começa|começo|vem|vêm|preciso|quero|viajo|viajamos|\w+[aei](?:rei|rá|remos|rão)|"
         r"vence|marcado|marcada|consulta|chega|saio"
     ),
+    present="eu|nós|ela|ele|eles|a gente",
     habit=r"cada|todo|toda|todos|todas|sempre|normalmente|nunca|geralmente",
     changes=(
         r"mudei|mudamos|mudou|comecei|começou|comprei|compramos|vendi|vendemos|larguei|deixei|troquei|trocamos|casei|casamos|separei|"
@@ -106,9 +154,13 @@ PORTUGUESE = Words(
     lasting=r"morava|morei|moramos|trabalhava|trabalhei|era|estava|tinha|estudava|estudei|jogava|alugava|usava|vivia|vivi",
     over=r"naquela época|na época|antigamente|naquele tempo|lá em|costumava",
     values=(
-        r"aniversário|nasci|nascimento|prazo|consulta|voo|reunião|prova|entrevista|casamento|vence|validade|data limite|entrega|partida|"
+        r"aniversário|nasci|nascimento|prazo|consulta|voo|reunião|prova|entrevista|casamento|vence|validade|"
+        r"data limite|entrega|partida|"
         r"chegada|show|cirurgia|marcad[oa]|defesa|estreia|adiad[oa]|remarcad[oa]"
     ),
-    asks_before=r"antes|anteriormente|anterior\w*|antigamente|antig[oa]s?|costumava\w*|no passado|originalmente|previamente|não mais",
+    asks_before=(
+        r"antes|anteriormente|anterior\w*|antigamente|antig[oa]s?|costumava\w*|no passado|originalmente|"
+        r"previamente|não mais"
+    ),
     asks_now=r"agora|atualmente|atual|hoje em dia|ainda|no momento",
 )
