@@ -77,6 +77,9 @@ WEDNESDAY = "2024-05-15T10:00"
         ("25.06.2024", "2024-06-25"),
         ("2024/06/25", "2024-06-25"),
         ("I march in March", "March 2025"),
+        ("I sold it last march", "March 2024"),
+        ("in March next year we wed", "March 2025"),
+        ("in June last year we met", "June 2023"),
         ("we may meet on May 3", "2025-05-03"),
         ("the fair is on may 30", "2024-05-30"),
     ],
@@ -99,6 +102,11 @@ def test_dates_on_a_wednesday_in_may(text: str, date: str) -> None:
         ("in two months", "2023-12-31T09:00", "February 2024"),
         ("this winter we ski", "2024-01-31T09:00", "December 2023 to February 2024"),
         ("next weekend", "2025-11-03T09:00", "2025-11-15"),
+        ("my mum was born in 1960 in March", "2024-07-01T09:00", "1960"),
+        ("in August last year", "2024-01-31T09:00", "August 2023"),
+        ("明年三月结婚", "2024-01-31T09:00", "March 2025"),
+        ("去年12月搬家了", "2024-01-31T09:00", "December 2023"),
+        ("nächstes Jahr im März", "2024-01-31T09:00", "March 2025"),
     ],
 )
 def test_dates_at_other_times_of_the_year(text: str, moment: str, date: str) -> None:
@@ -120,6 +128,7 @@ def test_dates_at_other_times_of_the_year(text: str, moment: str, date: str) -> 
         "Meet April, May and June at the bar",
         "the last of us, the next one, this one",
         "half past five is fine",
+        "I learned it in two weeks and finished in 3 days",
     ],
 )
 def test_what_is_no_date(text: str) -> None:
@@ -143,6 +152,15 @@ def test_texts_get_the_dates_of_relative_ones_only() -> None:
         "I moved last week (week of 2024-02-05), on 3 May 2023 I was there, and since 2019 too; "
         "see you on Friday (2024-02-16)."
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["I moved last week, see you on Friday.", "last spring and in June", "two years ago, next month, 下周五"]
+)
+def test_dates_are_put_into_a_text_once(text: str) -> None:
+    once = with_dates(text, time_of(WEDNESDAY))
+    assert once.count("(") >= 2
+    assert with_dates(once, time_of("2026-01-01T00:00")) == once
 
 
 @pytest.mark.parametrize(

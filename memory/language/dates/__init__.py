@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from memory.language.dates.asking import clue_of
 from memory.language.dates.calendar import EARLIEST, LATEST, local_time, shown
-from memory.language.dates.finding import spans_in, with_dates
+from memory.language.dates.finding import DATE_BEHIND, spans_in, with_dates
 from memory.language.dates.reading import parse_time
 from memory.language.dates.roles import said_as_value
 from memory.language.dates.types import Clue, Role, Span, Tense, Unit
 from memory.language.dates.words.english import DAYS, MONTHS
 
 __all__ = [
+    "DATE_BEHIND",
     "DAYS",
     "EARLIEST",
     "LATEST",

@@ -17,6 +17,11 @@ from memory.language.dates.words import ARABIC, CHINESE, ENGLISH, JAPANESE, KORE
 from memory.language.dates.words.base import NOTHING
 
 _WORD = re.compile(r"[^\W\d_]+")
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
+DATE_BEHIND = re.compile(
+    r"\s?\((?:week of \d{4}-\d\d-\d\d|\d{4}-\d\d-\d\d|(?:[A-Z][a-z]+ (?:\d{4} )?(?:to [A-Z][a-z]+ )?)?\d{4})\)"
+)
+"""What ``with_dates`` puts behind a date."""
 _CLEARLY = 2
 # Parts with which a date is the same whether it is past or to come.
 _PLAIN = frozenset({"near", "year", "n", "length"})
@@ -76,12 +81,13 @@ def spans_in(text: str, at: float, utc_offset: int = 0) -> list[Span]:
 
 
 def with_dates(text: str, at: float, utc_offset: int = 0) -> str:
-    """Return the text with the date behind each relative one: ``I met Sam yesterday (2023-05-07)``."""
+    """Return the text with the date behind each relative one: ``I met Sam yesterday (2023-05-07)``. One that has its
+    date already keeps it."""
     parts, last = [], 0
     for span in spans_in(text, at, utc_offset):
-        if span.absolute:
-            continue
         end = span.position + len(span.words)
+        if span.absolute or DATE_BEHIND.match(text, end):
+            continue
         parts += [text[last:end], f" ({shown(span.start, span.unit, utc_offset)})"]
         last = end
     return "".join([*parts, text[last:]])
@@ -123,7 +129,12 @@ def _resolved(text: str, match: re.Match[str], words: Words, base: datetime) -> 
         said = clauses.around(text, match.start(), match.end())
         if "weekday" in parts and "step" not in parts and clauses.has(words.habit, words, said):
             return None
+        # "In March 1960" in other words, whose year is not to be guessed: "in 1960, in March".
+        if parts.keys() == {"month"} and _YEAR.search(said):
+            return None
         direction = _direction(words, text, match, said)
+    elif "ahead" in parts and clauses.direction(words, clauses.around(text, match.start(), match.end())) == "past":
+        return None  # how long it took: "I learned it in two weeks"
     try:
         return resolve(Found(parts, base, direction, words))
     except (OverflowError, ValueError):
@@ -212,7 +223,8 @@ def _by_words(text: str, has_digit: bool) -> list[_Language]:
         others = index.common.get(word, ())
         if i in others or not any(scores[j] > scores[i] for j in others):
             found.setdefault(i, set()).add(table)
-    return [_Language(SPACED[i], frozenset(found[i])) for i in sorted(found, key=lambda i: -scores[i])]
+    order = sorted(found, key=lambda i: -(scores[i] + (1 if found[i] else 0)))
+    return [_Language(SPACED[i], frozenset(found[i])) for i in order]
 
 
 def _tables_in(text: str, words: Words) -> frozenset[str]:

@@ -242,6 +242,8 @@ def _month_of_year(found: Found, month: int, year: int | None) -> Stretch:
     if year is not None:
         return whole(this.replace(year=year), "month")
     step, now = _step(found), begin(found.base, "month")
+    if step is not None and (found.has("yearly") or found.has("mm")):  # March of last year
+        return whole(moved(this, step, "year"), "month")
     if step is None:
         if this == now:
             return whole(this, "month")

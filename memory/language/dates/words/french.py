@@ -112,6 +112,7 @@ FRENCH = Words(
         r"(?P<ahead>dans) (?:<n> <unit>|<length>)",
         r"d['’](?P<ahead>ici) (?:<n> <unit>|<length>)",
         r"<weekday> de la semaine (?P<weeks>)<step>",
+        r"<month> (?:de )?l['’](?P<yearly>)(?:an|année) <step>",
         rf"(?:<weekday>|(?:le |l['’]|la )?<unit>|<month>)(?: {_PART})? <step>",
         r"(?P<late>fin) <year>",
         r"(?P<late>fin) <month>",
@@ -122,7 +123,7 @@ FRENCH = Words(
         r"<season> de (?P<yearly>)l['’]an(?:née)? <step>",
         r"<step> <season>",
         r"(?:à|a|pour|avant|après|depuis|dès|au|vers) (?:la |le )?<feast>(?: <year>)?",
-        r"(?<!le )(?<!les )(?<!chaque )(?<!tous les )(?<!un )<weekday>",
+        r"(?<!le )(?<!les )(?<!chaque )(?<!tous les )(?<!un )<weekday>(?: (?:matin|soir|midi|après-midi))?",
         rf"{_LEAD} <month>(?!\w)",
         rf"(?:{_LEAD}|en l['’]an|l['’]année) <year>(?!\s*(?:[€$%]|euros?|km|kg|personnes)|[.,:]\d)",
         rf"(?:le|au|du|c['’]est le|dès le|avant le|après le|jusqu['’]au) {_DAY}(?=\s*(?:$|[.,;:!?)]|(?:à|et|au|"
@@ -136,7 +137,7 @@ FRENCH = Words(
         "avec sur ai suis "
         "a à chez quand qu l d sont ont été fait".split()
     ),
-    since="depuis|depuis que|à partir d[ue]|dès|à compter d[ue]",
+    since="depuis|à partir|depuis que|à partir d[ue]|dès|à compter d[ue]",
     already="depuis",
     until="jusqu['’]au|jusqu['’]à|jusqu['’]en|jusqu['’]à la fin de|jusque",
     before="avant|avant la fin de",

@@ -114,6 +114,8 @@ GERMAN = Words(
         r"(?P<ago>heute vor) (?:<n> <unit>)",
         r"<weekday> (?P<weeks>)<step> woche",
         r"(?P<weeks>)<step> woche(?: am)? <weekday>",
+        r"(?P<yearly>)<step> jahr(?: im)? <month>",
+        r"<month> (?P<yearly>)<step> jahres",
         r"<step> <weekday>(?:abend|morgen|nachmittag|mittag|vormittag|nacht)?",
         r"(?P<late>ende) (?:des |<step> )?<unit>",
         r"(?P<late>ende) <year>",

@@ -104,6 +104,7 @@ PORTUGUESE = Words(
         r"(?:<n> <unit>|<length>) (?P<ago>atrás|atras)",
         r"(?P<ahead>daqui a|daqui|dentro de|em) (?:<n> <unit>|<length>)",
         r"<weekday> da (?P<weeks>)semana <step>",
+        r"<month> do (?P<yearly>)ano <step>",
         r"<weekday> da (?P<weeks>)<step> semana",
         r"(?:<weekday>|<unit>|<month>) <step>",
         r"(?P<late>fim|final) (?:de|do ano de) <year>",
@@ -129,7 +130,7 @@ PORTUGUESE = Words(
         "foi quando onde "
         "qual você ele ela nos mais está tá mas como".split()
     ),
-    since="desde|desde o|desde a|a partir de|a partir do",
+    since="desde|a partir|desde o|desde a|a partir de|a partir do",
     already="desde",
     until="até|até o|até a|até o fim de|até o final de",
     before="antes de|antes do|antes da",

@@ -116,6 +116,7 @@ SPANISH = Words(
         r"(?:<n> <unit>|<length>) (?P<ago>atrás|atras)",
         r"(?P<ahead>dentro de|en) (?:<n> <unit>|<length>)",
         r"<weekday> de la semana (?P<weeks>)<step>",
+        r"<month> del (?P<yearly>)año <step>",
         r"<weekday> de la (?P<weeks>)<step> semana",
         r"(?:<weekday>|<unit>|<month>) <step>",
         r"(?P<late>finales|fines|final) de <year>",
@@ -141,7 +142,7 @@ SPANISH = Words(
         "nos su muy ya "
         "hace dos fue hay más está estoy pero como".split()
     ),
-    since="desde|desde el|a partir de|a partir del",
+    since="desde|a partir|desde el|a partir de|a partir del",
     already="desde",
     until="hasta|hasta el|hasta finales de|hasta fines de|hasta final de",
     before="antes de|antes del",
