@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from memory.language.dates import with_dates
+from memory.language.dates import DATE_BEHIND, with_dates
 from memory.language.remarks import Remark
 from memory.language.states import State, state_of
 from memory.language.words import telling_words
@@ -66,8 +66,9 @@ def corrected_text(memory: Memory, remark: Remark, at: float) -> str:
     wrong = next((words for words in (remark.wrong, memory.value) if words and _holds(said, words)), None)
     value = None if wrong is None else remark.value or _value_of(remark.statement, said, wrong)
     if wrong is not None and value is not None:
-        replaced = re.sub(_whole(wrong), lambda _: value, said, flags=re.IGNORECASE)
-        return speaker + replaced
+        # The date that was put behind the wrong value goes with it.
+        replaced = re.sub(rf"(?i:{_whole(wrong)})(?:{DATE_BEHIND.pattern})?", lambda _: value, said)
+        return speaker + with_dates(replaced, at)
     statement = with_dates(remark.statement, at)
     if statement and not re.search(r"[.!?]\s+\S", said) and _shared(memory, remark) > 0:
         return speaker + statement[0].upper() + statement[1:]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory import Conflict, Forbidden, HashEmbedder, InvalidMemory, MemoryStore, NotFound, new_message
+from memory.language.dates import with_dates
 from memory.language.remarks import Remark, remarks_in
 from memory.types import FeedbackOutcome, Memory
 
@@ -125,7 +126,8 @@ def test_a_correction_updates_what_it_is_about(
     assert outcome.replaced == (memory,)
     new = store.get(T, memory.id)
     assert new.version == 2
-    assert new.text == (after or "User: The meeting is on Tuesday at noon.")
+    # The day that Monday was is not left behind Tuesday.
+    assert new.text == (after or f"User: {with_dates('The meeting is on Tuesday at noon.', new.updated_at)}")
     assert new.slot == memory.slot
     change = store.history(T, memory.id)[-1]
     assert (change.action, change.text, change.detail) == ("updated", memory.text, {"feedback": outcome.id})
