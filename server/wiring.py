@@ -20,9 +20,10 @@ from memory import (
     ModelExtractor,
     WholeEmbedder,
 )
-from scheduler import Foresight, Planner, Upkeep
+from scheduler import Foresight, Planner, StandingLimits, Upkeep
 from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
 from server.config import Config, MemorySettings
+from server.config.owned import composed
 from server.config.sections import DEMO
 from server.config.values import ConfigError
 from server.core.bundles import Bundles
@@ -61,7 +62,8 @@ def assemble(
     metrics.watch_memories(door.stats)
     if foresight is not None:
         metrics.watch_foresight(foresight.stats, foresight.report)
-    planner = Planner(engine, stored, memories, sessions=config.cache.sessions)
+    limits = composed(StandingLimits, config.memory)
+    planner = Planner(engine, stored, memories, sessions=config.cache.sessions, limits=limits)
     chat = ChatService(engine, door, planner, Followers(metrics, upkeep, foresight), _chat_defaults(config))
     return Services(
         config=config,

@@ -11,6 +11,7 @@ from typing import Any
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
 from memory.domain.merging import LOOKED_AT, NEAR, AddOutcome, insert, insert_as_given, insert_or_merge, slot_of
 from memory.language.extract import Extractor, LocalExtractor, Unit
+from memory.language.instructions import instruction_of
 from memory.language.states import State, state_of
 from memory.search.index import IndexChange, SearchIndex
 from memory.storage.access import find_cube
@@ -86,7 +87,8 @@ class Adding:
         with self._index.writing() as (tx, changed):
             tx.cubes.find(tenant, cube.id, "write")  # embedding takes a while: it may be gone by now
             # What fills no slot stays as it was given.
-            done = insert_as_given(tx, memory) if state is None else insert_or_merge(tx, memory, state)
+            compares = state is not None or memory.kind == "instruction"
+            done = insert_or_merge(tx, memory, state) if compares else insert_as_given(tx, memory)
             if done.number is not None:
                 changed.append(self._index.add(tx, done.number, done.outcome.memory, vector, context=""))
             changed += done.gone
@@ -209,6 +211,8 @@ class _Addition:
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:
     text = checked_text(text)
+    if kind is None and instruction_of(text) is not None:
+        kind = "instruction"
     state = state_of(text) if kind is None and len(text) < 300 and text.count(". ") == 0 else None
     metadata = dict(fields.pop("metadata", None) or {})
     checked_metadata(metadata)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
 from memory.domain.erasing import Erasing
 from memory.domain.merging import restated
+from memory.domain.standing import compared
 from memory.errors import InvalidMemory
 from memory.search.filters import parse_filter
 from memory.search.index import SearchIndex
@@ -79,8 +80,8 @@ class Lifecycle:
         return Page(items, items[-1].id if len(found) > limit else None)
 
     def standing(self, tenant: str, cube_id: str) -> list[Memory]:
-        """Return active memories that are pinned or make up the profile, in order of creation: part of every prompt.
-        Raises ``NotFound``."""
+        """Return active memories that are pinned, make up the profile or are standing instructions, in order of
+        creation: part of every prompt. Raises ``NotFound``."""
         cube = find_cube(self._storage, tenant, cube_id)
         with self._storage.read() as tx:
             return tx.lists.standing(cube.id)
@@ -197,7 +198,10 @@ class Lifecycle:
 
 
 def _as_history_where_replaced(tx: Transaction, memory: Memory) -> Memory:
-    """Archive a state that comes back when another memory holds its slot by now."""
+    """Archive what comes back when a newer memory holds its place by now."""
+    if memory.kind == "instruction" and memory.status == "active":
+        newer = compared(tx, memory).newer
+        return memory if newer is None else replace(memory, status="archived", replaced_by=newer.id)
     if memory.slot is None or memory.status != "active":
         return memory
     holders = tx.memories.by_slot(memory.cube_id, memory.slot, memory.owner)

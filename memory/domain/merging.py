@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from memory.domain.standing import compared
 from memory.language.states import State, state_of
 from memory.language.words import alike, digest_of, words_of
 from memory.search.index import IndexChange, SearchIndex
@@ -72,6 +73,8 @@ def insert_or_merge(tx: Transaction, memory: Memory, state: State | None, near: 
     same = _said_before(tx, memory, near)
     if same is not None:
         return Insertion(AddOutcome("reinforced", _reinforce(tx, same, memory)))
+    if memory.kind == "instruction":
+        return _insert_instruction(tx, memory)
     if state is None or memory.slot is None:
         return insert_as_given(tx, memory)
     return _insert_state(tx, memory, memory.slot, state)
@@ -90,6 +93,19 @@ def _insert_state(tx: Transaction, memory: Memory, slot: str, state: State) -> I
     number = insert(tx, memory)
     gone = [_retire(tx, old, memory, state) for old in older]
     action: Action = "added" if not gone else "superseded" if any(m.status == "archived" for m, _ in gone) else "merged"
+    return Insertion(AddOutcome(action, memory, tuple(m for m, _ in gone)), number, [change for _, change in gone])
+
+
+def _insert_instruction(tx: Transaction, memory: Memory) -> Insertion:
+    """Write a standing instruction; those that it takes the place of become history."""
+    standing = compared(tx, memory)
+    if standing.newer is not None:
+        late = replace(memory, status="archived", valid_until=_time(standing.newer), replaced_by=standing.newer.id)
+        insert(tx, late, "outdated")
+        return Insertion(AddOutcome("outdated", late))
+    number = insert(tx, memory)
+    gone = [_retire(tx, old, memory, State("instruction", "", "", ends=True)) for old in standing.older]
+    action: Action = "superseded" if gone else "added"
     return Insertion(AddOutcome(action, memory, tuple(m for m, _ in gone)), number, [change for _, change in gone])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from memory.language.dates import spans_in, with_dates
+from memory.language.instructions import instruction_of
 from memory.language.states import State, kind_of, state_of
 from memory.types import MemoryKind, Message
 
@@ -69,6 +70,10 @@ class LocalExtractor:
         units: list[Unit] = []
         rest: list[str] = []
         for sentence in sentences_in(message.text):
+            if message.role == "user" and instruction_of(sentence) is not None:
+                units += [*_plain(index, message, rest), _unit(index, message, sentence, "instruction", None)]
+                rest = []
+                continue
             state = state_of(sentence) if message.role == "user" else None
             if state is not None:
                 units += _plain(index, message, rest)
@@ -113,7 +118,7 @@ def _unit(
 ) -> Unit:
     spans = spans_in(text, message.sent_at, message.utc_offset)
     details = dict(metadata or {})
-    if kind == "preference":
+    if kind in ("preference", "instruction"):
         details.setdefault("preference_type", "explicit")
     return Unit(
         text=f"{message.speaker}: {with_dates(text, message.sent_at, message.utc_offset)}",
@@ -123,7 +128,7 @@ def _unit(
         event_until=spans[0].end if spans else None,
         author=message.speaker,
         state=state,
-        importance=0.3 if message.role == "assistant" else 0.7 if state is not None else 0.5,
+        importance=0.3 if message.role == "assistant" else 0.7 if state is not None or kind == "instruction" else 0.5,
         metadata=details,
     )
 

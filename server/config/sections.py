@@ -13,7 +13,7 @@ from engine.base import Fidelity
 from engine.config import BatchingConfig, CompositionConfig, EngineConfig, EngineName, TransformersConfig, VllmConfig
 from kvcache import CodecName, Repair, StoreConfig, StrategyName
 from memory.domain.erasing import DAY_S
-from scheduler import Ask, ForesightConfig, Mode, PredictorName, PreloadConfig
+from scheduler import Ask, ForesightConfig, Mode, PredictorName, PreloadConfig, StandingLimits
 from server.config.owned import composed, owned
 from server.lock import default_data_dir
 from server.logs import LogFormat
@@ -122,6 +122,9 @@ class MemorySettings:
     mode: Mode = owned(Ask, "mode")
     fidelity: Fidelity = "high"
     top_k: int = owned(Ask, "top_k")
+    max_instructions: int = owned(StandingLimits, "instructions")
+    max_instruction_tokens: int = owned(StandingLimits, "tokens")
+    """Of the standing instructions of a cube, the newest ones are in every prompt: so many, with so many tokens."""
     embedder: str = "bundled"
     """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
     embedder_model: str | None = None
