@@ -20,6 +20,7 @@ from memory import (
     ModelExtractor,
     WholeEmbedder,
 )
+from memory.domain.discretion import Discretion
 from scheduler import Foresight, Planner, StandingLimits, Upkeep
 from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
 from server.config import Config, MemorySettings
@@ -123,7 +124,13 @@ def open_services(config: Config) -> Services:
         embedder = _embedder(config.memory)
         undelete_s = config.memory.undelete_hours * 3600
         rerank = _rerank(config.memory)
-        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder, undelete_s=undelete_s, rerank=rerank)
+        memories = MemoryStore(
+            config.data_dir / "memories.sqlite",
+            embedder,
+            undelete_s=undelete_s,
+            rerank=rerank,
+            discretion=composed(Discretion, config.memory),
+        )
         try:
             engine = _engine(config, threads)
         except BaseException:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
+from memory.domain.discretion import Discretion
 from memory.domain.merging import LOOKED_AT, NEAR, AddOutcome, insert, insert_as_given, insert_or_merge, slot_of
 from memory.language.extract import Extractor, LocalExtractor, Unit
 from memory.language.instructions import instruction_of
+from memory.language.secrets import MASK
 from memory.language.states import State, state_of
 from memory.search.index import IndexChange, SearchIndex
 from memory.storage.access import find_cube
@@ -53,9 +55,11 @@ def new_message(
 class Adding:
     """Adding memories: whole ones, and such as are found in messages."""
 
-    def __init__(self, storage: Storage, index: SearchIndex) -> None:
+    def __init__(self, storage: Storage, index: SearchIndex, discretion: Discretion | None = None) -> None:
         self._storage = storage
         self._index = index
+        self.discretion = discretion or Discretion()
+        """What becomes of secrets."""
 
     def add(
         self,
@@ -81,7 +85,7 @@ class Adding:
     def add_noted(self, tenant: str, cube_id: str, text: str, *, kind: str | None = None, **fields: Any) -> AddOutcome:
         """Store a memory as ``add`` does; return also what that did to the memories that were there."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
-        memory, state = _given(cube.id, text, kind, fields)
+        memory, state = _given(cube.id, self.discretion.memory(text), kind, fields)
         (vector,) = self._index.embeddings.in_context([memory.text], [[]])
         self._index.cube(cube.id)
         with self._index.writing() as (tx, changed):
@@ -92,7 +96,7 @@ class Adding:
             if done.number is not None:
                 changed.append(self._index.add(tx, done.number, done.outcome.memory, vector, context=""))
             changed += done.gone
-        return done.outcome
+        return replace(done.outcome, masked=memory.text != text.strip())
 
     def add_many(
         self, tenant: str, cube_id: str, texts: Sequence[str], *, kind: str = "fact", **fields: Any
@@ -100,7 +104,7 @@ class Adding:
         """Store memories as they are given, all or none: for imports. ``fields`` are as for ``add``. Raises what
         ``add`` raises."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
-        memories = [_given(cube.id, text, kind, dict(fields))[0] for text in texts]
+        memories = [_given(cube.id, self.discretion.memory(text), kind, dict(fields))[0] for text in texts]
         vectors = self._index.embeddings.in_context([memory.text for memory in memories], [[]] * len(memories))
         with self._index.writing() as (tx, changed):
             tx.cubes.find(tenant, cube.id, "write")
@@ -130,7 +134,7 @@ class Adding:
         while True:
             erasures = self._index.erasures
             before, earlier = self._before(cube.id, said)
-            units = (extractor or LocalExtractor()).extract(fresh, before)
+            units = (extractor or LocalExtractor()).extract(self.discretion.readable(fresh), before)
             memories = _drafts(units, cube.id, said, earlier)
             texts = [memory.text for memory in memories]
             vectors = embeddings.in_a_row(texts, _in_order(earlier))
@@ -167,7 +171,7 @@ class Adding:
         if done.number is not None:
             context = addition.contexts[unit.sources[0]]
             changed.append(self._index.add(tx, done.number, memory, vector, context))
-        return done.outcome
+        return replace(done.outcome, masked=MASK in memory.text)
 
     def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
         """Return for each vector the numbers of memories of the cube that may say the same."""
@@ -183,7 +187,7 @@ class Adding:
         cube = find_cube(self._storage, tenant, cube_id, "write")
         checked_tags(said.tags)
         checked_metadata(said.metadata or {})
-        return cube, [checked_message(message) for message in messages]
+        return cube, [checked_message(message) for message in self.discretion.said(messages)]
 
     def _unknown(self, messages: Sequence[Message]) -> list[Message]:
         with self._storage.read() as tx:

@@ -116,7 +116,9 @@ class FeedbackStore:
     ) -> FeedbackOutcome:
         """Take feedback once. Raises ``Stale`` when a memory that it is about was changed meanwhile."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
-        text = checked_text(text)
+        discretion = self._adding.discretion
+        text = checked_text(discretion.without(checked_text(text)) or discretion.memory(text))
+        corrected = None if corrected is None else discretion.memory(corrected)
         at = _checked_time(at)
         given = self._given(tenant, cube.id, memory_ids)
         if corrected is None:

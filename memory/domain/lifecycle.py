@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
+from memory.domain.discretion import Discretion
 from memory.domain.erasing import Erasing
 from memory.domain.merging import restated
 from memory.domain.standing import compared
@@ -44,10 +45,13 @@ class Changed:
 class Lifecycle:
     """The life of memories that there are."""
 
-    def __init__(self, storage: Storage, index: SearchIndex, erasing: Erasing) -> None:
+    def __init__(
+        self, storage: Storage, index: SearchIndex, erasing: Erasing, discretion: Discretion | None = None
+    ) -> None:
         self._storage = storage
         self._index = index
         self._erasing = erasing
+        self._discretion = discretion or Discretion()
 
     def get(self, tenant: str, memory_id: str) -> Memory:
         """Return a memory. Raises ``NotFound``, also for a deleted one."""
@@ -107,6 +111,8 @@ class Lifecycle:
         ``Forbidden``, ``InvalidMemory``, ``StorageFull``, ``EmbedderError``.
         """
         given = _checked({name: value for name, value in fields.items() if value is not None})
+        if "text" in given:
+            given["text"] = self._discretion.memory(given["text"])
         known = self.get(tenant, memory_id)
         planned = _with(known, given, overlay)
         if _is_found_otherwise(known, planned):

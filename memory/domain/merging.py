@@ -30,6 +30,8 @@ class AddOutcome:
     action: Action
     memory: Memory
     replaced: tuple[Memory, ...] = ()
+    masked: bool = False
+    """True where something secret was taken out of what was said."""
 
 
 def slot_of(state: State, author: str | None) -> str:

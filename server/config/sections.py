@@ -12,6 +12,7 @@ from typing import Any, Literal
 from engine.base import Fidelity
 from engine.config import BatchingConfig, CompositionConfig, EngineConfig, EngineName, TransformersConfig, VllmConfig
 from kvcache import CodecName, Repair, StoreConfig, StrategyName
+from memory.domain.discretion import Discretion, SecretsPolicy
 from memory.domain.erasing import DAY_S
 from scheduler import Ask, ForesightConfig, Mode, PredictorName, PreloadConfig, StandingLimits
 from server.config.owned import composed, owned
@@ -139,6 +140,8 @@ class MemorySettings:
     """An OpenAI-style endpoint for the extractor ``model``; None: the served model."""
     extractor_model: str | None = None
     extractor_api_key: str | None = _secret()
+    secrets: SecretsPolicy = owned(Discretion, "secrets")
+    """Of keys, card numbers and passwords in what is to be remembered: kept, masked, or the sentence refused."""
     undelete_hours: float = _range(DAY_S / 3600, 0, 24 * 365)
     """A deleted memory can be brought back for this long; 0: it is forgotten."""
     bundle_key_file: Path | None = None
