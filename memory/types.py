@@ -180,12 +180,13 @@ class Document:
     created_at: float
 
 
-FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "deleted", "added", "nothing"]
+FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "deleted", "added", "asked", "nothing"]
 
 
 @dataclass(frozen=True)
 class FeedbackAction:
-    """The change of one memory; ``nothing`` has none."""
+    """The change of one memory; ``nothing`` has none, and ``asked`` changed none: it names one of several that may be
+    meant."""
 
     action: FeedbackAct
     memory_id: str | None = None

@@ -10,9 +10,12 @@ from typing import Any
 
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
 from memory.domain.discretion import Discretion
+from memory.domain.erasing import Erasing
 from memory.domain.merging import LOOKED_AT, NEAR, AddOutcome, insert, insert_as_given, insert_or_merge, slot_of
-from memory.language.extract import Extractor, LocalExtractor, Unit
+from memory.domain.removals import delete, meant
+from memory.language.extract import Extractor, LocalExtractor, Unit, sentences_in
 from memory.language.instructions import instruction_of
+from memory.language.removals import Removal, without_removals
 from memory.language.secrets import MASK
 from memory.language.states import State, state_of
 from memory.search.index import IndexChange, SearchIndex
@@ -55,9 +58,12 @@ def new_message(
 class Adding:
     """Adding memories: whole ones, and such as are found in messages."""
 
-    def __init__(self, storage: Storage, index: SearchIndex, discretion: Discretion | None = None) -> None:
+    def __init__(
+        self, storage: Storage, index: SearchIndex, erasing: Erasing, discretion: Discretion | None = None
+    ) -> None:
         self._storage = storage
         self._index = index
+        self._erasing = erasing
         self.discretion = discretion or Discretion()
         """What becomes of secrets."""
 
@@ -121,8 +127,10 @@ class Adding:
         *,
         extractor: Extractor | None = None,
         finish: Finish | None = None,
+        obey: bool = True,
     ) -> list[AddOutcome]:
         """Keep messages, and what is worth remembering of them. All of it is on disk when this returns, or nothing.
+        What a user wants forgotten is deleted (``obey`` false: only not remembered).
 
         Messages whose id is known are left out, so that doing it twice does it once. ``finish`` writes in the same
         transaction. Raises ``InvalidMemory``, ``NotFound`` (cube), ``Forbidden``, ``StorageFull``, ``EmbedderError``.
@@ -130,11 +138,13 @@ class Adding:
         said = said or Said()
         cube, checked = self.check_messages(tenant, cube_id, messages, said)
         fresh = self._unknown(checked)
+        readable, wishes = _wishes(self.discretion.readable(fresh))
         embeddings = self._index.embeddings
         while True:
             erasures = self._index.erasures
             before, earlier = self._before(cube.id, said)
-            units = (extractor or LocalExtractor()).extract(self.discretion.readable(fresh), before)
+            units = (extractor or LocalExtractor()).extract(readable, before)
+            units = [unit for unit in units if not _is_unsaid(unit, wishes)]
             memories = _drafts(units, cube.id, said, earlier)
             texts = [memory.text for memory in memories]
             vectors = embeddings.in_a_row(texts, _in_order(earlier))
@@ -147,7 +157,7 @@ class Adding:
                     memories = _following(memories, now)
                     vectors[:2] = embeddings.in_a_row(texts[:2], _in_order(now))
                 contexts = _contexts(fresh, now_before)
-                addition = _Addition(fresh, contexts, units, memories, vectors, near)
+                addition = _Addition(fresh, contexts, units, memories, vectors, near, wishes if obey else ())
                 return self._write(tenant, cube, said, addition, finish)
 
     def _write(
@@ -157,10 +167,26 @@ class Adding:
             tx.cubes.find(tenant, cube.id, "write")  # finding and embedding take a while: it may be gone by now
             for message in addition.messages:
                 tx.messages.insert(cube.id, said.session, message, owner=said.owner, agent=said.agent, app=said.app)
-            outcomes = [self._write_unit(tx, changed, addition, i) for i in range(len(addition.units))]
+            outcomes = [
+                item
+                for wish in addition.wishes
+                for item in self._forget(tx, changed, cube.id, addition.messages[wish.message], wish)
+            ]
+            outcomes += [self._write_unit(tx, changed, addition, i) for i in range(len(addition.units))]
             if finish is not None:
                 changed += finish(tx, outcomes) or ()
+        self._erasing.forget_at_once(tenant, [item.memory.id for item in outcomes if item.action == "deleted"])
         return outcomes
+
+    def _forget(
+        self, tx: Transaction, changed: list[IndexChange], cube_id: str, message: Message, wish: _Wish
+    ) -> list[AddOutcome]:
+        """Delete what a message wants forgotten, or say what it may mean."""
+        found = meant(tx, cube_id, wish.removal)
+        changed += delete(tx, self._index, found.memories, {"message": message.id})
+        tx.sources.link((memory.id, message.id) for memory in found.memories)
+        asked = [AddOutcome("asked", memory) for memory in found.asked]
+        return [*(AddOutcome("deleted", memory, (memory,)) for memory in found.memories), *asked]
 
     def _write_unit(self, tx: Transaction, changed: list[IndexChange], addition: _Addition, i: int) -> AddOutcome:
         unit, memory, vector = addition.units[i], addition.memories[i], addition.vectors[i]
@@ -211,6 +237,33 @@ class _Addition:
     memories: Sequence[Memory]
     vectors: Sequence[Vector]
     near: Sequence[Sequence[int]]
+    wishes: Sequence[_Wish] = ()
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A wish to forget, and the index of the message that it is in."""
+
+    message: int
+    removal: Removal
+
+
+def _wishes(messages: Sequence[Message]) -> tuple[list[Message], list[_Wish]]:
+    """Return messages without the users' wishes to forget, and those."""
+    left: list[Message] = []
+    wishes: list[_Wish] = []
+    for i, message in enumerate(messages):
+        if message.role == "user":
+            text, removals = without_removals(message.text, sentences_in(message.text))
+            wishes += [_Wish(i, removal) for removal in removals]
+            message = message if text == message.text else replace(message, text=text)
+        left.append(message)
+    return left, wishes
+
+
+def _is_unsaid(unit: Unit, wishes: Sequence[_Wish]) -> bool:
+    """Tell if a later message of the same addition wants a unit forgotten."""
+    return any(wish.message > max(unit.sources) and wish.removal.names(unit.text) for wish in wishes)
 
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:

@@ -15,7 +15,7 @@ from memory.storage.base import Transaction
 from memory.storage.records import StoredMemory
 from memory.types import Memory
 
-Action = Literal["added", "reinforced", "merged", "superseded", "outdated"]
+Action = Literal["added", "reinforced", "merged", "superseded", "outdated", "deleted", "asked"]
 
 # A candidate for a merge has nearly the same vector; the words decide.
 NEAR = 0.93
@@ -25,7 +25,8 @@ LOOKED_AT = 3
 @dataclass(frozen=True)
 class AddOutcome:
     """The outcome of adding one memory. ``memory`` is what is active now (or kept as history, when *outdated*);
-    ``replaced`` is what it took the place of."""
+    ``replaced`` is what it took the place of. Where somebody wanted something forgotten, it is what was *deleted*, or,
+    *asked*, one of those that may have been meant."""
 
     action: Action
     memory: Memory
