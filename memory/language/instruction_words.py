@@ -277,3 +277,45 @@ NAMING = compiled(
     r"(?:이?라고|으로) ?불러",
     r"نادني|ناديني|سمني|سمّني",
 )
+# The first letters of words without which no sentence of a language with spaces is an instruction.
+BEGINNINGS = frozenset(
+    folded(
+        "answ repl resp writ spea talk comm expl form styl spel use call addr refe incl add appe put list "
+        "cite quot ment ask remi sugg "
+        "reco offe assu trea star begi end fini sign gree conv give tell show keep make be stay inde name "
+        "omit skip leav avoi stop quit "
+        "swea curs repe apol summ chec wrap pref stic swit drop limi roun sort spoi say refu gues inve comp "
+        "suga lect judg prai flat "
+        "joke hyph capi abbr meas calc expr stat prov pres stru go type do set tran no only plea pls your "
+        "can may ok okay fine forg "
+        "scra igno canc undo neve back feel drop lift dont don using i'd rather when answers hate "
+        "antw schr spri spre rede nutz benu verw gib gebe nenn sag sage duz duze siez halt fass erkl erin "
+        "frag hör lass verm kein zeig "
+        "rech mach blei sei spar verz bitt darf kann musst verg brau "
+        "répo écri parl util empl appe tuto vouv gard donn évit arrê cess mett mets rapp sois soye fais "
+        "plus pas ajou indi term comm "
+        "peux oubl cont cons escr habl háblame hábl usa uses uso llám dime tuté trát evit deja deje pong "
+        "pon mant dame reco sé sea "
+        "nada sin pued olvi cham fala fale para pare colo dê lemb seja pode prec esqu sem resp "
+        "отве пиши писа гово испо назы зови обра объя избе пере став упом указ счит доба напо дава будь без "
+        "пред спра хват можн може "
+        "забу надо нужн exam unit metr temp"
+    ).split()
+)
+# No name, though it stands behind "call me".
+NO_NAMES = frozenset(
+    "a an the back later when if at on in about tomorrow today tonight now asap anytime any crazy old "
+    "stupid weird lazy paranoid "
+    "cynical naive biased after before once first again up out for to by maybe sometime soon this next "
+    "every regarding with from "
+    "instead please monday tuesday wednesday thursday friday saturday sunday january february march april "
+    "may june july august "
+    "september october november december morning afternoon evening noon mon tue wed thu fri sat sun tues "
+    "thurs over collect "
+    "whenever whatever anything names dramatic selfish silly mad nuts boring picky spoiled out there "
+    "because and or but so that "
+    "im i'm i as it is sentimental superstitious greedy petty rude insane dumb ignorant cheap skeptical "
+    "sceptical pessimistic"
+    " un une ein eine mañana morgen demain amanhã später wenn cuando quando quand si se como завтра когда "
+    "позже если".split()
+)
