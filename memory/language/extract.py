@@ -117,11 +117,14 @@ def _unit(
     metadata: dict[str, Any] | None = None,
 ) -> Unit:
     spans = spans_in(text, message.sent_at, message.utc_offset)
+    said = with_dates(text, message.sent_at, message.utc_offset)
+    if kind == "instruction":  # it holds from when it was said, whatever days it names
+        spans, said = [], text
     details = dict(metadata or {})
     if kind in ("preference", "instruction"):
         details.setdefault("preference_type", "explicit")
     return Unit(
-        text=f"{message.speaker}: {with_dates(text, message.sent_at, message.utc_offset)}",
+        text=f"{message.speaker}: {said}",
         kind=kind,
         sources=(index,),
         event_at=spans[0].start if spans else message.sent_at,

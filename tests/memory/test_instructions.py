@@ -157,6 +157,7 @@ def standing(store: MemoryStore, cube: str) -> list[str]:
         ("Always write in British English.", "Please answer in Finnish from now on."),
         ("Call me Skipper.", "Please don't call me Skipper any more, call me Ada."),
         ("No emojis please.", "you can use emojis again"),
+        ("Show prices in pesos, always.", "from today on show prices in francs"),
         ("Use miles from now on.", "switch everything to metric units from now on"),
         ("返信は丁寧語でお願いします。", "これからはタメ口でいいよ。"),
         ("Bitte sieze mich immer.", "Ab jetzt duze mich bitte."),
