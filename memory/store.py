@@ -7,6 +7,7 @@ from pathlib import Path
 from memory.domain.adding import Adding
 from memory.domain.bundles import Bundles
 from memory.domain.cubes import CubeStore
+from memory.domain.discretion import Discretion
 from memory.domain.documents import DocumentStore
 from memory.domain.erasing import DAY_S, Erasing
 from memory.domain.feedback import FeedbackStore
@@ -37,18 +38,20 @@ class MemoryStore:
         undelete_s: float = DAY_S,
         rerank: Rerank | None = None,
         judge: Judge | None = None,
+        discretion: Discretion | None = None,
     ) -> None:
         """Open the file, or make it. ``judge`` decides what new statements mean for older ones; None: the local one.
         Raises ``StoreCorrupt``."""
         self.storage = open_storage(path)
         self.index = SearchIndex(self.storage, embedder, path.with_suffix(".vectors"))
         self.cubes = CubeStore(self.storage, self.index)
+        discretion = discretion or Discretion()
         self.judging = Judging(self.storage, self.index, judge)
-        self.adding = Adding(self.storage, self.index, self.judging)
-        self.searching = MemorySearch(self.storage, self.index, rerank)
         self.erasing = Erasing(self.storage, self.index, undelete_s)
-        self.lifecycle = Lifecycle(self.storage, self.index, self.erasing)
-        self.documents = DocumentStore(self.storage, self.index, self.erasing)
+        self.adding = Adding(self.storage, self.index, self.erasing, self.judging, discretion)
+        self.searching = MemorySearch(self.storage, self.index, rerank)
+        self.lifecycle = Lifecycle(self.storage, self.index, self.erasing, discretion)
+        self.documents = DocumentStore(self.storage, self.index, self.erasing, discretion)
         self.bundles = Bundles(self.storage, self.index)
         self.feedback = FeedbackStore(self.storage, self.index, self.adding, self.searching, self.erasing)
         self.keys = KeyStore(self.storage)

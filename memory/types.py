@@ -12,12 +12,14 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float32]
 """A unit vector, float32 [dim]."""
 
-MemoryKind = Literal["fact", "preference", "event", "state", "profile", "tool", "document"]
+MemoryKind = Literal["fact", "preference", "event", "state", "profile", "instruction", "tool", "document"]
 MemoryStatus = Literal["active", "merged", "archived", "deleted"]
 Access = Literal["read", "write"]
 Role = Literal["user", "assistant", "tool", "system"]
 
 KINDS: tuple[str, ...] = get_args(MemoryKind)
+STANDING_KINDS: tuple[MemoryKind, ...] = ("profile", "instruction")
+"""Memories of these kinds are in every prompt of their cube."""
 STATUSES: tuple[str, ...] = get_args(MemoryStatus)
 ROLES: tuple[str, ...] = get_args(Role)
 FIDELITIES: tuple[str, ...] = ("exact", "high", "fast")
@@ -178,12 +180,13 @@ class Document:
     created_at: float
 
 
-FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "deleted", "added", "nothing"]
+FeedbackAct = Literal["updated", "superseded", "reinforced", "archived", "deleted", "added", "asked", "nothing"]
 
 
 @dataclass(frozen=True)
 class FeedbackAction:
-    """The change of one memory; ``nothing`` has none."""
+    """The change of one memory; ``nothing`` has none, and ``asked`` changed none: it names one of several that may be
+    meant."""
 
     action: FeedbackAct
     memory_id: str | None = None

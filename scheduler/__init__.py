@@ -10,6 +10,7 @@ from scheduler.prediction.advice import summary as advice_summary
 from scheduler.prediction.foresight import Foresight, ForesightConfig, ForesightStats
 from scheduler.prediction.predictors import PredictorName
 from scheduler.prediction.preloader import PreloadConfig, PreloaderStats
+from scheduler.standing import StandingLimits
 from scheduler.upkeep import Upkeep, UpkeepStats
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PredictorName",
     "PreloadConfig",
     "PreloaderStats",
+    "StandingLimits",
     "Upkeep",
     "UpkeepStats",
     "advice_summary",

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from engine.base import ChatMessage, Engine, Fidelity, MemoryText, Prompt, Tools
@@ -15,6 +16,7 @@ from kvcache import SegmentView
 from memory import Memory, MemoryStore, NotFound
 from scheduler.conversations import SYSTEM, Conversations, Known, Placed, Places, last_words, newest_user
 from scheduler.order import best_order
+from scheduler.standing import STANDING, StandingLimits, why_standing, within
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,6 @@ Mode = Literal["auto", "kv", "text", "off"]
 _MAX_ORDERS = 4096
 
 
-# Why a memory is in every prompt of its cube.
-STANDING = ("pinned", "profile")
 # Why a memory is still there that this request's search has not found.
 EARLIER = "found earlier"
 
@@ -72,6 +72,8 @@ class Plan:
     mode: Literal["kv", "text", "off"]
     retrieve_s: float
     fidelity: Fidelity = "exact"
+    left_out: tuple[str, ...] = ()
+    """Standing instructions that the limits left out, by id."""
 
     @property
     def in_pieces(self) -> bool:
@@ -104,11 +106,21 @@ class Planner:
     chain of that set says the same.)
     """
 
-    def __init__(self, engine: Engine, stored: SegmentView, memories: MemoryStore, *, sessions: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stored: SegmentView,
+        memories: MemoryStore,
+        *,
+        sessions: bool,
+        limits: StandingLimits | None = None,
+    ) -> None:
         self._engine = engine
         self._stored = stored
         self._memories = memories
         self._sessions = sessions
+        self._limits = limits or StandingLimits()
+        self._n_tokens = lru_cache(maxsize=4096)(self._count_tokens)
         self._conversations = Conversations()
         self._orders: OrderedDict[tuple[str, ...], tuple[str, ...]] = OrderedDict()
 
@@ -120,7 +132,7 @@ class Planner:
             return Plan(self._rendered(ask, ask.messages), (), "off", 0.0)
         goes_on = self._sessions and not ask.memory_ids and not ask.token_ids
         known = self._conversations.find(ask.tenant, ask.cube_ids, ask.messages) if goes_on else None
-        standing, movable = await asyncio.to_thread(self._choose, ask)
+        standing, movable, left_out = await asyncio.to_thread(self._choose, ask)
         blocks = None if known is None else await asyncio.to_thread(self._continued, ask, known, [*standing, *movable])
         retrieve_s = time.perf_counter() - begin
         fitted = None if blocks is None else self._fit(ask, blocks)
@@ -130,7 +142,7 @@ class Planner:
         if goes_on and not ask.provisional:
             self._conversations.note(ask.tenant, ask.cube_ids, ask.messages, _places(blocks))
         mode: Literal["kv", "text"] = "text" if ask.mode == "text" else "kv"
-        return Plan(prompt, _planned(blocks, prompt), mode, retrieve_s, ask.fidelity)
+        return Plan(prompt, _planned(blocks, prompt), mode, retrieve_s, ask.fidelity, left_out)
 
     def _fresh(self, ask: Ask, standing: list[_Chosen], movable: list[_Chosen]) -> tuple[_Blocks, Prompt]:
         """Put all memories in the system message."""
@@ -195,21 +207,30 @@ class Planner:
             return self._engine.prompts.render_completion(ask.token_ids, memories, begin=ask.begin)
         return self._engine.prompts.render(messages, memories, ask.tools)
 
-    def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen]]:
-        """Choose standing memories in their fixed order, and those that may be moved about, in order of creation."""
+    def _choose(self, ask: Ask) -> tuple[list[_Chosen], list[_Chosen], tuple[str, ...]]:
+        """Choose standing memories in their fixed order, and those that may be moved about, in order of creation;
+        return also the ids of instructions that are left out."""
         if ask.memory_ids:
             wanted = dict.fromkeys(ask.memory_ids)
-            return [_Chosen(self._memories.get(ask.tenant, id), "asked for") for id in wanted], []
-        standing = [m for cube in ask.cube_ids for m in self._memories.standing(ask.tenant, cube)]
-        fixed = [_Chosen(memory, "pinned" if memory.pinned else "profile") for memory in standing]
+            return [_Chosen(self._memories.get(ask.tenant, id), "asked for") for id in wanted], [], ()
+        standing: list[Memory] = []
+        left_out: tuple[str, ...] = ()
+        for cube in ask.cube_ids:
+            kept, gone = within(self._memories.standing(ask.tenant, cube), self._limits, self._n_tokens)
+            standing += kept
+            left_out += tuple(memory.id for memory in gone)
+        fixed = [_Chosen(memory, why_standing(memory)) for memory in standing]
         query = last_words(ask.messages)
         if ask.top_k == 0 or not query.strip():
-            return fixed, []
+            return fixed, [], left_out
         known = {memory.id for memory in standing}
         hits = self._memories.search(ask.tenant, query, cube_ids=ask.cube_ids, top_k=ask.top_k)
         ranked = enumerate(hits, start=1)
         found = [_Chosen(hit.memory, hit.why, rank) for rank, hit in ranked if hit.memory.id not in known]
-        return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id))
+        return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id)), left_out
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self._engine.prompts.tokenize(text, add_special_tokens=False))
 
     def _order(self, prompt: Prompt, n_fixed: int, salt: str) -> list[int]:
         """Return the order of the memory pieces: the one this set had before, or the best one now."""

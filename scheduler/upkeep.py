@@ -20,9 +20,11 @@ from engine.base import ChatMessage, MemoryText, PageRequest, Piece, Prompt, Ren
 from engine.errors import ContextTooLong, EngineClosed
 from kvcache import SegmentView
 from memory import Memory, MemoryStore, NotFound
+from memory.types import STANDING_KINDS
 from scheduler.background import Worker
 from scheduler.pages import Together, plan_pages
-from scheduler.planner import STANDING, Plan
+from scheduler.planner import Plan
+from scheduler.standing import STANDING
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ class Upkeep:
 
     def prepare(self, tenant: str, memories: Sequence[Memory]) -> None:
         """Have pages built for memories that will be asked for, behind the header of a prompt without instructions."""
-        wanted = [memory for memory in memories if not memory.pinned and memory.kind != "profile"]
+        wanted = [memory for memory in memories if not memory.pinned and memory.kind not in STANDING_KINDS]
         if not wanted:
             return
         header = self.plain_header()

@@ -20,9 +20,11 @@ from memory import (
     ModelExtractor,
     WholeEmbedder,
 )
-from scheduler import Foresight, Planner, Upkeep
+from memory.domain.discretion import Discretion
+from scheduler import Foresight, Planner, StandingLimits, Upkeep
 from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
 from server.config import Config, MemorySettings
+from server.config.owned import composed
 from server.config.sections import DEMO
 from server.config.values import ConfigError
 from server.core.bundles import Bundles
@@ -61,7 +63,8 @@ def assemble(
     metrics.watch_memories(door.stats)
     if foresight is not None:
         metrics.watch_foresight(foresight.stats, foresight.report)
-    planner = Planner(engine, stored, memories, sessions=config.cache.sessions)
+    limits = composed(StandingLimits, config.memory)
+    planner = Planner(engine, stored, memories, sessions=config.cache.sessions, limits=limits)
     chat = ChatService(engine, door, planner, Followers(metrics, upkeep, foresight), _chat_defaults(config))
     return Services(
         config=config,
@@ -121,7 +124,13 @@ def open_services(config: Config) -> Services:
         embedder = _embedder(config.memory)
         undelete_s = config.memory.undelete_hours * 3600
         rerank = _rerank(config.memory)
-        memories = MemoryStore(config.data_dir / "memories.sqlite", embedder, undelete_s=undelete_s, rerank=rerank)
+        memories = MemoryStore(
+            config.data_dir / "memories.sqlite",
+            embedder,
+            undelete_s=undelete_s,
+            rerank=rerank,
+            discretion=composed(Discretion, config.memory),
+        )
         try:
             engine = _engine(config, threads)
         except BaseException:

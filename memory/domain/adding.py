@@ -9,9 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memory.checks import checked_kind, checked_message, checked_metadata, checked_tags, checked_text
+from memory.domain.discretion import Discretion
+from memory.domain.erasing import Erasing
 from memory.domain.judging import Draft, Judging, Ruling
 from memory.domain.merging import LOOKED_AT, NEAR, AddOutcome, insert, insert_as_given, insert_or_merge, slot_of
+from memory.domain.removals import delete, meant
 from memory.language.extract import Extractor, LocalExtractor, Unit
+from memory.language.instructions import instruction_of
+from memory.language.removals import Removal, without_removals
+from memory.language.secrets import MASK
+from memory.language.sentences import sentences_in
 from memory.language.states import State, state_of
 from memory.search.index import IndexChange, SearchIndex
 from memory.storage.access import find_cube
@@ -53,10 +60,20 @@ def new_message(
 class Adding:
     """Adding memories: whole ones, and such as are found in messages."""
 
-    def __init__(self, storage: Storage, index: SearchIndex, judging: Judging) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        index: SearchIndex,
+        erasing: Erasing,
+        judging: Judging,
+        discretion: Discretion | None = None,
+    ) -> None:
         self._storage = storage
         self._index = index
+        self._erasing = erasing
         self._judging = judging
+        self.discretion = discretion or Discretion()
+        """What becomes of secrets."""
 
     def add(
         self,
@@ -82,22 +99,19 @@ class Adding:
     def add_noted(self, tenant: str, cube_id: str, text: str, *, kind: str | None = None, **fields: Any) -> AddOutcome:
         """Store a memory as ``add`` does; return also what that did to the memories that were there."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
-        memory, state = _given(cube.id, text, kind, fields)
+        memory, state = _given(cube.id, self.discretion.memory(text), kind, fields)
         (vector,) = self._index.embeddings.in_context([memory.text], [[]])
         self._index.cube(cube.id)
         (rulings,) = self._judging.rulings(cube.id, [Draft(memory, vector, memory.created_at, state is not None)])
         with self._index.writing() as (tx, changed):
             tx.cubes.find(tenant, cube.id, "write")  # embedding takes a while: it may be gone by now
             # What fills no slot stays as it was given.
-            done = (
-                insert_as_given(tx, memory)
-                if state is None
-                else insert_or_merge(tx, memory, memory.created_at, rulings)
-            )
+            compares = state is not None or memory.kind == "instruction"
+            done = insert_or_merge(tx, memory, memory.created_at, rulings) if compares else insert_as_given(tx, memory)
             if done.number is not None:
                 changed.append(self._index.add(tx, done.number, done.outcome.memory, vector, context=""))
             changed += done.gone
-        return done.outcome
+        return replace(done.outcome, masked=memory.text != text.strip())
 
     def add_many(
         self, tenant: str, cube_id: str, texts: Sequence[str], *, kind: str = "fact", **fields: Any
@@ -105,7 +119,7 @@ class Adding:
         """Store memories as they are given, all or none: for imports. ``fields`` are as for ``add``. Raises what
         ``add`` raises."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
-        memories = [_given(cube.id, text, kind, dict(fields))[0] for text in texts]
+        memories = [_given(cube.id, self.discretion.memory(text), kind, dict(fields))[0] for text in texts]
         vectors = self._index.embeddings.in_context([memory.text for memory in memories], [[]] * len(memories))
         with self._index.writing() as (tx, changed):
             tx.cubes.find(tenant, cube.id, "write")
@@ -122,8 +136,10 @@ class Adding:
         *,
         extractor: Extractor | None = None,
         finish: Finish | None = None,
+        obey: bool = True,
     ) -> list[AddOutcome]:
         """Keep messages, and what is worth remembering of them. All of it is on disk when this returns, or nothing.
+        What a user wants forgotten is deleted (``obey`` false: only not remembered).
 
         Messages whose id is known are left out, so that doing it twice does it once. ``finish`` writes in the same
         transaction. Raises ``InvalidMemory``, ``NotFound`` (cube), ``Forbidden``, ``StorageFull``, ``EmbedderError``.
@@ -131,11 +147,13 @@ class Adding:
         said = said or Said()
         cube, checked = self.check_messages(tenant, cube_id, messages, said)
         fresh = self._unknown(checked)
+        readable, wishes = _wishes(self.discretion.readable(fresh))
         embeddings = self._index.embeddings
         while True:
             erasures = self._index.erasures
             before, earlier = self._before(cube.id, said)
-            units = (extractor or LocalExtractor()).extract(fresh, before)
+            units = (extractor or LocalExtractor()).extract(readable, before)
+            units = [unit for unit in units if not _is_unsaid(unit, wishes)]
             memories = _drafts(units, cube.id, said, earlier)
             texts = [memory.text for memory in memories]
             vectors = embeddings.in_a_row(texts, _in_order(earlier))
@@ -154,7 +172,8 @@ class Adding:
                     memories = _following(memories, now)
                     vectors[:2] = embeddings.in_a_row(texts[:2], _in_order(now))
                 contexts = _contexts(fresh, now_before)
-                addition = _Addition(fresh, contexts, units, memories, vectors, near, said_at, rulings)
+                done = wishes if obey else ()
+                addition = _Addition(fresh, contexts, units, memories, vectors, near, said_at, rulings, done)
                 return self._write(tenant, cube, said, addition, finish)
 
     def _write(
@@ -164,10 +183,26 @@ class Adding:
             tx.cubes.find(tenant, cube.id, "write")  # finding and embedding take a while: it may be gone by now
             for message in addition.messages:
                 tx.messages.insert(cube.id, said.session, message, owner=said.owner, agent=said.agent, app=said.app)
-            outcomes = [self._write_unit(tx, changed, addition, i) for i in range(len(addition.units))]
+            outcomes = [
+                item
+                for wish in addition.wishes
+                for item in self._forget(tx, changed, cube.id, addition.messages[wish.message], wish)
+            ]
+            outcomes += [self._write_unit(tx, changed, addition, i) for i in range(len(addition.units))]
             if finish is not None:
                 changed += finish(tx, outcomes) or ()
+        self._erasing.forget_at_once(tenant, [item.memory.id for item in outcomes if item.action == "deleted"])
         return outcomes
+
+    def _forget(
+        self, tx: Transaction, changed: list[IndexChange], cube_id: str, message: Message, wish: _Wish
+    ) -> list[AddOutcome]:
+        """Delete what a message wants forgotten, or say what it may mean."""
+        found = meant(tx, cube_id, wish.removal)
+        changed += delete(tx, self._index, found.memories, {"message": message.id})
+        tx.sources.link((memory.id, message.id) for memory in found.memories)
+        asked = [AddOutcome("asked", memory) for memory in found.asked]
+        return [*(AddOutcome("deleted", memory, (memory,)) for memory in found.memories), *asked]
 
     def _write_unit(self, tx: Transaction, changed: list[IndexChange], addition: _Addition, i: int) -> AddOutcome:
         unit, memory, vector = addition.units[i], addition.memories[i], addition.vectors[i]
@@ -179,7 +214,7 @@ class Adding:
         if done.number is not None:
             context = addition.contexts[unit.sources[0]]
             changed.append(self._index.add(tx, done.number, memory, vector, context))
-        return done.outcome
+        return replace(done.outcome, masked=MASK in memory.text)
 
     def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
         """Return for each vector the numbers of memories of the cube that may say the same."""
@@ -195,7 +230,7 @@ class Adding:
         cube = find_cube(self._storage, tenant, cube_id, "write")
         checked_tags(said.tags)
         checked_metadata(said.metadata or {})
-        return cube, [checked_message(message) for message in messages]
+        return cube, [checked_message(message) for message in self.discretion.said(messages)]
 
     def _unknown(self, messages: Sequence[Message]) -> list[Message]:
         with self._storage.read() as tx:
@@ -221,10 +256,39 @@ class _Addition:
     near: Sequence[Sequence[int]]
     said_at: Sequence[float]
     rulings: Sequence[Sequence[Ruling]]
+    wishes: Sequence[_Wish] = ()
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A wish to forget, and the index of the message that it is in."""
+
+    message: int
+    removal: Removal
+
+
+def _wishes(messages: Sequence[Message]) -> tuple[list[Message], list[_Wish]]:
+    """Return messages without the users' wishes to forget, and those."""
+    left: list[Message] = []
+    wishes: list[_Wish] = []
+    for i, message in enumerate(messages):
+        if message.role == "user":
+            text, removals = without_removals(message.text, sentences_in(message.text))
+            wishes += [_Wish(i, removal) for removal in removals]
+            message = message if text == message.text else replace(message, text=text)
+        left.append(message)
+    return left, wishes
+
+
+def _is_unsaid(unit: Unit, wishes: Sequence[_Wish]) -> bool:
+    """Tell if a later message of the same addition wants a unit forgotten."""
+    return any(wish.message > max(unit.sources) and wish.removal.names(unit.text) for wish in wishes)
 
 
 def _given(cube_id: str, text: str, kind: str | None, fields: dict[str, Any]) -> tuple[Memory, State | None]:
     text = checked_text(text)
+    if kind is None and instruction_of(text) is not None:
+        kind = "instruction"
     state = state_of(text) if kind is None and len(text) < 300 and text.count(". ") == 0 else None
     metadata = dict(fields.pop("metadata", None) or {})
     checked_metadata(metadata)

@@ -6,10 +6,11 @@ import hashlib
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from memory.checks import checked_text
+from memory.domain.discretion import Discretion
 from memory.domain.erasing import Erasing
 from memory.domain.merging import insert
 from memory.errors import InvalidMemory, NotFound, UnreadableDocument
@@ -38,10 +39,13 @@ class DocumentStore:
     """Adding, listing and deleting documents. A chunk belongs to its document by its metadata: one whose metadata was
     changed to name none is a memory of its own, and stays when the document goes."""
 
-    def __init__(self, storage: Storage, index: SearchIndex, erasing: Erasing) -> None:
+    def __init__(
+        self, storage: Storage, index: SearchIndex, erasing: Erasing, discretion: Discretion | None = None
+    ) -> None:
         self._storage = storage
         self._index = index
         self._erasing = erasing
+        self._discretion = discretion or Discretion()
 
     def add(self, tenant: str, cube_id: str, name: str, data: bytes, media_type: str | None = None) -> Imported:
         """Keep a file's text as memories; a file of the same name is replaced, the same bytes again change nothing.
@@ -56,6 +60,7 @@ class DocumentStore:
         if known is not None and known.digest == digest:
             return Imported("unchanged", known, [])
         chunks = chunks_of(read_document(data, kind))
+        chunks = [replace(chunk, text=text) for chunk in chunks if (text := self._discretion.without(chunk.text))]
         if not chunks:
             raise UnreadableDocument("The file cannot be read: it holds no text.")
         document = Document("doc_" + secrets.token_hex(12), cube.id, name, digest, len(chunks), time.time())

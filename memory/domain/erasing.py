@@ -97,6 +97,14 @@ class Erasing:
                 changed.append(IndexChange(expired.cube_id, item.number, None))
         return [item.memory for item in found]
 
+    def forget_at_once(self, tenant: str, ids: Sequence[str]) -> None:
+        """Forget memories that were just deleted, where nothing can be brought back."""
+        if self.undelete_s > 0 or not ids:
+            return
+        with self._storage.read() as tx:
+            numbers = [tx.memories.find(tenant, id, with_deleted=True).number for id in ids]
+        self.forget_memories(numbers)
+
     def forget_memories(self, numbers: Sequence[int], *, alone: bool = True) -> list[str]:
         """Wipe memories, with all messages that they are from, or (``alone`` false) with those that nothing else is
         from; return the texts that went, for a scan."""

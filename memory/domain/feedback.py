@@ -13,10 +13,12 @@ from memory.domain.adding import Adding, Said
 from memory.domain.corrections import best_match, corrected_text
 from memory.domain.erasing import Erasing
 from memory.domain.merging import AddOutcome, restated, slot_of
+from memory.domain.removals import meant
 from memory.errors import InvalidMemory, NotFound, Stale
 from memory.language.dates import local_time
 from memory.language.extract import LocalExtractor, Unit
 from memory.language.remarks import Remark, remarks_in
+from memory.language.removals import Removal
 from memory.language.states import state_of
 from memory.search.api import MemorySearch
 from memory.search.index import IndexChange, SearchIndex
@@ -44,6 +46,7 @@ class _Step:
 class _Plan:
     steps: list[_Step] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
+    asked: list[Memory] = field(default_factory=list)
 
     @property
     def taken(self) -> set[str]:
@@ -116,7 +119,9 @@ class FeedbackStore:
     ) -> FeedbackOutcome:
         """Take feedback once. Raises ``Stale`` when a memory that it is about was changed meanwhile."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
-        text = checked_text(text)
+        discretion = self._adding.discretion
+        text = checked_text(discretion.without(checked_text(text)) or discretion.memory(text))
+        corrected = None if corrected is None else discretion.memory(corrected)
         at = _checked_time(at)
         given = self._given(tenant, cube.id, memory_ids)
         if corrected is None:
@@ -126,8 +131,7 @@ class FeedbackStore:
         plan.steps = [self._with_vector(step) for step in plan.steps]
         outcome = FeedbackOutcome(f"fb_{secrets.token_hex(12)}", cube.id, text, at, ())
         outcome = self._carry_out(tenant, outcome, plan, given, as_given=corrected is not None)
-        if self._erasing.undelete_s <= 0:
-            self._forget_deleted(tenant, plan.steps)
+        self._erasing.forget_at_once(tenant, [step.before.id for step in plan.steps if step.action == "deleted"])
         return outcome
 
     def _carry_out(
@@ -142,7 +146,7 @@ class FeedbackStore:
         def finish(tx: Transaction, added: list[AddOutcome]) -> list[IndexChange]:
             nonlocal outcome
             changed = [change for step in plan.steps for change in self._write(tx, tenant, step, outcome.id)]
-            outcome = replace(outcome, actions=_actions(plan.steps, added), replaced=_replaced(plan.steps, added))
+            outcome = replace(outcome, actions=_actions(plan, added), replaced=_replaced(plan.steps, added))
             _note(tx, outcome, message.id, added)
             return changed
 
@@ -154,15 +158,9 @@ class FeedbackStore:
             Said(session=outcome.id, owner=given[0].owner if given else None),
             extractor=_Statements(plan.statements, as_given=as_given),
             finish=finish,
+            obey=False,
         )
         return outcome
-
-    def _forget_deleted(self, tenant: str, steps: Sequence[_Step]) -> None:
-        gone = [step.before.id for step in steps if step.action == "deleted"]
-        with self._storage.read() as tx:
-            numbers = [tx.memories.find(tenant, memory, with_deleted=True).number for memory in gone]
-        if numbers:
-            self._erasing.forget_memories(numbers)
 
     def all(self, tenant: str, cube_id: str, limit: int = 50) -> list[FeedbackOutcome]:
         """Return the last feedback on a cube, the newest first. Raises ``NotFound``."""
@@ -190,12 +188,23 @@ class FeedbackStore:
                 plan.statements.append(remark.statement)
             elif remark.kind == "correction":
                 self._plan_correction(plan, tenant, cube_id, remark, given, at)
+            elif remark.removal is not None:
+                self._plan_removal(plan, cube_id, remark, remark.removal, given, at)
             else:
                 about = given
                 if remark.kind == "removal" and remark.statement:
                     about = self._about(tenant, cube_id, remark, given, set())
                 plan.steps += [_step(remark, memory, at) for memory in about if memory.status == "active"]
         return plan
+
+    def _plan_removal(
+        self, plan: _Plan, cube_id: str, remark: Remark, removal: Removal, given: list[Memory], at: float
+    ) -> None:
+        """Plan that what somebody wants forgotten is deleted; where it is one of several, they are asked which."""
+        with self._storage.read() as tx:
+            found = meant(tx, cube_id, removal, given)
+        plan.steps += [_step(remark, memory, at) for memory in found.memories if memory.id not in plan.taken]
+        plan.asked += found.asked
 
     def _plan_correction(
         self, plan: _Plan, tenant: str, cube_id: str, remark: Remark, given: list[Memory], at: float
@@ -307,8 +316,9 @@ def _resaid(memory: Memory, text: str, at: float) -> Memory:
 # -- what is kept of it ----------------------------------------------------------------------------------------
 
 
-def _actions(steps: Sequence[_Step], added: Sequence[AddOutcome]) -> tuple[FeedbackAction, ...]:
-    actions = [FeedbackAction(step.action, step.before.id) for step in steps]
+def _actions(plan: _Plan, added: Sequence[AddOutcome]) -> tuple[FeedbackAction, ...]:
+    actions = [FeedbackAction(step.action, step.before.id) for step in plan.steps]
+    actions += [FeedbackAction("asked", memory.id) for memory in plan.asked]
     for item in added:
         if item.action == "superseded":
             actions += [FeedbackAction("superseded", old.id) for old in item.replaced]

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from memory.checks import checked_kind, checked_metadata, checked_status, checked_tags, checked_text
+from memory.domain.discretion import Discretion
 from memory.domain.erasing import Erasing
 from memory.domain.merging import restated
+from memory.domain.standing import compared
 from memory.errors import InvalidMemory
 from memory.search.filters import parse_filter
 from memory.search.index import SearchIndex
@@ -43,10 +45,13 @@ class Changed:
 class Lifecycle:
     """The life of memories that there are."""
 
-    def __init__(self, storage: Storage, index: SearchIndex, erasing: Erasing) -> None:
+    def __init__(
+        self, storage: Storage, index: SearchIndex, erasing: Erasing, discretion: Discretion | None = None
+    ) -> None:
         self._storage = storage
         self._index = index
         self._erasing = erasing
+        self._discretion = discretion or Discretion()
 
     def get(self, tenant: str, memory_id: str) -> Memory:
         """Return a memory. Raises ``NotFound``, also for a deleted one."""
@@ -79,8 +84,8 @@ class Lifecycle:
         return Page(items, items[-1].id if len(found) > limit else None)
 
     def standing(self, tenant: str, cube_id: str) -> list[Memory]:
-        """Return active memories that are pinned or make up the profile, in order of creation: part of every prompt.
-        Raises ``NotFound``."""
+        """Return active memories that are pinned, make up the profile or are standing instructions, in order of
+        creation: part of every prompt. Raises ``NotFound``."""
         cube = find_cube(self._storage, tenant, cube_id)
         with self._storage.read() as tx:
             return tx.lists.standing(cube.id)
@@ -106,6 +111,8 @@ class Lifecycle:
         ``Forbidden``, ``InvalidMemory``, ``StorageFull``, ``EmbedderError``.
         """
         given = _checked({name: value for name, value in fields.items() if value is not None})
+        if "text" in given:
+            given["text"] = self._discretion.memory(given["text"])
         known = self.get(tenant, memory_id)
         planned = _with(known, given, overlay)
         if _is_found_otherwise(known, planned):
@@ -197,7 +204,10 @@ class Lifecycle:
 
 
 def _as_history_where_replaced(tx: Transaction, memory: Memory) -> Memory:
-    """Archive a state that comes back when another memory holds its slot by now."""
+    """Archive what comes back when a newer memory holds its place by now."""
+    if memory.kind == "instruction" and memory.status == "active":
+        newer = compared(tx, memory).newer
+        return memory if newer is None else replace(memory, status="archived", replaced_by=newer.id)
     if memory.slot is None or memory.status != "active":
         return memory
     holders = tx.memories.by_slot(memory.cube_id, memory.slot, memory.owner)

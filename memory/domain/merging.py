@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from memory.domain.judging import Ruling
+from memory.domain.standing import compared
 from memory.language.states import State, state_of
 from memory.language.words import alike, digest_of
 from memory.search.index import IndexChange, SearchIndex
@@ -15,7 +16,7 @@ from memory.storage.base import Transaction
 from memory.storage.records import StoredMemory
 from memory.types import Memory
 
-Action = Literal["added", "reinforced", "merged", "superseded", "outdated"]
+Action = Literal["added", "reinforced", "merged", "superseded", "outdated", "deleted", "asked"]
 
 # A candidate for a merge has nearly the same vector; the words decide.
 NEAR = 0.93
@@ -25,11 +26,14 @@ LOOKED_AT = 3
 @dataclass(frozen=True)
 class AddOutcome:
     """The outcome of adding one memory. ``memory`` is what is active now (or kept as history, when *outdated*);
-    ``replaced`` is what it took the place of."""
+    ``replaced`` is what it took the place of. Where somebody wanted something forgotten, it is what was *deleted*, or,
+    *asked*, one of those that may have been meant."""
 
     action: Action
     memory: Memory
     replaced: tuple[Memory, ...] = ()
+    masked: bool = False
+    """True where something secret was taken out of what was said."""
 
 
 def slot_of(state: State, author: str | None) -> str:
@@ -77,6 +81,8 @@ def insert_or_merge(
     same = _said_before(tx, memory, near)
     if same is not None:
         return Insertion(AddOutcome("reinforced", _reinforce(tx, same, memory)))
+    if memory.kind == "instruction":
+        return _insert_instruction(tx, memory, said_at)
     ruled = _standing(tx, memory, rulings)
     later = next(((ruling, old) for ruling, old in ruled if ruling.late), None)
     if later is not None:  # told late: it held before what is known to hold now
@@ -105,6 +111,19 @@ def _standing(tx: Transaction, memory: Memory, rulings: Sequence[Ruling]) -> lis
     found = tx.memories.stored(tx.candidates.numbers(memory.cube_id, ids))
     active = [old for old in found if old.memory.status == "active" and old.memory.label in by_label]
     return [(by_label[old.memory.label], old) for old in sorted(active, key=lambda old: old.number)]
+
+
+def _insert_instruction(tx: Transaction, memory: Memory, said_at: float) -> Insertion:
+    """Write a standing instruction; those that it takes the place of become history."""
+    standing = compared(tx, memory)
+    if (newer := standing.newer) is not None:
+        late = replace(memory, status="archived", valid_until=_since(newer, newer.created_at), replaced_by=newer.id)
+        insert(tx, late, "outdated")
+        return Insertion(AddOutcome("outdated", late))
+    number = insert(tx, memory)
+    gone = [_retire(tx, old, memory, said_at, {"by": memory.id, "reason": "update"}) for old in standing.older]
+    action: Action = "superseded" if gone else "added"
+    return Insertion(AddOutcome(action, memory, tuple(m for m, _ in gone)), number, [change for _, change in gone])
 
 
 def _restated_before(tx: Transaction, memory: Memory) -> list[StoredMemory]:

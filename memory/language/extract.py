@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from memory.language.assertion import Statement, statements_in
 from memory.language.clauses import clauses_in, is_durable
 from memory.language.dates import spans_in, with_dates
+from memory.language.instructions import instruction_of
 from memory.language.material import without_machine_text
 from memory.language.replies import answered, is_answer, is_news, question_before
 from memory.language.sentences import joined, sentences_in
@@ -71,9 +72,25 @@ def _units(index: int, messages: Sequence[Message], before: Sequence[Message]) -
         return [_tool_unit(index, message)] if message.text.strip() else []
     if message.role == "assistant":
         statements = _news(message, [*before, *messages[:index]])
-    else:
-        statements = _told(message, question_before(messages, index, before))
-    return [_unit(index, message, group) for group in _grouped(statements)]
+        return [_unit(index, message, group) for group in _grouped(statements)]
+    instructions = [sentence for sentence in sentences_in(message.text) if instruction_of(sentence) is not None]
+    told = _told(message, question_before(messages, index, before))
+    statements = [statement for statement in told if statement.text not in instructions]
+    units = [_unit(index, message, group) for group in _grouped(statements)]
+    return units + [_instruction(index, message, sentence) for sentence in instructions]
+
+
+def _instruction(index: int, message: Message, text: str) -> Unit:
+    """Make a unit of a standing instruction: it holds from when it was said, whatever days it names."""
+    return Unit(
+        text=f"{message.speaker}: {text}",
+        kind="instruction",
+        sources=(index,),
+        event_at=message.sent_at,
+        author=message.speaker,
+        importance=0.7,
+        metadata={"preference_type": "explicit"},
+    )
 
 
 def _told(message: Message, question: str) -> list[Statement]:

@@ -20,6 +20,7 @@ import httpx
 from memory.errors import ExtractorError
 from memory.language.dates import local_time, parse_time
 from memory.language.extract import LocalExtractor, Unit
+from memory.language.instructions import instruction_of
 from memory.language.states import State, state_of
 from memory.types import MemoryKind, Message, unstorable
 
@@ -126,6 +127,9 @@ class ModelExtractor:
         units = self._kept_as_they_are(messages)
         for window in _windows(messages, self._window_chars):
             units += self._read(window, messages, before)
+        # What is in every prompt is taken from the user's own words, whatever the model makes of them.
+        units = [unit for unit in units if unit.kind == "instruction" or instruction_of(unit.text) is None]
+        units += [unit for unit in self._local.extract(messages) if unit.kind == "instruction" and unit not in units]
         return sorted(units, key=lambda unit: unit.sources)
 
     def _kept_as_they_are(self, messages: Sequence[Message]) -> list[Unit]:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from memory.language.removals import Removal, removal_of
 from memory.language.states import state_of
 
 RemarkKind = Literal["confirmation", "denial", "removal", "correction", "statement"]
@@ -74,7 +75,7 @@ class Remark:
 
     A correction says a whole ``statement``, or only the ``value`` that something else has ("it's Lima"); ``wrong`` is
     what it has not ("not Oslo"). ``firm`` corrections deny what was remembered, others may tell of a change. Of a
-    removal, the statement is what is to be forgotten, where it says so.
+    removal, the statement is what is to be forgotten where a clause says it, ``removal`` where a thing or a name does.
     """
 
     kind: RemarkKind
@@ -82,6 +83,7 @@ class Remark:
     value: str | None = None
     wrong: str | None = None
     firm: bool = False
+    removal: Removal | None = None
 
 
 def remarks_in(text: str) -> list[Remark]:
@@ -91,6 +93,9 @@ def remarks_in(text: str) -> list[Remark]:
         for kind, pattern in _WHOLE:
             if pattern.fullmatch(text):
                 return [Remark(kind)]
+    wish = removal_of(text)
+    if wish is not None and not wish.states:
+        return [Remark("removal", removal=wish)]
     removed = _REMOVED_WHAT.fullmatch(text)
     if removed is not None:
         return [Remark("removal", removed["what"].strip())]
@@ -99,8 +104,15 @@ def remarks_in(text: str) -> list[Remark]:
     if not sentences:
         return [Remark("denial")] if firm else []
     # A denial is of what comes first; what follows stands for itself.
-    first = _said(sentences[0], firm, firm or soft)
-    return [first, *(_said(sentence, False, False) for sentence in sentences[1:])]
+    first = _wished(sentences[0]) or _said(sentences[0], firm, firm or soft)
+    return [first, *(_wished(sentence) or _said(sentence, False, False) for sentence in sentences[1:])]
+
+
+def _wished(sentence: str) -> Remark | None:
+    wish = removal_of(sentence)
+    if wish is None:
+        return None
+    return Remark("removal", wish.what) if wish.states else Remark("removal", removal=wish)
 
 
 _WHOLE: tuple[tuple[RemarkKind, re.Pattern[str]], ...] = (

@@ -80,7 +80,6 @@ _PATTERNS = (
     ),
     _pattern(rf"{_MY} (?:new )?job is {_REST}", "state", "job"),
     _pattern(rf"{_MY} (?:full |first )?name(?: is|['’]s) {_PLACE}", "profile", "name"),
-    _pattern(rf"[Cc]all me {_PLACE}", "profile", "name"),
     _pattern(rf"{_SAYS}{_BE} (?P<value>\d{{1,3}})(?: years? old)?(?=[.,!]|$)", "profile", "age"),
     _pattern(rf"{_MY} birthday(?: is|['’]s)(?: on)? {_REST}", "profile", "birthday"),
     _pattern(
@@ -106,7 +105,6 @@ _PATTERNS = (
         "preference",
         "liking",
     ),
-    _pattern(r"[Pp]lease (?P<value>(?:always|never|don['’]t|do not) [^.!?]{3,80})", "preference", "instruction"),
 )
 _IMPLICIT = re.compile(r"\b(?:I|we) (?:usually|always|often|tend to|rarely|never|normally)\b", re.IGNORECASE)
 _EVENT = re.compile(
@@ -129,8 +127,6 @@ def state_of(sentence: str) -> State | None:
             slot = f"{slot}:{groups['topic'].strip().lower()}"
         if pattern.slot == "liking":
             return _liking(groups, value)
-        if pattern.slot == "instruction":
-            slot = f"instruction:{' '.join(value.split()[1:4])}"
         return State(pattern.kind, slot, value, groups.get("who"), pattern.ends)
     return None
 

@@ -137,7 +137,7 @@ class Lists(Protocol):
         ...
 
     def standing(self, cube_id: str) -> list[Memory]:
-        """Return live memories that are pinned or of kind ``profile``, in order."""
+        """Return live memories that are pinned or of kind ``profile`` or ``instruction``, in order."""
         ...
 
     def of_cube(self, cube_id: str) -> list[Memory]:

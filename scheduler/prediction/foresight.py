@@ -21,7 +21,7 @@ from kvcache import Entry, Prefix, SegmentView
 from memory import MemoryStore, NotFound, Surroundings
 from scheduler.background import Worker
 from scheduler.events import EventLog
-from scheduler.planner import EARLIER, STANDING, Plan
+from scheduler.planner import EARLIER, Plan
 from scheduler.prediction.advice import Advisor, Priced, memory_id
 from scheduler.prediction.arrival import Gaps
 from scheduler.prediction.cubes import Cube, Cubes
@@ -31,6 +31,7 @@ from scheduler.prediction.predictors import PredictorName, SignalPredictor
 from scheduler.prediction.preloader import Mover, PreloadConfig, Preloader, PreloaderStats, Wanted
 from scheduler.prediction.ranking import CubeKey, Ranking, Ranks
 from scheduler.prediction.saved import read_state, write_state
+from scheduler.standing import STANDING
 from scheduler.upkeep import Upkeep
 
 log = logging.getLogger(__name__)

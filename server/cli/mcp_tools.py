@@ -27,7 +27,8 @@ Text = Annotated[str, Field(min_length=1, description="One self-contained statem
 MemoryId = Annotated[str, Field(min_length=1, max_length=200, description="Id of a memory, as search returns it.")]
 Cube = Annotated[str | None, Field(description="Cube, by id or name; left out: the default one.")]
 Kind = Annotated[
-    str | None, Field(description="fact, preference, event, state, profile, tool or document; left out: found out.")
+    str | None,
+    Field(description="fact, preference, event, state, profile, instruction, tool or document; left out: found out."),
 ]
 # What an assistant needs of a memory; the rest would only fill its context.
 _SHOWN = ("id", "kind", "text", "author", "created_at", "event_at", "tags", "metadata")

@@ -35,7 +35,9 @@ Output = Annotated[Format, typer.Option("--format", help="terminal or json.")]
 @app.command()
 def add(
     text: str,
-    kind: Annotated[str | None, typer.Option(help="fact, preference, event, state, profile, tool, document.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="fact, preference, event, state, profile, instruction, tool, document.")
+    ] = None,
     pinned: Annotated[bool, typer.Option(help="Part of every prompt.")] = False,
     cube: Cube = None,
     url: Url = DEFAULT_URL,

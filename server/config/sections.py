@@ -12,8 +12,9 @@ from typing import Any, Literal
 from engine.base import Fidelity
 from engine.config import BatchingConfig, CompositionConfig, EngineConfig, EngineName, TransformersConfig, VllmConfig
 from kvcache import CodecName, Repair, StoreConfig, StrategyName
+from memory.domain.discretion import Discretion, SecretsPolicy
 from memory.domain.erasing import DAY_S
-from scheduler import Ask, ForesightConfig, Mode, PredictorName, PreloadConfig
+from scheduler import Ask, ForesightConfig, Mode, PredictorName, PreloadConfig, StandingLimits
 from server.config.owned import composed, owned
 from server.lock import default_data_dir
 from server.logs import LogFormat
@@ -122,6 +123,9 @@ class MemorySettings:
     mode: Mode = owned(Ask, "mode")
     fidelity: Fidelity = "high"
     top_k: int = owned(Ask, "top_k")
+    max_instructions: int = owned(StandingLimits, "instructions")
+    max_instruction_tokens: int = owned(StandingLimits, "tokens")
+    """Of the standing instructions of a cube, the newest ones are in every prompt: so many, with so many tokens."""
     embedder: str = "bundled"
     """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
     embedder_model: str | None = None
@@ -136,6 +140,8 @@ class MemorySettings:
     """An OpenAI-style endpoint for the extractor ``model``; None: the served model."""
     extractor_model: str | None = None
     extractor_api_key: str | None = _secret()
+    secrets: SecretsPolicy = owned(Discretion, "secrets")
+    """Of keys, card numbers and passwords in what is to be remembered: kept, masked, or the sentence refused."""
     undelete_hours: float = _range(DAY_S / 3600, 0, 24 * 365)
     """A deleted memory can be brought back for this long; 0: it is forgotten."""
     bundle_key_file: Path | None = None

@@ -67,6 +67,7 @@ class Receipt:
             "mode": plan.mode,
             "fidelity": plan.fidelity,
             "memories": [self._memory(i) for i in range(len(plan.memories))],
+            **({"instructions_left_out": list(plan.left_out)} if plan.left_out else {}),
             "prompt_tokens": self.started.prompt_tokens,
             "cached_tokens": self.started.cached_tokens,
         }

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import NotRequired, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -86,7 +86,7 @@ class MessageService:
         now."""
         id = await self._cubes.id_of(tenant, cube)
         self._extractors.chosen(extractor)
-        await asyncio.to_thread(self._store.adding.check_messages, tenant, id, messages, said)
+        _, messages = await asyncio.to_thread(self._store.adding.check_messages, tenant, id, messages, said)
         payload = {
             "cube": id,
             "messages": [asdict(message) for message in messages],
@@ -135,17 +135,22 @@ class MessageService:
 
 
 class PlacedUnit(TypedDict):
-    """The outcome for one unit of what was said: the memory's id, and the ids of those that it replaced."""
+    """The outcome for one unit of what was said: the memory's id, and the ids of those that it replaced. ``masked``: a
+    secret was taken out."""
 
     action: str
     id: str
     replaced: list[str]
+    masked: NotRequired[bool]
 
 
 def placed_json(placed: AddOutcome) -> PlacedUnit:
     """Return what became of a unit, without texts."""
-    return {
+    unit: PlacedUnit = {
         "action": placed.action,
         "id": placed.memory.id,
         "replaced": [memory.id for memory in placed.replaced],
     }
+    if placed.masked:
+        unit["masked"] = True
+    return unit

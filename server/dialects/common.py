@@ -33,7 +33,7 @@ _MAX_JOBS = 10_000
 _TRIES = 10
 _TAG_CHARS = 8
 
-PREFERENCES, TOOLS = ("preference",), ("tool",)
+PREFERENCES, TOOLS = ("preference", "instruction"), ("tool",)
 OTHER_KINDS = ("fact", "event", "state", "profile", "document")
 
 

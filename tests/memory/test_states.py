@@ -33,7 +33,6 @@ AT = datetime(2023, 5, 8, 13, 56, tzinfo=UTC).timestamp()  # a Monday
         ("I love coffee", "preference", "liking:coffee", "likes"),
         ("I don't like coffee anymore", "preference", "liking:coffee", "dislikes"),
         ("I can't stand the rain because it is wet", "preference", "liking:rain", "dislikes"),
-        ("Please always answer in German.", "preference", "instruction:answer in german", "always answer in german"),
         ("My dog is called Biscuit.", "state", "own:dog", "biscuit"),
     ],
 )

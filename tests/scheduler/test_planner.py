@@ -14,6 +14,7 @@ from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import ModelView, TieredStore
 from memory import HashEmbedder, MemoryStore, NotFound
 from scheduler import Ask, Plan, Planner
+from scheduler.standing import StandingLimits
 
 T = "tenant"
 
@@ -163,5 +164,25 @@ def test_retrieved_memories_that_do_not_fit_are_left_out_last_rank_first(model: 
             assert fitted.prompt.n_tokens <= 2048 - 300
             asked_for = await room.plan("dog", memory_ids=(long,), reserve_tokens=300)
             assert ids(asked_for) == [long]  # whoever names it gets it, or the engine's refusal with the counts
+
+    asyncio.run(test())
+
+
+def test_instructions_are_in_every_prompt_up_to_the_limits(model: LoadedModel, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with room_of(model, tmp_path) as room:
+            added = room.add("Always answer in Irish.", "Never use emojis.", "Call me Finn.", "the dog barks")
+            plan = await room.plan("zebra", top_k=0)
+            assert ids(plan) == added[:3]
+            assert {planned.why for planned in plan.memories} == {"standing"}
+            assert plan.left_out == ()
+            few = Planner(room.engine, room.stored, room.memories, sessions=True, limits=StandingLimits(instructions=2))
+            plan = await few.plan(Ask(T, (room.cube,), (ChatMessage("user", "hello"),), top_k=0))
+            assert ids(plan) == added[1:3]
+            assert plan.left_out == (added[0],)
+            short = Planner(room.engine, room.stored, room.memories, sessions=True, limits=StandingLimits(tokens=1))
+            plan = await short.plan(Ask(T, (room.cube,), (ChatMessage("user", "hello"),), top_k=0))
+            assert ids(plan) == []
+            assert plan.left_out == tuple(added[:3])
 
     asyncio.run(test())

@@ -43,7 +43,8 @@ class SqliteLists:
 
     def standing(self, cube_id: str) -> list[Memory]:
         rows = self._db.execute(
-            f"SELECT * FROM memories WHERE cube_id = ? AND {LIVE} AND (pinned OR kind = 'profile') ORDER BY rowid",
+            f"SELECT * FROM memories WHERE cube_id = ? AND {LIVE} AND (pinned OR kind IN ('profile', 'instruction'))"
+            " ORDER BY rowid",
             (cube_id,),
         )
         return [memory_of(row) for row in rows]

@@ -10,7 +10,15 @@ from server.dialects.mem0.bodies import (
     NEVER,
 )
 
-_EVENTS = {"added": "ADD", "superseded": "ADD", "outdated": "ADD", "merged": "UPDATE", "reinforced": "NONE"}
+_EVENTS = {
+    "added": "ADD",
+    "superseded": "ADD",
+    "outdated": "ADD",
+    "merged": "UPDATE",
+    "reinforced": "NONE",
+    "deleted": "DELETE",
+    "asked": "NONE",
+}
 
 
 def _date(expires: float | None) -> str | None:

@@ -9,7 +9,12 @@ from memory import Cube, Hit, Job, Memory
 from server.dialects import common
 from server.dialects.common import iso
 
-_TYPES = {"preference": "PreferenceMemory", "tool": "ToolTrajectoryMemory", "profile": "UserMemory"}
+_TYPES = {
+    "preference": "PreferenceMemory",
+    "instruction": "PreferenceMemory",
+    "tool": "ToolTrajectoryMemory",
+    "profile": "UserMemory",
+}
 _TASKS = {"running": "in_progress"}
 
 

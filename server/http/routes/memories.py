@@ -105,7 +105,7 @@ async def add_memory(body: MemoryAdd, services: Provided, tenant: Tenant, respon
     fields = body.model_dump(exclude={"cube", "text"}, exclude_none=True)
     placed = await services.memories.add(tenant, body.cube, body.text, **fields)
     tagged(response, placed.memory)
-    return {**memory_json(placed.memory), "action": placed.action, "replaced": [m.id for m in placed.replaced]}
+    return {**memory_json(placed.memory), **placed_json(placed)}
 
 
 @router.post("/memories/messages", status_code=201, responses=QUEUED)

@@ -35,12 +35,14 @@ class RecalledMemory(TypedDict):
 
 
 class ReceiptReply(TypedDict):
-    """The account of the memories in one prompt."""
+    """The account of the memories in one prompt. ``instructions_left_out`` are standing instructions, by id, that are
+    too many."""
 
     cube: str | list[str]
     mode: Literal["kv", "text", "off"]
     fidelity: str
     memories: list[RecalledMemory]
+    instructions_left_out: NotRequired[list[str]]
     prompt_tokens: int
     cached_tokens: int
 

@@ -57,10 +57,12 @@ class MemoryReply(TypedDict):
 
 
 class MemoryAdded(MemoryReply):
-    """A memory, what became of it, and the ids of those that it took the place of."""
+    """A memory, what became of it, and the ids of those that it took the place of. ``masked``: a secret was taken
+    out."""
 
     action: str
     replaced: list[str]
+    masked: NotRequired[bool]
 
 
 class MemoryPage(TypedDict):

@@ -341,9 +341,11 @@ def test_lists_are_in_order_and_go_on_where_they_ended(storage: Storage) -> None
 def test_what_is_part_of_every_prompt(storage: Storage) -> None:
     cube = a_cube(storage)
     pinned, profile = a_memory(cube, pinned=True), a_memory(cube, kind="profile")
+    instruction = a_memory(cube, kind="instruction")
     with storage.write() as tx:
-        kept(tx, pinned, a_memory(cube), profile, a_memory(cube, pinned=True, status="archived"))
-        assert tx.lists.standing(cube) == [pinned, profile]
+        gone = a_memory(cube, kind="instruction", status="archived")
+        kept(tx, pinned, a_memory(cube), profile, instruction, gone, a_memory(cube, pinned=True, status="archived"))
+        assert tx.lists.standing(cube) == [pinned, profile, instruction]
 
 
 @pytest.fixture(scope="module")
