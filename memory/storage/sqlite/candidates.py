@@ -11,7 +11,8 @@ from memory.storage.sqlite.filters import compiled
 from memory.storage.sqlite.rows import LISTED, LIVE, listed, memory_of
 from memory.types import Memory
 
-_SCORED_BY = "m.rowid, " + ", ".join(f"m.{name}" for name in Candidate._fields[1:])
+_COMPUTED = {"number": "m.rowid", "length": "length(m.text)"}
+_SCORED_BY = ", ".join(_COMPUTED.get(name, f"m.{name}") for name in Candidate._fields)
 _EXPIRED = " OR m.status = 'archived' AND m.expires_at IS NOT NULL"
 
 

@@ -181,13 +181,15 @@ def test_names_join_the_memories_of_a_cube(storage: Storage) -> None:
 
 def test_candidates_of_other_cubes_or_out_of_use_are_left_out(storage: Storage) -> None:
     cube, other = a_cube(storage), a_cube(storage)
-    shown = a_memory(cube, author="Ann", event_at=5.0, importance=0.25, uses=3, slot="s", replaced_by="mem_x")
+    shown = a_memory(
+        cube, author="Ann", event_at=5.0, importance=0.25, uses=3, slot="s", replaced_by="mem_x", session="t"
+    )
     expired = a_memory(cube, status="archived", expires_at=50.0)
     memories = [shown, a_memory(other), a_memory(cube, status="archived"), expired, a_memory(cube, status="merged")]
     with storage.write() as tx:
         numbers = kept(tx, *memories)
         (found,) = tx.candidates.of(numbers, [cube], 20.0, EVERYTHING, past=False)
-        assert found == (numbers[0], shown.id, "Ann", 1.0, 5.0, None, 0.25, 3, "s", "mem_x")
+        assert found == (numbers[0], shown.id, "Ann", 1.0, 5.0, None, 0.25, 3, "s", "mem_x", "t", None, len(shown.text))
         past = tx.candidates.of(numbers, [cube], 20.0, EVERYTHING, past=True)
         assert {candidate.id for candidate in past} == {shown.id, expired.id}
         assert len(tx.candidates.of(numbers, [cube], 60.0, EVERYTHING, past=True)) == 1
