@@ -20,6 +20,7 @@ from memory.language.names import names_asked
 from memory.language.words import words_of
 from memory.search.apart import Apart
 from memory.search.filters import parse_filter
+from memory.search.former import former_of
 from memory.search.scored import Scored
 from memory.search.spreading import spread
 from memory.search.vectors import MIN_COSINE
@@ -27,11 +28,13 @@ from memory.storage.base import Transaction
 from memory.storage.candidates import NearestVectors
 from memory.types import Hit, Vector
 
-VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT, FORMER = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02, 1.0
+VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02
 _RECENCY_S = 30 * 86_400.0
 # Where a filter leaves at most this many memories, they are scored one by one.
 _SCAN = 2_000
 _SEEDS = 5
+# The latest of what no longer holds, where that is asked for.
+_FORMERS = 300
 _DEPTH = 60
 # A name that more memories mention tells little, and following it costs much.
 _COMMON = 200
@@ -193,13 +196,12 @@ class Search:
                 found[row].add("graph", GRAPH * score)
 
     def _add_former(self, found: dict[int, Scored]) -> None:
-        """Add the states that what was found has replaced, where the question is about what was before."""
-        if self._clue.tense != "before" or not found:
+        """Add what was before, where the question is about that."""
+        if self._clue.tense != "before":
             return
-        by_id = {candidate.data.id: candidate for candidate in found.values() if candidate.data.slot}
-        for data in self._tx.candidates.former(by_id):
-            newer = by_id[data.replaced_by or ""]
-            found[data.number] = Scored(data, former=FORMER, **newer.parts)
+        formers = self._tx.candidates.former(self._query.cube_ids, self._at, self._condition, _FORMERS)
+        for candidate in former_of(list(found.values()), formers, self._query.text):
+            found[candidate.number] = candidate
 
     def _vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
         return {row: v for index in self._indexes for row, v in index.vectors_of(rows).items()}

@@ -51,6 +51,13 @@ class Candidate(NamedTuple):
     length: int
 
 
+class Former(NamedTuple):
+    """A memory that held until another took its place, and its text."""
+
+    data: Candidate
+    text: str
+
+
 class Unembedded(NamedTuple):
     """A memory without a vector of the embedder's: its text, and those of up to two before it, the nearest first."""
 
