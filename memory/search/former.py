@@ -47,12 +47,12 @@ def _parts(
 ) -> dict[str, float] | None:
     """Return the parts of a former memory's score, or None where nothing leads to it. ``share``: of the question's
     words, that it holds."""
-    by = former.data.replaced_by
+    by = former.data.replaced_by or ""
     for step in range(_MAX_STEPS):
         if by in newer:
             parts = newer[by].parts
             return {**parts, "former": FORMER - _STEP * step, "text": max(parts.get("text", 0.0), share)}
         if by not in known:
             break
-        by = known[by].data.replaced_by
+        by = known[by].data.replaced_by or ""
     return {"former": FORMER * share, "text": share} if share else None

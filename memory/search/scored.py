@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from memory.storage.records import Candidate
 
+VECTOR = 0.75
+"""The weight of a cosine in a score."""
+
 
 class Scored:
     """A candidate, what each signal adds to its score, and the sum."""

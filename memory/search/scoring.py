@@ -21,14 +21,15 @@ from memory.language.words import words_of
 from memory.search.apart import Apart
 from memory.search.filters import parse_filter
 from memory.search.former import former_of
-from memory.search.scored import Scored
+from memory.search.relevance import Chance, phatic, relevant
+from memory.search.scored import VECTOR, Scored
 from memory.search.spreading import spread
 from memory.search.vectors import MIN_COSINE
 from memory.storage.base import Transaction
 from memory.storage.candidates import NearestVectors
 from memory.types import Hit, Vector
 
-VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02
+AUTHOR, TIME, GRAPH, RECENCY, WEIGHT = 0.1, 0.2, 0.05, 0.02, 0.02
 _RECENCY_S = 30 * 86_400.0
 # Where a filter leaves at most this many memories, they are scored one by one.
 _SCAN = 2_000
@@ -47,7 +48,9 @@ class SearchQuery:
 
     ``hops``: 0 no names, 1 memories that share a name with the question, 2 also those that share one with the best.
     ``diversity`` from 0 to 1 trades score for difference among the results (MMR, Carbonell and Goldstein 1998); near
-    duplicates of a better result are left out in any case.
+    duplicates of a better result are left out in any case. ``floor`` is the least score. With ``relevant`` there are no
+    results that have nothing to do with the question, and none at all for a greeting (see ``memory.search.relevance``);
+    without, a greeting finds only what holds its words.
     """
 
     text: str
@@ -59,18 +62,26 @@ class SearchQuery:
     hops: int = 1
     diversity: float = 0.0
     floor: float = 0.0
+    relevant: bool = False
 
 
 class Search:
     """One search in a transaction. ``index_of`` gives a cube's vectors."""
 
     def __init__(
-        self, tx: Transaction, query: SearchQuery, vector: Vector, index_of: Callable[[str], NearestVectors]
+        self,
+        tx: Transaction,
+        query: SearchQuery,
+        vector: Vector,
+        index_of: Callable[[str], NearestVectors],
+        chance: Chance,
     ) -> None:
-        """Prepare a search. Raises ``InvalidMemory`` for a bad filter."""
+        """Prepare a search. ``chance``: the cosines of unrelated texts. Raises ``InvalidMemory`` for a bad filter."""
         self._tx = tx
         self._query = query
         self._condition = parse_filter(query.filter or {})
+        self._chance = chance
+        self._phatic = phatic(query.text)
         self._vector = vector
         self._indexes = [index_of(cube) for cube in query.cube_ids]
         self._at = time.time() if query.at is None else query.at
@@ -82,8 +93,12 @@ class Search:
     def hits(self) -> list[Hit]:
         """Return the best ``top_k``, best first."""
         query = self._query
+        if query.relevant and self._phatic:
+            return []
         depth = _DEPTH if query.top_k <= _DEPTH else 5 * query.top_k
         text, vector = self._candidates(depth)
+        if self._phatic:  # whatever is a little like it is so by chance
+            vector = {row: cosine for row, cosine in vector.items() if row in text}
         found = self._load({*text, *vector})
         missing = [row for row in found if row not in vector]
         cosines = {**vector, **self._cosines(missing)}
@@ -104,10 +119,11 @@ class Search:
         apart = Apart(self._tx, self._vectors_of, len(self._vector), query.diversity)
         chosen = apart.choose(ranked, query.top_k, depth)
         memories = self._tx.candidates.memories([c.number for c in chosen])
-        return [
+        hits = [
             Hit(memories[c.number], c.score, text_rank.get(c.number), vector_rank.get(c.number), dict(c.parts))
             for c in chosen
         ]
+        return relevant(query.text, hits, self._chance) if query.relevant else hits
 
     def _candidates(self, depth: int) -> tuple[dict[int, float], dict[int, float]]:
         """Return memories with their score by words, and memories with their cosine. A filter that leaves few is
