@@ -43,12 +43,12 @@ _PHATIC = frozenset(
     "later see ya you thanks thank thx ty cheers much lot many so very welcome ok okay k kk cool nice great "
     "awesome fine sure yes yeah yep yup no nope alright right lol haha hahaha wow oh hm hmm well there "
     "everyone all again how are is it going doing today things what whats s up sup please sorry np problem "
-    "worries got perfect wonderful amazing lovely hallo moin servus guten morgen tag abend danke bitte tschüss "
-    "wie geht es dir ja nein gut bonjour salut coucou merci bonsoir au revoir ça va oui non bien hola buenos "
-    "buenas días dias tardes noches gracias adiós adios qué que tal sí si olá ola bom boa dia tarde noite "
-    "obrigado obrigada tchau tudo bem ciao grazie привет здравствуйте спасибо пока да нет как дела хорошо 你好 "
-    "您好 谢谢 再见 好的 嗨 早上好 晚上好 こんにちは こんばんは おはよう ありがとう さようなら はい 안녕하세요 안녕 감사합니다 고마워 네 مرحبا شكرا السلام عليكم اهلا "
-    "أهلا نعم لا".split()
+    "worries got perfect wonderful amazing lovely hallo moin servus guten morgen tag abend danke bitte "
+    "tschüss wie geht es dir ja nein gut bonjour salut coucou merci bonsoir au revoir ça va oui non bien hola "
+    "buenos buenas días dias tardes noches gracias adiós adios qué que tal sí si olá ola bom boa dia tarde "
+    "noite obrigado obrigada tchau tudo bem ciao grazie привет здравствуйте спасибо пока да нет как дела "
+    "хорошо 你好 您好 谢谢 再见 好的 嗨 早上好 晚上好 こんにちは こんばんは おはよう ありがとう さようなら "
+    "はい 안녕하세요 안녕 감사합니다 고마워 네 مرحبا شكرا السلام عليكم اهلا أهلا نعم لا".split()
 )
 # One or two digits are in many texts by chance.
 _TELLING = re.compile(r"[^\W\d_]|\d{3}")
