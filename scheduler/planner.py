@@ -224,7 +224,7 @@ class Planner:
         if ask.top_k == 0 or not query.strip():
             return fixed, [], left_out
         known = {memory.id for memory in standing}
-        hits = self._memories.search(ask.tenant, query, cube_ids=ask.cube_ids, top_k=ask.top_k)
+        hits = self._memories.search(ask.tenant, query, cube_ids=ask.cube_ids, top_k=ask.top_k, relevant=True)
         ranked = enumerate(hits, start=1)
         found = [_Chosen(hit.memory, hit.why, rank) for rank, hit in ranked if hit.memory.id not in known]
         return fixed, sorted(found, key=lambda item: (item.memory.created_at, item.memory.id)), left_out

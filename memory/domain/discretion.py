@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from memory.errors import InvalidMemory
-from memory.language.sentences import sentences_in
 from memory.language.secrets import MASK, masked
+from memory.language.sentences import sentences_in
 from memory.types import Message
 
 SecretsPolicy = Literal["keep", "mask", "refuse"]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from memory.checks import checked_kind
 from memory.search.index import SearchIndex
+from memory.search.relevance import chance_of
 from memory.search.scoring import Search, SearchQuery, linked
 from memory.storage.access import find_cube
 from memory.storage.base import Storage
@@ -55,7 +56,7 @@ class MemorySearch:
         **options: Any,
     ) -> list[Hit]:
         """Find the ``top_k`` best active memories of these cubes, best first. More ``options`` are ``SearchQuery``'s:
-        at, utc_offset, hops, diversity, floor. Raises ``NotFound``, ``InvalidMemory``, ``EmbedderError``."""
+        at, utc_offset, hops, diversity, floor, relevant. Raises ``NotFound``, ``InvalidMemory``, ``EmbedderError``."""
         cubes = tuple(dict.fromkeys(find_cube(self._storage, tenant, cube_id).id for cube_id in cube_ids))
         wanted: dict[str, Any] = dict(filter or {})
         if kinds is not None:
@@ -67,7 +68,7 @@ class MemorySearch:
         depth = top_k if self.rerank is None else max(20, 2 * top_k)
         asked = SearchQuery(query, cubes, depth, wanted or None, **options)
         with self._storage.read() as tx:
-            hits = Search(tx, asked, vector, self._index.cube).hits()
+            hits = Search(tx, asked, vector, self._index.cube, chance_of(self._index.embeddings.name)).hits()
         return self._reranked(query, hits)[:top_k]
 
     def around(self, tenant: str, cube_id: str, text: str, ids: Sequence[str], n: int = 256) -> Surroundings:

@@ -2,8 +2,9 @@
 
 A memory's score is the sum of its parts: the score of its words over the best one of this search (text), the cosine
 (vector), who said it (author), the time it is about (time), names it shares with the question or with what else was
-found (graph), how lately and how often it was said (recency, weight). Weights of fusion were chosen on half of LoCoMo's
-conversations; ``recallkv bench locomo`` measures them.
+found (graph), how lately and how often it was said (recency, weight), and what was found around it (near, session,
+length; see ``memory.search.spreading``). Weights of fusion were chosen on half of LoCoMo's conversations; ``recallkv
+bench locomo`` measures them.
 """
 
 from __future__ import annotations
@@ -11,27 +12,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from memory.language.dates import clue_of
 from memory.language.names import names_asked
-from memory.language.words import alike, words_of
+from memory.language.words import words_of
+from memory.search.apart import Apart
 from memory.search.filters import parse_filter
+from memory.search.former import former_of
+from memory.search.relevance import Chance, phatic, relevant
+from memory.search.scored import VECTOR, Scored
+from memory.search.spreading import spread
 from memory.search.vectors import MIN_COSINE
 from memory.storage.base import Transaction
 from memory.storage.candidates import NearestVectors
-from memory.storage.records import Candidate
 from memory.types import Hit, Vector
 
-VECTOR, AUTHOR, TIME, GRAPH, RECENCY, WEIGHT, FORMER = 0.75, 0.1, 0.2, 0.05, 0.02, 0.02, 1.0
+AUTHOR, TIME, GRAPH, RECENCY, WEIGHT = 0.1, 0.2, 0.05, 0.02, 0.02
 _RECENCY_S = 30 * 86_400.0
 # Where a filter leaves at most this many memories, they are scored one by one.
 _SCAN = 2_000
-_SAME = 0.97
 _SEEDS = 5
+# The latest of what no longer holds, where that is asked for.
+_FORMERS = 300
 _DEPTH = 60
 # A name that more memories mention tells little, and following it costs much.
 _COMMON = 200
@@ -44,7 +48,9 @@ class SearchQuery:
 
     ``hops``: 0 no names, 1 memories that share a name with the question, 2 also those that share one with the best.
     ``diversity`` from 0 to 1 trades score for difference among the results (MMR, Carbonell and Goldstein 1998); near
-    duplicates of a better result are left out in any case.
+    duplicates of a better result are left out in any case. ``floor`` is the least score. With ``relevant`` there are no
+    results that have nothing to do with the question, and none at all for a greeting (see ``memory.search.relevance``);
+    without, a greeting finds only what holds its words.
     """
 
     text: str
@@ -56,32 +62,26 @@ class SearchQuery:
     hops: int = 1
     diversity: float = 0.0
     floor: float = 0.0
-
-
-@dataclass
-class _Scored:
-    data: Candidate
-    parts: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def number(self) -> int:
-        return self.data.number
-
-    @property
-    def score(self) -> float:
-        return sum(self.parts.values())
+    relevant: bool = False
 
 
 class Search:
     """One search in a transaction. ``index_of`` gives a cube's vectors."""
 
     def __init__(
-        self, tx: Transaction, query: SearchQuery, vector: Vector, index_of: Callable[[str], NearestVectors]
+        self,
+        tx: Transaction,
+        query: SearchQuery,
+        vector: Vector,
+        index_of: Callable[[str], NearestVectors],
+        chance: Chance,
     ) -> None:
-        """Prepare a search. Raises ``InvalidMemory`` for a bad filter."""
+        """Prepare a search. ``chance``: the cosines of unrelated texts. Raises ``InvalidMemory`` for a bad filter."""
         self._tx = tx
         self._query = query
         self._condition = parse_filter(query.filter or {})
+        self._chance = chance
+        self._phatic = phatic(query.text)
         self._vector = vector
         self._indexes = [index_of(cube) for cube in query.cube_ids]
         self._at = time.time() if query.at is None else query.at
@@ -93,31 +93,37 @@ class Search:
     def hits(self) -> list[Hit]:
         """Return the best ``top_k``, best first."""
         query = self._query
-        depth = max(_DEPTH, 5 * query.top_k)
+        if query.relevant and self._phatic:
+            return []
+        depth = _DEPTH if query.top_k <= _DEPTH else 5 * query.top_k
         text, vector = self._candidates(depth)
+        if self._phatic:  # whatever is a little like it is so by chance
+            vector = {row: cosine for row, cosine in vector.items() if row in text}
         found = self._load({*text, *vector})
         missing = [row for row in found if row not in vector]
         cosines = {**vector, **self._cosines(missing)}
         top_text = max(text.values(), default=1.0)
         for row, candidate in found.items():
-            candidate.parts = {
-                "text": text.get(row, 0.0) / top_text,
-                "vector": VECTOR * max(0.0, cosines.get(row, 0.0)),
-            }
+            candidate.add("text", text.get(row, 0.0) / top_text)
+            candidate.add("vector", VECTOR * max(0.0, cosines.get(row, 0.0)))
         self._add_author(found)
         self._add_time(found)
         self._add_graph(found)
+        spread(found.values())
         self._add_former(found)
         ranked = sorted(found.values(), key=lambda c: (-c.score, -c.data.created_at, c.data.id))
-        ranked = [candidate for candidate in ranked if candidate.score >= query.floor]
+        if query.floor > 0:
+            ranked = [candidate for candidate in ranked if candidate.score >= query.floor]
         text_rank = _ranks({row: score for row, score in text.items() if row in found})
         vector_rank = _ranks({row: score for row, score in vector.items() if row in found})
-        chosen = self._told_apart(ranked)
+        apart = Apart(self._tx, self._vectors_of, len(self._vector), query.diversity)
+        chosen = apart.choose(ranked, query.top_k, depth)
         memories = self._tx.candidates.memories([c.number for c in chosen])
-        return [
+        hits = [
             Hit(memories[c.number], c.score, text_rank.get(c.number), vector_rank.get(c.number), dict(c.parts))
             for c in chosen
         ]
+        return relevant(query.text, hits, self._chance) if query.relevant else hits
 
     def _candidates(self, depth: int) -> tuple[dict[int, float], dict[int, float]]:
         """Return memories with their score by words, and memories with their cosine. A filter that leaves few is
@@ -151,13 +157,13 @@ class Search:
         """Return vectors of the memories that held at the time that is asked for and have expired since."""
         return self._tx.vectors.expired(self._query.cube_ids, self._at, len(self._vector), _SCAN)
 
-    def _load(self, numbers: set[int]) -> dict[int, _Scored]:
+    def _load(self, numbers: set[int]) -> dict[int, Scored]:
         """Return candidates that may be shown: active, not expired, in these cubes, and let through by the filter."""
         cubes = self._query.cube_ids
         found = self._tx.candidates.of(numbers, cubes, self._at, self._condition, past=self._past)
-        return {data.number: _Scored(data) for data in found}
+        return {data.number: Scored(data) for data in found}
 
-    def _add_author(self, found: dict[int, _Scored]) -> None:
+    def _add_author(self, found: dict[int, Scored]) -> None:
         """Count what somebody said for more, where the question names them."""
         asked = set(words_of(self._query.text))
         named = [name for name in self._authors() if asked.intersection(words_of(name))]
@@ -167,25 +173,25 @@ class Search:
             return
         for candidate in found.values():
             if candidate.data.author == named[0]:
-                candidate.parts["author"] = AUTHOR
+                candidate.add("author", AUTHOR)
 
     def _authors(self) -> set[str]:
         """Return everybody who said something in these cubes."""
         return {name for cube in self._query.cube_ids for name in self._tx.candidates.authors(cube)}
 
-    def _add_time(self, found: dict[int, _Scored]) -> None:
+    def _add_time(self, found: dict[int, Scored]) -> None:
         for candidate in found.values():
             data = candidate.data
             begin = data.created_at if data.event_at is None else data.event_at
             if self._clue.start is not None and self._clue.end is not None:
                 end = begin + 1 if data.event_until is None else data.event_until
                 if begin < self._clue.end and self._clue.start < end:
-                    candidate.parts["time"] = TIME
+                    candidate.add("time", TIME)
             age = max(0.0, self._at - begin)
-            candidate.parts["recency"] = RECENCY * _RECENCY_S / (_RECENCY_S + age)
-            candidate.parts["weight"] = WEIGHT * data.importance * min(2.0, 1 + math.log10(data.uses))
+            candidate.add("recency", RECENCY * _RECENCY_S / (_RECENCY_S + age))
+            candidate.add("weight", WEIGHT * data.importance * min(2.0, 1 + math.log10(data.uses)))
 
-    def _add_graph(self, found: dict[int, _Scored]) -> None:
+    def _add_graph(self, found: dict[int, Scored]) -> None:
         if not self._query.hops:
             return
         named = self._tx.names.known(self._query.cube_ids, names_asked(self._query.text))
@@ -198,54 +204,23 @@ class Search:
         absent = {row for row, score in near.items() if row not in found and score > 0.5}
         cosines = self._cosines(list(absent))
         for row, candidate in self._load(absent).items() if absent else ():
-            candidate.parts = {"text": 0.0, "vector": VECTOR * max(0.0, cosines.get(row, 0.0))}
+            candidate.add("text", 0.0)
+            candidate.add("vector", VECTOR * max(0.0, cosines.get(row, 0.0)))
             found[row] = candidate
         for row, score in near.items():
             if row in found:
-                found[row].parts["graph"] = GRAPH * score
+                found[row].add("graph", GRAPH * score)
 
-    def _add_former(self, found: dict[int, _Scored]) -> None:
-        """Add the states that what was found has replaced, where the question is about what was before."""
-        if self._clue.tense != "before" or not found:
+    def _add_former(self, found: dict[int, Scored]) -> None:
+        """Add what was before, where the question is about that."""
+        if self._clue.tense != "before":
             return
-        by_id = {candidate.data.id: candidate for candidate in found.values() if candidate.data.slot}
-        for data in self._tx.candidates.former(by_id):
-            newer = by_id[data.replaced_by or ""]
-            found[data.number] = _Scored(data, {"former": FORMER, **newer.parts})
+        formers = self._tx.candidates.former(self._query.cube_ids, self._at, self._condition, _FORMERS)
+        for candidate in former_of(list(found.values()), formers, self._query.text):
+            found[candidate.number] = candidate
 
-    def _told_apart(self, ranked: list[_Scored]) -> list[_Scored]:
-        """Return the best ones, each different from those before it."""
-        query = self._query
-        pool = ranked[: max(20, 4 * query.top_k)]
-        cosines = self._among([c.number for c in pool])
-        likest = np.zeros(len(pool), dtype=np.float32)  # of each to the chosen one that is most like it
-        left = list(range(len(pool)))
-        chosen: list[_Scored] = []
-        while left and len(chosen) < query.top_k:
-            best = max(left, key=lambda i: self._gain(pool[i], float(likest[i]))) if query.diversity else left[0]
-            left.remove(best)
-            if likest[best] < _SAME or not self._duplicate(pool[best], chosen):
-                chosen.append(pool[best])
-                np.maximum(likest, cosines[best], out=likest)
-        return chosen
-
-    def _among(self, numbers: Sequence[int]) -> Vector:
-        """Return the cosines of memories to each other, float32 [memories, memories]; 0 where one has no vector."""
-        vectors = {row: v for index in self._indexes for row, v in index.vectors_of(numbers).items()}
-        table = np.zeros((len(numbers), len(self._vector)), dtype=np.float32)
-        for i, number in enumerate(numbers):
-            if number in vectors:
-                table[i] = vectors[number]
-        return table @ table.T
-
-    def _duplicate(self, candidate: _Scored, chosen: Sequence[_Scored]) -> bool:
-        """Tell if a result with nearly the same vector as a better one has the same words too."""
-        texts = self._tx.candidates.memories([candidate.number, *(c.number for c in chosen)])
-        text = texts[candidate.number].text
-        return any(alike(text, texts[c.number].text) for c in chosen)
-
-    def _gain(self, candidate: _Scored, likest: float) -> float:
-        return (1 - self._query.diversity) * candidate.score - self._query.diversity * likest
+    def _vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
+        return {row: v for index in self._indexes for row, v in index.vectors_of(rows).items()}
 
 
 def linked(tx: Transaction, names: Sequence[int]) -> dict[int, float]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from memory.storage.conditions import Condition
-from memory.storage.records import Candidate, Unembedded
+from memory.storage.records import Candidate, Former, Unembedded
 from memory.types import Memory, Vector
 
 
@@ -136,8 +136,10 @@ class Candidates(Protocol):
         condition."""
         ...
 
-    def former(self, memory_ids: Collection[str]) -> list[Candidate]:
-        """Return archived states that these memories have taken the place of."""
+    def former(self, cube_ids: Sequence[str], at: float, condition: Condition, limit: int) -> list[Former]:
+        """Return up to ``limit`` memories of the cubes that held until another took their place, the latest first:
+        archived, not expired at this time, with a slot or an end of their time (what was corrected has neither, since
+        it never held), and meeting a condition."""
         ...
 
     def authors(self, cube_id: str) -> set[str]:

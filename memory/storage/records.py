@@ -34,7 +34,7 @@ class StoredMessage:
 
 
 class Candidate(NamedTuple):
-    """The part of a memory that is needed for its score in a search."""
+    """The part of a memory that is needed for its score in a search. ``length`` is its text's, in characters."""
 
     number: int
     id: str
@@ -46,6 +46,16 @@ class Candidate(NamedTuple):
     uses: int
     slot: str | None
     replaced_by: str | None
+    session: str | None
+    follows: str | None
+    length: int
+
+
+class Former(NamedTuple):
+    """A memory that held until another took its place, and its text."""
+
+    data: Candidate
+    text: str
 
 
 class Unembedded(NamedTuple):

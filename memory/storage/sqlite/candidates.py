@@ -6,12 +6,13 @@ import sqlite3
 from collections.abc import Collection, Sequence
 
 from memory.storage.conditions import Condition
-from memory.storage.records import Candidate
+from memory.storage.records import Candidate, Former
 from memory.storage.sqlite.filters import compiled
 from memory.storage.sqlite.rows import LISTED, LIVE, listed, memory_of
 from memory.types import Memory
 
-_SCORED_BY = "m.rowid, " + ", ".join(f"m.{name}" for name in Candidate._fields[1:])
+_COMPUTED = {"number": "m.rowid", "length": "length(m.text)"}
+_SCORED_BY = ", ".join(_COMPUTED.get(name, f"m.{name}") for name in Candidate._fields)
 _EXPIRED = " OR m.status = 'archived' AND m.expires_at IS NOT NULL"
 
 
@@ -44,13 +45,16 @@ class SqliteCandidates:
         )
         return [Candidate(*row) for row in rows]
 
-    def former(self, memory_ids: Collection[str]) -> list[Candidate]:
+    def former(self, cube_ids: Sequence[str], at: float, condition: Condition, limit: int) -> list[Former]:
+        sql, values = compiled(condition)
         rows = self._db.execute(
-            f"SELECT {_SCORED_BY} FROM memories m WHERE m.status = 'archived' AND m.slot IS NOT NULL"
-            f" AND m.replaced_by IN {LISTED}",
-            (listed(memory_ids),),
+            f"SELECT {_SCORED_BY}, m.text FROM memories m WHERE m.cube_id IN {LISTED} AND m.status = 'archived'"
+            " AND m.replaced_by IS NOT NULL AND (m.slot IS NOT NULL OR m.valid_until IS NOT NULL)"
+            f" AND (m.expires_at IS NULL OR m.expires_at > ?) AND {sql}"
+            " ORDER BY m.created_at DESC, m.rowid DESC LIMIT ?",
+            (listed(cube_ids), at, *values, limit),
         )
-        return [Candidate(*row) for row in rows]
+        return [Former(Candidate(*row[:-1]), row[-1]) for row in rows]
 
     def authors(self, cube_id: str) -> set[str]:
         rows = self._db.execute(  # one step down the index each

@@ -186,6 +186,7 @@ async def search_memories(body: MemorySearch, services: Provided, tenant: Tenant
         utc_offset=offset,
         hops=body.hops,
         diversity=body.diversity,
+        relevant=body.relevant,
     )
     return {"object": "list", "data": [_hit_json(hit, body.explain) for hit in hits]}
 

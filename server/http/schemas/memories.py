@@ -100,6 +100,8 @@ class MemorySearch(Strict):
     at: Time | None = None
     hops: Annotated[int, Field(ge=0, le=2)] = 1
     diversity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    relevant: bool = False
+    """Leave out what has nothing to do with the query, as a chat does."""
     explain: bool = False
 
 

@@ -221,13 +221,15 @@ def test_names_join_the_memories_of_a_cube(storage: Storage) -> None:
 
 def test_candidates_of_other_cubes_or_out_of_use_are_left_out(storage: Storage) -> None:
     cube, other = a_cube(storage), a_cube(storage)
-    shown = a_memory(cube, author="Ann", event_at=5.0, importance=0.25, uses=3, slot="s", replaced_by="mem_x")
+    shown = a_memory(
+        cube, author="Ann", event_at=5.0, importance=0.25, uses=3, slot="s", replaced_by="mem_x", session="t"
+    )
     expired = a_memory(cube, status="archived", expires_at=50.0)
     memories = [shown, a_memory(other), a_memory(cube, status="archived"), expired, a_memory(cube, status="merged")]
     with storage.write() as tx:
         numbers = kept(tx, *memories)
         (found,) = tx.candidates.of(numbers, [cube], 20.0, EVERYTHING, past=False)
-        assert found == (numbers[0], shown.id, "Ann", 1.0, 5.0, None, 0.25, 3, "s", "mem_x")
+        assert found == (numbers[0], shown.id, "Ann", 1.0, 5.0, None, 0.25, 3, "s", "mem_x", "t", None, len(shown.text))
         past = tx.candidates.of(numbers, [cube], 20.0, EVERYTHING, past=True)
         assert {candidate.id for candidate in past} == {shown.id, expired.id}
         assert len(tx.candidates.of(numbers, [cube], 60.0, EVERYTHING, past=True)) == 1
@@ -238,6 +240,36 @@ def test_candidates_of_other_cubes_or_out_of_use_are_left_out(storage: Storage) 
         assert len(tx.candidates.matching([cube, other], EVERYTHING, 1, past=False)) == 1
 
 
+def test_what_held_until_another_took_its_place(storage: Storage) -> None:
+    """With a slot, or with the time it held until: what a correction put right has neither, it never held."""
+    cube, other = a_cube(storage), a_cube(storage)
+    now = a_memory(cube, created_at=9.0)
+    gone = {"status": "archived", "replaced_by": now.id}
+    old = a_memory(cube, "of a slot", slot="home", created_at=3.0, **gone)
+    older = a_memory(cube, "until a day", valid_until=5.0, created_at=2.0, tags=("t",), **gone)
+    left_out = [
+        a_memory(cube, "corrected", **gone),
+        a_memory(cube, "merged", slot="home", status="merged", replaced_by=now.id),
+        a_memory(cube, "put away", status="archived", slot="home"),
+        a_memory(cube, "in use", slot="home", replaced_by=now.id),
+        a_memory(cube, "expired", slot="home", expires_at=15.0, **gone),
+        a_memory(other, "elsewhere", slot="home", **gone),
+    ]
+    with storage.write() as tx:
+        kept(tx, now, old, older, *left_out)
+        former = tx.candidates.former([cube], 20.0, EVERYTHING, 9)
+        assert [(item.data.id, item.data.replaced_by, item.text) for item in former] == [
+            (old.id, now.id, "of a slot"),
+            (older.id, now.id, "until a day"),
+        ]
+        assert [item.text for item in tx.candidates.former([cube], 20.0, EVERYTHING, 1)] == ["of a slot"]
+        assert [item.text for item in tx.candidates.former([cube], 20.0, parse_filter({"tags": "t"}), 9)] == [
+            older.text
+        ]
+        assert len(tx.candidates.former([cube, other], 10.0, EVERYTHING, 9)) == 4
+        assert tx.candidates.former([], 20.0, EVERYTHING, 9) == []
+
+
 def test_former_states_authors_and_labels(storage: Storage) -> None:
     cube, other = a_cube(storage), a_cube(storage)
     now = a_memory(cube, slot="home", author="Ann", version=3)
@@ -245,7 +277,7 @@ def test_former_states_authors_and_labels(storage: Storage) -> None:
     merged = a_memory(cube, status="merged", slot="home", replaced_by=now.id)
     with storage.write() as tx:
         numbers = kept(tx, now, former, merged, a_memory(other, author="Cleo"))
-        assert [candidate.id for candidate in tx.candidates.former([now.id])] == [former.id]
+        assert tx.candidates.former([cube], 2.0, EVERYTHING, 9)[0].text == former.text
         assert tx.candidates.authors(cube) == {"Ann", "Ben"}
         assert tx.candidates.memories(numbers[:2]) == {numbers[0]: now, numbers[1]: former}
         assert sorted(tx.candidates.numbers(cube, [now.id, former.id, "mem_x"])) == numbers[:2]
