@@ -144,7 +144,10 @@ class Search:
 
     def _cosines(self, rows: Sequence[int]) -> dict[int, float]:
         found = {row: cosine for index in self._indexes for row, cosine in index.cosines(self._vector, rows).items()}
-        expired = {row: float(self._expired[row] @ self._vector) for row in rows if row in self._expired}
+        scaled = self._indexes[0].scaled
+        expired = {
+            row: scaled(self._vector, float(self._expired[row] @ self._vector)) for row in rows if row in self._expired
+        }
         return {**found, **expired}
 
     def _expired_vectors(self) -> dict[int, Vector]:
@@ -236,7 +239,7 @@ class Search:
         for i, number in enumerate(numbers):
             if number in vectors:
                 table[i] = vectors[number]
-        return table @ table.T
+        return self._indexes[0].between(table)
 
     def _duplicate(self, candidate: _Scored, chosen: Sequence[_Scored]) -> bool:
         """Tell if a result with nearly the same vector as a better one has nearly the same words too."""

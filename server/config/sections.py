@@ -123,7 +123,7 @@ class MemorySettings:
     fidelity: Fidelity = "high"
     top_k: int = owned(Ask, "top_k")
     embedder: str = "bundled"
-    """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
+    """bundled, multilingual, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
     embedder_model: str | None = None
     embedder_api_key: str | None = _secret()
     reranker: str | None = None
