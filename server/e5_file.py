@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 Numbers = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 """What the model was trained to see before a question and before what may answer it."""
 _MAGIC = b"E5S1"
@@ -93,11 +93,11 @@ def convert(source: Path, folder: Path) -> None:
     try:
         header = _header(reader)
         vocabulary = _vocabulary(reader)
-        tensors = _tensors(reader)
-    except (struct.error, ValueError, UnicodeDecodeError) as error:
+        weights = _weights(reader, header)
+    except (struct.error, ValueError, IndexError) as error:
         raise PackedFileError(f"{source} is cut off or not a packed model: {error}") from error
     _write_tokenizer(vocabulary, header, folder)
-    _write_model(header, vocabulary, tensors, folder)
+    _write_model(header, vocabulary, weights, folder)
     _write_json(folder / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": header.positions})
     _write_json(folder / "config_sentence_transformers.json", {"prompts": PROMPTS})
@@ -124,24 +124,25 @@ def _vocabulary(reader: _Reader) -> _Vocabulary:
     return _Vocabulary(list(zip(pieces, scores, strict=True)), begin, end, padding, unknown)
 
 
-def _tensors(reader: _Reader) -> Callable[[str, tuple[int, ...]], Numbers]:
-    """Return a function that reads a tensor by name and shape."""
+def _weights(reader: _Reader, header: _Header) -> dict[str, Halves]:
+    """Return the model's tensors by transformers' names."""
     directory: dict[str, tuple[int, int, int]] = {}
     for _ in range(*reader.numbers("i")):
         (length,) = reader.numbers("H")
         name = reader.bytes(length).decode()
         packed, count, begin, _ = reader.numbers("BIQQ")
         directory[name] = packed, count, begin
-
-    def read(name: str, shape: tuple[int, ...]) -> Numbers:
-        if name not in directory:
-            raise ValueError(f"there is no tensor {name}")
-        packed, count, begin = directory[name]
-        if not packed:
-            return np.frombuffer(reader.data, "<f4", count, begin).reshape(shape)
-        return _unpacked(np.frombuffer(reader.data, _PACKED, count // _BLOCK, begin)).reshape(shape)
-
-    return read
+    weights: dict[str, Halves] = {}
+    for name, within, shape in _names(header):
+        if within not in directory:
+            raise ValueError(f"there is no tensor {within}")
+        packed, count, begin = directory[within]
+        if packed:
+            numbers = _unpacked(np.frombuffer(reader.data, _PACKED, count // _BLOCK, begin))
+        else:
+            numbers = np.frombuffer(reader.data, "<f4", count, begin)
+        weights[name] = numbers.reshape(shape).astype(np.float16)
+    return weights
 
 
 def _unpacked(blocks: npt.NDArray[Any]) -> Numbers:
@@ -180,9 +181,7 @@ def _write_tokenizer(vocabulary: _Vocabulary, header: _Header, folder: Path) -> 
     ).save_pretrained(folder)
 
 
-def _write_model(
-    header: _Header, vocabulary: _Vocabulary, read: Callable[[str, tuple[int, ...]], Numbers], folder: Path
-) -> None:
+def _write_model(header: _Header, vocabulary: _Vocabulary, weights: dict[str, Halves], folder: Path) -> None:
     import torch
     from transformers import BertConfig, BertModel
 
@@ -197,10 +196,16 @@ def _write_model(
         layer_norm_eps=header.epsilon,
         pad_token_id=vocabulary.padding,
     )
-    model = BertModel(config, add_pooling_layer=False)
-    weights = {name: read(packed, shape) for name, packed, shape in _names(header)}
-    model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
-    model.half().save_pretrained(folder)
+    with torch.device("meta"):  # its own numbers would only take time
+        model = BertModel(config)
+    # A layer that the vectors do not need; without it, loading warns.
+    unused = {
+        "pooler.dense.weight": np.zeros((header.hidden, header.hidden), np.float16),
+        "pooler.dense.bias": np.zeros(header.hidden, np.float16),
+    }
+    state = {name: torch.from_numpy(value) for name, value in {**weights, **unused}.items()}
+    model.load_state_dict(state, assign=True)
+    model.save_pretrained(folder)
 
 
 def _names(header: _Header) -> list[tuple[str, str, tuple[int, ...]]]:

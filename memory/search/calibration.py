@@ -131,17 +131,22 @@ SAME_SCALE = Scale()
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """An embedder's scale: the mean vectors of unrelated sentences, float32 [languages, dim], and the deviation of
-    their cosines. Without any, its cosines are taken as they are."""
+    """An embedder's scale: the mean vector of unrelated sentences in several languages, float32 [dim], and the
+    deviation of their cosines. Without any, its cosines are taken as they are."""
 
-    centres: Vector = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    centre: Vector = field(default_factory=lambda: np.zeros(0, np.float32))
     deviation: float = DEVIATION
 
+    @property
+    def english(self) -> bool:
+        """Tell if it is the scale of an English model, or of none."""
+        return not len(self.centre)
+
     def scale(self, vector: Vector) -> Scale:
-        """Return the scale of one text's cosines, by its vector: it is compared with the language it is most like."""
-        if not len(self.centres) or self.centres.shape[1] != len(vector):
+        """Return the scale of one text's cosines, by its vector."""
+        if len(self.centre) != len(vector) or not len(vector):
             return SAME_SCALE
-        middle = min(0.99, float((self.centres @ vector).max()))
+        middle = min(0.99, float(self.centre @ vector))  # the mean of its cosines with the sentences
         slope = DEVIATION / self.deviation * (1 - middle) / (1 - MIDDLE)
         return Scale(middle, min(max(slope, _SLOPES[0]), _SLOPES[1]))
 
@@ -149,7 +154,7 @@ class Calibration:
         """Return the cosines of vectors [n, dim] to each other, float32 [n, n], on the scale of the vector in whose
         row each stands."""
         cosines: Vector = vectors @ vectors.T
-        if not len(self.centres) or not len(vectors):
+        if not len(self.centre) or not len(vectors):
             return cosines
         scales = [self.scale(vector) for vector in vectors]
         middle, slope = (np.array(each)[:, None] for each in zip(*((s.middle, s.slope) for s in scales), strict=True))
@@ -174,7 +179,7 @@ def measured(embed: Callable[[Sequence[str]], Vector]) -> Calibration:
         return AS_IT_IS
     if abs(middle - MIDDLE) < _ALIKE and abs(deviation - DEVIATION) < _ALIKE:
         return AS_IT_IS
-    return Calibration(np.stack([group.mean(axis=0) for group in groups]).astype(np.float32), deviation)
+    return Calibration(np.mean([group.mean(axis=0) for group in groups], axis=0).astype(np.float32), deviation)
 
 
 def _figures(group: Vector) -> tuple[float, float]:
@@ -199,10 +204,10 @@ def calibrated(path: Path, name: str, embed: Callable[[Sequence[str]], Vector]) 
 
 def _read(path: Path, key: str) -> Calibration | None:
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             if str(kept["key"]) != key:
                 return None
-            return Calibration(kept["centres"].astype(np.float32), float(kept["deviation"]))
+            return Calibration(kept["centre"].astype(np.float32), float(kept["deviation"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -215,7 +220,7 @@ def _write(path: Path, key: str, found: Calibration) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with fresh.open("wb") as stream:
-            np.savez(stream, key=np.array(key), centres=found.centres, deviation=np.array(found.deviation))
+            np.savez(stream, key=np.array(key), centre=found.centre, deviation=np.array(found.deviation))
         fresh.replace(path)
     except OSError as error:  # it is only a copy
         log.warning("the embedder's calibration is not kept: %s", error)

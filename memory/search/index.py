@@ -13,6 +13,7 @@ from memory.search.calibration import Calibration
 from memory.search.embed import Embedder
 from memory.search.embedding import Embeddings
 from memory.search.graph_files import GraphFiles
+from memory.search.scripts import ScriptWatch
 from memory.search.vectors import CubeIndex
 from memory.storage.access import find_cube
 from memory.storage.base import Storage, Transaction
@@ -44,6 +45,7 @@ class SearchIndex:
         self._storage = storage
         self._cubes: dict[str, CubeIndex] = {}
         self._files = GraphFiles(folder)
+        self._scripts = ScriptWatch()
 
     def cube(self, cube_id: str) -> CubeIndex:
         """Return the cube's vectors in memory; read, and embedded again where another embedder made them, at first
@@ -57,6 +59,8 @@ class SearchIndex:
             index = self._files.load(tx, cube_id, self.embeddings.name, calibration)
             index = index or _read(tx, cube_id, calibration)
             self._cubes[cube_id] = index
+            if calibration.english:
+                self._scripts.look(tx, cube_id)
             return index
 
     def _embed_missing(self, tx: Transaction, cube_id: str) -> None:
@@ -130,6 +134,7 @@ class SearchIndex:
             for cube_id, vectors in puts.items():
                 there = tx.vectors.known(vectors)  # what was deleted since it was kept stays out
                 self._cubes[cube_id].put([(number, vectors[number]) for number in there])
+                self._scripts.added(tx, cube_id, len(there))
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
