@@ -6,10 +6,10 @@ are normalised by a cohort, Auckenthaler, Carey and Lloyd-Thomas 2000), in all-M
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,13 +204,13 @@ def calibrated(path: Path, name: str, embed: Callable[[Sequence[str]], Vector]) 
 
 def _read(path: Path, key: str) -> Calibration | None:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            if str(kept["key"]) != key:
-                return None
-            return Calibration(kept["centre"].astype(np.float32), float(kept["deviation"]))
+        kept = json.loads(path.read_text())
+        if kept["key"] != key:
+            return None
+        return Calibration(np.array(kept["centre"], dtype=np.float32), float(kept["deviation"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("the embedder's calibration is measured again: %s", error)
         return None
 
@@ -219,8 +219,8 @@ def _write(path: Path, key: str, found: Calibration) -> None:
     fresh = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with fresh.open("wb") as stream:
-            np.savez(stream, key=np.array(key), centre=found.centre, deviation=np.array(found.deviation))
+        kept = {"key": key, "centre": found.centre.tolist(), "deviation": found.deviation}
+        fresh.write_text(json.dumps(kept))
         fresh.replace(path)
     except OSError as error:  # it is only a copy
         log.warning("the embedder's calibration is not kept: %s", error)

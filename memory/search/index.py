@@ -39,7 +39,7 @@ class SearchIndex:
 
     def __init__(self, storage: Storage, embedder: Embedder, folder: Path) -> None:
         """Use ``folder`` for the graphs of large cubes."""
-        self.embeddings = Embeddings(embedder, folder / "calibration.npz")
+        self.embeddings = Embeddings(embedder, folder / "calibration.json")
         self.erasures = 0
         """Counts erasures of text: what was read before one is not to be written after it."""
         self._storage = storage

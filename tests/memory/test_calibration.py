@@ -107,7 +107,7 @@ class Slow(SqueezedEmbedder):
 
 
 def test_a_calibration_that_took_its_time_is_kept_by_the_embedders_name(tmp_path: Path) -> None:
-    path, slow = tmp_path / "new" / "calibration.npz", Slow()
+    path, slow = tmp_path / "new" / "calibration.json", Slow()
     first = calibrated(path, "slow", slow.embed)
     n = len(slow.asked)
     again = calibrated(path, "slow", slow.embed)
@@ -119,7 +119,7 @@ def test_a_calibration_that_took_its_time_is_kept_by_the_embedders_name(tmp_path
     path.write_bytes(path.read_bytes()[:50])
     calibrated(path, "another", slow.embed)
     assert len(slow.asked) == 3 * n
-    quick = tmp_path / "quick.npz"
+    quick = tmp_path / "quick.json"
     calibrated(quick, "quick", HashEmbedder().embed)
     assert not quick.exists()
 
