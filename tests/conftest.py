@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from engine.transformers import LoadedModel, load_model
-from memory import FolderEmbedder
+from memory import AS_IT_IS, FolderEmbedder
 from server.assets import bundled_embedder_folder, demo_model_folder
 from tests.server import running
 from tests.tiny import tiny_model
@@ -68,7 +68,7 @@ def model() -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def minilm() -> FolderEmbedder:
-    embedder = FolderEmbedder(bundled_embedder_folder())
+    embedder = FolderEmbedder(bundled_embedder_folder(), calibration=AS_IT_IS)
     embedder.load()
     return embedder
 

@@ -12,7 +12,7 @@ import os
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.data.text import sentence
-from memory import Embedder, MemoryStore, Said, new_message
+from memory import AS_IT_IS, Calibration, Embedder, MemoryStore, Role, Said, new_message
 
 _TENANT = "bench"
 _BATCH = 2_000
@@ -44,7 +44,15 @@ class SeededEmbedder:
     def name(self) -> str:
         return f"seeded-{self._dim}"
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    @property
+    def prompts(self) -> Mapping[Role, str]:
+        return {}
+
+    @property
+    def calibration(self) -> Calibration | None:
+        return AS_IT_IS
+
+    def embed(self, texts: Sequence[str], role: Role = "passage") -> Vectors:
         vectors = np.empty((len(texts), self._dim), dtype=np.float32)
         for i, text in enumerate(texts):
             seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

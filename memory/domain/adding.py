@@ -206,7 +206,7 @@ class Adding:
 
     def _write_unit(self, tx: Transaction, changed: list[IndexChange], addition: _Addition, i: int) -> AddOutcome:
         unit, memory, vector = addition.units[i], addition.memories[i], addition.vectors[i]
-        said_now = [item.number for item in changed if _near(item.vector, vector)]
+        said_now = [item.number for item in changed if self._near(item.vector, vector)]
         near = [*addition.near[i], *said_now]
         done = insert_or_merge(tx, memory, addition.said_at[i], addition.rulings[i], near)
         tx.sources.link((done.outcome.memory.id, addition.messages[n].id) for n in unit.sources)
@@ -215,6 +215,11 @@ class Adding:
             context = addition.contexts[unit.sources[0]]
             changed.append(self._index.add(tx, done.number, memory, vector, context))
         return replace(done.outcome, masked=MASK in memory.text)
+
+    def _near(self, one: Vector | None, other: Vector) -> bool:
+        if one is None:
+            return False
+        return self._index.embeddings.calibration.scale(other).scaled(float(one @ other)) >= NEAR
 
     def _alike(self, cube_id: str, vectors: Sequence[Vector]) -> list[list[int]]:
         """Return for each vector the numbers of memories of the cube that may say the same."""
@@ -358,10 +363,6 @@ def _in_order(earlier: Sequence[tuple[str, str]]) -> list[str]:
 def _following(memories: list[Memory], earlier: Sequence[tuple[str, str]]) -> list[Memory]:
     """Let the memories follow these ones instead."""
     return [replace(m, follows=earlier[0][0] if earlier else None) if i == 0 else m for i, m in enumerate(memories)]
-
-
-def _near(one: Vector | None, other: Vector) -> bool:
-    return one is not None and float(one @ other) >= NEAR
 
 
 def _contexts(messages: Sequence[Message], before: Sequence[Message]) -> list[str]:

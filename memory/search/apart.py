@@ -18,14 +18,12 @@ _AT_ONCE = 20
 
 
 class Apart:
-    """Chooses results. ``vectors_of`` gives the vectors of memories, float32 [dim], where they have one."""
+    """Chooses results. ``cosines_of`` gives the cosines of memories to each other, float32 [memories, memories]; 0 where
+    one has no vector."""
 
-    def __init__(
-        self, tx: Transaction, vectors_of: Callable[[Sequence[int]], dict[int, Vector]], dim: int, diversity: float
-    ) -> None:
+    def __init__(self, tx: Transaction, cosines_of: Callable[[Sequence[int]], Vector], diversity: float) -> None:
         self._tx = tx
-        self._vectors_of = vectors_of
-        self._dim = dim
+        self._cosines_of = cosines_of
         self._diversity = diversity
 
     def choose(self, ranked: Sequence[Scored], n: int, depth: int) -> list[Scored]:
@@ -39,7 +37,7 @@ class Apart:
             size = len(ranked)  # nearly all of the best ones say the same
 
     def _among_first(self, pool: Sequence[Scored], n: int) -> list[Scored]:
-        cosines = self._cosines([c.number for c in pool])
+        cosines = self._cosines_of([c.number for c in pool])
         likest = np.zeros(len(pool), dtype=np.float32)  # of each to the chosen one that is most like it
         left = list(range(len(pool)))
         chosen: list[Scored] = []
@@ -50,15 +48,6 @@ class Apart:
                 chosen.append(pool[best])
                 np.maximum(likest, cosines[best], out=likest)
         return chosen
-
-    def _cosines(self, numbers: Sequence[int]) -> Vector:
-        """Return the cosines of memories to each other, float32 [memories, memories]; 0 where one has no vector."""
-        vectors = self._vectors_of(numbers)
-        table = np.zeros((len(numbers), self._dim), dtype=np.float32)
-        for i, number in enumerate(numbers):
-            if number in vectors:
-                table[i] = vectors[number]
-        return table @ table.T
 
     def _duplicate(self, candidate: Scored, chosen: Sequence[Scored]) -> bool:
         """Tell if a result with nearly the same vector as a better one has the same words too."""

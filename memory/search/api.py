@@ -40,9 +40,9 @@ class MemorySearch:
         self._index = index
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Return unit vectors, float32 [dim]; a search for one of these texts soon after need not embed it again.
-        Raises ``EmbedderError``."""
-        return self._index.embeddings.of(texts)
+        """Return unit vectors of questions, float32 [dim]; a search for one of these texts soon after need not embed it
+        again. Raises ``EmbedderError``."""
+        return self._index.embeddings.of(texts, "query")
 
     def search(
         self,
@@ -64,7 +64,7 @@ class MemorySearch:
             wanted = {"and": [wanted, of_kinds]} if wanted else of_kinds
         if top_k < 1 or not cubes or not query.strip():
             return []
-        (vector,) = self._index.embeddings.of([query])
+        (vector,) = self._index.embeddings.of([query], "query")
         depth = top_k if self.rerank is None else max(20, 2 * top_k)
         asked = SearchQuery(query, cubes, depth, wanted or None, **options)
         with self._storage.read() as tx:
@@ -77,7 +77,7 @@ class MemorySearch:
         cube = find_cube(self._storage, tenant, cube_id)
         near: list[tuple[int, float]] = []
         if text.strip():
-            (vector,) = self._index.embeddings.of([text])
+            (vector,) = self._index.embeddings.of([text], "query")
         with self._storage.read() as tx:
             if text.strip():
                 near = self._index.cube(cube.id).nearest(vector, n, floor=0.0)

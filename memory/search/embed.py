@@ -10,19 +10,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 
 from memory.errors import EmbedderError, EmbedderRefused
+from memory.search.calibration import AS_IT_IS, Calibration
 
 Vectors = npt.NDArray[np.float32]
 _BATCH = 32
 _BATCH_TOKENS = 2048
 MAX_TOKENS = 300_000
 """At most this much is read for one request, as OpenAI has it."""
+Role = Literal["query", "passage"]
+"""What a text is embedded for: to find something, or to be found."""
+# What models of this family are told before a text, though their folders do not say so.
+_E5 = re.compile(r"(?:^|[-_/])e5-(?:small|base|large)", re.IGNORECASE)
+_E5_PROMPTS: Mapping[Role, str] = {"query": "query: ", "passage": "passage: "}
+_NO_PROMPTS: Mapping[Role, str] = {}
 
 
 class Embedder(Protocol):
@@ -33,7 +40,17 @@ class Embedder(Protocol):
         """The model and its weights: vectors of another name are not comparable."""
         ...
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    @property
+    def prompts(self) -> Mapping[Role, str]:
+        """What is read before a text in each role; roles without one are embedded alike."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The scale of the cosines; None: it is to be measured."""
+        ...
+
+    def embed(self, texts: Sequence[str], role: Role = "passage") -> Vectors:
         """Return vectors, float32 [len(texts), dim], each row of length 1 (or 0 for an empty text). Raises
         ``EmbedderError``."""
         ...
@@ -59,7 +76,7 @@ class WholeEmbedder(Embedder, Protocol):
         """The number of tokens that are read at once; None where that is not known."""
         ...
 
-    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
+    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None, role: Role = "passage") -> Embedded:
         """Embed all of every text, however long: what does not fit into one window is read in several, and its vector
         is the mean of theirs, weighted by their tokens. Raises ``EmbedderError``, ``EmbedderRefused``."""
         ...
@@ -101,7 +118,15 @@ class HashEmbedder:
     def window(self) -> int | None:
         return None
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    @property
+    def prompts(self) -> Mapping[Role, str]:
+        return _NO_PROMPTS
+
+    @property
+    def calibration(self) -> Calibration | None:
+        return AS_IT_IS
+
+    def embed(self, texts: Sequence[str], role: Role = "passage") -> Vectors:
         vectors = np.zeros((len(texts), self._dim), dtype=np.float32)
         for row, text in zip(vectors, texts, strict=True):
             words = _words(text)
@@ -110,7 +135,7 @@ class HashEmbedder:
                 row[int.from_bytes(digest[:4], "little") % self._dim] += 1.0 if digest[4] & 1 else -1.0
         return _normalised(vectors)
 
-    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
+    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None, role: Role = "passage") -> Embedded:
         """Embed texts, whose tokens are words here."""
         vectors = _shortened(self.embed(texts), dimensions, self.title, ())
         return Embedded(vectors, sum(len(_words(text)) for text in texts))
@@ -127,9 +152,10 @@ class FolderEmbedder:
     The model is loaded at first use, or by :meth:`load`. ``title``: what people call it, where that is not its name.
     """
 
-    def __init__(self, model: str | Path, title: str | None = None) -> None:
+    def __init__(self, model: str | Path, title: str | None = None, calibration: Calibration | None = None) -> None:
         self._model_id = str(model)
         self._title = title
+        self.calibration = calibration
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
 
@@ -145,6 +171,10 @@ class FolderEmbedder:
     def window(self) -> int | None:
         return (self._loaded or self.load()).max_tokens
 
+    @property
+    def prompts(self) -> Mapping[Role, str]:
+        return (self._loaded or self.load()).prompts
+
     def load(self) -> _Loaded:
         """Load the model now. Raises ``EmbedderError``."""
         with self._lock:
@@ -152,8 +182,9 @@ class FolderEmbedder:
                 self._loaded = _load(self._model_id)
             return self._loaded
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
+    def embed(self, texts: Sequence[str], role: Role = "passage") -> Vectors:
         loaded = self.load()
+        texts = loaded.prompted(texts, role)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one length need no padding
         vectors = np.zeros((len(texts), loaded.dim), dtype=np.float32)
         with self._lock:  # a fast tokenizer's padding state is not safe to share
@@ -162,8 +193,9 @@ class FolderEmbedder:
                 vectors[batch] = loaded.embed([texts[i] for i in batch])
         return _normalised(vectors)
 
-    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
+    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None, role: Role = "passage") -> Embedded:
         loaded = self.load()
+        texts = loaded.prompted(texts, role)
         _shortened(np.zeros((0, loaded.dim), np.float32), dimensions, self.title, loaded.dimensions)
         with self._lock:
             windows = loaded.windows(texts)
@@ -195,13 +227,21 @@ def _batches(lengths: npt.NDArray[np.int64]) -> Iterator[list[int]]:
 
 
 class _Loaded:
-    def __init__(self, model: Any, tokenizer: Any, *, first_token: bool, max_tokens: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, first_token: bool, max_tokens: int, prompts: Mapping[Role, str]
+    ) -> None:
+        self.prompts = prompts
         self._model = model
         self._tokenizer = tokenizer
         self._first_token = first_token
         self.max_tokens = max_tokens
         self.dim: int = model.config.hidden_size
         self.dimensions = _dimensions(model.config)
+
+    def prompted(self, texts: Sequence[str], role: Role) -> Sequence[str]:
+        """Return the texts with what the model is to read before them."""
+        prompt = self.prompts.get(role)
+        return [prompt + text for text in texts] if prompt else texts
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         return self._embed(
@@ -257,6 +297,7 @@ def _load(model_id: str) -> _Loaded:
     try:
         pooling = _read_json(model_id, "1_Pooling/config.json")
         sentence = _read_json(model_id, "sentence_bert_config.json")
+        prompts = prompts_of(_read_json(model_id, "config_sentence_transformers.json"), model_id)
         tokenizer = AutoTokenizer.from_pretrained(model_id)
         # For texts this short plain attention is the quickest; bfloat16, where the CPU has it, changes no cosine by
         # more than 2e-4 and takes a third of the time.
@@ -268,7 +309,19 @@ def _load(model_id: str) -> _Loaded:
     if pooling and not first_token and not pooling.get("pooling_mode_mean_tokens"):
         raise EmbedderError(f"the embedder '{model_id}' pools its tokens in a way that is not known here")
     max_tokens = sentence.get("max_seq_length") or min(512, model.config.max_position_embeddings)
-    return _Loaded(model, tokenizer, first_token=first_token, max_tokens=max_tokens)
+    return _Loaded(model, tokenizer, first_token=first_token, max_tokens=max_tokens, prompts=prompts)
+
+
+def prompts_of(config: Mapping[str, Any], model_id: str) -> Mapping[Role, str]:
+    """Return what a model is to read before a text in each role, from what sentence-transformers keeps beside it; where
+    that says nothing, from the name of a family that is known."""
+    said = config.get("prompts")
+    said = {name: text for name, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
+    usual = said.get(config.get("default_prompt_name") or "", "")
+    query, passage = said.get("query", usual), said.get("passage", said.get("document", usual))
+    if query or passage:
+        return {"query": query, "passage": passage}
+    return _E5_PROMPTS if _E5.search(model_id) and not said else _NO_PROMPTS
 
 
 def _read_json(model_id: str, name: str) -> dict[str, Any]:
@@ -279,11 +332,15 @@ def _read_json(model_id: str, name: str) -> dict[str, Any]:
 
 
 class EndpointEmbedder:
-    """Any endpoint that speaks OpenAI's ``/embeddings``. ``url`` ends before ``/embeddings``."""
+    """Any endpoint that speaks OpenAI's ``/embeddings``. ``url`` ends before ``/embeddings``. Where the model's name is
+    a folder here, as vLLM's may be, its prompts are read there; else the endpoint gets texts as they are."""
+
+    calibration: Calibration | None = None
 
     def __init__(self, url: str, model: str, api_key: str | None = None, timeout_s: float = 30.0) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._model = model
+        self.prompts: Mapping[Role, str] = _prompts_of_folder(Path(model))
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s)
 
     @property
@@ -298,12 +355,16 @@ class EndpointEmbedder:
     def window(self) -> int | None:
         return None
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        return self._asked({"model": self._model, "input": list(texts)}).vectors
+    def embed(self, texts: Sequence[str], role: Role = "passage") -> Vectors:
+        return self._asked(self._body(texts, role)).vectors
 
-    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None) -> Embedded:
+    def _body(self, texts: Sequence[str], role: Role) -> dict[str, Any]:
+        prompt = self.prompts.get(role, "")
+        return {"model": self._model, "input": [prompt + text for text in texts]}
+
+    def embed_whole(self, texts: Sequence[str], dimensions: int | None = None, role: Role = "passage") -> Embedded:
         """Embed texts; what is too long, and which dimensions there are, the endpoint knows."""
-        body: dict[str, Any] = {"model": self._model, "input": list(texts)}
+        body = self._body(texts, role)
         try:
             found = self._asked(body if dimensions is None else {**body, "dimensions": dimensions})
         except EmbedderError as error:
@@ -326,6 +387,16 @@ class EndpointEmbedder:
         if vectors.shape[0] != len(body["input"]) or vectors.ndim != 2:
             raise EmbedderError("the embedding endpoint returned another number of vectors than texts")
         return Embedded(_normalised(vectors), tokens)
+
+
+def _prompts_of_folder(folder: Path) -> Mapping[Role, str]:
+    file = folder / "config_sentence_transformers.json"
+    if not file.is_file():
+        return _NO_PROMPTS
+    try:
+        return prompts_of(json.loads(file.read_text()), str(folder))
+    except (OSError, ValueError) as error:
+        raise EmbedderError(f"{file} cannot be read: {error}") from error
 
 
 def _reason(reply: httpx.Response) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memory.search.calibration import Calibration
 from memory.search.vectors import CubeIndex, GraphIndex
 from memory.storage.base import Transaction
 
@@ -49,7 +50,7 @@ class GraphFiles:
         self._manifest(cube_id).unlink(missing_ok=True)
         self._graph(cube_id).unlink(missing_ok=True)
 
-    def load(self, tx: Transaction, cube_id: str, embedder: str) -> CubeIndex | None:
+    def load(self, tx: Transaction, cube_id: str, embedder: str, calibration: Calibration) -> CubeIndex | None:
         """Return the cube's vectors, as the rows have them; None where there is no graph that fits."""
         path = self._manifest(cube_id)
         if not path.is_file():
@@ -58,7 +59,8 @@ class GraphFiles:
             manifest = _Manifest(**json.loads(path.read_text()))
             if manifest.embedder != embedder:
                 return None
-            index = CubeIndex(graph=GraphIndex.load(self._graph(cube_id), manifest.dim))
+            graph = GraphIndex.load(self._graph(cube_id), manifest.dim)
+            index = CubeIndex(graph=graph, calibration=calibration)
         except (OSError, ValueError, TypeError) as error:
             log.warning("the saved index of a cube is not used: %s", error)
             return None

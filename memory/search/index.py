@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memory.language.names import names_in
+from memory.search.calibration import Calibration
 from memory.search.embed import Embedder
 from memory.search.embedding import Embeddings
 from memory.search.graph_files import GraphFiles
+from memory.search.scripts import ScriptWatch
 from memory.search.vectors import CubeIndex
 from memory.storage.access import find_cube
 from memory.storage.base import Storage, Transaction
@@ -37,23 +39,28 @@ class SearchIndex:
 
     def __init__(self, storage: Storage, embedder: Embedder, folder: Path) -> None:
         """Use ``folder`` for the graphs of large cubes."""
-        self.embeddings = Embeddings(embedder)
+        self.embeddings = Embeddings(embedder, folder / "calibration.json")
         self.erasures = 0
         """Counts erasures of text: what was read before one is not to be written after it."""
         self._storage = storage
         self._cubes: dict[str, CubeIndex] = {}
         self._files = GraphFiles(folder)
+        self._scripts = ScriptWatch()
 
     def cube(self, cube_id: str) -> CubeIndex:
         """Return the cube's vectors in memory; read, and embedded again where another embedder made them, at first
         use."""
+        calibration = self.embeddings.calibration
         with self._storage.read() as tx:
             index = self._cubes.get(cube_id)
             if index is not None:
                 return index
             self._embed_missing(tx, cube_id)
-            index = self._files.load(tx, cube_id, self.embeddings.name) or _read(tx, cube_id)
+            index = self._files.load(tx, cube_id, self.embeddings.name, calibration)
+            index = index or _read(tx, cube_id, calibration)
             self._cubes[cube_id] = index
+            if calibration.english:
+                self._scripts.look(tx, cube_id)
             return index
 
     def _embed_missing(self, tx: Transaction, cube_id: str) -> None:
@@ -127,6 +134,7 @@ class SearchIndex:
             for cube_id, vectors in puts.items():
                 there = tx.vectors.known(vectors)  # what was deleted since it was kept stays out
                 self._cubes[cube_id].put([(number, vectors[number]) for number in there])
+                self._scripts.added(tx, cube_id, len(there))
 
     # -- upkeep ----------------------------------------------------------------------------------------------
 
@@ -168,8 +176,8 @@ class SearchIndex:
             self._cubes.clear()
 
 
-def _read(tx: Transaction, cube_id: str) -> CubeIndex:
-    index = CubeIndex()
+def _read(tx: Transaction, cube_id: str, calibration: Calibration) -> CubeIndex:
+    index = CubeIndex(calibration=calibration)
     for batch in tx.vectors.of_cube(cube_id):
         index.put(batch)
     return index

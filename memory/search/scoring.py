@@ -116,7 +116,7 @@ class Search:
             ranked = [candidate for candidate in ranked if candidate.score >= query.floor]
         text_rank = _ranks({row: score for row, score in text.items() if row in found})
         vector_rank = _ranks({row: score for row, score in vector.items() if row in found})
-        apart = Apart(self._tx, self._vectors_of, len(self._vector), query.diversity)
+        apart = Apart(self._tx, self._among, query.diversity)
         chosen = apart.choose(ranked, query.top_k, depth)
         memories = self._tx.candidates.memories([c.number for c in chosen])
         hits = [
@@ -150,7 +150,10 @@ class Search:
 
     def _cosines(self, rows: Sequence[int]) -> dict[int, float]:
         found = {row: cosine for index in self._indexes for row, cosine in index.cosines(self._vector, rows).items()}
-        expired = {row: float(self._expired[row] @ self._vector) for row in rows if row in self._expired}
+        scaled = self._indexes[0].scaled
+        expired = {
+            row: scaled(self._vector, float(self._expired[row] @ self._vector)) for row in rows if row in self._expired
+        }
         return {**found, **expired}
 
     def _expired_vectors(self) -> dict[int, Vector]:
@@ -219,8 +222,14 @@ class Search:
         for candidate in former_of(list(found.values()), formers, self._query.text):
             found[candidate.number] = candidate
 
-    def _vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
-        return {row: v for index in self._indexes for row, v in index.vectors_of(rows).items()}
+    def _among(self, numbers: Sequence[int]) -> Vector:
+        """Return the cosines of memories to each other, float32 [memories, memories]; 0 where one has no vector."""
+        vectors = {row: v for index in self._indexes for row, v in index.vectors_of(numbers).items()}
+        table = np.zeros((len(numbers), len(self._vector)), dtype=np.float32)
+        for i, number in enumerate(numbers):
+            if number in vectors:
+                table[i] = vectors[number]
+        return self._indexes[0].between(table)
 
 
 def linked(tx: Transaction, names: Sequence[int]) -> dict[int, float]:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from memory.search.calibration import AS_IT_IS, Calibration
 from memory.types import Vector
 
 Rows = npt.NDArray[np.int64]
@@ -40,9 +41,13 @@ class _Index(Protocol):
 
 
 class CubeIndex:
-    """The vectors of one cube by row id. Unit vectors, float32 [dim]. Not thread-safe."""
+    """The vectors of one cube by row id. Unit vectors, float32 [dim]. Not thread-safe. Cosines, and the floors for
+    them, are on the scale of ``calibration``."""
 
-    def __init__(self, exact_limit: int | None = None, graph: GraphIndex | None = None) -> None:
+    def __init__(
+        self, exact_limit: int | None = None, graph: GraphIndex | None = None, calibration: Calibration = AS_IT_IS
+    ) -> None:
+        self.calibration = calibration
         self._exact_limit = EXACT_LIMIT if exact_limit is None else exact_limit
         self._index: _Index = graph or ExactIndex()
 
@@ -75,20 +80,37 @@ class CubeIndex:
 
     def nearest(self, query: Vector, n: int, floor: float = MIN_COSINE) -> list[tuple[int, float]]:
         """Return up to ``n`` rows with their cosine, best first, none below ``floor``."""
-        return [(row, cosine) for row, cosine in self._index.nearest(query, n, floor) if cosine >= floor]
+        scale = self.calibration.scale(query)
+        found = self._index.nearest(query, n, scale.unscaled(floor))
+        scaled = [(row, scale.scaled(cosine)) for row, cosine in found]
+        return [(row, cosine) for row, cosine in scaled if cosine >= floor]
 
     def nearest_to_each(self, queries: Sequence[Vector], n: int, floor: float) -> list[list[tuple[int, float]]]:
         """Return ``nearest`` for several queries; a scan for all of them takes hardly longer than for one."""
-        if isinstance(self._index, ExactIndex):
-            return self._index.nearest_to_each(queries, n, floor)
-        return [self.nearest(query, n, floor) for query in queries]
+        if not isinstance(self._index, ExactIndex):
+            return [self.nearest(query, n, floor) for query in queries]
+        scales = [self.calibration.scale(query) for query in queries]
+        found = self._index.nearest_to_each(queries, n, [scale.unscaled(floor) for scale in scales])
+        return [
+            [(row, scale.scaled(cosine)) for row, cosine in pairs] for scale, pairs in zip(scales, found, strict=True)
+        ]
 
     def cosines(self, query: Vector, rows: Sequence[int]) -> dict[int, float]:
         """Return the cosine of each of these rows that there is."""
         known = self._index.vectors_of(rows)
         if not known:
             return {}
-        return dict(zip(known, _products(np.stack(list(known.values())), query).tolist(), strict=True))
+        scale = self.calibration.scale(query)
+        cosines = _products(np.stack(list(known.values())), query).tolist()
+        return {row: scale.scaled(cosine) for row, cosine in zip(known, cosines, strict=True)}
+
+    def scaled(self, query: Vector, cosine: float) -> float:
+        """Return a cosine with ``query`` on the scale."""
+        return self.calibration.scale(query).scaled(cosine)
+
+    def between(self, vectors: Vector) -> Vector:
+        """Return the cosines of vectors [n, dim] to each other, float32 [n, n]."""
+        return self.calibration.between(vectors)
 
     def vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
         return self._index.vectors_of(rows)
@@ -163,13 +185,15 @@ class ExactIndex:
     def vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
         return {row: self._vectors[self._place[row]] for row in rows if row in self._place}
 
-    def nearest_to_each(self, queries: Sequence[Vector], n: int, floor: float) -> list[list[tuple[int, float]]]:
-        """Return up to ``n`` rows for each query, best first, none below ``floor``: quick where these are few."""
+    def nearest_to_each(
+        self, queries: Sequence[Vector], n: int, floors: Sequence[float]
+    ) -> list[list[tuple[int, float]]]:
+        """Return up to ``n`` rows for each query, best first, none below its floor: quick where these are few."""
         if not self._place or not queries or self._vectors.shape[1] != queries[0].shape[0]:
             return [[] for _ in queries]
         cosines = _products_with_each(self._vectors[: len(self._place)], np.stack(queries))
         found: list[list[tuple[int, float]]] = [[] for _ in queries]
-        for i, place in np.argwhere(cosines >= floor).tolist():
+        for i, place in np.argwhere(cosines >= np.array(floors, dtype=np.float32)[:, None]).tolist():
             found[i].append((int(self._rows[place]), float(cosines[i, place])))
         return [sorted(pairs, key=lambda pair: -pair[1])[:n] for pairs in found]
 

@@ -93,6 +93,14 @@ class NearestVectors(Protocol):
         """Return the cosine of each of these memories that has a vector."""
         ...
 
+    def scaled(self, query: Vector, cosine: float) -> float:
+        """Return a cosine with ``query`` on the scale that ``nearest`` and ``cosines`` have."""
+        ...
+
+    def between(self, vectors: Vector) -> Vector:
+        """Return the cosines of vectors [n, dim] to each other, float32 [n, n], on that scale."""
+        ...
+
     def vectors_of(self, rows: Sequence[int]) -> dict[int, Vector]:
         """Return the vectors of those of these memories that have one, about as exact as 8 bits a number are."""
         ...

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from memory.storage.conditions import Condition
-from memory.storage.records import Listing, StoredMemory, StoredMessage
+from memory.storage.records import Listing, StoredMemory, StoredMessage, Text
 from memory.types import Access, Change, Cube, Document, FeedbackOutcome, Grant, Group, Memory, Message, Scan, Subject
 
 
@@ -146,6 +146,10 @@ class Lists(Protocol):
 
     def active(self, cube_id: str) -> list[StoredMemory]:
         """Return a cube's active memories, expired or not."""
+        ...
+
+    def newest(self, limit: int, cube_id: str | None = None) -> list[Text]:
+        """Return the texts of up to ``limit`` active memories, newest first, of one cube or of all."""
         ...
 
     def count(self, tenant: str) -> int:

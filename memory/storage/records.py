@@ -90,3 +90,12 @@ class KeyedRequest:
     status: int | None
     headers: dict[str, str] | None
     body: bytes | None
+
+
+@dataclass(frozen=True)
+class Text:
+    """A memory's text, its cube, and the embedder that made its vector (None: there is none)."""
+
+    cube_id: str
+    text: str
+    embedder: str | None

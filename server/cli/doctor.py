@@ -25,6 +25,7 @@ from server.cli.text import plain
 from server.lock import default_data_dir
 
 _PROBE_BYTES = 256 << 20
+_TEXTS = 5_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def doctor(
         "threads": lambda: _threads(port),
         "demo model": _demo_model,
         "embedder": _embedder,
+        "languages": lambda: _languages(folder),
         "data folder": lambda: _data_dir(folder),
         "disk read": lambda: _disk(folder),
         "port": lambda: _port(port),
@@ -156,6 +158,39 @@ def _embedder() -> Finding:
     if assets.complete(assets.embedder_target()):
         return Finding("embedder", "ok", f"all-MiniLM-L6-v2 in {assets.embedder_target()}")
     return Finding("embedder", "note", f"fetched at first use: {assets.EMBEDDER.distribution}")
+
+
+def _languages(folder: Path) -> Finding:
+    """Look for cubes whose text an English embedder was given though it is in other scripts."""
+    from memory import HashEmbedder, StoreCorrupt
+    from memory.search.scripts import OTHER_SHARE, other_share
+    from memory.storage.opening import open_storage
+    from server.assets import bundled_embedder_name
+
+    path = folder / "memories.sqlite"
+    if not path.is_file():
+        return Finding("languages", "ok", "no memories yet")
+    try:
+        storage = open_storage(path)
+        with storage.read() as tx:
+            newest = tx.lists.newest(_TEXTS)
+        storage.close()
+    except StoreCorrupt as error:
+        return Finding("languages", "problem", str(error))
+    texts: dict[str, list[str]] = {}
+    for found in newest:
+        if found.embedder in (bundled_embedder_name(), HashEmbedder().name):
+            texts.setdefault(found.cube_id, []).append(found.text)
+    foreign = [cube for cube, theirs in texts.items() if other_share(theirs) > OTHER_SHARE]
+    if not foreign:
+        return Finding("languages", "ok", "the embedder fits the text of the newest memories")
+    named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+    return Finding(
+        "languages",
+        "note",
+        f"more than a fifth of the letters of {named} are not Latin, and the embedder is for English:"
+        " serve with --embedder multilingual",
+    )
 
 
 def _existing(folder: Path) -> Path:

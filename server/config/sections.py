@@ -127,7 +127,7 @@ class MemorySettings:
     max_instruction_tokens: int = owned(StandingLimits, "tokens")
     """Of the standing instructions of a cube, the newest ones are in every prompt: so many, with so many tokens."""
     embedder: str = "bundled"
-    """bundled, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
+    """bundled, multilingual, hash, a folder or Hugging Face id, or the URL of an OpenAI-style endpoint."""
     embedder_model: str | None = None
     embedder_api_key: str | None = _secret()
     reranker: str | None = None

@@ -164,8 +164,8 @@ def test_what_was_deleted_is_not_dumped(store: MemoryStore, cube: str, dumped: b
 class Turned(HashEmbedder):
     """Other weights under the same name."""
 
-    def embed(self, texts: Any) -> Any:
-        return -super().embed(texts)
+    def embed(self, texts: Any, role: Any = "passage") -> Any:
+        return -super().embed(texts, role)
 
 
 def test_vectors_are_used_only_when_they_are_this_embedder_s(dumped: bytes, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from memory import EmbedderError, EndpointEmbedder, FolderEmbedder, HashEmbedder
 from memory.errors import EmbedderRefused
-from memory.search.embed import _dimensions, _shortened
+from memory.search.embed import _dimensions, _shortened, prompts_of
 from server.assets import bundled_embedder_folder
 
 
@@ -141,3 +142,44 @@ def test_vectors_are_cut_where_the_model_says_that_they_can_be(says: dict[str, o
     cut = _shortened(vectors, given, "m", allowed)
     assert cut.shape == (2, given)
     np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "prompts"),
+    [
+        ({}, "all-MiniLM-L6-v2", {}),
+        ({"prompts": {}}, "BAAI/bge-small-en-v1.5", {}),
+        ({"prompts": {"query": "q ", "document": "d "}}, "m", {"query": "q ", "passage": "d "}),
+        ({"prompts": {"query": "q ", "passage": "p ", "document": "d "}}, "m", {"query": "q ", "passage": "p "}),
+        ({"prompts": {"query": "q "}}, "intfloat/e5-small", {"query": "q ", "passage": ""}),
+        ({"prompts": {"all": "a "}, "default_prompt_name": "all"}, "m", {"query": "a ", "passage": "a "}),
+        ({"prompts": {"query": 1, "document": None}}, "m", {}),
+        ({"prompts": None}, "intfloat/multilingual-e5-large", {"query": "query: ", "passage": "passage: "}),
+        ({}, "/models/e5-base-v2", {"query": "query: ", "passage": "passage: "}),
+        ({}, "intfloat/e5-mistral-7b-instruct", {}),
+        ({}, "something5-small", {}),
+    ],
+)
+def test_a_models_prompts(config: dict[str, Any], model: str, prompts: dict[str, str]) -> None:
+    assert prompts_of(config, model) == prompts
+
+
+def test_an_endpoints_model_that_is_a_folder_gets_its_prompts(endpoint: str, tmp_path: Path) -> None:
+    assert EndpointEmbedder(endpoint, "multilingual-e5-small").prompts == {}  # who knows what the endpoint adds
+    file = tmp_path / "config_sentence_transformers.json"
+    file.write_text(json.dumps({"prompts": {"query": "ask: "}}))
+    embedder = EndpointEmbedder(endpoint, str(tmp_path), "secret")
+    # The endpoint's first number is the length of what it got.
+    asked, told = (embedder.embed(["abc"], role)[0] for role in ("query", "passage"))
+    np.testing.assert_allclose([asked[0] / asked[1], told[0] / told[1]], [8, 3], rtol=1e-5)
+    whole = embedder.embed_whole(["abc"], role="query").vectors[0]
+    np.testing.assert_allclose(whole, asked, rtol=1e-5)
+    file.write_text("{")
+    with pytest.raises(EmbedderError, match="cannot be read"):
+        EndpointEmbedder(endpoint, str(tmp_path))
+
+
+def test_roles_make_no_difference_without_prompts(minilm: FolderEmbedder) -> None:
+    assert minilm.prompts == {}
+    query, passage = (minilm.embed(["Where is the key?"], role) for role in ("query", "passage"))
+    np.testing.assert_array_equal(query, passage)

@@ -14,6 +14,7 @@ import pytest
 
 from kvcache import TieredStore
 from kvcache.files.folder import SegmentFolder
+from memory import HashEmbedder, MemoryStore
 from server.cli import NAMED_ERRORS, main
 from server.lock import DataDirLock
 from tests.kvcache.conftest import make_segment
@@ -189,12 +190,32 @@ def doctor(capsys: pytest.CaptureFixture[str], folder: Path, port: int) -> tuple
 def test_doctor(server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, findings = doctor(capsys, tmp_path / "new" / "folder", int(server.url.rpartition(":")[2]))
     assert status == 0
-    names = "versions,device,attention,threads,demo model,embedder,data folder,disk read,port"
+    names = "versions,device,attention,threads,demo model,embedder,languages,data folder,disk read,port"
     assert set(names.split(",")) == set(findings)
     assert "GB/s" in findings["disk read"]["detail"]
     assert findings["port"]["detail"].startswith("a server is running")
     if running.ENGINE == "transformers":
         assert "has stepped down 0 times" in findings["threads"]["detail"]
+
+
+def test_doctor_proposes_the_multilingual_embedder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "memories.sqlite"
+    store = MemoryStore(path, HashEmbedder())
+    english = store.cubes.create("tenant", "english").id
+    store.add_many("tenant", english, [f"Gate {i} squeaks in the wind." for i in range(20)])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert doctor(capsys, tmp_path, port)[1]["languages"]["state"] == "ok"
+    russian = store.cubes.create("tenant", "russian").id
+    store.add_many("tenant", russian, [f"Дверь номер {i} скрипит на ветру." for i in range(20)])
+    found = doctor(capsys, tmp_path, port)[1]["languages"]
+    assert found["state"] == "note"
+    assert russian in found["detail"]
+    assert english not in found["detail"]
+    assert "--embedder multilingual" in found["detail"]
+    store.close()
+    path.write_bytes(b"no database " * 100)
+    assert doctor(capsys, tmp_path, port)[1]["languages"]["state"] == "problem"
 
 
 def test_doctor_exits_with_1_on_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

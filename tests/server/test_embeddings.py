@@ -184,3 +184,10 @@ def test_any_text_has_a_vector_whatever_it_comes_with(serving: Running, texts: l
     assert np.isfinite(found).all()
     for i, text in enumerate(texts):
         assert found[i] @ vectors(ask(serving, input=text))[0] > 0.99
+
+
+def test_input_type_is_the_role_of_the_texts(serving: Running) -> None:
+    plain = ask(serving, input="Where is the key?")
+    for role in ("query", "passage", None):  # this embedder reads both alike
+        assert ask(serving, input="Where is the key?", input_type=role) == plain
+    assert refused(serving, input="x", input_type="question")["param"] == "input_type"

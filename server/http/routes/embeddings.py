@@ -35,7 +35,7 @@ async def embeddings(body: EmbeddingRequest, services: Provided) -> Response:
 
 def _reply(embedder: WholeEmbedder, body: EmbeddingRequest) -> bytes:
     """Write the reply in a thread and not in the event loop: it may be many megabytes."""
-    found = embedder.embed_whole(body.input, body.dimensions)
+    found = embedder.embed_whole(body.input, body.dimensions, body.input_type or "passage")
     as_text = body.encoding_format == "base64"
     rows = [base64.b64encode(row.tobytes()).decode() if as_text else row.tolist() for row in found.vectors]
     reply: EmbeddingList = {

@@ -378,6 +378,7 @@ class EmbeddingRequest(Body):
     input: Annotated[list[str], BeforeValidator(_embedded_texts, json_schema_input_type=str | list[str])]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
+    input_type: Literal["query", "passage"] | None = None
 
 
 class TokenizeRequest(Body):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from memory.errors import Conflict, Forbidden, InvalidMemory, NotFound
 from memory.search.filters import parse_filter
 from memory.storage.base import Storage, Transaction
 from memory.storage.conditions import EVERYTHING
-from memory.storage.records import Listing
+from memory.storage.records import Listing, Text
 from memory.types import (
     KINDS,
     Change,
@@ -336,6 +337,24 @@ def test_lists_are_in_order_and_go_on_where_they_ended(storage: Storage) -> None
         assert tx.lists.page(Listing("other", None, "active"), EVERYTHING, 99) == []
         assert tx.lists.of_cube(other) == [memories[3]]
         assert [item.memory for item in tx.lists.active(other)] == [memories[3]]
+
+
+def test_the_newest_texts_of_one_cube_or_of_all(storage: Storage) -> None:
+    one, other = a_cube(storage), a_cube(storage)
+    with storage.write() as tx:
+        rows = [(one, "first", 1.0), (other, "second", 2.0), (one, "third", 3.0), (one, "gone", 4.0)]
+        memories = [a_memory(cube, text, created_at=at) for cube, text, at in rows]
+        numbers = [tx.memories.insert(memory) for memory in memories[:3]]
+        tx.memories.insert(replace(memories[3], status="archived"))
+        tx.vectors.put(numbers[2], "an embedder", np.ones(2, np.float32))
+    with storage.read() as tx:
+        third, first = Text(one, "third", "an embedder"), Text(one, "first", None)
+        assert tx.lists.newest(9, one) == [third, first]
+        assert tx.lists.newest(1, one) == [third]
+        assert [found for found in tx.lists.newest(3) if found.cube_id in (one, other)][:2] == [
+            third,
+            Text(other, "second", None),
+        ]
 
 
 def test_what_is_part_of_every_prompt(storage: Storage) -> None:
