@@ -39,6 +39,7 @@ WEDNESDAY = "2024-05-15T10:00"
         ("next week Thursday is fine", "2024-05-23"),
         ("my test is two weeks from now", "2024-05-29"),
         ("in two weeks we move", "2024-05-29"),
+        ("got my theory test two weeks from now", "2024-05-29"),
         ("the removal firm comes in ten days", "2024-05-25"),
         ("a fortnight ago I passed", "2024-05-01"),
         ("in a fortnight's time", "2024-05-29"),

@@ -22,6 +22,8 @@ DATE_BEHIND = re.compile(
     r"\s?\((?:week of \d{4}-\d\d-\d\d|\d{4}-\d\d-\d\d|(?:[A-Z][a-z]+ (?:\d{4} )?(?:to [A-Z][a-z]+ )?)?\d{4})\)"
 )
 """What ``with_dates`` puts behind a date."""
+# "In" tells how long something takes too.
+_DURING = ("in", "within", "en", "em")
 _CLEARLY = 2
 # Parts with which a date is the same whether it is past or to come.
 _PLAIN = frozenset({"near", "year", "n", "length"})
@@ -133,7 +135,10 @@ def _resolved(text: str, match: re.Match[str], words: Words, base: datetime) -> 
         if parts.keys() == {"month"} and _YEAR.search(said):
             return None
         direction = _direction(words, text, match, said)
-    elif "ahead" in parts and clauses.direction(words, clauses.around(text, match.start(), match.end())) == "past":
+    elif (
+        parts.get("ahead") in _DURING
+        and clauses.direction(words, clauses.around(text, match.start(), match.end())) == "past"
+    ):
         return None  # how long it took: "I learned it in two weeks"
     try:
         return resolve(Found(parts, base, direction, words))
