@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from memory.language.dates import clue_of
 from memory.language.names import names_asked
 from memory.language.words import words_of
