@@ -190,14 +190,14 @@ def test_long_messages_are_cut_and_tools_are_experience() -> None:
         [
             new_message(long, "user", AT),
             new_message("Hi!", "assistant", AT),
-            new_message("You could try tea.", "assistant", AT),
+            new_message("You could try Darjeeling tea.", "assistant", AT),
             new_message("You are helpful.", "system", AT),
             new_message("12 degrees", "tool", AT, metadata={"tool": "weather", "arguments": '{"city": "Oslo"}'}),
         ]
     )
     assert all(len(unit.text.split()) <= 61 for unit in units)
     assert [unit.text for unit in units[-2:]] == [
-        "Assistant: You could try tea.",
+        "Assistant: You could try Darjeeling tea.",
         'Tool weather with {"city": "Oslo"} returned: 12 degrees',
     ]
     assert units[-1].kind == "tool"
