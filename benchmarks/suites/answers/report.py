@@ -1,0 +1,254 @@
+"""The figures of a run: gains with their intervals, by condition and category, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.suites.answers.bootstrap import ClusterBootstrap, Figure
+from benchmarks.suites.answers.conditions import CONDITIONS, Condition
+from benchmarks.suites.answers.measure import Outcome
+from benchmarks.suites.answers.sets import ADVERSARIAL
+
+Values = NDArray[np.float64]
+
+# The bounds that a run is held to.
+EXACT_WITHIN = 0.0005
+HIGH_KEPT, HIGH_KEPT_LOW = 0.97, 0.93
+_ARTICLES = {"a", "an", "the"}
+_CONTROL = re.compile(r"<[|/]?[^<>\s]*[|]?>")  # names of tokens that are no text
+_INJECTED: tuple[Condition, ...] = ("exact", "high", "fast", "naive")
+
+
+class Figures:
+    """Figures over some of a run's questions, all of them over the same draws."""
+
+    def __init__(self, outcomes: Sequence[Outcome], seed: int) -> None:
+        self._outcomes = outcomes
+        self._draws = ClusterBootstrap([outcome.item.conversation for outcome in outcomes], seed)
+
+    def _values(self, name: Condition, value: Callable[[Outcome], float]) -> Values:
+        return np.array([value(o) if name in o.scored else math.nan for o in self._outcomes])
+
+    def likelihood(self, name: Condition) -> Values:
+        """Natural-log likelihood of the gold answer, a token; NaN where a question has not this condition."""
+        return self._values(name, lambda o: o.scored[name].options[0] / o.option_tokens[0])
+
+    def gain(self, name: Condition, over: Condition = "none") -> Values:
+        """The likelihood's gain over another condition's, nats a token."""
+        return self.likelihood(name) - self.likelihood(over)
+
+    def bits(self, name: Condition) -> Values:
+        """The gain of the whole answer over no memory, in bits."""
+        return self._values(name, lambda o: (o.scored[name].options[0] - o.scored["none"].options[0]) / math.log(2))
+
+    def choice(self, name: Condition) -> Values:
+        """1 where the gold answer gains more a token than each of its rivals (pointwise mutual information), else 0."""
+
+        def best(outcome: Outcome) -> float:
+            there, without = outcome.scored[name].options, outcome.scored["none"].options
+            gains = [(a - b) / n for a, b, n in zip(there, without, outcome.option_tokens, strict=True)]
+            return float(len(gains) > 1 and gains[0] > max(gains[1:]))
+
+        return self._values(name, best) if name != "none" else np.full(len(self._outcomes), math.nan)
+
+    def row(self, name: Condition) -> dict[str, Any]:
+        """All figures of a condition."""
+        gain, text = self.gain(name), self.gain("text")
+        there = [outcome.scored[name] for outcome in self._outcomes if name in outcome.scored]
+        return {
+            "condition": name,
+            "questions": len(there),
+            "log_likelihood": _figure(self._draws.mean(self.likelihood(name))),
+            "gain": _figure(self._draws.mean(gain)),
+            "bits_an_answer": _figure(self._draws.mean(self.bits(name))),
+            "minus_text": _figure(self._draws.mean(self.gain(name, "text"))),
+            "kept": _figure(self._draws.ratio(gain, text)),
+            "choice": _figure(self._draws.mean(self.choice(name))),
+            "prompt_tokens": _mean([one.prompt_tokens for one in there]),
+            "computed_tokens": _mean([one.computed_tokens for one in there]),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each condition that any question was asked under."""
+        return [self.row(name) for name in CONDITIONS if any(name in o.scored for o in self._outcomes)]
+
+    def share(self, name: Condition, of: Condition) -> dict[str, float] | None:
+        """The gain of one condition by that of another, over the questions that have both."""
+        return _figure(self._draws.ratio(self.gain(name), self.gain(of)))
+
+    def difference(self, name: Condition, other: Condition) -> dict[str, float] | None:
+        """The gain of one condition minus that of another, over the questions that have both."""
+        return _figure(self._draws.mean(self.gain(name, other)))
+
+    def agreement(self, name: Condition) -> int | None:
+        """Count the greedy answers that are full prefill's, token for token; None where none were generated."""
+        answered = [o.answers for o in self._outcomes if {name, "text"} <= o.answers.keys()]
+        return sum(answers[name] == answers["text"] for answers in answered) if answered else None
+
+    def f1(self, name: Condition, detokenize: Callable[[Sequence[int]], str]) -> float | None:
+        """Mean word F1 of the greedy answers; None where none were generated."""
+        return _mean([f1(detokenize(o.answers[name]), o.item.gold) for o in self._outcomes if name in o.answers])
+
+
+def f1(answer: str, gold: str) -> float:
+    """Word F1 of an answer, without articles and marks, as SQuAD has it (Rajpurkar et al. 2016)."""
+    said, wanted = Counter(_words(answer)), Counter(_words(gold))
+    common = sum((said & wanted).values())
+    return 2 * common / (sum(said.values()) + sum(wanted.values())) if common else 0.0
+
+
+def _words(text: str) -> list[str]:
+    spoken = _CONTROL.sub(" ", text).casefold()
+    return [word for word in re.findall(r"\w+", spoken) if word not in _ARTICLES]
+
+
+def whole(outcomes: Sequence[Outcome], seed: int, detokenize: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+    """The JSON of a run: of the questions that have an answer, and apart from them of those that have none."""
+    with_answer = [outcome for outcome in outcomes if outcome.item.category != ADVERSARIAL]
+    without = [outcome for outcome in outcomes if outcome.item.category == ADVERSARIAL]
+    return summary(with_answer, seed, detokenize) | {"adversarial": adversarial(without, seed) if without else None}
+
+
+def summary(outcomes: Sequence[Outcome], seed: int, detokenize: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+    """The JSON of a run's questions. Their texts are not in it: some sets may not be passed on."""
+    figures = Figures(outcomes, seed)
+    rows = figures.rows()
+    names = [row["condition"] for row in rows]
+    compared = {name: figures.agreement(name) for name in _INJECTED}
+    result = {
+        "questions": len(outcomes),
+        "conversations": len({outcome.item.conversation for outcome in outcomes}),
+        "options": max(len(outcome.option_tokens) for outcome in outcomes),
+        "evidence_recall": _mean([outcome.recall for outcome in outcomes]),
+        "memories": _mean([outcome.memories for outcome in outcomes]),
+        "rows": rows,
+        "retrieved_of_evidence": figures.share("text", "evidence"),
+        "text_minus_random": figures.difference("text", "random"),
+        "same_greedy_answers": {name: n for name, n in compared.items() if n is not None},
+        "f1": {name: figures.f1(name, detokenize) for name in ("text", *_INJECTED) if name in names},
+        "by_category": _split(outcomes, lambda outcome: outcome.item.category, seed),
+        "by_evidence": _split(outcomes, _found, seed),
+        "outcomes": [_outcome(outcome) for outcome in outcomes],
+    }
+    return result | {"sentences": sentences(result), "holds": holds(result)}
+
+
+def adversarial(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
+    """The JSON of questions that nothing answers: by how much it is likelier to say so than to give the answer that
+    those give who do not look, nats a token, by condition, and how much of that memories bring."""
+    draws = ClusterBootstrap([outcome.item.conversation for outcome in outcomes], seed)
+
+    def margins(name: Condition) -> Values:
+        found = []
+        for outcome in outcomes:
+            tokens = outcome.option_tokens
+            options = outcome.scored[name].options if name in outcome.scored else (math.nan, math.nan)
+            found.append(options[0] / tokens[0] - options[1] / tokens[1])
+        return np.array(found)
+
+    names = [name for name in CONDITIONS if any(name in outcome.scored for outcome in outcomes)]
+    rows = [
+        {
+            "condition": name,
+            "margin": _figure(draws.mean(margins(name))),
+            "gain": _figure(draws.mean(margins(name) - margins("none"))),
+        }
+        for name in names
+    ]
+    return {"questions": len(outcomes), "rows": rows}
+
+
+def sentences(result: dict[str, Any]) -> list[str]:
+    """What follows, in words; an interval is one of 95%."""
+    rows = {row["condition"]: row for row in result["rows"]}
+    n, same = result["questions"], result["same_greedy_answers"]
+    found = []
+    if "exact" in rows:
+        told = (
+            f"The same answers as full prefill: KV injected at `exact` keeps {shown(rows['exact']['kept'])} of the gain"
+        )
+        if "exact" in same:
+            told += f" and gives {same['exact']} of {n} greedy answers token for token"
+        for name in ("high", "fast"):
+            if name in rows:
+                told += f"; `{name}` keeps {shown(rows[name]['kept'])}"
+        if "naive" in rows:
+            told += f", caches that are only concatenated {shown(rows['naive']['kept'])}"
+        found.append(f"{told}.")
+    if "random" in rows:
+        found.append(
+            f"Better than no memory: memories that search found bring {shown(rows['text']['gain'])} nats a token, "
+            f"{rows['text']['bits_an_answer']['value']:.1f} bits an answer; as many others of the same conversation "
+            f"bring {shown(rows['random']['gain'])}, which is {shown(result['text_minus_random'])} less."
+        )
+    if result["retrieved_of_evidence"] is not None:
+        found.append(
+            f"What search finds brings {shown(result['retrieved_of_evidence'])} of what the evidence alone brings."
+        )
+    return found
+
+
+def holds(result: dict[str, Any]) -> dict[str, bool]:
+    """Say which of the claims hold in a run, within the bounds of this module. A claim whose conditions were not
+    measured does not hold."""
+    rows = {row["condition"]: row for row in result["rows"]}
+    exact, high = (rows.get(name, {}).get("kept") for name in ("exact", "high"))
+    gains = (rows["text"]["gain"], result["text_minus_random"])
+    return {
+        "exact is full prefill": exact is not None
+        and abs(exact["value"] - 1) <= EXACT_WITHIN
+        and result["same_greedy_answers"].get("exact", result["questions"]) == result["questions"],
+        "high keeps the gain": high is not None and high["value"] >= HIGH_KEPT and high["low"] >= HIGH_KEPT_LOW,
+        "better than no memory": all(gain is not None and gain["low"] > 0 for gain in gains),
+    }
+
+
+def shown(figure: dict[str, float] | None, digits: int = 3) -> str:
+    """A figure and its interval in words."""
+    if figure is None:
+        return "-"
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def _split(outcomes: Sequence[Outcome], of: Callable[[Outcome], str], seed: int) -> dict[str, Any]:
+    """Gains and kept shares of the questions of each kind."""
+    found: dict[str, Any] = {}
+    for kind in sorted({of(outcome) for outcome in outcomes}):
+        some = [outcome for outcome in outcomes if of(outcome) == kind]
+        rows = Figures(some, seed).rows()
+        found[kind] = {
+            "questions": len(some),
+            "rows": [{name: row[name] for name in ("condition", "questions", "gain", "kept")} for row in rows],
+        }
+    return found
+
+
+def _found(outcome: Outcome) -> str:
+    return "all found" if outcome.recall == 1.0 else "some found" if outcome.recall else "none found"
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    """A question in numbers: likelihoods of the whole gold answer and of its rivals, by condition."""
+    return {
+        "conversation": outcome.item.conversation,
+        "category": outcome.item.category,
+        "recall": round(outcome.recall, 4),
+        "tokens": list(outcome.option_tokens),
+        "options": {name: [round(value, 4) for value in one.options] for name, one in outcome.scored.items()},
+    }
+
+
+def _figure(figure: Figure | None) -> dict[str, float] | None:
+    return None if figure is None else asdict(figure)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None
