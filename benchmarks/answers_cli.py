@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from benchmarks.report.answers import LABELS, plot_answers
 from benchmarks.suites.answers import measure as answers_bench
 from benchmarks.suites.answers import report as answers_report
 from benchmarks.suites.answers.sets import draw, draw_adversarial
-from benchmarks.suites.retrieval import TOP_K, load
+from benchmarks.suites.retrieval import load
 from benchmarks.support.composing import ALWAYS
 from benchmarks.support.engines import on_engine
 from benchmarks.support.machine import measured_on
@@ -30,11 +31,17 @@ def answers(
     model: Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder.")] = "demo",
     questions: Annotated[int, typer.Option(min=1, help="Questions with an answer.")] = 100,
     adversarial: Annotated[int, typer.Option(min=0, help="Questions that nothing answers, counted apart.")] = 20,
-    top_k: Annotated[int, typer.Option(min=1, help="Memories that each question asks for.")] = TOP_K,
-    tokens: Annotated[int, typer.Option(min=0, help="Tokens of the greedy answers; 0 leaves them out.")] = 24,
+    top_k: Annotated[
+        int, typer.Option(min=1, help="Memories that each question asks for.")
+    ] = answers_bench.Settings.top_k,
+    tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens of the greedy answers; 0 leaves them out.")
+    ] = answers_bench.Settings.greedy_tokens,
     dtype: Annotated[str, typer.Option(help="float32: nothing but composition tells KV from text; auto.")] = "float32",
     embedder: Annotated[str, typer.Option(help="bundled, hash, or a folder or Hugging Face id.")] = "bundled",
-    seed: Annotated[int, typer.Option(help="Of the draws: questions, rivals, other memories, intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the draws: questions, rivals, other memories, intervals.")
+    ] = answers_bench.Settings.seed,
     check: Annotated[bool, typer.Option("--check", help="Fail where a claim does not hold.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here, and a picture.")] = None,
 ) -> None:
@@ -47,9 +54,8 @@ def answers(
         unanswered = draw_adversarial(conversations, adversarial, seed)
         store = MemoryStore(folder / "memories.sqlite", open_embedder(embedder))
         try:
-            outcomes = await answers_bench.measure(
-                engine, store, conversations, [*items, *unanswered], settings, console.print
-            )
+            asked = [*items, *unanswered]
+            outcomes = await answers_bench.measure(engine, store, conversations, asked, settings, _tell)
         finally:
             store.close()
         return {
@@ -58,7 +64,7 @@ def answers(
             "top_k": top_k,
             "seed": seed,
             "embedder": embedder,
-            **answers_report.whole(outcomes, seed, engine.prompts.detokenize),
+            **answers_report.whole(outcomes, seed),
         }
 
     result = on_engine(model, measure, ALWAYS, dtype=dtype)
@@ -70,6 +76,11 @@ def answers(
         console.print(f"[dim]written: {json_file}[/dim]")
     if check and not all(result["holds"].values()):
         raise typer.Exit(1)
+
+
+def _tell(text: str) -> None:
+    """Print how far it is, with the time: a run of many questions is left alone, and its log is read."""
+    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}")
 
 
 def _print(result: dict[str, Any]) -> None:

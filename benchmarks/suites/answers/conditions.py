@@ -149,14 +149,16 @@ class Injection:
         return Composer(self._engine.model, runner, _PASS_TOKENS)
 
     def build_pages(self, runner: ModelRunner, cube: Cube, wanted: set[str]) -> int:
-        """Build the pages that hold these memories, and store them; returns how many there are."""
+        """Build the pages that hold these memories, and store them; returns how many there are. Pages are planned for
+        all of the cube, so that which one holds a memory does not depend on the questions."""
         header, *memories = cube.pieces[:-1]
-        plans = plan_pages(memories, wanted, cube.pages, lambda a, b: 0.0)
+        everything = plan_pages(memories, {_label(piece) for piece in memories}, (), lambda a, b: 0.0)
+        plans = [plan for plan in everything if wanted.intersection(map(_label, plan.members))]
         for plan in plans:
             request = PageRequest(header, plan.members, plan.lead, plan.context)
             built = finished(self._composer(runner).build_page(request, TENANT))
             segment = replace(built, certificate=ADMITTED)
-            self._engine.store.put(segment)
+            self._engine.store.put(segment, durable=False)
             cube.pages |= {part.label: (segment, part) for part in segment.parts if part.label is not None}
         return len(plans)
 

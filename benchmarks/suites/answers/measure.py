@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.suites.answers.conditions import TENANT, Case, Condition, Cube, Injection, Prompts
-from benchmarks.suites.answers.score import Computed, greedy, log_likelihoods
+from benchmarks.suites.answers.score import Computed, f1, greedy, log_likelihoods
 from benchmarks.suites.answers.sets import Item
 from benchmarks.suites.retrieval import Conversation, recall_at
 from engine.base import Delta, GenerateRequest, Piece, Prompt, Sampling, Started
@@ -24,8 +24,8 @@ _COMPARED: tuple[Condition, ...] = ("text", "exact", "high", "fast")
 class Settings:
     """How to ask. ``greedy_tokens`` 0: nothing is generated."""
 
-    top_k: int = 10
-    greedy_tokens: int = 24
+    top_k: int = 6
+    greedy_tokens: int = 16
     seed: int = 0
 
 
@@ -41,16 +41,21 @@ class Scored:
 
 @dataclass
 class Outcome:
-    """One question under every condition that it can be asked under. ``option_tokens`` is parallel to each one's
-    ``options``; ``recall`` is the share of the evidence turns that is among the memories found; ``answers`` are greedy
-    ones, tokens."""
+    """One question, in numbers, under every condition that it can be asked under. ``recall`` is the share of the
+    evidence turns that is among the memories found; ``option_tokens`` is parallel to each condition's ``options``.
 
-    item: Item
+    Of greedy answers: ``same`` says whether one is full prefill's, token for token, ``f1`` how well its words fit the
+    gold answer.
+    """
+
+    conversation: int
+    category: str
     recall: float
     memories: int
     option_tokens: tuple[int, ...]
     scored: dict[Condition, Scored] = field(default_factory=dict)
-    answers: dict[Condition, tuple[int, ...]] = field(default_factory=dict)
+    same: dict[Condition, bool] = field(default_factory=dict)
+    f1: dict[Condition, float] = field(default_factory=dict)
 
 
 async def measure(
@@ -105,28 +110,34 @@ class _Run:
         item = case.item
         options = [self._engine.prompts.tokenize(text, add_special_tokens=False) for text in (item.gold, *item.rivals)]
         outcome = Outcome(
-            item,
+            item.conversation,
+            item.category,
             recall_at(sorted(case.found), item.evidence, len(case.found)),
             len(case.plan.memories),
             tuple(len(option) for option in options),
         )
-        await self._engine.on_model(lambda runner: self._computed(runner, cube, case, options, outcome))
+        answers = await self._engine.on_model(lambda runner: self._computed(runner, cube, case, options, outcome))
         if case.plan.memories:
-            await self._exact(case.plan.prompt, options, outcome)
+            answers |= await self._exact(case.plan.prompt, options, outcome)
+        for name, answer in answers.items():
+            outcome.same[name] = answer == answers["text"]
+            outcome.f1[name] = round(f1(self._engine.prompts.detokenize(answer), item.gold), 4)
         return outcome
 
     def _computed(
         self, runner: ModelRunner, cube: Cube, case: Case, options: Sequence[Sequence[int]], outcome: Outcome
-    ) -> None:
-        """Score what is computed on the engine's thread: all but ``exact``, which a request to the engine is."""
+    ) -> dict[Condition, tuple[int, ...]]:
+        """Score what is computed on the engine's thread: all but ``exact``, which a request to the engine is. Returns
+        greedy answers."""
         ready = self._prompts(runner, cube, case)
         for name, prompt in ready.items():
             likelihoods = log_likelihoods(runner, prompt, options)
-            outcome.scored[name] = Scored(tuple(likelihoods), prompt.n_tokens, prompt.n_computed)
-        if n_tokens := self._settings.greedy_tokens:
-            names = [name for name in ready if name in _COMPARED]
-            found = greedy(runner, [ready[name] for name in names], n_tokens, self._engine.model.eos_token_ids)
-            outcome.answers |= dict(zip(names, found, strict=True))
+            outcome.scored[name] = _scored(likelihoods, prompt.n_tokens, prompt.n_computed)
+        if not (n_tokens := self._settings.greedy_tokens):
+            return {}
+        names = [name for name in ready if name in _COMPARED]
+        found = greedy(runner, [ready[name] for name in names], n_tokens, self._engine.model.eos_token_ids)
+        return dict(zip(names, found, strict=True))
 
     def _prompts(self, runner: ModelRunner, cube: Cube, case: Case) -> Mapping[Condition, Computed]:
         injection, planned = self._injection, case.plan.prompt
@@ -146,8 +157,10 @@ class _Run:
             ready["naive"] = injection.concatenated(runner, cube, planned)
         return ready
 
-    async def _exact(self, prompt: Prompt, options: Sequence[Sequence[int]], outcome: Outcome) -> None:
-        """Store the prompt's chain, and ask the engine to go on with it."""
+    async def _exact(
+        self, prompt: Prompt, options: Sequence[Sequence[int]], outcome: Outcome
+    ) -> dict[Condition, tuple[int, ...]]:
+        """Store the prompt's chain, and ask the engine to go on with it. Returns a greedy answer."""
         await self._engine.build(prompt, _CHAINED)
         likelihoods = []
         for option in options:
@@ -156,9 +169,11 @@ class _Run:
             started, _ = await self._requested(answered, Sampling(max_tokens=0, logprobs=0), len(option))
             likelihoods.append(sum(score.logprob or 0.0 for score in started.scores))
             computed = started.prompt_tokens - started.cached_tokens - len(option)
-        outcome.scored["exact"] = Scored(tuple(likelihoods), prompt.n_tokens, computed)
-        if n_tokens := self._settings.greedy_tokens:
-            _, outcome.answers["exact"] = await self._requested(prompt, Sampling(max_tokens=n_tokens, temperature=0.0))
+        outcome.scored["exact"] = _scored(likelihoods, prompt.n_tokens, computed)
+        if not (n_tokens := self._settings.greedy_tokens):
+            return {}
+        _, answer = await self._requested(prompt, Sampling(max_tokens=n_tokens, temperature=0.0))
+        return {"exact": answer}
 
     async def _requested(
         self, prompt: Prompt, sampling: Sampling, score_last: int = 0
@@ -173,3 +188,7 @@ class _Run:
                 tokens += event.token_ids
         assert started is not None, "every request starts"
         return started, tuple(tokens)
+
+
+def _scored(likelihoods: Sequence[float], prompt_tokens: int, computed_tokens: int) -> Scored:
+    return Scored(tuple(round(value, 5) for value in likelihoods), prompt_tokens, computed_tokens)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -22,9 +20,6 @@ Values = NDArray[np.float64]
 # The bounds that a run is held to.
 EXACT_WITHIN = 0.0005
 HIGH_KEPT, HIGH_KEPT_LOW = 0.97, 0.93
-_ARTICLES = {"a", "an", "the"}
-_CONTROL = re.compile(r"<[|/]?[^<>\s]*[|]?>")  # names of tokens that are no text
-_INJECTED: tuple[Condition, ...] = ("exact", "high", "fast", "naive")
 
 
 class Figures:
@@ -32,7 +27,7 @@ class Figures:
 
     def __init__(self, outcomes: Sequence[Outcome], seed: int) -> None:
         self._outcomes = outcomes
-        self._draws = ClusterBootstrap([outcome.item.conversation for outcome in outcomes], seed)
+        self._draws = ClusterBootstrap([outcome.conversation for outcome in outcomes], seed)
 
     def _values(self, name: Condition, value: Callable[[Outcome], float]) -> Values:
         return np.array([value(o) if name in o.scored else math.nan for o in self._outcomes])
@@ -88,55 +83,43 @@ class Figures:
         """The gain of one condition minus that of another, over the questions that have both."""
         return _figure(self._draws.mean(self.gain(name, other)))
 
-    def agreement(self, name: Condition) -> int | None:
-        """Count the greedy answers that are full prefill's, token for token; None where none were generated."""
-        answered = [o.answers for o in self._outcomes if {name, "text"} <= o.answers.keys()]
-        return sum(answers[name] == answers["text"] for answers in answered) if answered else None
+    def agreement(self) -> dict[str, int]:
+        """Count the greedy answers that are full prefill's, token for token, by condition."""
+        return {name: sum(o.same[name] for o in self._outcomes if name in o.same) for name in self._answered()}
 
-    def f1(self, name: Condition, detokenize: Callable[[Sequence[int]], str]) -> float | None:
-        """Mean word F1 of the greedy answers; None where none were generated."""
-        return _mean([f1(detokenize(o.answers[name]), o.item.gold) for o in self._outcomes if name in o.answers])
+    def f1(self) -> dict[str, float | None]:
+        """Give the mean word F1 of the greedy answers, by condition."""
+        return {name: _mean([o.f1[name] for o in self._outcomes if name in o.f1]) for name in self._answered()}
 
-
-def f1(answer: str, gold: str) -> float:
-    """Word F1 of an answer, without articles and marks, as SQuAD has it (Rajpurkar et al. 2016)."""
-    said, wanted = Counter(_words(answer)), Counter(_words(gold))
-    common = sum((said & wanted).values())
-    return 2 * common / (sum(said.values()) + sum(wanted.values())) if common else 0.0
+    def _answered(self) -> list[Condition]:
+        return [name for name in CONDITIONS if any(name in o.same for o in self._outcomes)]
 
 
-def _words(text: str) -> list[str]:
-    spoken = _CONTROL.sub(" ", text).casefold()
-    return [word for word in re.findall(r"\w+", spoken) if word not in _ARTICLES]
-
-
-def whole(outcomes: Sequence[Outcome], seed: int, detokenize: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+def whole(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
     """The JSON of a run: of the questions that have an answer, and apart from them of those that have none."""
-    with_answer = [outcome for outcome in outcomes if outcome.item.category != ADVERSARIAL]
-    without = [outcome for outcome in outcomes if outcome.item.category == ADVERSARIAL]
-    return summary(with_answer, seed, detokenize) | {"adversarial": adversarial(without, seed) if without else None}
+    with_answer = [outcome for outcome in outcomes if outcome.category != ADVERSARIAL]
+    without = [outcome for outcome in outcomes if outcome.category == ADVERSARIAL]
+    return summary(with_answer, seed) | {"adversarial": adversarial(without, seed) if without else None}
 
 
-def summary(outcomes: Sequence[Outcome], seed: int, detokenize: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+def summary(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
     """The JSON of a run's questions. Their texts are not in it: some sets may not be passed on."""
     figures = Figures(outcomes, seed)
     rows = figures.rows()
-    names = [row["condition"] for row in rows]
-    compared = {name: figures.agreement(name) for name in _INJECTED}
     result = {
         "questions": len(outcomes),
-        "conversations": len({outcome.item.conversation for outcome in outcomes}),
+        "conversations": len({outcome.conversation for outcome in outcomes}),
         "options": max(len(outcome.option_tokens) for outcome in outcomes),
         "evidence_recall": _mean([outcome.recall for outcome in outcomes]),
         "memories": _mean([outcome.memories for outcome in outcomes]),
         "rows": rows,
         "retrieved_of_evidence": figures.share("text", "evidence"),
         "text_minus_random": figures.difference("text", "random"),
-        "same_greedy_answers": {name: n for name, n in compared.items() if n is not None},
-        "f1": {name: figures.f1(name, detokenize) for name in ("text", *_INJECTED) if name in names},
-        "by_category": _split(outcomes, lambda outcome: outcome.item.category, seed),
+        "same_greedy_answers": figures.agreement(),
+        "f1": figures.f1(),
+        "by_category": _split(outcomes, lambda outcome: outcome.category, seed),
         "by_evidence": _split(outcomes, _found, seed),
-        "outcomes": [_outcome(outcome) for outcome in outcomes],
+        "outcomes": [asdict(outcome) for outcome in outcomes],
     }
     return result | {"sentences": sentences(result), "holds": holds(result)}
 
@@ -144,7 +127,7 @@ def summary(outcomes: Sequence[Outcome], seed: int, detokenize: Callable[[Sequen
 def adversarial(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
     """The JSON of questions that nothing answers: by how much it is likelier to say so than to give the answer that
     those give who do not look, nats a token, by condition, and how much of that memories bring."""
-    draws = ClusterBootstrap([outcome.item.conversation for outcome in outcomes], seed)
+    draws = ClusterBootstrap([outcome.conversation for outcome in outcomes], seed)
 
     def margins(name: Condition) -> Values:
         found = []
@@ -163,7 +146,7 @@ def adversarial(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
         }
         for name in names
     ]
-    return {"questions": len(outcomes), "rows": rows}
+    return {"questions": len(outcomes), "rows": rows, "outcomes": [asdict(outcome) for outcome in outcomes]}
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
@@ -233,17 +216,6 @@ def _split(outcomes: Sequence[Outcome], of: Callable[[Outcome], str], seed: int)
 
 def _found(outcome: Outcome) -> str:
     return "all found" if outcome.recall == 1.0 else "some found" if outcome.recall else "none found"
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    """A question in numbers: likelihoods of the whole gold answer and of its rivals, by condition."""
-    return {
-        "conversation": outcome.item.conversation,
-        "category": outcome.item.category,
-        "recall": round(outcome.recall, 4),
-        "tokens": list(outcome.option_tokens),
-        "options": {name: [round(value, 4) for value in one.options] for name, one in outcome.scored.items()},
-    }
 
 
 def _figure(figure: Figure | None) -> dict[str, float] | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from engine.transformers import ModelRunner, SequenceKV, Work
+
+_ARTICLES = {"a", "an", "the"}
+_NAMES = re.compile(r"<[|/]?[^<>\s]*[|]?>")  # of tokens that are no text
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +50,15 @@ def greedy(
         for i, row in zip(going, logits, strict=True):
             answers[i].append(int(row.argmax()))
     return [tuple(answer) for answer in answers]
+
+
+def f1(answer: str, gold: str) -> float:
+    """Word F1 of an answer, without articles and marks, as SQuAD has it (Rajpurkar et al. 2016)."""
+    said, wanted = Counter(_words(answer)), Counter(_words(gold))
+    common = sum((said & wanted).values())
+    return 2 * common / (sum(said.values()) + sum(wanted.values())) if common else 0.0
+
+
+def _words(text: str) -> list[str]:
+    spoken = _NAMES.sub(" ", text).casefold()
+    return [word for word in re.findall(r"\w+", spoken) if word not in _ARTICLES]
