@@ -45,7 +45,7 @@ def answers(
     check: Annotated[bool, typer.Option("--check", help="Fail where a claim does not hold.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here, and a picture.")] = None,
 ) -> None:
-    """How much likelier memories make the right answer, as text and as KV, and whether KV gives the same answers."""
+    """Measure how much likelier memories make the right answer, as text and as KV, and if KV gives the same answers."""
     settings = answers_bench.Settings(top_k, tokens, seed)
 
     async def measure(engine: TransformersEngine, folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ _ORDER = ("evidence", "full", "text", "exact", "high", "fast", "naive", "random"
 
 
 def plot_answers(result: dict[str, Any], path: Path) -> None:
-    """Bars of the gain over no memory, and of the share of text's gain that is kept, with their 95% intervals."""
+    """Draw bars of the gain over no memory, and of the share of text's gain that is kept, with their 95% intervals."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -45,6 +45,39 @@ def plot_answers(result: dict[str, Any], path: Path) -> None:
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def figure_lines(result: dict[str, Any]) -> list[str]:
+    """Return the table as lines of Markdown, with the sentences below it."""
+    recall = f"{result['evidence_recall']:.0%}"
+    chance = f"{1 / result['options']:.0%}"
+    lines = [
+        f"**Answers** (LoCoMo, {result['questions']} questions of {result['conversations']} conversations, "
+        f"{result['top_k']} memories each, which hold {recall} of the evidence turns; likelihood of the gold answer, "
+        "teacher-forced, nats a token; 95% intervals of a paired bootstrap, conversations as clusters; choice: how "
+        f"often it gains more than {result['options'] - 1} answers to other questions, {chance} by chance; "
+        f"commit {result['machine']['commit']}):",
+        "",
+        "| memories come as | gain over none | of text's | bits an answer | choice | tokens computed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        choice, kept = row["choice"], row["kept"]
+        is_none = row["condition"] == "none"
+        cells = (
+            LABELS[row["condition"]],
+            "-" if is_none else _shown(row["gain"], 2),
+            "-" if is_none or kept is None else _shown(kept, 3),
+            "-" if is_none else f"{row['bits_an_answer']['value']:.1f}",
+            "-" if choice is None else f"{choice['value']:.0%}",
+            f"{row['computed_tokens']:,.0f} of {row['prompt_tokens']:,.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *(f"- {sentence}" for sentence in result["sentences"])]
+
+
+def _shown(figure: dict[str, float], digits: int) -> str:
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
 def _draw(axis: Any, rows: list[dict[str, Any]], figure: str, label: str) -> None:

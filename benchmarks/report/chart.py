@@ -156,7 +156,7 @@ def answers_svg(result: dict[str, Any]) -> str:
 
 
 def _gain(name: str, row: dict[str, Any], y: float, scale: float) -> list[str]:
-    """A bar from nothing to the gain, its interval, and both in words."""
+    """Draw a bar from nothing to the gain, its interval, and both in words."""
     low, value, high = (_LEFT + row["gain"][part] * scale for part in ("low", "value", "high"))
     begin, width = min(value, _LEFT), max(2.0, abs(value - _LEFT))
     note = f"{row['gain']['value']:.2f}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.suites.answers.bootstrap import ClusterBootstrap, Figure
 from benchmarks.suites.answers.conditions import CONDITIONS, Condition
-from benchmarks.suites.answers.measure import Outcome
+from benchmarks.suites.answers.measure import Outcome, Scored
 from benchmarks.suites.answers.sets import ADVERSARIAL
 
 Values = NDArray[np.float64]
@@ -33,19 +33,20 @@ class Figures:
         return np.array([value(o) if name in o.scored else math.nan for o in self._outcomes])
 
     def likelihood(self, name: Condition) -> Values:
-        """Natural-log likelihood of the gold answer, a token; NaN where a question has not this condition."""
+        """Give the natural-log likelihood of the gold answer, a token; NaN where a question has not this condition."""
         return self._values(name, lambda o: o.scored[name].options[0] / o.option_tokens[0])
 
     def gain(self, name: Condition, over: Condition = "none") -> Values:
-        """The likelihood's gain over another condition's, nats a token."""
+        """Give the likelihood's gain over another condition's, nats a token."""
         return self.likelihood(name) - self.likelihood(over)
 
     def bits(self, name: Condition) -> Values:
-        """The gain of the whole answer over no memory, in bits."""
+        """Give the gain of the whole answer over no memory, in bits."""
         return self._values(name, lambda o: (o.scored[name].options[0] - o.scored["none"].options[0]) / math.log(2))
 
     def choice(self, name: Condition) -> Values:
-        """1 where the gold answer gains more a token than each of its rivals (pointwise mutual information), else 0."""
+        """Give 1 where the gold answer gains more a token than each of its rivals (pointwise mutual information), else
+        0."""
 
         def best(outcome: Outcome) -> float:
             there, without = outcome.scored[name].options, outcome.scored["none"].options
@@ -55,7 +56,7 @@ class Figures:
         return self._values(name, best) if name != "none" else np.full(len(self._outcomes), math.nan)
 
     def row(self, name: Condition) -> dict[str, Any]:
-        """All figures of a condition."""
+        """Give all figures of a condition."""
         gain, text = self.gain(name), self.gain("text")
         there = [outcome.scored[name] for outcome in self._outcomes if name in outcome.scored]
         return {
@@ -72,20 +73,21 @@ class Figures:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each condition that any question was asked under."""
+        """Give a row for each condition that any question was asked under."""
         return [self.row(name) for name in CONDITIONS if any(name in o.scored for o in self._outcomes)]
 
     def share(self, name: Condition, of: Condition) -> dict[str, float] | None:
-        """The gain of one condition by that of another, over the questions that have both."""
+        """Divide the gain of one condition by that of another, over the questions that have both."""
         return _figure(self._draws.ratio(self.gain(name), self.gain(of)))
 
     def difference(self, name: Condition, other: Condition) -> dict[str, float] | None:
-        """The gain of one condition minus that of another, over the questions that have both."""
+        """Subtract from the gain of one condition that of another, over the questions that have both."""
         return _figure(self._draws.mean(self.gain(name, other)))
 
-    def agreement(self) -> dict[str, int]:
-        """Count the greedy answers that are full prefill's, token for token, by condition."""
-        return {name: sum(o.same[name] for o in self._outcomes if name in o.same) for name in self._answered()}
+    def agreement(self) -> dict[str, dict[str, int]]:
+        """Count the greedy answers that are full prefill's, token for token, by condition, and all of them."""
+        answered = {name: [o.same[name] for o in self._outcomes if name in o.same] for name in self._answered()}
+        return {name: {"same": sum(same), "of": len(same)} for name, same in answered.items()}
 
     def f1(self) -> dict[str, float | None]:
         """Give the mean word F1 of the greedy answers, by condition."""
@@ -96,14 +98,14 @@ class Figures:
 
 
 def whole(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
-    """The JSON of a run: of the questions that have an answer, and apart from them of those that have none."""
+    """Make the JSON of a run: of the questions that have an answer, and apart from them of those that have none."""
     with_answer = [outcome for outcome in outcomes if outcome.category != ADVERSARIAL]
     without = [outcome for outcome in outcomes if outcome.category == ADVERSARIAL]
     return summary(with_answer, seed) | {"adversarial": adversarial(without, seed) if without else None}
 
 
 def summary(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
-    """The JSON of a run's questions. Their texts are not in it: some sets may not be passed on."""
+    """Make the JSON of a run's questions. Their texts are not in it: some sets may not be passed on."""
     figures = Figures(outcomes, seed)
     rows = figures.rows()
     result = {
@@ -125,8 +127,8 @@ def summary(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
 
 
 def adversarial(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
-    """The JSON of questions that nothing answers: by how much it is likelier to say so than to give the answer that
-    those give who do not look, nats a token, by condition, and how much of that memories bring."""
+    """Make the JSON of questions that nothing answers: by how much it is likelier to say so than to give the answer
+    that those give who do not look, nats a token, by condition, and how much of that memories bring."""
     draws = ClusterBootstrap([outcome.conversation for outcome in outcomes], seed)
 
     def margins(name: Condition) -> Values:
@@ -150,16 +152,16 @@ def adversarial(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
 
 
 def sentences(result: dict[str, Any]) -> list[str]:
-    """What follows, in words; an interval is one of 95%."""
+    """Say what follows, in words; an interval is one of 95%."""
     rows = {row["condition"]: row for row in result["rows"]}
-    n, same = result["questions"], result["same_greedy_answers"]
+    same = result["same_greedy_answers"]
     found = []
     if "exact" in rows:
         told = (
             f"The same answers as full prefill: KV injected at `exact` keeps {shown(rows['exact']['kept'])} of the gain"
         )
         if "exact" in same:
-            told += f" and gives {same['exact']} of {n} greedy answers token for token"
+            told += f" and gives {same['exact']['same']} of {same['exact']['of']} greedy answers token for token"
         for name in ("high", "fast"):
             if name in rows:
                 told += f"; `{name}` keeps {shown(rows[name]['kept'])}"
@@ -184,25 +186,37 @@ def holds(result: dict[str, Any]) -> dict[str, bool]:
     measured does not hold."""
     rows = {row["condition"]: row for row in result["rows"]}
     exact, high = (rows.get(name, {}).get("kept") for name in ("exact", "high"))
+    greedy = result["same_greedy_answers"].get("exact")
     gains = (rows["text"]["gain"], result["text_minus_random"])
     return {
         "exact is full prefill": exact is not None
         and abs(exact["value"] - 1) <= EXACT_WITHIN
-        and result["same_greedy_answers"].get("exact", result["questions"]) == result["questions"],
+        and (greedy is None or greedy["same"] == greedy["of"]),
         "high keeps the gain": high is not None and high["value"] >= HIGH_KEPT and high["low"] >= HIGH_KEPT_LOW,
         "better than no memory": all(gain is not None and gain["low"] > 0 for gain in gains),
     }
 
 
+def read(result: dict[str, Any]) -> list[Outcome]:
+    """Read the questions of a run back from its JSON, those that nothing answers last."""
+    apart = result["adversarial"]
+    return [_read(fields) for fields in [*result["outcomes"], *(apart["outcomes"] if apart else ())]]
+
+
+def _read(fields: dict[str, Any]) -> Outcome:
+    scored = {name: Scored(**{**one, "options": tuple(one["options"])}) for name, one in fields["scored"].items()}
+    return Outcome(**{**fields, "option_tokens": tuple(fields["option_tokens"]), "scored": scored})
+
+
 def shown(figure: dict[str, float] | None, digits: int = 3) -> str:
-    """A figure and its interval in words."""
+    """Write a figure and its interval."""
     if figure is None:
         return "-"
     return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
 def _split(outcomes: Sequence[Outcome], of: Callable[[Outcome], str], seed: int) -> dict[str, Any]:
-    """Gains and kept shares of the questions of each kind."""
+    """Give gains and kept shares of the questions of each kind."""
     found: dict[str, Any] = {}
     for kind in sorted({of(outcome) for outcome in outcomes}):
         some = [outcome for outcome in outcomes if of(outcome) == kind]

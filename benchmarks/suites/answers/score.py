@@ -53,7 +53,7 @@ def greedy(
 
 
 def f1(answer: str, gold: str) -> float:
-    """Word F1 of an answer, without articles and marks, as SQuAD has it (Rajpurkar et al. 2016)."""
+    """Compute the word F1 of an answer, without articles and marks, as SQuAD has it (Rajpurkar et al. 2016)."""
     said, wanted = Counter(_words(answer)), Counter(_words(gold))
     common = sum((said & wanted).values())
     return 2 * common / (sum(said.values()) + sum(wanted.values())) if common else 0.0
