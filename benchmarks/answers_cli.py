@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,7 +70,7 @@ def answers(
     _print(result)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(result, indent=1) + "\n")
+        json_file.write_text(answers_report.written(result))
         plot_answers(result, json_file.with_suffix(".png"))
         console.print(f"[dim]written: {json_file}[/dim]")
     if check and not all(result["holds"].values()):

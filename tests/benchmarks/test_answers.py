@@ -22,7 +22,7 @@ from benchmarks.report.readme import RESULTS
 from benchmarks.suites.answers.bootstrap import ClusterBootstrap
 from benchmarks.suites.answers.conditions import CONDITIONS, TENANT, Case, Condition, Cube, Injection, Prompts
 from benchmarks.suites.answers.measure import Outcome, Scored, Settings, measure
-from benchmarks.suites.answers.report import Figures, adversarial, holds, read, sentences, summary, whole
+from benchmarks.suites.answers.report import Figures, adversarial, holds, read, sentences, summary, whole, written
 from benchmarks.suites.answers.score import f1, greedy, log_likelihoods
 from benchmarks.suites.answers.sets import ADVERSARIAL, NOT_MENTIONED, draw, draw_adversarial, words
 from benchmarks.suites.retrieval import Conversation, load
@@ -305,7 +305,10 @@ def test_exact_is_full_prefill_and_concatenation_is_not(outcomes: list[Outcome])
 
 def test_a_result_can_be_read_back(outcomes: list[Outcome]) -> None:
     in_order = sorted(outcomes, key=lambda outcome: outcome.category == ADVERSARIAL)
-    assert read(json.loads(json.dumps(whole(in_order, 0)))) == in_order
+    text = written(whole(in_order, 0))
+    assert read(json.loads(text)) == in_order
+    assert json.loads(text) == json.loads(json.dumps(whole(in_order, 0)))
+    assert sum('"conversation": ' in line for line in text.splitlines()) == len(outcomes)
     assert read(whole(in_order[:-1], 0)) == in_order[:-1]
 
 
@@ -418,7 +421,7 @@ def test_the_command_refuses_what_does_not_hold(
     result["holds"] = {"high keeps the gain": False}
     monkeypatch.setattr(answers_cli, "on_engine", lambda *_, **__: result)
     path = str(_history(tmp_path))
-    written = tmp_path / "out" / "answers.json"
-    assert CliRunner().invoke(app, ["answers", "--data", path, "--json", str(written)]).exit_code == 0
-    assert json.loads(written.read_text())["questions"] == 8
+    json_file = tmp_path / "out" / "answers.json"
+    assert CliRunner().invoke(app, ["answers", "--data", path, "--json", str(json_file)]).exit_code == 0
+    assert json.loads(json_file.read_text())["questions"] == 8
     assert CliRunner().invoke(app, ["answers", "--data", path, "--check"]).exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ Values = NDArray[np.float64]
 
 # The bounds that a run is held to.
 EXACT_WITHIN = 0.0005
+_NO_OUTCOMES = '"outcomes": []'
 HIGH_KEPT, HIGH_KEPT_LOW = 0.97, 0.93
 
 
@@ -201,6 +203,20 @@ def read(result: dict[str, Any]) -> list[Outcome]:
     """Read the questions of a run back from its JSON, those that nothing answers last."""
     apart = result["adversarial"]
     return [_read(fields) for fields in [*result["outcomes"], *(apart["outcomes"] if apart else ())]]
+
+
+def written(result: dict[str, Any]) -> str:
+    """Write a run as JSON, a question a line."""
+    apart = result["adversarial"]
+    groups = [result["outcomes"], *([apart["outcomes"]] if apart else [])]
+    bare = result | {"outcomes": [], "adversarial": apart and {**apart, "outcomes": []}}
+    head, *tails = json.dumps(bare, indent=1).split(_NO_OUTCOMES)
+    assert len(tails) == len(groups), "no other field has that name and is empty"
+    parts = [head]
+    for group, tail in zip(groups, tails, strict=True):
+        lines = ",\n".join(f"  {json.dumps(outcome)}" for outcome in group)
+        parts.append(f'"outcomes": [\n{lines}\n ]{tail}')
+    return "".join(parts) + "\n"
 
 
 def _read(fields: dict[str, Any]) -> Outcome:
