@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import gpu_cli, lab_cli, load_cli, memory_cli, preload_cli, updates_cli
+from benchmarks import answers_cli, gpu_cli, lab_cli, load_cli, memory_cli, preload_cli, updates_cli
 from benchmarks.data.locomo import load_questions
 from benchmarks.report.plot import plot_fidelity, plot_preload, plot_ttft
 from benchmarks.suites import busy as busy_bench
@@ -29,13 +28,14 @@ from benchmarks.suites import streams as streams_bench
 from benchmarks.suites import ttft as ttft_bench
 from benchmarks.suites.retrieval import TOP_K
 from benchmarks.support.composing import ALWAYS
+from benchmarks.support.engines import on_engine, source_of
 from benchmarks.support.machine import manifest
-from engine.config import CompositionConfig, EngineConfig, TransformersConfig
-from engine.transformers import TransformersEngine, load_engine, use_one_thread
+from engine.config import CompositionConfig, EngineConfig
+from engine.transformers import TransformersEngine
 from kvcache import StoreConfig
-from server.assets import demo_model_folder
 
 app = typer.Typer(no_args_is_help=True, help="Measure: time to first token, fidelity of composition, streams.")
+app.command()(answers_cli.answers)
 app.command()(load_cli.load)
 app.command()(lab_cli.lab)
 app.command()(lab_cli.report)
@@ -45,47 +45,6 @@ console = Console()
 
 Model = Annotated[str, typer.Option(help="demo, or any Hugging Face id or folder.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
-
-
-def _source(model: str) -> str | Path:
-    return demo_model_folder() if model == "demo" else model
-
-
-def open_engine(
-    model: str, folder: Path, composing: CompositionConfig = EngineConfig.composing, *, adapt_threads: bool = True
-) -> TransformersEngine:
-    """Open an engine with its segments in ``folder`` and budgets that hold everything a benchmark stores."""
-    budget = 64 << 30
-    own = TransformersConfig(adapt_threads=adapt_threads, weigh_loading=False)
-    return load_engine(
-        EngineConfig(_source(model), model, composing=composing, transformers=own),
-        StoreConfig(folder, device_bytes=budget, host_bytes=budget, disk_bytes=budget),
-    )
-
-
-def _on_engine(
-    model: str,
-    measure: Callable[[TransformersEngine, Path], Awaitable[dict[str, Any]]],
-    composing: CompositionConfig = EngineConfig.composing,
-    *,
-    adapt_threads: bool = True,
-) -> dict[str, Any]:
-    """Measure with an engine of its own, whose segments lie in a folder that goes with it."""
-
-    async def run(folder: Path) -> dict[str, Any]:
-        threads = torch.get_num_threads()
-        engine = open_engine(model, folder, composing, adapt_threads=adapt_threads)
-        use_one_thread()  # as in the server
-        try:
-            result = await measure(engine, folder)
-        finally:
-            torch.set_num_threads(threads)
-            await engine.close()
-        result["machine"]["threads"] = threads
-        return result
-
-    with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
-        return asyncio.run(run(Path(folder)))
 
 
 def _write(result: dict[str, Any], path: Path | None) -> None:
@@ -112,7 +71,7 @@ def ttft(
         _vllm_ttft(model, contexts[-1], query, repeat, restarts, json_file)
         return
 
-    result = _on_engine(model, lambda engine, folder: ttft_bench.measure(engine, folder, contexts, query, repeat))
+    result = on_engine(model, lambda engine, folder: ttft_bench.measure(engine, folder, contexts, query, repeat))
     _print_ttft(result)
     _write(result, json_file)
     picture = plot or (json_file.with_suffix(".png") if json_file else None)
@@ -131,7 +90,7 @@ def mixed(
     from benchmarks.suites.vllm import mixed as vllm_mixed
 
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
-        result = asyncio.run(vllm_mixed.measure(_source(model), Path(folder), repeat, console.print))
+        result = asyncio.run(vllm_mixed.measure(source_of(model), Path(folder), repeat, console.print))
     for name in ("vllm", "connector"):
         console.print(name, result[name])
     console.print(f"throughput: {result['throughput_ratio']:.2f} of vLLM's")
@@ -144,7 +103,7 @@ def _vllm_ttft(model: str, context: int, query: int, repeat: int, restarts: int,
     with tempfile.TemporaryDirectory(prefix="recallkv-bench-") as folder:
         result = asyncio.run(
             vllm_ttft.measure(
-                _source(model), Path(folder), context, query, repeat, restarts, lambda text: console.print(text)
+                source_of(model), Path(folder), context, query, repeat, restarts, lambda text: console.print(text)
             )
         )
     table = Table(title=f"Time to first token under vLLM: {context} + {query} tokens")
@@ -187,7 +146,7 @@ def crowded(
     for name in ("adaptive", "fixed"):
         rounds = repeat if name == "adaptive" else min(repeat, 3)  # the fixed number needs up to a minute per answer
         measure = partial(_crowded, tokens=tokens, repeat=rounds)
-        row = result[name] = _on_engine(model, measure, adapt_threads=name == "adaptive")
+        row = result[name] = on_engine(model, measure, adapt_threads=name == "adaptive")
         times = [
             row["alone_s"]["p50"],
             row["beside_s"]["p50"],
@@ -231,7 +190,7 @@ def streams(
     json_file: JsonFile = None,
 ) -> None:
     """Tokens per second of one stream and of several, and the first token of one more request."""
-    result = _on_engine(model, lambda engine, _: streams_bench.measure(engine, streams, tokens, repeat))
+    result = on_engine(model, lambda engine, _: streams_bench.measure(engine, streams, tokens, repeat))
     table = Table(title=f"Concurrent streams: {result['model']}")
     table.add_column("streams", justify="right")
     table.add_column("tokens/s", justify="right")
@@ -285,7 +244,7 @@ def fidelity(
                 rows += await fidelity_bench.measure_recall(engine, asked_for, facts, status.update)
         return fidelity_bench.result(engine, rows, data.name)
 
-    result = _on_engine(model, measure, ALWAYS)
+    result = on_engine(model, measure, ALWAYS)
     _print_fidelity(result)
     _write(result, json_file)
     if json_file is not None:
@@ -299,7 +258,7 @@ def _vllm_fidelity(
     from engine.vllm.loading import load_vllm_engine
 
     async def run(folder: Path) -> list[vllm_fidelity.Row]:
-        engine = load_vllm_engine(EngineConfig(_source(model), model, composing=ALWAYS), StoreConfig(folder))
+        engine = load_vllm_engine(EngineConfig(source_of(model), model, composing=ALWAYS), StoreConfig(folder))
         rows = []
         try:
             for n, tokens in sizes:
@@ -353,7 +312,7 @@ def codec(
         with console.status("measuring") as status:
             return await codec_bench.measure(engine, made, status.update)
 
-    result = _on_engine(model, measure)
+    result = on_engine(model, measure)
     table = Table(title=f"Codecs: {result['model']}; bytes of bfloat16's, GB/s on one core, KL added")
     for column in ("codec", "bytes", "enc", "dec", "dec bf16", "KL", "top-1"):
         table.add_column(column, justify="left" if column == "codec" else "right", no_wrap=True)
@@ -495,6 +454,6 @@ def busy(
     json_file: JsonFile = None,
 ) -> None:
     """Measure what a busy preloader does to the requests beside it."""
-    result = _on_engine(model, lambda engine, _: busy_bench.measure(engine, prompt, requests))
+    result = on_engine(model, lambda engine, _: busy_bench.measure(engine, prompt, requests))
     console.print({name: result[name] for name in ("ttft_s", "p95_s", "ratio", "paired_ratio", "preloads")})
     _write(result, json_file)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.cli import open_engine
+from benchmarks.support.engines import open_engine
 from engine.base import GenerateRequest, Piece, Prompt, Sampling
 from kvcache import Fingerprint, Layout, Segment, TieredStore, read_segment, root_key, write_segment
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from benchmarks.data.updates.bank import Split, load_background, load_bank
 from benchmarks.data.updates.cases import Case, CaseError, load_cases, write_cases
 from benchmarks.data.updates.generate import LANGUAGES, Choice, generate
-from benchmarks.memory_cli import open_embedder
 from benchmarks.suites import updates as suite
 from benchmarks.support.machine import manifest
 from memory import MemoryStore
+from server.embedders import open_embedder
 
 console = Console()
 _COLUMNS: tuple[suite.What, ...] = get_args(suite.What)

@@ -107,3 +107,65 @@ def first_token_svg(result: dict[str, Any]) -> str:
         f'height="{height:g}" role="img" aria-label="Time to first token, RecallKV and other software">'
     )
     return "\n".join([head, f"<style>{_STYLE}</style>", *body, "</svg>"]) + "\n"
+
+
+_GAINS = {
+    "text": "retrieved, as text (full prefill)",
+    "exact": "retrieved, KV exact",
+    "high": "retrieved, KV in any order, high",
+    "fast": "retrieved, KV in any order, fast",
+    "naive": "retrieved, caches only concatenated",
+    "random": "other memories, as text",
+}
+_WHISKERS = """  .whisker { stroke: #333d47; stroke-width: 1.2; fill: none; }
+  @media (prefers-color-scheme: dark) { .whisker { stroke: #d1d9e0; } }
+"""
+_KINDS = {"text": "text", "random": "text", "naive": "peer"}
+
+
+def answers_svg(result: dict[str, Any]) -> str:
+    """Draw what memories bring to the right answer, in nats a token over no memory: a bar for each way that they come
+    into the prompt, with its 95% interval, and the share of text's gain that it keeps.
+
+    ``result`` is a result of ``recallkv bench answers``.
+    """
+    rows = {row["condition"]: row for row in result["rows"]}
+    shown = [(name, rows[name]) for name in _GAINS if name in rows]
+    scale = (_WIDTH - _LEFT - _RIGHT) / max(row["gain"]["high"] for _, row in shown)
+    end = _TOP + len(shown) * _ROW - 4
+    body = [
+        _text(20, 30, "What memories bring to the right answer: nats a token over no memory", "ink title"),
+        f'<line class="line" x1="{_LEFT}" y1="{_TOP}" x2="{_LEFT}" y2="{end}"/>',
+    ]
+    for i, (name, row) in enumerate(shown):
+        body += _gain(name, row, _TOP + i * _ROW, scale)
+    machine = result["machine"]
+    where = f"{machine['cores']} CPU cores" if machine["device"] == "cpu" else machine["device"]
+    model = "Demo model (SmolLM2-135M)" if result["model"] == "demo" else result["model"]
+    told = (
+        f"{model}, {machine['dtype']}, on {where}; likelihood of the gold answers to {result['questions']} questions, "
+        f"{result['top_k']} memories each; lines: 95% interval."
+    )
+    height = end + 42
+    body.append(_text(20, height - 16, told, "soft small"))
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
+        f'height="{height}" role="img" aria-label="Gain of the right answer\'s likelihood by memories">'
+    )
+    return "\n".join([head, f"<style>{_STYLE}{_WHISKERS}</style>", *body, "</svg>"]) + "\n"
+
+
+def _gain(name: str, row: dict[str, Any], y: float, scale: float) -> list[str]:
+    """Draw a bar from nothing to the gain, its interval, and both in words."""
+    low, value, high = (_LEFT + row["gain"][part] * scale for part in ("low", "value", "high"))
+    begin, width = min(value, _LEFT), max(2.0, abs(value - _LEFT))
+    note = f"{row['gain']['value']:.2f}"
+    if name not in ("text", "random"):
+        note += f", keeps {row['kept']['value']:.0%}"
+    kind = _KINDS.get(name, "kv")
+    return [
+        _text(_LEFT - 10, y + 16, _GAINS[name], "ink", "end"),
+        f'<rect class="{kind}" x="{begin:.1f}" y="{y + 3:g}" width="{width:.1f}" height="18" rx="3"/>',
+        f'<path class="whisker" d="M{low:.1f} {y + 12:g}H{high:.1f}M{low:.1f} {y + 8:g}v8M{high:.1f} {y + 8:g}v8"/>',
+        _text(max(high, _LEFT) + 8, y + 16, note, "ink"),
+    ]

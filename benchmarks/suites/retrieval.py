@@ -30,11 +30,14 @@ TOP_K = 10
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, the turns that answer it, and its category."""
+    """A question, the turns that answer it, its category and its answer. ``trap``: what a question without an answer is
+    answered with by those who do not look."""
 
     text: str
     evidence: frozenset[str]
     category: str
+    answer: str = ""
+    trap: str = ""
 
 
 @dataclass
@@ -76,7 +79,8 @@ def _conversation(item: dict[str, Any]) -> Conversation:
     for qa in item["qa"]:
         # Some ids are joined ("D8:6; D9:17"), a few dangle.
         evidence = frozenset(id for part in qa.get("evidence") or [] for id in re.findall(r"D\d+:\d+", part)) & known
-        asked.append(Asked(qa["question"], evidence, CATEGORIES[qa["category"]]))
+        said = (str(qa.get(name, "")) for name in ("answer", "adversarial_answer"))
+        asked.append(Asked(qa["question"], evidence, CATEGORIES[qa["category"]], *said))
     valid = [question for question in asked if question.evidence]
     return Conversation(sessions, turn_of, valid, len(asked) - len(valid))
 
