@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.memory_cli import open_embedder
 from benchmarks.report.answers import LABELS, plot_answers
 from benchmarks.suites.answers import measure as answers_bench
 from benchmarks.suites.answers import report as answers_report
@@ -21,6 +20,7 @@ from benchmarks.support.engines import on_engine
 from benchmarks.support.machine import measured_on
 from engine.transformers import TransformersEngine
 from memory import MemoryStore
+from server.embedders import open_embedder
 
 console = Console()
 

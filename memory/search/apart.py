@@ -18,8 +18,7 @@ _AT_ONCE = 20
 
 
 class Apart:
-    """Chooses results. ``cosines_of`` gives the cosines of memories to each other, float32 [memories, memories], 0 where
-    one has none."""
+    """Chooses results. ``cosines_of`` gives the cosines of memories to each other, float32 [memories, memories]."""
 
     def __init__(self, tx: Transaction, cosines_of: Callable[[Sequence[int]], Vector], diversity: float) -> None:
         self._tx = tx
