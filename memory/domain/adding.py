@@ -212,7 +212,9 @@ class Adding:
         tx.sources.link((done.outcome.memory.id, addition.messages[n].id) for n in unit.sources)
         changed += done.gone
         if done.number is not None:
-            context = addition.contexts[unit.sources[0]]
+            # By the words of what it takes the place of, too: "alarm code" finds "it's 1977 now".
+            former = [old.text for old in done.outcome.replaced if old.status == "archived"]
+            context = " ".join([addition.contexts[unit.sources[0]], *former])
             changed.append(self._index.add(tx, done.number, memory, vector, context))
         return replace(done.outcome, masked=MASK in memory.text)
 

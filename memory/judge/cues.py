@@ -17,8 +17,9 @@ _WORDS: dict[str, Any] = json.loads(Path(__file__).with_name("words.json").read_
 _NO_SPACES = re.compile("[぀-ヿ㐀-鿿가-힣]")
 _NEVER = "(?!)"
 
-STOP, ENGLISH, FOREIGN = (frozenset(_WORDS[name]) for name in ("stop", "english", "foreign"))
-"""Words that tell nothing, and the commonest ones of English and of the other languages in Latin letters."""
+STOP, ENGLISH, FOREIGN, VERBS = (frozenset(_WORDS[name]) for name in ("stop", "english", "foreign", "verbs"))
+"""Words that tell nothing, and the commonest ones of English and of the other languages in Latin letters; verbs
+and pronouns that what is said of a subject begins with."""
 
 
 def _compiled(words: Sequence[str], anywhere: Sequence[str]) -> re.Pattern[str]:

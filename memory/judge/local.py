@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from memory.judge.base import Older, Relation, Statement, Verdict
+from memory.judge.cues import VERBS
 from memory.judge.forest import Floats, Weights, read_weights
 from memory.judge.pairs import NAMES, Setting, features
 from memory.judge.traits import Traits, traits_of
@@ -16,6 +17,7 @@ from memory.types import Vector
 
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _DAY_S = 86_400.0
+_CONFIRMING = frozenset("yes yeah yep right correct exactly indeed sure ok okay true".split())
 ANCHOR = "User: I live in Oslo and work as a nurse."
 """The sentence by whose vector an embedder is known."""
 # Rounding (bfloat16) leaves the cosine of the same text above this.
@@ -81,15 +83,29 @@ class LocalJudge:
 
 def _vetoed(old: Traits, new: Traits, happened: bool) -> bool:
     """Tell if words alone forbid that the new statement takes the place of the old one: they are of different people or
-    days, or the old one is of something that has happened."""
+    days, the old one is of something that has happened, or the new one says nothing that the old one does not."""
     corrects = bool(new.cues & {"correct", "no_more"})
     if happened and not corrects:
         return True
+    if new.stems - _CONFIRMING <= old.stems and new.numbers <= old.numbers and not new.cues & {"no_more", "ended"}:
+        return True
     if old.people and new.people and not old.people & new.people:
         return True
-    changes = corrects or bool(new.cues & {"now", "ended", "changed"})
+    if corrects or new.cues & {"now", "ended", "changed"}:
+        return False
     other_days = bool(old.weekdays and new.weekdays and not old.weekdays & new.weekdays)
-    return other_days and not changes
+    return other_days or _of_another(old, new)
+
+
+def _of_another(old: Traits, new: Traits) -> bool:
+    """Tell if two statements of one wording differ before their verb: the same is said of something else."""
+    shared = len(old.stems & new.stems)
+    if 2 * shared < max(len(old.stems), len(new.stems)):
+        return False
+    pairs = zip(old.tokens, new.tokens, strict=False)
+    first = next((i for i, (a, b) in enumerate(pairs) if a != b), len(old.tokens))
+    verb = next((i for i, token in enumerate(old.tokens) if token in VERBS), 0)
+    return first < verb
 
 
 def _setting(new: Statement, older: Older, cosine: float, near: Sequence[float]) -> Setting:

@@ -8,10 +8,10 @@ from memory.language.scripts import any_of
 
 _I = r"(?:i|i['’]m|i['’]ve|i['’]ll|i['’]d|im|ive|we|we['’]re|we['’]ve|my|our)"
 _CUT = re.compile(
-    rf"\s*;\s+(?=\w)|,? +(?:and|but)(?= {_I} (?!\w+$))|(?<=\w) +(?:und|aber)(?= (?:ich|wir|mein\w*) )|"
-    rf"(?<=\w) +(?:et|mais)(?= (?:je |j['’]|nous |mon |ma ))"
-    r"|(?<=\w),? +(?:y|pero)(?= (?:yo|mi|mis|trabajo|vivo|tengo|soy) )|(?<=\w),? +(?:e|mas)(?= (?:eu|meu|"
-    r"minha|trabalho|moro|tenho|sou) )|(?<=\w),? +(?:и|а|но)(?= (?:я|мы|мой|моя|у меня) )",
+    rf"\s*;\s+(?=\w)|,? +and(?= {_I} (?!\w+$))|(?<=\w) +und(?= (?:ich|wir|mein\w*) )|"
+    rf"(?<=\w) +et(?= (?:je |j['’]|nous |mon |ma ))"
+    r"|(?<=\w),? +y(?= (?:yo|mi|mis|trabajo|vivo|tengo|soy) )|(?<=\w),? +e(?= (?:eu|meu|"
+    r"minha|trabalho|moro|tenho|sou) )|(?<=\w),? +(?:и|а)(?= (?:я|мы|мой|моя|у меня) )",
     re.IGNORECASE,
 )
 _FULL = re.compile(

@@ -105,7 +105,7 @@ def _told(message: Message, question: str) -> list[Statement]:
 
 def _parts(statement: Statement) -> list[Statement]:
     clauses = clauses_in(statement.text) if statement.asserted and not statement.line else []
-    if len(clauses) < 2 or not any(map(is_durable, clauses)):
+    if len(clauses) < 2 or not all(map(is_durable, clauses)):
         return [statement]
     return [replace(statement, text=clauses[0]), *(Statement(clause, not is_open(clause)) for clause in clauses[1:])]
 

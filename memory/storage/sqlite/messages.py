@@ -13,6 +13,9 @@ from memory.storage.sqlite.infer import infer_ids
 from memory.storage.sqlite.rows import LISTED, listed, message_of, subject_rows
 from memory.types import Message, Subject
 
+# So many of the memories that one has taken the place of help to find it.
+_FORMER = 4
+
 
 class SqliteMessages:
     """See ``memory.storage.content.Messages``."""
@@ -170,16 +173,28 @@ def messages_before(db: sqlite3.Connection, cube_id: str, conversation: str | No
 
 
 def context_of(db: sqlite3.Connection, memory_id: str) -> str:
-    """Return what was said just before a memory: the two messages before the first that it is from."""
+    """Return what a memory is found by besides its own words: the two messages before the first that it is from, and
+    what it has taken the place of."""
     first = db.execute(
         "SELECT s.rowid AS row, s.cube_id, s.conversation FROM messages s JOIN provenance p ON p.message_id = s.id"
         " WHERE p.memory_id = ? ORDER BY s.rowid",
         (memory_id,),
     ).fetchone()
-    if first is None:
-        return ""
-    before = messages_before(db, first["cube_id"], first["conversation"], first["row"])
-    return " ".join(message.spoken for message in before)
+    before = [] if first is None else messages_before(db, first["cube_id"], first["conversation"], first["row"])
+    former = db.execute(
+        "SELECT text FROM memories WHERE replaced_by = ? AND status = 'archived' AND text != '' AND cube_id ="
+        " (SELECT cube_id FROM memories WHERE id = ?) ORDER BY rowid DESC LIMIT ?",
+        (memory_id, memory_id, _FORMER),
+    )
+    return " ".join([*(message.spoken for message in before), *(text for (text,) in former)])
+
+
+def renew_context(db: sqlite3.Connection, memory_id: str) -> None:
+    """Refresh the full text's context of one memory."""
+    db.execute(
+        "UPDATE memory_text SET context = ? WHERE rowid = (SELECT rowid FROM memories WHERE id = ?)",
+        (searchable(context_of(db, memory_id)), memory_id),
+    )
 
 
 def renew_contexts(db: sqlite3.Connection, messages: Collection[int]) -> None:

@@ -276,3 +276,9 @@ def _words_without_spaces(db: sqlite3.Connection) -> None:
         if (now := digest_of(text)) != digest
     ]
     db.executemany("UPDATE memories SET digest = ? WHERE rowid = ?", digests)
+
+
+@migration
+def _former_by_newer(db: sqlite3.Connection) -> None:
+    """Find what a memory has taken the place of without looking at all others."""
+    db.execute("CREATE INDEX memories_by_newer ON memories (replaced_by) WHERE replaced_by IS NOT NULL")

@@ -10,7 +10,7 @@ from typing import Any
 from memory.language.words import searchable
 from memory.storage.records import StoredMessage
 from memory.storage.sqlite.fulltext import cube_word
-from memory.storage.sqlite.messages import renew_contexts
+from memory.storage.sqlite.messages import renew_context, renew_contexts
 from memory.storage.sqlite.rows import LISTED, listed
 from memory.types import Memory, Scan
 
@@ -31,6 +31,9 @@ class SqliteRemoval:
         ids = listed(id for (id,) in db.execute(f"SELECT id FROM memories WHERE rowid IN {LISTED}", (rows,)))
         named = db.execute(f"SELECT DISTINCT entity FROM mentions WHERE memory IN {LISTED}", (rows,))
         names = listed(id for (id,) in named)
+        newer = db.execute(
+            f"SELECT DISTINCT replaced_by FROM memories WHERE rowid IN {LISTED} AND replaced_by IS NOT NULL", (rows,)
+        ).fetchall()
         for statement, values in (
             (f"DELETE FROM memory_text WHERE rowid IN {LISTED}", rows),
             (f"DELETE FROM vectors WHERE memory IN {LISTED}", rows),
@@ -56,6 +59,8 @@ class SqliteRemoval:
             ),
         ):
             db.execute(statement, (values,))
+        for (id,) in newer:  # it was found by the words of what is gone now
+            renew_context(db, id)
 
     def wipe_messages(self, numbers: Collection[int]) -> None:
         self._db.execute(
