@@ -302,7 +302,7 @@ def main() -> None:
         "--wrong",
         type=float,
         nargs=2,
-        default=(0.0035, 0.0012),
+        default=(0.0035, 0.0018),
         help="share of what holds that may be retired: en, others",
     )
     parser.add_argument("--all", action="store_true", help="train on the held-out part, too: to see how far data goes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from memory.types import Vector
 
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _DAY_S = 86_400.0
+# The probability of what patterns of words make plain.
+_SURE = 0.9
+_UNSURE = frozenset({"unsure", "past", "brief", "also"})
+_NOTHING = frozenset(["", "it", "this", "that", "them", "him", "her", "when", "how", "what"])
 _CONFIRMING = frozenset("yes yeah yep right correct exactly indeed sure ok okay true".split())
 ANCHOR = "User: I live in Oslo and work as a nurse."
 """The sentence by whose vector an embedder is known."""
@@ -52,7 +57,7 @@ class LocalJudge:
         olds = [traits_of(item.statement.text) for item in older]
         found = self._weights.forest.probabilities(self._rows(new, traits, older, olds))
         return [
-            self._verdict(traits, old, item.statement.happened, float(p))
+            self._verdict(_Two(item.statement, old, new, traits), float(p))
             for item, old, p in zip(older, olds, found, strict=True)
         ]
 
@@ -72,29 +77,77 @@ class LocalJudge:
         ]
         return np.concatenate([np.stack(rows), read], axis=1)
 
-    def _verdict(self, new: Traits, old: Traits, happened: bool, probability: float) -> Verdict:
+    def _verdict(self, two: _Two, probability: float) -> Verdict:
+        new = two.new
         threshold = self._weights.threshold_other if new.foreign or not new.spaced else self._weights.threshold
-        if probability < threshold or _vetoed(old, new, happened):
+        if _takes_its_slot(two):
+            probability = max(probability, _SURE)
+        if probability < threshold or _vetoed(two):
             return Verdict("unrelated", 1 - probability, self.name)
         ends = bool(new.cues & {"no_more", "ended"}) and "changed" not in new.cues
         relation: Relation = "end" if ends else "update"
         return Verdict(relation, probability, self.name)
 
 
-def _vetoed(old: Traits, new: Traits, happened: bool) -> bool:
+@dataclass(frozen=True)
+class _Two:
+    """An older and a new statement with their traits."""
+
+    older: Statement
+    old: Traits
+    newer: Statement
+    new: Traits
+
+    @property
+    def corrects(self) -> bool:
+        return bool(self.new.cues & {"correct", "no_more"})
+
+    @property
+    def subjects(self) -> tuple[str | None, str | None]:
+        """Whom each is about, the speakers by name."""
+        return _whose(self.old, self.older), _whose(self.new, self.newer)
+
+
+def _whose(traits: Traits, statement: Statement) -> str | None:
+    return (statement.author or "User").lower() if traits.subject == "" else traits.subject
+
+
+def _takes_its_slot(two: _Two) -> bool:
+    """Tell if both say how the same thing of the same subject stands, with another value of the same shape: "I live in
+    Oslo", "I live in Lima"."""
+    old, new = two.old, two.new
+    whose = two.subjects
+    if old.slot is None or new.slot is None or whose[0] is None or whose[0] != whose[1]:
+        return False
+    slot = new.slot.partition("|")[2]
+    if slot != old.slot.partition("|")[2] or new.ends or old.value == new.value or new.cues & _UNSURE:
+        return False
+    if new.tokens.count("i") > 1 or not (new.first_person or slot.startswith(("own", "favourite", "birthday"))):
+        return False  # somebody thinks so, or "I never said that I do"
+    if slot.partition(":")[0] == "liking":
+        return slot.partition(":")[2] not in _NOTHING
+    if slot in ("age", "diet", "relation", "birthday") or slot.startswith("favourite"):
+        return True
+    return old.shape == new.shape and not new.shape.endswith("words")
+
+
+def _vetoed(two: _Two) -> bool:
     """Tell if words alone forbid that the new statement takes the place of the old one: they are of different people or
     days, the old one is of something that has happened, or the new one says nothing that the old one does not."""
-    corrects = bool(new.cues & {"correct", "no_more"})
-    if happened and not corrects:
+    old, new = two.old, two.new
+    if two.older.happened and not two.corrects:
         return True
     if new.stems - _CONFIRMING <= old.stems and new.numbers <= old.numbers and not new.cues & {"no_more", "ended"}:
-        return True
+        return not _takes_its_slot(two)
     if old.people and new.people and not old.people & new.people:
         return True
-    if corrects or new.cues & {"now", "ended", "changed"}:
+    whose = two.subjects
+    if None not in whose and whose[0] != whose[1] and whose[0] not in new.tokens and whose[1] not in old.tokens:
+        return True
+    if two.corrects or new.cues & {"now", "ended", "changed"}:
         return False
     other_days = bool(old.weekdays and new.weekdays and not old.weekdays & new.weekdays)
-    return other_days or _of_another(old, new)
+    return other_days or (_of_another(old, new) and not _takes_its_slot(two))
 
 
 def _of_another(old: Traits, new: Traits) -> bool:

@@ -48,6 +48,12 @@ _MINE = re.compile(
     r"\b(?:my|our|mein\w*|unser\w*|mon|ma|mes|notre|nos|mis?|nuestr\w+|meus?|minhas?|noss\w+|мо[йяеи]|мои|наш\w*)"
     r" ([^\W\d_]+)"
 )
+_OWN = re.compile(r"\W*(?:my|our|mein\w*|unser\w*|mon|ma|mes|notre|nos|mis?|nuestr\w+|meus?|minhas?|noss\w+|мо[йяи])\b")
+_NAMED = re.compile(
+    r"([A-Z][\w-]+)(?: [A-Z][\w-]+)?(?:['’]s \w| (?:lives?|works?|is|has|had|was|moved|got|quit|left|likes|loves|hates"
+    r"|just|now|no longer|doesn['’]t|wohnt|arbeitet|ist|hat|habite|travaille|est|vive|trabaja|es|mora|trabalha)\b)"
+)
+_NO_NAMES = frozenset("it this that there here what who she he they we the today tomorrow yesterday everyone".split())
 _PAST = re.compile(
     r"\b(?:was|were|had|did|went|got|bought|met|saw|made|took|came|gave|found|began|ran|ate|won|broke|learned|learnt"
     r"|studied|\w{3,}ed|war|hatte|habe|était|fui|era|foi|был\w?|\w+л[аи]?)\b|[了过]|した|ました|였|았|었"
@@ -64,7 +70,9 @@ _SUFFIX = re.compile(r"(?:ings?|ed|ers?|es|s|ly|ment|ions?|'s|’s)$")
 @dataclass(frozen=True)
 class Traits:
     """One statement's traits. ``stems`` are its telling words (bigrams in scripts without spaces), ``numbers`` pairs of
-    value and unit, ``cues`` names of ``memory.judge.cues.CUES``; ``slot`` is what the sentence says the state of."""
+    value and unit, ``cues`` names of ``memory.judge.cues.CUES``; ``subject`` is whom it begins with: "" for
+    the speaker, a name, or None; ``slot`` is what the sentence says the state of, and ``shape`` the word before its
+    value and whether that is a name, a number or words."""
 
     tokens: tuple[str, ...]
     stems: frozenset[str]
@@ -83,9 +91,11 @@ class Traits:
     present: bool
     spaced: bool
     foreign: bool
+    subject: str | None
     slot: str | None
     value: str | None
     ends: bool
+    shape: str
 
 
 def stem(word: str) -> str:
@@ -123,10 +133,29 @@ def traits_of(text: str) -> Traits:
         present=_PRESENT.search(low) is not None,
         spaced=spaced,
         foreign=_is_foreign(low, latin),
+        subject=_subject(text, low),
         slot=None if state is None else f"{(state.subject or '').lower()}|{state.slot}",
         value=None if state is None else state.value,
         ends=state is not None and state.ends,
+        shape="" if state is None else _shape(text, state.value),
     )
+
+
+def _subject(text: str, low: str) -> str | None:
+    if _FIRST.search(low) or _OWN.match(low):
+        return ""
+    match = _NAMED.match(text)
+    return match[1].lower() if match and match[1].lower() not in _NO_NAMES else None
+
+
+def _shape(text: str, value: str) -> str:
+    """Return the shape of a state's value where it stands: what may take its place has the same one."""
+    at = text.lower().find(value)
+    if not value or at < 0:
+        return ""
+    before = " ".join(text[:at].lower().split()[-1:])
+    first = text[at]
+    return f"{before} {'number' if first.isdigit() else 'name' if first.isupper() else 'words'}"
 
 
 def _is_foreign(low: str, latin: tuple[str, ...]) -> bool:

@@ -83,7 +83,8 @@ _PATTERNS = (
     _pattern(rf"{_SAYS}{_BE} (?P<value>\d{{1,3}})(?: years? old)?(?=[.,!]|$)", "profile", "age"),
     _pattern(rf"{_MY} birthday(?: is|['’]s)(?: on)? {_REST}", "profile", "birthday"),
     _pattern(
-        rf"{_SAYS}(?:{_BE}|{_ADVERB} got){_ADVERB} (?P<value>married|single|engaged|divorced|widowed)",
+        rf"{_SAYS}(?:{_BE}|{_ADVERB} got){_ADVERB} (?P<value>married|single|engaged|divorced|widowed)"
+        r"(?![\w-]| in | with | to my )",
         "state",
         "relation",
     ),
