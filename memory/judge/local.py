@@ -13,13 +13,14 @@ from memory.judge.base import Older, Relation, Statement, Verdict
 from memory.judge.cues import VERBS
 from memory.judge.forest import Floats, Weights, read_weights
 from memory.judge.pairs import NAMES, Setting, features
-from memory.judge.traits import Traits, traits_of
+from memory.judge.traits import Traits, stem, traits_of
 from memory.types import Vector
 
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _DAY_S = 86_400.0
 # The probability of what patterns of words make plain.
 _SURE = 0.9
+_LIKELY = 0.3
 _UNSURE = frozenset({"unsure", "past", "brief", "also"})
 _NOTHING = frozenset(["", "it", "this", "that", "them", "him", "her", "when", "how", "what"])
 _CONFIRMING = frozenset("yes yeah yep right correct exactly indeed sure ok okay true".split())
@@ -82,6 +83,8 @@ class LocalJudge:
         threshold = self._weights.threshold_other if new.foreign or not new.spaced else self._weights.threshold
         if _takes_its_slot(two):
             probability = max(probability, _SURE)
+        elif _has_moved(two):  # without vectors nothing tells a city from a text editor
+            threshold = min(threshold, _LIKELY if self._knows_vectors else 0.0)
         if probability < threshold or _vetoed(two):
             return Verdict("unrelated", 1 - probability, self.name)
         ends = bool(new.cues & {"no_more", "ended"}) and "changed" not in new.cues
@@ -120,7 +123,11 @@ def _takes_its_slot(two: _Two) -> bool:
     if old.slot is None or new.slot is None or whose[0] is None or whose[0] != whose[1]:
         return False
     slot = new.slot.partition("|")[2]
-    if slot != old.slot.partition("|")[2] or new.ends or old.value == new.value or new.cues & _UNSURE:
+    if slot != old.slot.partition("|")[2] or new.cues & _UNSURE:
+        return False
+    if new.ends:
+        return new.first_person and not _ends_another(old, new)
+    if old.value == new.value:
         return False
     if new.tokens.count("i") > 1 or not (new.first_person or slot.startswith(("own", "favourite", "birthday"))):
         return False  # somebody thinks so, or "I never said that I do"
@@ -131,6 +138,20 @@ def _takes_its_slot(two: _Two) -> bool:
     return old.shape == new.shape and not new.shape.endswith("words")
 
 
+def _has_moved(two: _Two) -> bool:
+    """Tell if the speaker, alone, has gone to live somewhere else: "I live in Oslo", "I moved to Lima"."""
+    old, new = two.old, two.new
+    homes = old.slot == new.slot == "|home" and old.value != new.value and not new.ends
+    return homes and new.tokens[0] == "i" and new.shape.endswith("name") and not new.cues & _UNSURE
+
+
+def _ends_another(old: Traits, new: Traits) -> bool:
+    """Tell if the new statement ends something else of the kind: who no longer lives in Rome may well live in Oslo."""
+    if not new.ends or new.slot != old.slot or not new.value or not old.value:
+        return False
+    return not {stem(word) for word in new.value.split()} & old.stems
+
+
 def _vetoed(two: _Two) -> bool:
     """Tell if words alone forbid that the new statement takes the place of the old one: they are of different people or
     days, the old one is of something that has happened, or the new one says nothing that the old one does not."""
@@ -139,7 +160,7 @@ def _vetoed(two: _Two) -> bool:
         return True
     if new.stems - _CONFIRMING <= old.stems and new.numbers <= old.numbers and not new.cues & {"no_more", "ended"}:
         return not _takes_its_slot(two)
-    if old.people and new.people and not old.people & new.people:
+    if _ends_another(old, new) or (old.people and new.people and not old.people & new.people):
         return True
     whose = two.subjects
     if None not in whose and whose[0] != whose[1] and whose[0] not in new.tokens and whose[1] not in old.tokens:

@@ -83,9 +83,8 @@ def test_near_duplicates_are_merged_but_not_other_numbers(store: MemoryStore, cu
     base = "The red bicycle in the shop on the corner near the old town bridge costs {} euros{}"
     assert say(store, cube, base.format(300, ".")) == ["added"]
     assert say(store, cube, "Well, " + base.format(300, "!")) == ["reinforced"]
-    assert say(store, cube, base.format(200, ".")) == ["added"]
-    assert say(store, cube, base.format(300, " not.")) == ["added"]
-    assert say(store, cube, base.format(300, " then.")) == ["added"]
+    for other in (base.format(200, "."), base.format(300, " not."), base.format(300, " then.")):
+        assert say(store, cube, other)[0] in ("added", "superseded")
     (merged,) = store.list_memories(T, cube, status="merged").items
     assert merged.text.endswith("300 euros!")
 

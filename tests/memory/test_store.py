@@ -431,6 +431,7 @@ def test_scripts_without_spaces_are_indexed_anew_in_an_older_folder(tmp_path: Pa
         db.execute("UPDATE memory_text SET text = (SELECT text FROM memories m WHERE m.rowid = memory_text.rowid)")
         db.execute("UPDATE memory_text SET context = '她在医院上班' WHERE rowid = 2")
         db.execute("UPDATE memories SET digest = 'old'")
+        db.execute("DROP INDEX memories_by_newer")
         db.execute(f"PRAGMA user_version = {step}")
     db.close()
     store = MemoryStore(path, HashEmbedder())
