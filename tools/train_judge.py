@@ -115,7 +115,7 @@ def _candidates(lines: Sequence[Line], new: int, texts: Texts) -> list[tuple[int
         old = _traits(lines[j].content)
         if j >= new - 2 or old.names & traits.names or old.stems & traits.stems:
             near.add(j)
-    among = [cosines[j] for j in sorted(near)]
+    among = sorted(cosines[j] for j in near)
     return [(j, Setting(cosines[j], among, _days(lines[j], lines[new]), j >= new - 2, True)) for j in sorted(near)]
 
 
@@ -179,7 +179,7 @@ class Table:
 def table_of(pairs: Sequence[Pair], texts: Texts) -> Table:
     """Return the numbers of pairs."""
     return Table(
-        np.stack([features(_traits(p.old), _traits(p.new), p.setting) for p in pairs]),
+        features((_traits(p.old), _traits(p.new), p.setting) for p in pairs),
         np.stack([texts.of(p.old) for p in pairs]),
         np.stack([texts.of(p.new) for p in pairs]),
         np.array([p.retired for p in pairs], dtype=np.int64),

@@ -9,6 +9,7 @@ from functools import cached_property
 from memory.judge.base import Judge, Older, Statement, Verdict
 from memory.judge.local import LocalJudge
 from memory.language.names import names_in
+from memory.language.talk import may_be_outdated, may_outdate
 from memory.search.index import SearchIndex
 from memory.storage.base import Storage, Transaction
 from memory.storage.records import StoredMemory
@@ -21,6 +22,7 @@ _MIN_COSINE = 0.15
 _PER_NAME = 12
 _AT_MOST = 24
 _NEVER = frozenset({"document", "tool"})
+_ANYBODY = frozenset({None, "Assistant"})
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,16 @@ class Judging:
         new = statement(draft.memory, draft.said_at)
         before = [old for old in olds if old.said_at <= draft.said_at]
         verdicts = self.judge.judge(new, [Older(statement(old.memory, old.said_at), old.previous) for old in before])
-        rulings = [Ruling(old.memory.label, v) for old, v in zip(before, verdicts, strict=True) if v.retires]
+        rulings = [
+            Ruling(old.memory.label, v)
+            for old, v in zip(before, verdicts, strict=True)
+            if _retires(v, old.memory, draft.memory)
+        ]
         for old in olds:
             if old.said_at > draft.said_at:  # told late: what was said since may have ended it
                 (verdict,) = self.judge.judge(statement(old.memory, old.said_at), [Older(new)])
-                rulings += [Ruling(old.memory.label, verdict, late=True)] if verdict.retires else []
+                late = _retires(verdict, draft.memory, old.memory)
+                rulings += [Ruling(old.memory.label, verdict, late=True)] if late else []
         return rulings
 
     def _candidates(
@@ -135,9 +142,18 @@ def _judged(draft: Draft) -> bool:
 
 def _comparable(old: Memory, new: Memory) -> bool:
     """Tell if one may take the place of the other: both active and of one cube and user. An assistant's words retire
-    nothing, but may be retired."""
+    nothing, but may be retired; of two people who talk to each other, nobody retires what the other said."""
     same_owner = old.cube_id == new.cube_id and old.owner == new.owner
-    return same_owner and old.status == "active" and old.kind not in _NEVER and old.id != new.id
+    same_author = old.author == new.author or old.author in _ANYBODY or new.author in _ANYBODY
+    return same_owner and same_author and old.status == "active" and old.kind not in _NEVER and old.id != new.id
+
+
+def _retires(verdict: Verdict, old: Memory, new: Memory) -> bool:
+    """Tell if the older memory is to be retired. The local judge, which knows sentences and no talk between people, is
+    believed on sentences that say how something stands only."""
+    if not verdict.retires or verdict.judge != "local":
+        return verdict.retires
+    return may_be_outdated(old.said) and may_outdate(new.said)
 
 
 def _pool(tx: Transaction, numbers: set[int]) -> _Pool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from memory.domain.judging import Ruling
 from memory.domain.standing import compared
+from memory.language.sentences import sentences_in
 from memory.language.states import State, state_of
 from memory.language.words import alike, digest_of
 from memory.search.index import IndexChange, SearchIndex
@@ -127,11 +128,12 @@ def _insert_instruction(tx: Transaction, memory: Memory, said_at: float) -> Inse
 
 
 def _restated_before(tx: Transaction, memory: Memory) -> list[StoredMemory]:
-    """Return states that give the same slot the same value in other words."""
+    """Return states that give the same slot the same value in other words. What says more than that is none."""
     if memory.slot is None or memory.value is None:
         return []
     known = tx.memories.by_slot(memory.cube_id, memory.slot, memory.owner)
-    return [old for old in known if old.memory.value == memory.value and old.memory.kind == memory.kind]
+    same = [old for old in known if old.memory.value == memory.value and old.memory.kind == memory.kind]
+    return [old for old in same if len(sentences_in(old.memory.said)) < 2]
 
 
 def _since(memory: Memory, said_at: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 Floats = npt.NDArray[np.float32]
+_Places = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,28 @@ class Forest:
 
     def probabilities(self, rows: Floats) -> Floats:
         """Return a probability for each row of features, float32 [rows]."""
-        at = np.broadcast_to(self.roots, (len(rows), len(self.roots)))
-        row = np.arange(len(rows))[:, None]
+        n, width = rows.shape
+        flat = np.ascontiguousarray(rows).reshape(-1)
+        begins = np.arange(n)[:, None] * width
+        feature, children, roots = self._places
+        gaps = bool(np.isnan(flat).any())
+        at = np.repeat(roots[None], n, axis=0)
         for _ in range(self.depth):
-            x = rows[row, self.feature[at]]
-            left = np.where(np.isnan(x), self.missing_left[at], x <= self.threshold[at])
-            at = np.where(left, self.left[at], self.right[at])
-        logits = self.baseline + self.value[at].sum(axis=1)
+            x = flat.take(feature.take(at) + begins)
+            left = x <= self.threshold.take(at)
+            if gaps:
+                left |= np.isnan(x) & self.missing_left.take(at)
+            at = children.take(2 * at + left)
+        logits = self.baseline + self.value.take(at).sum(axis=1)
         found: Floats = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
         return found
+
+    @cached_property
+    def _places(self) -> tuple[_Places, _Places, _Places]:
+        """Return the nodes' features, their right and left children in turn, and the roots, as numpy takes indices:
+        others are converted at every step."""
+        children = np.stack([self.right, self.left], axis=1).reshape(-1)
+        return self.feature.astype(np.intp), children.astype(np.intp), self.roots.astype(np.intp)
 
 
 @dataclass(frozen=True)

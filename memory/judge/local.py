@@ -71,12 +71,13 @@ class LocalJudge:
             table = np.stack(known)
             cosines = table @ new.vector
             read = self._weights.probes.read(table, new.vector)
-        near = cosines.tolist()
-        rows = [
-            features(old, traits, _setting(new, item, cosine, near))
-            for item, old, cosine in zip(older, olds, near, strict=True)
-        ]
-        return np.concatenate([np.stack(rows), read], axis=1)
+        of_each = cosines.tolist()
+        near = sorted(of_each)
+        rows = features(
+            (old, traits, _setting(new, item, cosine, near))
+            for item, old, cosine in zip(older, olds, of_each, strict=True)
+        )
+        return np.concatenate([rows, read], axis=1)
 
     def _verdict(self, two: _Two, probability: float) -> Verdict:
         new = two.new

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,8 @@ NAMES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a pair beside its words: the cosine of the two (nan: not known), the cosines of all candidates,
-    days between them, whether the older one was said just before, and by the same author."""
+    """What is known of a pair beside its words: the cosine of the two (nan: not known), the cosines of all candidates
+    in ascending order, days between them, whether the older one was said just before, and by the same author."""
 
     cosine: float
     cosines: Sequence[float]
@@ -42,9 +43,13 @@ class Setting:
     same_author: bool
 
 
-def features(old: Traits, new: Traits, setting: Setting) -> npt.NDArray[np.float32]:
-    """Return the features of a pair, float32 [len(NAMES)]."""
-    values = (
+def features(pairs: Iterable[tuple[Traits, Traits, Setting]]) -> npt.NDArray[np.float32]:
+    """Return the features of pairs of an older and a newer statement, float32 [pairs, len(NAMES)]."""
+    return np.array([_features(old, new, setting) for old, new, setting in pairs], dtype=np.float32)
+
+
+def _features(old: Traits, new: Traits, setting: Setting) -> tuple[float, ...]:
+    return (
         *_nearness(setting),
         *_words(old, new),
         *_subjects(old, new),
@@ -53,32 +58,32 @@ def features(old: Traits, new: Traits, setting: Setting) -> npt.NDArray[np.float
         *_slots(old, new),
         *(math.log1p(max(0.0, setting.days)), setting.previous, setting.same_author),
         ("negated" in old.cues) != ("negated" in new.cues),
-        *(name in new.cues for name in _CUES),
-        *(name in old.cues for name in _CUES),
+        *new.cue_flags,
+        *old.cue_flags,
     )
-    return np.array(values, dtype=np.float32)
 
 
 def _nearness(setting: Setting) -> tuple[float, ...]:
-    best = max(setting.cosines, default=setting.cosine)
-    rank = sum(cosine > setting.cosine for cosine in setting.cosines)
-    near = sum(cosine > setting.cosine - 0.1 for cosine in setting.cosines)
+    best = setting.cosines[-1] if setting.cosines else setting.cosine
+    rank = len(setting.cosines) - bisect_right(setting.cosines, setting.cosine)
+    near = len(setting.cosines) - bisect_right(setting.cosines, setting.cosine - 0.1)
     return (setting.cosine, best, best - setting.cosine, float(rank), float(near))
 
 
 def _words(old: Traits, new: Traits) -> tuple[float, ...]:
     shared = old.stems & new.stems
-    union = old.stems | new.stems
-    starts = {stem[:4] for stem in new.stems if len(stem) > 3}, {stem[:4] for stem in old.stems if len(stem) > 3}
-    fuzzy_old = sum(stem in shared or stem[:4] in starts[0] for stem in old.stems)
-    fuzzy_new = sum(stem in shared or stem[:4] in starts[1] for stem in new.stems)
+    n_union = len(old.stems) + len(new.stems) - len(shared)
+    fuzzy_old = fuzzy_new = len(shared)
+    if not old.starts.isdisjoint(new.starts):
+        fuzzy_old += sum(stem[:4] in new.starts for stem in old.stems - shared)
+        fuzzy_new += sum(stem[:4] in old.starts for stem in new.stems - shared)
     prefix = _common(old.tokens, new.tokens)
-    suffix = _common(old.tokens[::-1], new.tokens[::-1])
+    suffix = _common(old.backwards, new.backwards)
     shorter = max(1, min(len(old.tokens), len(new.tokens)))
     return (
         len(shared) / max(1, len(old.stems)),
         len(shared) / max(1, len(new.stems)),
-        len(shared) / max(1, len(union)),
+        len(shared) / max(1, n_union),
         fuzzy_old / max(1, len(old.stems)),
         fuzzy_new / max(1, len(new.stems)),
         prefix / shorter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from memory.judge.cues import CUES, ENGLISH, FOREIGN, STOP, people_in
 from memory.language.names import names_in
@@ -96,6 +96,21 @@ class Traits:
     value: str | None
     ends: bool
     shape: str
+
+    @cached_property
+    def starts(self) -> frozenset[str]:
+        """The first four letters of the stems that are longer than three."""
+        return frozenset(stem[:4] for stem in self.stems if len(stem) > 3)
+
+    @cached_property
+    def backwards(self) -> tuple[str, ...]:
+        """The tokens, the last one first."""
+        return self.tokens[::-1]
+
+    @cached_property
+    def cue_flags(self) -> tuple[bool, ...]:
+        """Whether it has each of ``CUES``, in their order."""
+        return tuple(name in self.cues for name in CUES)
 
 
 def stem(word: str) -> str:

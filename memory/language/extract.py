@@ -21,6 +21,10 @@ from memory.types import MemoryKind, Message
 # A unit is one memory: what happened is cut between sentences, so that little else comes with what is asked for; how
 # something stands is a unit by itself, so that it can be retired alone.
 MAX_UNIT_WORDS = 60
+# "I love it": what is liked stands elsewhere, so that two such states are not one.
+_OF_NOTHING = frozenset(
+    f"liking:{it}" for it in ("", "it", "that", "this", "them", "these", "those", "you", "him", "her")
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def _unit(index: int, message: Message, statements: Sequence[Statement]) -> Unit
     kind, details = _kind(message, text, state, bool(spans))
     asserted = any(statement.asserted for statement in statements)
     return Unit(
-        text=f"{message.speaker}: {with_dates(text, message.sent_at, message.utc_offset)}",
+        text=f"{message.speaker}: {with_dates(text, message.sent_at, message.utc_offset, spans)}",
         kind=kind,
         sources=(index,),
         event_at=spans[0].start if spans else message.sent_at,
@@ -156,7 +160,8 @@ def _state(message: Message, statements: Sequence[Statement]) -> State | None:
     """Return the state that a user's asserted statement fills."""
     if message.role != "user":
         return None
-    return next((state for s in statements if s.asserted and (state := state_of(s.text)) is not None), None)
+    states = (state_of(statement.text) for statement in statements if statement.asserted)
+    return next((state for state in states if state is not None and state.slot not in _OF_NOTHING), None)
 
 
 def _kind(message: Message, text: str, state: State | None, dated: bool) -> tuple[MemoryKind, dict[str, Any]]:

@@ -13,6 +13,7 @@ from memory.language.words import telling_words
 from memory.types import Message
 
 _MAX_QUESTION_CHARS = 160
+_MAX_QUESTIONS = 2
 _MAX_REPLY_WORDS = 8
 _MAX_FOREIGN_WORDS = 4
 _YES_OR_NO = re.compile(
@@ -68,13 +69,21 @@ _NEW_THING = re.compile(r"\d[\d.,:/-]*|https?://\S+|www\.\S+|(?<=[\w,;:'’)-] )
 
 
 def question_before(messages: Sequence[Message], index: int, before: Sequence[Message]) -> str:
-    """Return the question that somebody else asked just before a message, or nothing."""
+    """Return the question that somebody else asked just before a message, with the one before it where there are two;
+    or nothing."""
     asked_by = messages[index - 1] if index else before[-1] if before else None
     if asked_by is None or asked_by.role not in ("user", "assistant") or asked_by.speaker == messages[index].speaker:
         return ""
-    last = (sentences_in(asked_by.text) or [""])[-1]
-    is_it = len(last) <= _MAX_QUESTION_CHARS and asking.is_question(last) and not asking.is_request(last)
-    return last if is_it and not _OFFER.search(last) else ""
+    asked: list[str] = []
+    for sentence in sentences_in(asked_by.text)[: -1 - _MAX_QUESTIONS : -1]:
+        if not _may_be_answered(sentence) or len(sentence) + sum(map(len, asked)) > _MAX_QUESTION_CHARS:
+            break
+        asked.insert(0, sentence)
+    return " ".join(asked)
+
+
+def _may_be_answered(sentence: str) -> bool:
+    return asking.is_question(sentence) and not asking.is_request(sentence) and not _OFFER.search(sentence)
 
 
 def is_answer(sentence: str, question: str) -> bool:

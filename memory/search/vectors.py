@@ -192,10 +192,16 @@ class ExactIndex:
         if not self._place or not queries or self._vectors.shape[1] != queries[0].shape[0]:
             return [[] for _ in queries]
         cosines = _products_with_each(self._vectors[: len(self._place)], np.stack(queries))
-        found: list[list[tuple[int, float]]] = [[] for _ in queries]
-        for i, place in np.argwhere(cosines >= np.array(floors, dtype=np.float32)[:, None]).tolist():
-            found[i].append((int(self._rows[place]), float(cosines[i, place])))
-        return [sorted(pairs, key=lambda pair: -pair[1])[:n] for pairs in found]
+        return [self._best(row, n, floor) for row, floor in zip(cosines, floors, strict=True)]
+
+    def _best(self, cosines: Vector, n: int, floor: float) -> list[tuple[int, float]]:
+        """Return the ``n`` rows with the largest cosines, best first, none below ``floor``."""
+        places = np.flatnonzero(cosines >= np.float32(floor))
+        if len(places) > n:
+            places = places[_top(cosines[places], n)]
+        else:
+            places = places[np.argsort(-cosines[places], kind="stable")]
+        return list(zip(self._rows[places].tolist(), cosines[places].tolist(), strict=True))
 
     def all(self) -> tuple[Rows, Vector]:
         n = len(self._place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -82,11 +82,11 @@ def spans_in(text: str, at: float, utc_offset: int = 0) -> list[Span]:
     return sorted(taken, key=lambda span: span.position)
 
 
-def with_dates(text: str, at: float, utc_offset: int = 0) -> str:
+def with_dates(text: str, at: float, utc_offset: int = 0, spans: Sequence[Span] | None = None) -> str:
     """Return the text with the date behind each relative one: ``I met Sam yesterday (2023-05-07)``. One that has its
-    date already keeps it."""
+    date already keeps it. ``spans``: its dates, where they are known."""
     parts, last = [], 0
-    for span in spans_in(text, at, utc_offset):
+    for span in spans_in(text, at, utc_offset) if spans is None else spans:
         end = span.position + len(span.words)
         if span.absolute or DATE_BEHIND.match(text, end):
             continue
