@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from memory.types import MemoryKind, Message
 # A unit is one memory: what happened is cut between sentences, so that little else comes with what is asked for; how
 # something stands is a unit by itself, so that it can be retired alone.
 MAX_UNIT_WORDS = 60
+_CODE = re.compile(r"(?=\n(?:```|~~~))")
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,13 @@ def _grouped(statements: Sequence[Statement]) -> list[list[Statement]]:
 
 def _unit(index: int, message: Message, statements: Sequence[Statement]) -> Unit:
     text = joined([statement.text for statement in statements])
-    spans = spans_in(text, message.sent_at, message.utc_offset)
+    prose, *code = _CODE.split(text, maxsplit=1)  # in code, nothing is a date
+    spans = spans_in(prose, message.sent_at, message.utc_offset)
     state = _state(message, statements)
     kind, details = _kind(message, text, state, bool(spans))
     asserted = any(statement.asserted for statement in statements)
     return Unit(
-        text=f"{message.speaker}: {with_dates(text, message.sent_at, message.utc_offset)}",
+        text=f"{message.speaker}: {with_dates(prose, message.sent_at, message.utc_offset)}{''.join(code)}",
         kind=kind,
         sources=(index,),
         event_at=spans[0].start if spans else message.sent_at,

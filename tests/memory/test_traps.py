@@ -171,14 +171,34 @@ NOT_UNDERSTOOD = (
     Case(
         "B12-dog",
         ("My dog Biscuit bit the postman.", Turn("Wrong dog, Biscuit is my neighbour's.", feedback=True)),
-        ("neighbour",),
-        ("My dog Biscuit",),
+        ("(corrected: Biscuit is my neighbour's.)",),
+        count=1,
     ),
     Case(
         "B12-brother",
         ("I won the chess tournament in Ghent.", Turn("No, that was my brother.", feedback=True)),
         ("my brother",),
         ("User: I won the chess tournament in Ghent.",),
+    ),
+    Case(
+        "B12-time",
+        (
+            "I see the dentist on Monday.",
+            "The choir meets at 7 pm.",
+            Turn("No, it's 8 pm.", feedback=True),
+        ),
+        ("8 pm", "Monday"),
+        ("7 pm",),
+        count=2,
+    ),
+    Case(
+        "B12-unsure",
+        (
+            "The choir meets on Monday.",
+            "The bins are collected on Tuesday.",
+            Turn("It's Friday actually.", feedback=True),
+        ),
+        ("Monday", "Tuesday"),
     ),
     Case("B13", ("My password is hunter2!.",), gone=("hunter2",)),
 )
@@ -217,7 +237,7 @@ def test_a9_what_is_no_name_stands_in_no_prompt_as_one(said: str, tmp_path: Path
 def test_b7_code_that_is_remembered_keeps_its_lines(tmp_path: Path, minilm: FolderEmbedder) -> None:
     code = "```python\nfor n in range(3):\n    print(n)\n```"
     with told(tmp_path, minilm, (f"Please remember this snippet:\n{code}",)) as conversation:
-        assert conversation.texts() == [] or any(code in text for text in conversation.texts())
+        assert any(code in text for text in conversation.texts())
         (message,) = conversation.store.messages(T, conversation.cube)
         assert code in message.text
 
