@@ -302,9 +302,9 @@ def test_b10_a_relative_time_is_dated(text: str, year_and_month: str, tmp_path: 
         assert year_and_month in kept
 
 
-def test_b9_irony_is_no_preference(tmp_path: Path, minilm: FolderEmbedder) -> None:
-    said = "I just love waiting two hours on the phone. Best day ever."
+@pytest.mark.parametrize(
+    "said", ["I just love waiting two hours on the phone. Best day ever.", "I simply adore queueing for three hours."]
+)
+def test_b9_irony_is_no_preference(said: str, tmp_path: Path, minilm: FolderEmbedder) -> None:
     with told(tmp_path, minilm, (said,)) as conversation:
-        assert [memory.kind for memory in conversation.store.list_memories(T, conversation.cube).items] != [
-            "preference"
-        ]
+        assert [memory.kind for memory in conversation.store.list_memories(T, conversation.cube).items] == ["fact"]
