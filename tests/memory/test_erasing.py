@@ -329,7 +329,7 @@ def test_a_clause_is_taken_out_of_its_message_with_its_memory(store: MemoryStore
     """Half a sentence that was remembered by itself goes by itself."""
     for text, gone, left in (
         ("I live in Oslo and I work at Equinor.", "I live in Oslo", "I work at Equinor."),
-        ("My pin is 4471; my locker is 12.", "My pin is 4471", "my locker is 12."),
+        ("My desk is 4471; my locker is 12.", "My desk is 4471", "my locker is 12."),
     ):
         store.add_messages(T, cube, [new_message(text)])
         (memory,) = [m for m in store.list_memories(T, cube).items if m.said == gone]
