@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from memory.language.dates import DATE_BEHIND, with_dates
+from memory.language.dates import DATE_BEHIND, DAYS, MONTHS, with_dates
 from memory.language.remarks import Remark
 from memory.language.states import State, state_of
 from memory.language.words import telling_words
@@ -13,11 +13,26 @@ from memory.types import Memory
 
 # Share of the telling words that a memory and a correction have in common, when nobody says that it is about it.
 _ALIKE = 0.5
+# Values that are known by their form: one takes the place of another of its form.
+_MONTH = "|".join(MONTHS)
+_FORMS = tuple(
+    re.compile(rf"\b(?:{form})\b", re.IGNORECASE)
+    for form in (
+        "|".join(DAYS),
+        r"\d{1,2}:\d\d(?: ?[ap]m)?|\d{1,2} ?[ap]m|\d{1,2} o['’]clock",
+        rf"\d{{1,2}}(?:st|nd|rd|th)?(?: of)? (?:{_MONTH})|(?:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?",
+        r"\d{4}-\d\d-\d\d",
+    )
+)
 
 
 def best_match(remark: Remark, pool: Sequence[Memory], *, given: bool) -> Memory | None:
     """Return the memory that fills the slot, that holds what is said to be wrong, or that has most words in common.
     ``given``: the pool was named by whom the remark is from; then it takes less to match."""
+    if remark.about:
+        return _only([memory for memory in pool if _holds(memory.said, remark.about) and _shared(memory, remark)])
+    if not remark.statement and not remark.wrong and not given:
+        return _only([memory for memory in pool if _of_its_form(memory.said, remark.value)])
     state = state_of(remark.statement)
     if state is not None and (same := [memory for memory in pool if _fills(memory, state)]):
         return _with_value(same, (remark.wrong or "").lower())
@@ -26,6 +41,20 @@ def best_match(remark: Remark, pool: Sequence[Memory], *, given: bool) -> Memory
     if given and len(pool) == 1:
         return None if state is not None and pool[0].slot is not None else pool[0]
     return None if state is not None else _closest(remark, pool, 1e-9 if given else _ALIKE)
+
+
+def _only(memories: Sequence[Memory]) -> Memory | None:
+    return memories[0] if len(memories) == 1 else None
+
+
+def _of_its_form(said: str, value: str | None) -> str | None:
+    """Return the only other value of the same form that a text holds: another weekday, time or date."""
+    text = DATE_BEHIND.sub("", said)
+    for form in _FORMS:
+        if value and form.fullmatch(value):
+            found = form.findall(text)
+            return found[0] if len(found) == 1 and found[0].lower() != value.lower() else None
+    return None
 
 
 def _with_value(memories: Sequence[Memory], value: str) -> Memory:
@@ -64,13 +93,14 @@ def corrected_text(memory: Memory, remark: Remark, at: float) -> str:
     said = memory.said
     speaker = memory.text[: len(memory.text) - len(said)]
     wrong = next((words for words in (remark.wrong, memory.value) if words and _holds(said, words)), None)
+    wrong = wrong or _of_its_form(said, remark.value)
     value = None if wrong is None else remark.value or _value_of(remark.statement, said, wrong)
     if wrong is not None and value is not None:
         # The date that was put behind the wrong value goes with it.
         replaced = re.sub(rf"(?i:{_whole(wrong)})(?:{DATE_BEHIND.pattern})?", lambda _: value, said)
         return speaker + with_dates(replaced, at)
     statement = with_dates(remark.statement, at)
-    if statement and not re.search(r"[.!?]\s+\S", said) and _shared(memory, remark) > 0:
+    if statement and not remark.about and not re.search(r"[.!?]\s+\S", said) and _shared(memory, remark) > 0:
         return speaker + statement[0].upper() + statement[1:]
     return f"{memory.text} (corrected: {statement or remark.value})"
 

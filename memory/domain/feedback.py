@@ -28,6 +28,7 @@ from memory.types import FeedbackAct, FeedbackAction, FeedbackOutcome, Memory, M
 
 MAX_MEMORIES = 100
 _LOOKED_AT = 10
+_LAST = 5
 # What it is about may be changed while that is found out; the last time, nobody else changes anything.
 _TRIES = 3
 
@@ -246,11 +247,13 @@ class FeedbackStore:
         if state is not None:
             with self._storage.read() as tx:
                 found = tx.memories.by_slot_of_anyone(cube_id, slot_of(state, None))
-        if remark.statement or remark.wrong:
-            query = f"{remark.statement} {remark.wrong or ''}".strip()[:10_000]
-            hits = self._search.search(tenant, query, cube_ids=[cube_id], top_k=_LOOKED_AT)
-            found += [hit.memory for hit in hits if hit.memory not in found]
-        return found
+        if not remark.statement and not remark.wrong:  # "it's Friday": of what was said last
+            with self._storage.read() as tx:
+                active = [memory for memory in tx.lists.of_cube(cube_id) if memory.status == "active"]
+            return sorted(active, key=lambda memory: memory.created_at)[-_LAST:]
+        query = f"{remark.statement} {remark.wrong or ''}".strip()[:10_000]
+        hits = self._search.search(tenant, query, cube_ids=[cube_id], top_k=_LOOKED_AT)
+        return found + [hit.memory for hit in hits if hit.memory not in found]
 
     # -- doing it --------------------------------------------------------------------------------------------
 

@@ -143,6 +143,7 @@ _REQUESTS = re.compile(
         (?:put|read|cut|use|change|rate|grade|pick|run|test|get) (?:this|these|those|the following|me)\b
         remind me (?:what|how|when|where|who|why)\b
         (?:{_MAKE}) {_COPULA}{_MAKE_THING}
+        (?:pull up|bring up|look up|fetch|display|print(?: out)?|export) (?:{_THING}|[\w-]+['’]s)\b
         let['’]?s (?:move (?:on|to the)|go (?:on|back)|get (?:started|going|back)|continue|change the (?:topic|
         + subject)|talk about|discuss|focus on|start with)\b
         next (?:topic|question)\b|(?:can|could|shall) we (?:talk|discuss|move on)\b

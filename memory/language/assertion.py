@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory.language import asking, material, supposing
 from memory.language.clauses import clauses_in, leans_on_before
@@ -86,15 +86,21 @@ class Statement:
 
 def statements_in(text: str) -> list[Statement]:
     """Return what the sender of a message tells by it, in order."""
+    text, blocks = material.with_code_marked(text, asking.is_kept_by_request)
     told = material.without_machine_text(text)
     marked, quotes = material.with_quotes_marked(told)
     found = _Told()
     for sentence in _own_sentences(marked):
         found.add(sentence)
-    return [
-        Statement(material.with_quotes(s.text, quotes), s.asserted, s.leans, s.line) if quotes else s
-        for s in found.statements
-    ]
+    statements = found.statements
+    if quotes:
+        statements = [replace(s, text=material.with_quotes(s.text, quotes)) for s in statements]
+    return [_with_code(statement, blocks) for statement in statements] if blocks else statements
+
+
+def _with_code(statement: Statement, blocks: list[str]) -> Statement:
+    text = material.with_code(statement.text, blocks)
+    return statement if text == statement.text else replace(statement, text=text, line=True)
 
 
 def pieces_in(text: str) -> list[str]:

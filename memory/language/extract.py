@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ MAX_UNIT_WORDS = 60
 _OF_NOTHING = frozenset(
     f"liking:{it}" for it in ("", "it", "that", "this", "them", "these", "those", "you", "him", "her")
 )
+_CODE = re.compile(r"(?=\n(?:```|~~~))")
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,13 @@ def _grouped(statements: Sequence[Statement]) -> list[list[Statement]]:
 
 def _unit(index: int, message: Message, statements: Sequence[Statement]) -> Unit:
     text = joined([statement.text for statement in statements])
-    spans = spans_in(text, message.sent_at, message.utc_offset)
+    prose, *code = _CODE.split(text, maxsplit=1)  # in code, nothing is a date
+    spans = spans_in(prose, message.sent_at, message.utc_offset)
     state = _state(message, statements)
     kind, details = _kind(message, text, state, bool(spans))
     asserted = any(statement.asserted for statement in statements)
     return Unit(
-        text=f"{message.speaker}: {with_dates(text, message.sent_at, message.utc_offset, spans)}",
+        text=f"{message.speaker}: {with_dates(prose, message.sent_at, message.utc_offset, spans)}{''.join(code)}",
         kind=kind,
         sources=(index,),
         event_at=spans[0].start if spans else message.sent_at,

@@ -6,6 +6,7 @@ Requests come with texts to work on. These are material: they are kept with the 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 # As the server's prompts have it (engine/prompt.py); a client may send it back as a part of a message.
 RECALLED_HEADING = "Memories of the user, in their own words:"
@@ -85,6 +86,9 @@ _QUOTE_WIDE = 7
 # Stands where a quotation was; no message has this character of the private use area.
 QUOTED = "\ue000"
 _PLACE = re.compile(f"{QUOTED}(\\d+){QUOTED}")
+# The same for code that is to be remembered.
+_CODE = "\ue001"
+_CODE_PLACE = re.compile(f" ?{_CODE}(\\d+){_CODE}")
 _SPOKEN = re.compile(
     r"\b(?:says?|said|saying|wrote|writes|written|claims?|claimed|told|tells|asked|asks|replied|answered|"
     r"shouted|yelled|whispered|texted|posted|tweeted|commented|quoted|quoting|reads?|sings?|sang|goes|"
@@ -125,6 +129,29 @@ def without_machine_text(text: str) -> str:
     # What is indented or stands between such lines is of them.
     kept = [line for i, line in enumerate(lines) if not machine[i] and not _within(lines, machine, i)]
     return "\n".join(kept)
+
+
+def with_code_marked(text: str, is_wanted: Callable[[str], bool]) -> tuple[str, list[str]]:
+    """Return a text with its blocks of code replaced by marks where the line before one ``is_wanted``, and those
+    blocks."""
+    blocks: list[str] = []
+    if "```" not in text and "~~~" not in text:
+        return text, blocks
+
+    def mark(match: re.Match[str]) -> str:
+        before = match.string[: match.start()].rstrip().rpartition("\n")[2]
+        if not is_wanted(before):
+            return match.group()
+        blocks.append(match.group().rstrip("\n"))
+        return f"{_CODE}{len(blocks) - 1}{_CODE}\n"
+
+    marked = _FENCED.sub(mark, text.replace(_CODE, ""))
+    return re.sub(rf"\s*\n(?={_CODE}\d)", " ", marked), blocks
+
+
+def with_code(sentence: str, blocks: list[str]) -> str:
+    """Put blocks of code back where they were, on lines of their own."""
+    return _CODE_PLACE.sub(lambda match: "\n" + blocks[int(match.group(1))], sentence)
 
 
 def is_machine_line(line: str) -> bool:

@@ -6,7 +6,7 @@ The patterns are English; what they miss is an ordinary statement.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from memory.language.removals import Removal, removal_of
@@ -49,6 +49,11 @@ _FIRM_LEAD = re.compile(rf"(?:{_NO}){_PAUSE}", re.IGNORECASE)
 _SOFT_LEAD = re.compile(
     r"(?:(?:well|oh|sorry|hmm|correction|i meant?)\s*[,.;:!—]+\s*|(?:actually|in fact)\b[\s,.;:—]*)", re.IGNORECASE
 )
+# "Wrong dog, ...": the memory is about another one.
+_WRONG_ONE = re.compile(
+    r"(?:(?:no|sorry|oh)[\s,.!]+)?(?:(?:that|it)['’]s )?(?:the )?wrong (?P<about>[^\W\d_]+)\s*[,.;:!—]+\s*(?=\w)",
+    re.IGNORECASE,
+)
 _END = re.compile(r"(?<=[.!?…])\s+|\n+")
 _WORDS = r"[^,.;:!?()]{1,60}"
 _NOT_LAST = re.compile(
@@ -61,9 +66,11 @@ _NOT_FIRST = re.compile(
 )
 _IT_IS = re.compile(
     rf"(?:it|that|this|he|she|they|(?:its|his|her|their) name|the (?:right|correct) \w+){_IS}"
-    rf"(?: actually| now| called| named| in| at| on)*\s+(?P<value>{_WORDS})[\s.!]*",
+    rf"(?: actually| now| called| named| in| at| on)*\s+(?P<value>{_WORDS}?)(?:,? (?:actually|now|though|instead))*"
+    r"(?:, (?:but )?(?:at )?(?:the )?same \w+)?[\s.!]*",
     re.IGNORECASE,
 )
+_ACTUALLY = re.compile(rf"(?:it|that){_IS} {_WORDS}\b(?:actually|instead)\b", re.IGNORECASE)
 _BARE = re.compile(r"(?:(?:[A-Z]|\d)[\w'’:.-]*\s*){1,4}")
 _PERSONS = re.compile(r"(?:i|we|you|he|she|they|my|our)\b", re.IGNORECASE)
 _BEFORE_VALUE = re.compile(r"(?:in|at|on|to|for|from|called|named|a|an|the)\s+", re.IGNORECASE)
@@ -76,6 +83,7 @@ class Remark:
     A correction says a whole ``statement``, or only the ``value`` that something else has ("it's Lima"); ``wrong`` is
     what it has not ("not Oslo"). ``firm`` corrections deny what was remembered, others may tell of a change. Of a
     removal, the statement is what is to be forgotten where a clause says it, ``removal`` where a thing or a name does.
+    ``about`` is what was taken for another one ("wrong dog").
     """
 
     kind: RemarkKind
@@ -84,6 +92,7 @@ class Remark:
     wrong: str | None = None
     firm: bool = False
     removal: Removal | None = None
+    about: str = ""
 
 
 def remarks_in(text: str) -> list[Remark]:
@@ -99,12 +108,15 @@ def remarks_in(text: str) -> list[Remark]:
     removed = _REMOVED_WHAT.fullmatch(text)
     if removed is not None:
         return [Remark("removal", removed["what"].strip())]
-    rest, firm, soft = _without_leads(text)
+    wrong_one = _WRONG_ONE.match(text)
+    rest, firm, soft = _without_leads(text if wrong_one is None else text[wrong_one.end() :])
+    firm = firm or wrong_one is not None
     sentences = [part.strip() for part in _END.split(rest) if re.search(r"\w", part)]
     if not sentences:
         return [Remark("denial")] if firm else []
     # A denial is of what comes first; what follows stands for itself.
     first = _wished(sentences[0]) or _said(sentences[0], firm, firm or soft)
+    first = first if wrong_one is None else replace(first, about=wrong_one["about"])
     return [first, *(_wished(sentence) or _said(sentence, False, False) for sentence in sentences[1:])]
 
 
@@ -144,7 +156,7 @@ def _said(sentence: str, firm: bool, led: bool) -> Remark:
         whole = _PERSONS.match(said) is not None
         return Remark("correction", said if whole else "", None if whole else _bare(said), wrong, True)
     last = _NOT_LAST.fullmatch(sentence)
-    if last is None and not led:
+    if last is None and not led and not _ACTUALLY.match(sentence):
         return Remark("statement", sentence)
     denied = None if last is None else _bare(last["wrong"])
     sentence = sentence if last is None else last["rest"].strip()

@@ -122,6 +122,28 @@ invisible
 )
 
 
+# What opens a place, or a network, for whoever is there.
+_PLACES = re.compile(
+    r"(?i)\b(?:wi-?fi|wlan|guest network|hotspot|doors?|front gate|gate|garage|entrance|building|lobby|lockers?|"
+    r"padlocks?|"
+    r"key ?box|lock ?box|intercom|(?:bike|bicycle|door|gym|suitcase|luggage|combination|pad)[ -]?locks?|mailbox|"
+    r"\w*tür|tor|hauseingang|spind|schließfach|\w*schloss|gäste-?netz|porte|portail|immeuble|casier|digicode|cadenas|"
+    r"antivol|puerta|del portal|edificio|taquilla|candado|portão|porta|prédio|cacifo|armário|cadeado|домофон\w*|"
+    r"подъезд\w*|двер\w*|шкафчик\w*|замк\w*|вай-?фа[йяюе]\w*)(?!\w)"
+    r"|门禁|大门|房门|楼门|单元门|储物柜|无线网|ドア|玄関|ロッカー|自転車|ワイファイ|현관|출입문|사물함|자전거|와이파이|باب|مبنى|"
+    r"خزانة|واي ?فاي"
+)
+_ACCOUNTS = re.compile(
+    r"(?i)\b(?:accounts?|bank\w*|cards?|\w*e-?mail|mail|log-?in|admin\w*|server|database|db|app|apps|(?:web)?site|phone|"
+    r"laptop|sim|\w*konto|karte|compte|carte|cuenta|tarjeta|conta|cartão|счёт\w*|счет\w*|карт\w*)(?!\w)"
+    r"|账户|账号|银行|アカウント|銀行|계정|은행|حساب|بنك"
+)
+_CLAUSE_END = re.compile(
+    r"[.;!?,\n。；！？，、](?=\s|$)|[。；！？，、]|\s(?:and|but|und|aber|et|mais|y|pero|e|и|но)\s", re.IGNORECASE
+)
+_PLACE_CHARS = 60
+
+
 def spans_of(text: str) -> list[tuple[int, int]]:
     """Return where secrets stand in a text: begin and end, in order, without overlaps."""
     merged: list[tuple[int, int]] = []
@@ -152,11 +174,22 @@ def _found(text: str) -> Iterator[tuple[int, int]]:
     if _PASSWORD_HINT.search(text):
         for match in _PASSWORD.finditer(text):
             span = _password(match)
-            if span is not None:
+            if span is not None and not _opens_a_place(text, match.start(), span[1]):
                 yield span
-        for pattern in (_PASSWORD_ELSEWHERE, _PIN, _PHRASE):
-            yield from (match.span("value") for match in pattern.finditer(text))
+        for pattern in (_PASSWORD_ELSEWHERE, _PIN):
+            for match in pattern.finditer(text):
+                if not _opens_a_place(text, match.start(), match.end("value")):
+                    yield match.span("value")
+        yield from (match.span("value") for match in _PHRASE.finditer(text))
     yield from (match.span(1) for match in _CVV.finditer(text))
+
+
+def _opens_a_place(text: str, begin: int, end: int) -> bool:
+    """Tell if the clause around a secret says that it opens a place or a network, and not an account."""
+    before = _CLAUSE_END.split(text[max(0, begin - _PLACE_CHARS) : begin])[-1]
+    after = _CLAUSE_END.split(text[end : end + _PLACE_CHARS])[0]
+    clause = f"{before}{text[begin:end]}{after}"
+    return _PLACES.search(clause) is not None and _ACCOUNTS.search(clause) is None
 
 
 def _password(match: re.Match[str]) -> tuple[int, int] | None:
@@ -192,7 +225,8 @@ def _random_words(text: str) -> Iterator[tuple[int, int]]:
                 continue
             assigned = end <= match.start() and _ASSIGNED.fullmatch(between) is not None
             if _is_random(match.group(), assigned=assigned):
-                yield match.span()
+                if not _opens_a_place(text, min(begin, match.start()), max(end, match.end())):
+                    yield match.span()
                 break
 
 

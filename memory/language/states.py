@@ -107,6 +107,11 @@ _PATTERNS = (
         "liking",
     ),
 )
+_TOPIC_END = re.compile(r"\b(?:because|when|but|and|so|since|that|more than|over|instead|any ?more|now)\b")
+_PRONOUN = re.compile(
+    r"(?:it|that|this|these|those|them|him|her|you|both|all|everything)"
+    r"(?: (?:ones?|all|too|here|there|again|so much|very much|a lot))*"
+)
 _IMPLICIT = re.compile(r"\b(?:I|we) (?:usually|always|often|tend to|rarely|never|normally)\b", re.IGNORECASE)
 _EVENT = re.compile(
     r"\b(?:went|had|met|visited|bought|started|finished|won|lost|got|saw|made|took|attended|joined|signed|moved|was|were|"
@@ -127,18 +132,23 @@ def state_of(sentence: str) -> State | None:
         if groups.get("topic"):
             slot = f"{slot}:{groups['topic'].strip().lower()}"
         if pattern.slot == "liking":
-            return _liking(groups, value)
+            liking = _liking(groups, value)
+            if liking is not None:
+                return liking
+            continue
         return State(pattern.kind, slot, value, groups.get("who"), pattern.ends)
     return None
 
 
-def _liking(groups: dict[str, str | None], value: str) -> State:
+def _liking(groups: dict[str, str | None], value: str) -> State | None:
+    """Return a liking; None where a pronoun names what is liked, which is something else each time."""
     verb = (groups["verb"] or "").rstrip("s") if not (groups["verb"] or "").startswith("can") else "hate"
     sign = _LIKING.get(verb, 1) * (-1 if groups.get("not") else 1)
     topic = re.sub(r"^(?:to |the |a |an |my |eating |drinking )+", "", value)
-    topic = re.split(r"\b(?:because|when|but|and|so|since|that|more than|over|instead|any ?more|now)\b", topic)[
-        0
-    ].strip()
+    # "I like when meetings are short": the clause is what is liked.
+    topic = _TOPIC_END.split(topic)[0].strip() or topic
+    if _PRONOUN.fullmatch(topic):
+        return None
     return State("preference", f"liking:{topic}", "likes" if sign > 0 else "dislikes", groups.get("who"))
 
 

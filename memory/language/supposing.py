@@ -152,6 +152,7 @@ _WISH = re.compile(
         i (?:doubt|deny)\b|(?:i['’]?m |i am )?not saying\b|i never said\b
         (?:it['’]?s|it is|it['’]?s just|that['’]?s|it isn['’]t|that is) (?:not true|untrue|false|a lie|a myth|
         + not the case|not|a rumou?r) that\b
+        (?:it|that) (?:isn['’]?t|is not|wasn['’]?t|was not) (?:\w+ )?(?:true|right|correct|accurate|the case|so) that\b
         (?:i|we) (?:want|wanna|plan|intend|mean|aim|would like|'d like) to\b
         (?:i|we) (?:used to|wanted to) (?:think|believe|dream)\b|one day (?:i|we)\b|some ?day (?:i|we)\b
         (?:ich|wir) (?:wünsch\w*|hoff\w*|möcht\w*|würde\w*|hätte\w* gern\w*|überleg\w*|träum\w*|wär\w*|
@@ -215,7 +216,7 @@ _KNOWS = re.compile(
 _SARCASM = re.compile(
     r"\bi (?:just|really|absolutely|simply|so|totally) (?:love|adore|enjoy) (?:it when|when|how|waiting|"
     r"being (?:ignored|yelled|stuck|on hold)|getting|"
-    r"sitting in|standing in|queu|paying|spending hours|losing|cleaning up|having to)\b",
+    r"sitting in|standing in|queu\w*|paying|spending hours|losing|cleaning up|having to)\b",
     re.IGNORECASE,
 )
 

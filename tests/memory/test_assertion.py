@@ -14,6 +14,8 @@ from memory.language.material import RECALLED_CLOSING, RECALLED_HEADING
 from memory.language.small_talk import is_small_talk
 
 NOTHING = [
+    "pull up jonas's calendar",
+    "Please look up the last invoice",
     # questions, with and without a mark
     "what are the opening hours of the town archive",
     "where did i leave off in the course",
@@ -235,6 +237,8 @@ MARKED = [
     "We almost sold the cottage.",
     "I want to learn to weld one day.",
     "It is not true that I live in Paris.",
+    "It isn't really true that I hate dogs.",
+    "I simply adore queueing for three hours.",
     "I never said I love opera.",
     "I don't think I like sushi.",
     "My brother thinks I hate jazz.",
@@ -409,6 +413,18 @@ def test_a_question_with_logs_or_code_tells_nothing() -> None:
     code = "def load(path):\n    with open(path) as f:\n        data = json.load(f)\n    return data\n"
     assert texts(f"why is this slow?\n```python\n{code}```") == []
     assert texts(f"My script runs on the NAS every night.\n\n{code}") == ["My script runs on the NAS every night."]
+
+
+@pytest.mark.parametrize("fence", ["```", "~~~~"])
+def test_code_is_kept_whole_where_that_is_asked(fence: str) -> None:
+    code = f"{fence}sh\n# back up, and again today\nif true; then\n    rsync -a ~/x .\nfi\n{fence}"
+    assert texts(f"Remember this script:\n\n{code}\nMy cat is called Miso.") == [
+        f"Remember this script:\n{code}",
+        "My cat is called Miso.",
+    ]
+    assert texts(f"Note this:\n{code}\nIt runs on the NAS.") == [f"Note this:\n{code}\nIt runs on the NAS."]
+    assert texts(f"Explain this script:\n{code}") == []
+    assert texts("Remember this: \ue0010\ue001") == ["Remember this: \ue0010\ue001"]
 
 
 def test_pieces_are_what_may_be_remembered_alone() -> None:

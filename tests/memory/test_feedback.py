@@ -72,6 +72,16 @@ def test_removals(text: str) -> None:
         ("I do not like olives", Remark("statement", "I do not like olives")),
         ("No one lives in Lima", Remark("statement", "No one lives in Lima")),
         ("Don't forget that I meet Sam", Remark("statement", "Don't forget that I meet Sam")),
+        ("It's Friday actually, same time.", Remark("correction", "", "Friday", None, True)),
+        ("no, it's at 8 pm now", Remark("correction", "", "8 pm", None, True)),
+        (
+            "It's actually raining cats and dogs, I stay in",
+            Remark("statement", "It's actually raining cats and dogs, I stay in"),
+        ),
+        (
+            "Wrong dog, Biscuit is my neighbour's.",
+            Remark("correction", "Biscuit is my neighbour's.", None, None, True, about="dog"),
+        ),
         ("Wrong turns are fun", Remark("statement", "Wrong turns are fun")),
     ],
 )
@@ -86,7 +96,10 @@ def test_any_text_is_some_remark(text: str) -> None:
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("part", ["no, ", "actually ", "yes ", "a, not b ", "it's ", "A ", "wrong. ", "- ", " "])
+@pytest.mark.parametrize(
+    "part",
+    ["no, ", "actually ", "yes ", "a, not b ", "it's ", "A ", "wrong. ", "- ", " ", "it's actually ", "wrong a, "],
+)
 def test_long_texts_are_read_in_no_time(part: str) -> None:
     remarks_in(part * 20_000)
     remarks_in("No, " + part * 20_000 + "!")

@@ -37,14 +37,19 @@ T = "t"
         ("my password is swordfish.", "swordfish"),
         ("Das Passwort lautet Regen!Tag3", "Regen!Tag3"),
         ("mon mot de passe est Citron88", "Citron88"),
-        ("la contraseña del wifi es Luna-2020", "Luna-2020"),
+        ("la contraseña del correo es Luna-2020", "Luna-2020"),
         ("minha senha é Fogo1999", "Fogo1999"),
         ("пароль от почты: Zima2021", "Zima2021"),
         ("我的密码是panda8899", "panda8899"),
         ("パスワードはsakura77です", "sakura77"),
         ("비밀번호는 hana2020이야", "hana2020"),
         ("كلمة المرور هي qamar55", "qamar55"),
-        ("the PIN for my bike lock is 3907", "3907"),
+        ("the PIN of my debit card is 3907", "3907"),
+        ("the PIN to my phone's lock screen is 3907", "3907"),
+        ("the wifi is down and my password is Regen77", "Regen77"),
+        ("the wifi was down, the login password is Regen77", "Regen77"),
+        ("the password of the door company's website is Regen77", "Regen77"),
+        ("门坏了，银行密码是panda8899", "panda8899"),
         ("Geheimzahl: 8841", "8841"),
         ("cvc 907", "907"),
     ],
@@ -81,6 +86,22 @@ def test_a_secret_is_masked(text: str, secret: str) -> None:
         "the secret of good bread is time",
         "ssh public key AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UO",
         "meeting-notes-2024-05-06-final.docx holds the key points",
+        "Le code de l'immeuble de ma soeur est 19B45",
+        "the PIN for my bike lock is 3907",
+        "my locker at the gym has PIN 4471",
+        "the building's door code is 4417#",
+        "PIN 8821 opens the garage",
+        "our wifi password is Krapfen77",
+        "the password of the guest network is Krapfen77",
+        "wifi key: 8fKd92ks0dLmQ2x9Zp",
+        "Das WLAN-Passwort ist Regen77",
+        "Die PIN vom Fahrradschloss ist 3907",
+        "le mot de passe du wifi est Citron88",
+        "la contraseña del wifi es Luna-2020",
+        "a senha do wifi é Fogo1999",
+        "пароль от вайфая: Zima2021",
+        "门禁密码是8899",
+        "와이파이 비밀번호는 hana2020이야",
     ],
 )
 def test_what_only_looks_like_one_is_kept(text: str) -> None:
@@ -98,7 +119,7 @@ def store_of(folder: Path, policy: SecretsPolicy) -> MemoryStore:
     return MemoryStore(folder / "m.sqlite", HashEmbedder(), discretion=Discretion(policy))
 
 
-SAID = "I bake on Sundays. My wifi password is Krapfen77. Our cat is called Mops."
+SAID = "I bake on Sundays. My email password is Krapfen77. Our cat is called Mops."
 
 
 def everything(store: MemoryStore, cube: str) -> str:
@@ -114,8 +135,8 @@ def test_no_way_into_memory_keeps_a_secret(tmp_path: Path, policy: SecretsPolicy
     assert any(item.masked for item in done) == (policy == "mask")
     tool = {"tool": "login", "arguments": "password: Krapfen77"}
     store.add_messages(T, cube, [Message("msg_2", "tool", "ok", 2.0, metadata=tool)])
-    store.documents.add(T, cube, "notes.txt", b"The lake is cold.\n\nThe wifi password is Krapfen77.")
-    store.feedback.take(T, cube, "I bake on Mondays too. My wifi password is Krapfen77.")
+    store.documents.add(T, cube, "notes.txt", b"The lake is cold.\n\nThe email password is Krapfen77.")
+    store.feedback.take(T, cube, "I bake on Mondays too. My email password is Krapfen77.")
     text = everything(store, cube)
     assert "Krapfen77" not in text
     for kept in ("bake on Sundays", "Mops", "lake is cold", "bake on Mondays"):
