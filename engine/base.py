@@ -322,6 +322,11 @@ class Engine(Protocol):
     @property
     def prompts(self) -> Prompts: ...
 
+    @property
+    def parameters(self) -> int | None:
+        """The number of the model's parameters; None where it is not known."""
+        ...
+
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Run one request and give out its events. Closing the iterator aborts the request within one step.
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -26,6 +27,7 @@ from engine.base import (
 )
 from engine.certificate import page_probes
 from engine.config import EngineConfig
+from engine.parameters import parameters_of
 from engine.prompt import ModelPrompts
 from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.intake import Intake
@@ -68,6 +70,10 @@ class VllmEngine:
     @property
     def fingerprint(self) -> Fingerprint:
         return self._fingerprint
+
+    @cached_property
+    def parameters(self) -> int | None:
+        return parameters_of(self.llm.model_config.hf_config)
 
     @property
     def features(self) -> frozenset[Feature]:
