@@ -15,12 +15,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import memory.judge.model as judge_model
-from memory import CompletionError, EndpointCompleter, HashEmbedder, JudgeLimits, MemoryStore, ModelJudge, Said
+from memory import CompletionError, EndpointCompleter, HashEmbedder, JudgeLimits, MemoryStore, ModelJudge, Said, Stale
 from memory import new_message as message
 from memory.judge.base import Case, Judge, Older, Statement, Verdict
 from memory.judge.local import LocalJudge
 from memory.judge.model import MAX_OLDER, MAX_TEXT_CHARS, MAX_TOKENS, REASONS, RELATIONS, SCHEMA, decisions_in
 from tests.memory.scripted import Scripted, saying, serving
+from tools.judge_cost import CANDIDATES, PAGE, cost, demo_count, filled
 
 AT = 1_700_000_000.0  # 2023-11-14 22:13 UTC
 NEW = Statement("sold the Golf, I drive a van now", AT + 86_400, "Ada")
@@ -368,6 +369,16 @@ def test_in_a_job_each_statement_has_its_time() -> None:
     assert patient.requests == 12
 
 
+def test_what_is_no_failure_of_the_model_goes_up() -> None:
+    """A server that ends must not have a job finished as if the model had nothing to say."""
+
+    class Ending(Exception):
+        pass
+
+    with pytest.raises(Ending):
+        answering(Ending()).judge(NEW, OLDER)
+
+
 def test_one_that_keeps_failing_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = answering(CompletionError("no route"))
     for _ in range(5):
@@ -419,7 +430,7 @@ def test_a_store_does_what_the_model_decides(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_store_asks_outside_of_transactions(tmp_path: Path) -> None:
+def test_a_store_asks_outside_of_transactions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others go on while a model is waited for."""
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
     cube = store.default_cube("t").id
@@ -436,10 +447,25 @@ def test_a_store_asks_outside_of_transactions(tmp_path: Path) -> None:
     store.judging.given = ModelJudge(complete, lambda: store.judging.local, limits)
     said(store, cube, "I play the oboe in a quartet.")
     said(store, cube, "I play the tuba in a quartet.")
+    store.add("t", cube, "I live in Bergen.")
     store.add("t", cube, "I live in Oslo.")
     store.feedback.take("t", cube, "I live in Lima now.")
     assert len(free) >= 3
     assert all(free)
+    # Feedback whose memories keep changing is taken at last while all others wait: then nothing is asked.
+    take, tries = store.feedback._take, []
+
+    def stale(*args: Any, **fields: Any) -> Any:
+        tries.append(fields)
+        if len(tries) < 3:
+            raise Stale(1)
+        return take(*args, **fields)
+
+    monkeypatch.setattr(store.feedback, "_take", stale)
+    asked = len(free)
+    outcome = store.feedback.take("t", cube, "I live in Cusco now.")
+    assert outcome.actions
+    assert (len(free), len(tries)) == (asked, 3)
     store.close()
 
 
@@ -451,3 +477,21 @@ def test_the_local_judge_reads_both_directions() -> None:
     (straight,) = judge.judge(now, [Older(late)])
     assert judge.judge(late, [Older(now)]) == [straight]
     assert judge.judge_all([Case(late, [Older(now)]), Case(now, [])]) == [[straight], []]
+
+
+# -- the page --------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_prompt_the_schema_and_the_costs() -> None:
+    count = demo_count()
+    page = PAGE.read_text(encoding="utf-8")
+    assert filled(page, count) == page
+    assert judge_model.PROMPT in page
+    costs = {n: cost(n, count) for n in CANDIDATES}
+    assert (costs[0].sent, costs[0].answered) == (0, 0)
+    for n in (1, 4, 8):
+        assert (
+            f"| {n} | 1 | {costs[n].sent:,} | {costs[n].answered:,} | {costs[n].most_sent:,} | {MAX_TOKENS} |" in page
+        )
+        assert costs[n].answered <= MAX_TOKENS
+        assert costs[n].sent < costs[n].most_sent

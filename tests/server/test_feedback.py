@@ -229,7 +229,7 @@ def test_an_unknown_extractor_names_those_there_are(server: Running) -> None:
 
 
 def test_settings_of_endpoints(tmp_path: Path) -> None:
-    for key in ("reranker", "extractor_url"):
+    for key in ("reranker", "extractor_url", "judge_url"):
         config = Config(tmp_path, memory=MemorySettings(**{key: "localhost:8000"}))  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=f"memory.{key}"):
             open_services(config)
