@@ -230,12 +230,13 @@ Event = Started | Delta
 
 @dataclass(frozen=True)
 class Capacity:
-    """The engine's limits, and its load now."""
+    """The engine's limits, and its load now. ``parameters``: how many its model has; None where it is not known."""
 
     context: int
     max_running: int
     running: int
     waiting: int
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -321,11 +322,6 @@ class Engine(Protocol):
 
     @property
     def prompts(self) -> Prompts: ...
-
-    @property
-    def parameters(self) -> int | None:
-        """The number of the model's parameters; None where it is not known."""
-        ...
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Run one request and give out its events. Closing the iterator aborts the request within one step.

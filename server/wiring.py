@@ -167,14 +167,14 @@ def _judge(config: MemorySettings, engine: Engine, served: ServedCompleter, memo
     limits = composed(JudgeLimits, config)
     complete: Complete
     if config.judge_url is None:
-        complete = partial(served, max_tokens=JUDGE_TOKENS, timeout_s=limits.timeout_s)
+        complete = partial(served, max_tokens=JUDGE_TOKENS, timeout_s=limits.within_s)
     else:
         complete = EndpointCompleter(
             config.judge_url,
             config.judge_model or "default",
             config.judge_api_key,
             max_tokens=JUDGE_TOKENS,
-            timeout_s=limits.timeout_s,
+            timeout_s=limits.within_s,
         )
     log.info(
         "statements are judged by %s", "the served model" if config.judge_url is None else "the model of an endpoint"
@@ -183,7 +183,8 @@ def _judge(config: MemorySettings, engine: Engine, served: ServedCompleter, memo
 
 
 def _is_large(engine: Engine) -> bool:
-    return engine.parameters is not None and engine.parameters > JUDGES_FROM
+    parameters = engine.capacity().parameters
+    return parameters is not None and parameters > JUDGES_FROM
 
 
 def _rerank(config: MemorySettings) -> EndpointRerank | None:

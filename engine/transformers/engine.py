@@ -87,10 +87,6 @@ class TransformersEngine:
     def features(self) -> frozenset[Feature]:
         return frozenset()
 
-    @property
-    def parameters(self) -> int | None:
-        return self.model.parameters
-
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self._check(request)
         events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()

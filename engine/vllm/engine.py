@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -63,6 +62,7 @@ class VllmEngine:
         self.reports = reports
         self._fingerprint = fingerprint
         self.model_id = config.model_id
+        self._parameters = parameters_of(llm.model_config.hf_config)
         self.prompts = ModelPrompts(tokenizer, llm.model_config.get_vocab_size())
 
     # -- the model -------------------------------------------------------------------------------------------
@@ -70,10 +70,6 @@ class VllmEngine:
     @property
     def fingerprint(self) -> Fingerprint:
         return self._fingerprint
-
-    @cached_property
-    def parameters(self) -> int | None:
-        return parameters_of(self.llm.model_config.hf_config)
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -85,6 +81,7 @@ class VllmEngine:
             max_running=self.llm.scheduler_config.max_num_seqs,
             running=self.reports.running,
             waiting=self.reports.waiting,
+            parameters=self._parameters,
         )
 
     async def preload(self, key: str) -> int:

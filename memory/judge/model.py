@@ -91,10 +91,10 @@ limit, temporary, addition, other_subject, other_time, unsure."""
 class JudgeLimits:
     """Limit what a model is asked, and for how long."""
 
-    timeout_s: float = field(default=10.0, metadata={"range": (0.05, 600)})
+    within_s: float = field(default=10.0, metadata={"range": (0.05, 600)})
     """An addition that somebody waits for is judged in this time, however many statements it has; of one in a job,
     each statement is."""
-    min_probability: float = 0.02
+    possible_from: float = 0.02
     """Pairs that the local judge finds less likely to be an update or an end are not asked about."""
 
 
@@ -145,10 +145,10 @@ class ModelJudge(Judge):
             for number, case in enumerate(cases)
             if (places := self._possible(verdicts[number]))
         ]
-        ends = time.monotonic() + self._limits.timeout_s
+        ends = time.monotonic() + self._limits.within_s
         for begin in range(0, len(questions), _AT_ONCE):
             if patience == "job":
-                ends = time.monotonic() + self._limits.timeout_s
+                ends = time.monotonic() + self._limits.within_s
             for question, decisions in self._answered(questions[begin : begin + _AT_ONCE], ends):
                 own = verdicts[question.number]
                 for place, decision in zip(question.places, decisions, strict=True):
@@ -157,7 +157,7 @@ class ModelJudge(Judge):
 
     def _possible(self, verdicts: Sequence[Verdict]) -> tuple[int, ...]:
         """Return the places of the pairs that are worth asking about: the likeliest, in their order."""
-        likely = [n for n, verdict in enumerate(verdicts) if verdict.retiring >= self._limits.min_probability]
+        likely = [n for n, verdict in enumerate(verdicts) if verdict.retiring >= self._limits.possible_from]
         return tuple(sorted(sorted(likely, key=lambda n: -verdicts[n].retiring)[:MAX_OLDER]))
 
     def _answered(

@@ -148,7 +148,7 @@ class MemorySettings:
     """An OpenAI-style endpoint for the judge ``model``; None: the served model."""
     judge_model: str | None = None
     judge_api_key: str | None = _secret()
-    judge_timeout_s: float = owned(JudgeLimits, "timeout_s")
+    judge_timeout_s: float = owned(JudgeLimits, "within_s")
     secrets: SecretsPolicy = owned(Discretion, "secrets")
     """Of keys, card numbers and passwords in what is to be remembered: kept, masked, or the sentence refused."""
     undelete_hours: float = _range(DAY_S / 3600, 0, 24 * 365)

@@ -271,7 +271,7 @@ def endpoint() -> Iterator[Scripted]:
 
 def asking(url: str, timeout_s: float = 5.0, fallback: Judge = LOCAL) -> ModelJudge:
     complete = EndpointCompleter(url, "m", "secret", timeout_s=timeout_s, max_tokens=MAX_TOKENS)
-    return ModelJudge(complete, lambda: fallback, JudgeLimits(timeout_s=timeout_s))
+    return ModelJudge(complete, lambda: fallback, JudgeLimits(within_s=timeout_s))
 
 
 def test_an_endpoint_is_asked_for_json_of_the_schema(endpoint: Scripted) -> None:
@@ -347,7 +347,7 @@ def test_a_model_that_drips_is_not_waited_for() -> None:
             time.sleep(0.05)
         return GOOD
 
-    judge = ModelJudge(complete, lambda: LOCAL, JudgeLimits(timeout_s=0.2))
+    judge = ModelJudge(complete, lambda: LOCAL, JudgeLimits(within_s=0.2))
     begun = time.monotonic()
     assert judge.judge(NEW, OLDER) == LOCALLY
     assert time.monotonic() - begun < 0.8
@@ -359,11 +359,11 @@ def test_in_a_job_each_statement_has_its_time() -> None:
         return GOOD
 
     many = [Case(NEW, OLDER)] * 12
-    hasty = ModelJudge(complete, lambda: LOCAL, JudgeLimits(timeout_s=0.4))
+    hasty = ModelJudge(complete, lambda: LOCAL, JudgeLimits(within_s=0.4))
     by_model = [ones[0].judge == "model" for ones in hasty.judge_all(many)]
     assert by_model[0]
     assert not by_model[-1]
-    patient = ModelJudge(complete, lambda: LOCAL, JudgeLimits(timeout_s=0.4))
+    patient = ModelJudge(complete, lambda: LOCAL, JudgeLimits(within_s=0.4))
     assert {ones[0].judge for ones in patient.judge_all(many, "job")} == {"model"}
     assert patient.judge_all(many, "none") == [LOCALLY] * 12
     assert patient.requests == 12
@@ -385,7 +385,7 @@ def test_one_that_keeps_failing_is_left_alone_for_a_while(monkeypatch: pytest.Mo
         assert judge.judge(NEW, OLDER) == LOCALLY
     assert (judge.requests, judge.fallbacks) == (3, 15)
     later = time.monotonic() + 61
-    monkeypatch.setattr(judge_model.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert judge.judge(NEW, OLDER) == LOCALLY
     assert judge.requests == 4
 
@@ -409,7 +409,7 @@ def test_a_store_does_what_the_model_decides(tmp_path: Path) -> None:
         return of(*(decided(i, "end" if i in ends else "unrelated", "ended") for i in range(len(lines) - 1)))
 
     store = MemoryStore(tmp_path / "m.sqlite", HashEmbedder())
-    limits = JudgeLimits(min_probability=0.0)
+    limits = JudgeLimits(possible_from=0.0)
     judge = store.judging.given = ModelJudge(complete, lambda: store.judging.local, limits)
     cube = store.default_cube("t").id
     assert said(store, cube, "I play the oboe in a quartet.", "My sister is called Ines.") == ["added", "added"]
@@ -443,7 +443,7 @@ def test_a_store_asks_outside_of_transactions(tmp_path: Path, monkeypatch: pytes
         free.append(not other.is_alive())
         return GOOD
 
-    limits = JudgeLimits(min_probability=0.0)
+    limits = JudgeLimits(possible_from=0.0)
     store.judging.given = ModelJudge(complete, lambda: store.judging.local, limits)
     said(store, cube, "I play the oboe in a quartet.")
     said(store, cube, "I play the tuba in a quartet.")
