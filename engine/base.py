@@ -230,12 +230,13 @@ Event = Started | Delta
 
 @dataclass(frozen=True)
 class Capacity:
-    """The engine's limits, and its load now."""
+    """The engine's limits, and its load now. ``parameters``: how many its model has; None where it is not known."""
 
     context: int
     max_running: int
     running: int
     waiting: int
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from memory.domain.merging import AddOutcome
 from memory.domain.proof import Proof
 from memory.domain.retries import KeyedRequests
 from memory.errors import (
+    CompletionError,
     Conflict,
     CutOff,
     EmbedderError,
-    ExtractorError,
     Forbidden,
     InvalidMemory,
     JobEnded,
@@ -28,8 +28,10 @@ from memory.errors import (
     StoreCorrupt,
     UnreadableDocument,
 )
+from memory.judge.model import JudgeLimits, ModelJudge
+from memory.language.completion import EndpointCompleter
 from memory.language.extract import Extractor, LocalExtractor, Unit
-from memory.language.extract_model import EndpointCompleter, ModelExtractor
+from memory.language.extract_model import ModelExtractor
 from memory.search.api import Surroundings
 from memory.search.calibration import AS_IT_IS, Calibration
 from memory.search.embed import Embedder, EndpointEmbedder, FolderEmbedder, HashEmbedder, Role, WholeEmbedder
@@ -68,6 +70,7 @@ __all__ = [
     "Calibration",
     "Change",
     "Changed",
+    "CompletionError",
     "Conflict",
     "Cube",
     "CutOff",
@@ -78,7 +81,6 @@ __all__ = [
     "EndpointEmbedder",
     "EndpointRerank",
     "Extractor",
-    "ExtractorError",
     "FeedbackAction",
     "FeedbackOutcome",
     "FolderEmbedder",
@@ -92,6 +94,7 @@ __all__ = [
     "Job",
     "JobEnded",
     "JobQueue",
+    "JudgeLimits",
     "KeyInfo",
     "KeyReused",
     "KeyStore",
@@ -105,6 +108,7 @@ __all__ = [
     "MemoryStoreError",
     "Message",
     "ModelExtractor",
+    "ModelJudge",
     "NotFound",
     "Overlay",
     "Page",

@@ -18,7 +18,7 @@ MemoryStoreError
 ├── EmbedderError      the embedder could not be loaded or reached
 ├── EmbedderRefused    the embedder cannot do what it is asked: too much text, another number of dimensions
 ├── RerankError        the reranker could not be reached
-└── ExtractorError     the extraction model could not be reached (never leaves the store: there is another way)
+└── CompletionError    a language model gave no answer (never leaves the store: there is another way)
 """
 
 from __future__ import annotations
@@ -132,5 +132,5 @@ class RerankError(MemoryStoreError):
     """The reranker could not be reached, or did not do what it was asked."""
 
 
-class ExtractorError(MemoryStoreError):
-    """The extraction model could not be reached, or did not answer."""
+class CompletionError(MemoryStoreError):
+    """A language model could not be reached, or did not answer."""

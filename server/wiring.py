@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from engine.base import Engine
 from engine.registry import COMPUTES_HERE, ENGINES, OwningEngine
@@ -12,12 +13,16 @@ from memory import (
     EndpointCompleter,
     EndpointRerank,
     Extractor,
+    JudgeLimits,
     LocalExtractor,
     MemoryStore,
     ModelExtractor,
+    ModelJudge,
     WholeEmbedder,
 )
 from memory.domain.discretion import Discretion
+from memory.judge.model import MAX_TOKENS as JUDGE_TOKENS
+from memory.language.completion import Complete
 from scheduler import Foresight, Planner, StandingLimits, Upkeep
 from server.assets import demo_model_folder
 from server.config import Config, MemorySettings
@@ -39,6 +44,8 @@ from server.http.metrics import Metrics
 from server.lock import DataDirLock
 
 log = logging.getLogger(__name__)
+JUDGES_FROM = 2_000_000_000
+"""Served models with more parameters than this judge by default."""
 
 
 def assemble(
@@ -56,9 +63,12 @@ def assemble(
     served = ServedCompleter(engine)
     by_name: dict[str, Extractor] = {"local": LocalExtractor(), "model": _model_extractor(config.memory, served)}
     extractors = Extractors(by_name, config.memory.extractor)
+    memories.judging.given = judge = _judge(config.memory, engine, served, memories)
     door = MemoryService(memories, Invalidation(engine, upkeep, foresight), extractors)
     metrics = Metrics(catalogue.stats, engine.capacity, upkeep.stats, engine.metrics)
     metrics.watch_memories(door.stats)
+    if judge is not None:
+        metrics.watch_judge(judge)
     if foresight is not None:
         metrics.watch_foresight(foresight.stats, foresight.report)
     limits = composed(StandingLimits, config.memory)
@@ -150,6 +160,33 @@ def _model_extractor(config: MemorySettings, served: ServedCompleter) -> ModelEx
     return ModelExtractor(EndpointCompleter(config.extractor_url, model, config.extractor_api_key))
 
 
+def _judge(config: MemorySettings, engine: Engine, served: ServedCompleter, memories: MemoryStore) -> ModelJudge | None:
+    """Make the judge that asks a model, if that is to judge."""
+    if config.judge == "local" or (config.judge == "auto" and config.judge_url is None and not _is_large(engine)):
+        return None
+    limits = composed(JudgeLimits, config)
+    complete: Complete
+    if config.judge_url is None:
+        complete = partial(served, max_tokens=JUDGE_TOKENS, timeout_s=limits.within_s)
+    else:
+        complete = EndpointCompleter(
+            config.judge_url,
+            config.judge_model or "default",
+            config.judge_api_key,
+            max_tokens=JUDGE_TOKENS,
+            timeout_s=limits.within_s,
+        )
+    log.info(
+        "statements are judged by %s", "the served model" if config.judge_url is None else "the model of an endpoint"
+    )
+    return ModelJudge(complete, lambda: memories.judging.local, limits)
+
+
+def _is_large(engine: Engine) -> bool:
+    parameters = engine.capacity().parameters
+    return parameters is not None and parameters > JUDGES_FROM
+
+
 def _rerank(config: MemorySettings) -> EndpointRerank | None:
     if config.reranker is None:
         return None
@@ -158,7 +195,12 @@ def _rerank(config: MemorySettings) -> EndpointRerank | None:
 
 def _check_urls(config: MemorySettings) -> None:
     """Refuse what is no URL, before anything is opened. Raises ``ConfigError``."""
-    for key, url in (("memory.reranker", config.reranker), ("memory.extractor_url", config.extractor_url)):
+    urls = {
+        "memory.reranker": config.reranker,
+        "memory.extractor_url": config.extractor_url,
+        "memory.judge_url": config.judge_url,
+    }
+    for key, url in urls.items():
         if url is not None and not url.startswith(("http://", "https://")):
             raise ConfigError(f"{key}: '{url}' is not the URL of an endpoint.")
 

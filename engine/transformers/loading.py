@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A checked model. ``context`` is the greatest number of tokens, prompt and answer together; ``rotation`` moves
-    its keys (None where that cannot be done: its segments are chained ones only)."""
+    its keys (None where that cannot be done: its segments are chained ones only). ``parameters``: how many it has."""
 
     model: Any
     tokenizer: Any
@@ -39,6 +39,7 @@ class LoadedModel:
     context: int
     eos_token_ids: frozenset[int]
     rotation: Rotation | None = None
+    parameters: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -117,6 +118,7 @@ def prepare(
     if context is not None and context > limit:
         raise UnsupportedModel(f"the model's context is {limit} tokens, {context} were asked for")
     fingerprint = Fingerprint.of_model(network, tokenizer, folder=folder)
+    parameters = network.num_parameters()  # before layers are replaced
     if can_pack(network):
         fused = fuse_layers(network)
         log.info("fused %d layers and packed %d more linear ones for the CPU", fused, pack_linears(network))
@@ -128,7 +130,7 @@ def prepare(
         use(network, for_device(network.device, layout.torch_dtype, heads, compiled=native))
     loaded = LoadedModel(network, tokenizer, fingerprint, context or limit, _eos_token_ids(network, tokenizer))
     check_attention(network, fingerprint.layout)
-    return replace(loaded, rotation=find_rotation(network, fingerprint.layout))
+    return replace(loaded, rotation=find_rotation(network, fingerprint.layout), parameters=parameters)
 
 
 def _compiled_for_cpu(native: bool) -> OneByOne:

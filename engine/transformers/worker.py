@@ -120,7 +120,7 @@ class EngineWorker(threading.Thread):
         # Lengths read without a lock: good enough for a gauge.
         requests = self.requests
         waiting = len(requests.waiting) + len(requests.loading)
-        return Capacity(self._model.context, self._max_running, len(requests.running), waiting)
+        return Capacity(self._model.context, self._max_running, len(requests.running), waiting, self._model.parameters)
 
     def has_requests(self) -> bool:
         """Say whether a request is here or has just come."""

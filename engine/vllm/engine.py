@@ -26,6 +26,7 @@ from engine.base import (
 )
 from engine.certificate import page_probes
 from engine.config import EngineConfig
+from engine.parameters import parameters_of
 from engine.prompt import ModelPrompts
 from engine.vllm.answers import Answers, token_logprob
 from engine.vllm.intake import Intake
@@ -61,6 +62,7 @@ class VllmEngine:
         self.reports = reports
         self._fingerprint = fingerprint
         self.model_id = config.model_id
+        self._parameters = parameters_of(llm.model_config.hf_config)
         self.prompts = ModelPrompts(tokenizer, llm.model_config.get_vocab_size())
 
     # -- the model -------------------------------------------------------------------------------------------
@@ -79,6 +81,7 @@ class VllmEngine:
             max_running=self.llm.scheduler_config.max_num_seqs,
             running=self.reports.running,
             waiting=self.reports.waiting,
+            parameters=self._parameters,
         )
 
     async def preload(self, key: str) -> int:

@@ -14,6 +14,7 @@ from memory.domain.erasing import Erasing
 from memory.domain.judging import Draft, Judging, Ruling
 from memory.domain.merging import LOOKED_AT, NEAR, AddOutcome, insert, insert_as_given, insert_or_merge, slot_of
 from memory.domain.removals import delete, meant
+from memory.judge.base import Patience
 from memory.language.extract import Extractor, LocalExtractor, Unit
 from memory.language.instructions import instruction_of
 from memory.language.removals import Removal, without_removals
@@ -137,12 +138,14 @@ class Adding:
         extractor: Extractor | None = None,
         finish: Finish | None = None,
         obey: bool = True,
+        patience: Patience = "reply",
     ) -> list[AddOutcome]:
         """Keep messages, and what is worth remembering of them. All of it is on disk when this returns, or nothing.
         What a user wants forgotten is deleted (``obey`` false: only not remembered).
 
         Messages whose id is known are left out, so that doing it twice does it once. ``finish`` writes in the same
-        transaction. Raises ``InvalidMemory``, ``NotFound`` (cube), ``Forbidden``, ``StorageFull``, ``EmbedderError``.
+        transaction. ``patience``: what waits for it, which bounds how long a judge may take. Raises ``InvalidMemory``,
+        ``NotFound`` (cube), ``Forbidden``, ``StorageFull``, ``EmbedderError``.
         """
         said = said or Said()
         cube, checked = self.check_messages(tenant, cube_id, messages, said)
@@ -162,7 +165,7 @@ class Adding:
                 Draft(memory, vector, at, unit.asserted)
                 for unit, memory, vector, at in zip(units, memories, vectors, said_at, strict=True)
             ]
-            rulings = self._judging.rulings(cube.id, drafts, [id for id, _ in earlier])
+            rulings = self._judging.rulings(cube.id, drafts, [id for id, _ in earlier], patience)
             with self._storage.read():  # from here on nobody adds, changes or forgets what is looked at
                 now_before, now = self._before(cube.id, said)
                 if erasures != self._index.erasures and (before, earlier) != (now_before, now):

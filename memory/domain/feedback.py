@@ -15,6 +15,7 @@ from memory.domain.erasing import Erasing
 from memory.domain.merging import AddOutcome, restated, slot_of
 from memory.domain.removals import meant
 from memory.errors import InvalidMemory, NotFound, Stale
+from memory.judge.base import Patience
 from memory.language.dates import local_time
 from memory.language.extract import LocalExtractor, Unit
 from memory.language.remarks import Remark, remarks_in
@@ -107,7 +108,7 @@ class FeedbackStore:
             with suppress(Stale):
                 return self._take(tenant, cube_id, text, memory_ids, corrected, at)
         with self._storage.read():
-            return self._take(tenant, cube_id, text, memory_ids, corrected, at)
+            return self._take(tenant, cube_id, text, memory_ids, corrected, at, patience="none")
 
     def _take(
         self,
@@ -117,6 +118,8 @@ class FeedbackStore:
         memory_ids: Sequence[str],
         corrected: str | None,
         at: float | None,
+        *,
+        patience: Patience = "reply",
     ) -> FeedbackOutcome:
         """Take feedback once. Raises ``Stale`` when a memory that it is about was changed meanwhile."""
         cube = find_cube(self._storage, tenant, cube_id, "write")
@@ -131,12 +134,19 @@ class FeedbackStore:
             plan = self._plan_corrected(tenant, cube.id, checked_text(corrected), given, at)
         plan.steps = [self._with_vector(step) for step in plan.steps]
         outcome = FeedbackOutcome(f"fb_{secrets.token_hex(12)}", cube.id, text, at, ())
-        outcome = self._carry_out(tenant, outcome, plan, given, as_given=corrected is not None)
+        outcome = self._carry_out(tenant, outcome, plan, given, patience, as_given=corrected is not None)
         self._erasing.forget_at_once(tenant, [step.before.id for step in plan.steps if step.action == "deleted"])
         return outcome
 
     def _carry_out(
-        self, tenant: str, outcome: FeedbackOutcome, plan: _Plan, given: Sequence[Memory], *, as_given: bool
+        self,
+        tenant: str,
+        outcome: FeedbackOutcome,
+        plan: _Plan,
+        given: Sequence[Memory],
+        patience: Patience,
+        *,
+        as_given: bool,
     ) -> FeedbackOutcome:
         """Write the changes, and what the feedback says that is new."""
         author = given[0].author if given and given[0].author != "Assistant" else None
@@ -160,6 +170,7 @@ class FeedbackStore:
             extractor=_Statements(plan.statements, as_given=as_given),
             finish=finish,
             obey=False,
+            patience=patience,
         )
         return outcome
 

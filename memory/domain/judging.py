@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from memory.judge.base import Judge, Older, Statement, Verdict
+from memory.judge.base import Case, Judge, Older, Patience, Statement, Verdict
 from memory.judge.local import LocalJudge
 from memory.language.names import names_in
 from memory.language.talk import may_be_outdated, may_outdate
@@ -60,16 +60,22 @@ class Judging:
     def __init__(self, storage: Storage, index: SearchIndex, judge: Judge | None = None) -> None:
         self._storage = storage
         self._index = index
-        self._given = judge
+        self.given = judge
+        """Another judge than the local one."""
 
-    @cached_property
+    @property
     def judge(self) -> Judge:
         """The judge: the one that was given, or the local one."""
-        if self._given is not None:
-            return self._given
+        return self.local if self.given is None else self.given
+
+    @cached_property
+    def local(self) -> Judge:
+        """The judge that asks nobody. Raises ``EmbedderError``."""
         return LocalJudge.for_embedder(lambda text: self._index.embeddings.of([text])[0])
 
-    def rulings(self, cube_id: str, drafts: Sequence[Draft], earlier: Sequence[str] = ()) -> list[list[Ruling]]:
+    def rulings(
+        self, cube_id: str, drafts: Sequence[Draft], earlier: Sequence[str] = (), patience: Patience = "reply"
+    ) -> list[list[Ruling]]:
         """Return for each draft the rulings on what it retires, or is retired by. ``earlier`` are the ids of the last
         memories of the conversation, the last first. Not to be called in a transaction: judging may take a while.
         Raises ``EmbedderError``."""
@@ -83,34 +89,21 @@ class Judging:
         embed = self._index.embeddings.of
         texts = [draft.memory.text for draft in drafts] + [item.memory.text for item in pool.stored.values()]
         vectors = dict(zip(texts, embed(texts), strict=True)) if pool.stored or len(judged) > 1 else {}
-        found: list[list[Ruling]] = [[] for _ in drafts]
+        known: list[list[_Known]] = []
         for i, group in zip(judged, numbers, strict=True):
             olds = [_Known(pool.stored[n].memory, pool.said_at[n], n in before) for n in group if n in pool.stored]
             olds += [_Known(drafts[j].memory, drafts[j].said_at, j >= i - 2) for j in judged if i - _AT_MOST <= j < i]
-            found[i] = self._ruled(drafts[i], olds, vectors)
+            known.append([old for old in olds if _comparable(old.memory, drafts[i].memory)])
+        cases = [_case(drafts[i], olds, vectors) for i, olds in zip(judged, known, strict=True)]
+        found: list[list[Ruling]] = [[] for _ in drafts]
+        for i, olds, verdicts in zip(judged, known, self.judge.judge_all(cases, patience), strict=True):
+            found[i] = [
+                # Of one that is told late, what was said since may have ended it.
+                Ruling(old.memory.label, verdict, late=old.said_at > drafts[i].said_at)
+                for old, verdict in zip(olds, verdicts, strict=True)
+                if _retires(verdict, old, drafts[i])
+            ]
         return found
-
-    def _ruled(self, draft: Draft, olds: Sequence[_Known], vectors: dict[str, Vector]) -> list[Ruling]:
-        def statement(memory: Memory, said_at: float) -> Statement:
-            happened = memory.kind == "event" and memory.event_at is not None and memory.event_at < said_at
-            vector = vectors.get(memory.text)
-            return Statement(memory.said, said_at, memory.author, memory.session, vector, happened)
-
-        olds = [old for old in olds if _comparable(old.memory, draft.memory)]
-        new = statement(draft.memory, draft.said_at)
-        before = [old for old in olds if old.said_at <= draft.said_at]
-        verdicts = self.judge.judge(new, [Older(statement(old.memory, old.said_at), old.previous) for old in before])
-        rulings = [
-            Ruling(old.memory.label, v)
-            for old, v in zip(before, verdicts, strict=True)
-            if _retires(v, old.memory, draft.memory)
-        ]
-        for old in olds:
-            if old.said_at > draft.said_at:  # told late: what was said since may have ended it
-                (verdict,) = self.judge.judge(statement(old.memory, old.said_at), [Older(new)])
-                late = _retires(verdict, draft.memory, old.memory)
-                rulings += [Ruling(old.memory.label, verdict, late=True)] if late else []
-        return rulings
 
     def _candidates(
         self, tx: Transaction, cube_id: str, drafts: Sequence[Draft], earlier: Sequence[str]
@@ -136,6 +129,16 @@ class _Known:
     previous: bool
 
 
+def _case(draft: Draft, olds: Sequence[_Known], vectors: dict[str, Vector]) -> Case:
+    def statement(memory: Memory, said_at: float) -> Statement:
+        happened = memory.kind == "event" and memory.event_at is not None and memory.event_at < said_at
+        vector = vectors.get(memory.text)
+        return Statement(memory.said, said_at, memory.author, memory.session, vector, happened)
+
+    olders = [Older(statement(old.memory, old.said_at), old.previous) for old in olds]
+    return Case(statement(draft.memory, draft.said_at), olders)
+
+
 def _judged(draft: Draft) -> bool:
     return draft.asserted and draft.memory.kind not in _NEVER and draft.memory.author != "Assistant"
 
@@ -148,12 +151,15 @@ def _comparable(old: Memory, new: Memory) -> bool:
     return same_owner and same_author and old.status == "active" and old.kind not in _NEVER and old.id != new.id
 
 
-def _retires(verdict: Verdict, old: Memory, new: Memory) -> bool:
-    """Tell if the older memory is to be retired. The local judge, which knows sentences and no talk between people, is
-    believed on sentences that say how something stands only."""
+def _retires(verdict: Verdict, known: _Known, draft: Draft) -> bool:
+    """Tell if the earlier said of two is to be retired. The local judge, which knows sentences and no talk between
+    people, is believed on sentences that say how something stands only."""
     if not verdict.retires or verdict.judge != "local":
         return verdict.retires
-    return may_be_outdated(old.said) and may_outdate(new.said)
+    old, new = known.memory.said, draft.memory.said
+    if known.said_at > draft.said_at:
+        old, new = new, old
+    return may_be_outdated(old) and may_outdate(new)
 
 
 def _pool(tx: Transaction, numbers: set[int]) -> _Pool:

@@ -144,7 +144,8 @@ def _since(memory: Memory, said_at: float) -> float:
 def _reason(ruling: Ruling, by: Memory) -> dict[str, Any]:
     """Return what the history says of a retirement: by which memory, why, how surely and who judged."""
     verdict = ruling.verdict
-    return {"by": by.id, "reason": verdict.relation, "confidence": round(verdict.confidence, 3), "judge": verdict.judge}
+    told = {"by": by.id, "reason": verdict.relation, "confidence": round(verdict.confidence, 3), "judge": verdict.judge}
+    return told if verdict.reason is None else {**told, "why": verdict.reason}
 
 
 def _merge(tx: Transaction, stored: StoredMemory, by: Memory) -> tuple[Memory, IndexChange]:

@@ -29,7 +29,8 @@ class Statement:
 
 @dataclass(frozen=True)
 class Older:
-    """An older statement, and whether it was among the last two before the new one in its conversation."""
+    """A statement that there is already, and whether it was among the last two before the new one in its conversation.
+    It may have been said after the new one, which is then told late."""
 
     statement: Statement
     previous: bool = False
@@ -37,16 +38,35 @@ class Older:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision with its probability and who made it (``local``, ``model``)."""
+    """A decision and who made it (``local``, ``model``). ``confidence`` is its probability; of a model's decision, that
+    which the local judge gives it. ``reason`` is a model's code for why."""
 
     relation: Relation
     confidence: float
     judge: str
+    reason: str | None = None
 
     @property
     def retires(self) -> bool:
         """True where the older statement no longer holds."""
         return self.relation in ("update", "end")
+
+    @property
+    def retiring(self) -> float:
+        """The probability that the older statement no longer holds."""
+        return self.confidence if self.retires else 1 - self.confidence
+
+
+@dataclass(frozen=True)
+class Case:
+    """A new statement, and those that it may concern."""
+
+    new: Statement
+    older: Sequence[Older]
+
+
+Patience = Literal["none", "reply", "job"]
+"""What waits for the verdicts: something that bears no waiting (a lock), somebody who wants a reply, or a job."""
 
 
 class Judge(Protocol):
@@ -56,5 +76,10 @@ class Judge(Protocol):
     def name(self) -> str: ...
 
     def judge(self, new: Statement, older: Sequence[Older]) -> list[Verdict]:
-        """Return a verdict for each older statement, in their order."""
+        """Return a verdict for each of the other statements, in their order: what the later said of the two means for
+        the earlier said one."""
         ...
+
+    def judge_all(self, cases: Sequence[Case], patience: Patience = "reply") -> list[list[Verdict]]:
+        """Judge every case of one addition."""
+        return [self.judge(case.new, case.older) for case in cases]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memory.judge.base import Older, Relation, Statement, Verdict
+from memory.judge.base import Judge, Older, Relation, Statement, Verdict
 from memory.judge.cues import VERBS
 from memory.judge.forest import Floats, Weights, read_weights
 from memory.judge.pairs import NAMES, Setting, features
@@ -30,7 +30,7 @@ ANCHOR = "User: I live in Oslo and work as a nurse."
 _SAME_EMBEDDER = 0.995
 
 
-class LocalJudge:
+class LocalJudge(Judge):
     """Compares a statement with older ones. ``knows_vectors``: the statements' vectors are of the embedder that the
     weights were trained with; with another one, words alone decide."""
 
@@ -52,6 +52,14 @@ class LocalJudge:
         return "local"
 
     def judge(self, new: Statement, older: Sequence[Older]) -> list[Verdict]:
+        before = [item for item in older if item.statement.said_at <= new.said_at]
+        verdicts = iter(self._judged(new, before))
+        return [
+            next(verdicts) if item.statement.said_at <= new.said_at else self._judged(item.statement, [Older(new)])[0]
+            for item in older
+        ]
+
+    def _judged(self, new: Statement, older: Sequence[Older]) -> list[Verdict]:
         if not older:
             return []
         traits = traits_of(new.text)

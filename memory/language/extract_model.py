@@ -11,13 +11,12 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import httpx
-
-from memory.errors import ExtractorError
+from memory.errors import CompletionError
+from memory.language.completion import Complete, objects_in, quoted
 from memory.language.dates import local_time, parse_time
 from memory.language.extract import LocalExtractor, Unit
 from memory.language.instructions import instruction_of
@@ -26,9 +25,6 @@ from memory.types import MemoryKind, Message, unstorable
 
 log = logging.getLogger(__name__)
 
-Complete = Callable[[list[dict[str, str]], dict[str, Any]], str]
-"""Chat messages and the JSON schema of the answer, to the answer. Raises ``ExtractorError``."""
-
 # Tools and documents are not for a model to speak of; a profile is part of every prompt, so only users make one.
 MODEL_KINDS = ("fact", "preference", "event", "state", "profile")
 MAX_TEXT_CHARS = 600
@@ -36,17 +32,12 @@ MAX_UNITS = 100
 WINDOW_CHARS = 12_000
 _WINDOW_MESSAGES = 40
 _BEFORE_CHARS = 500
-_MAX_ANSWER_CHARS = 200_000
-# An answer made of braces must not take long.
-_TRIES = 20
 _MAX_TAGS, _MAX_TAG_CHARS = 8, 40
 _MAX_VALUE_CHARS = 200
 _MAX_DATE_CHARS = 40
 _SLOT = re.compile(r"[a-z][a-z0-9 _-]{0,30}(?::[a-z0-9][\w '-]{0,40})?")
 _DAY_ONLY = re.compile(r"\d{4}-\d\d-\d\d")
 _ZONED = re.compile(r"(?:Z|[+-]\d\d:?\d\d)$")
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*$", re.MULTILINE)
 _DAY_S = 86_400.0
 
 _TEXT_OR_NULL = {"type": ["string", "null"]}
@@ -145,9 +136,9 @@ class ModelExtractor:
         ]
         try:
             answer = self._complete(asked, SCHEMA)
-        except ExtractorError as error:
+        except CompletionError as error:
             return self._without_model(window, messages, str(error))
-        items = items_in(answer)
+        items = objects_in(answer, "memories", "text", MAX_UNITS)
         if items is None:
             return self._without_model(window, messages, "its answer is no JSON")
         units = units_of(items, messages, window.indices)
@@ -208,13 +199,8 @@ def _as_data(window: _Window, messages: Sequence[Message], context: Sequence[Mes
 
 def _line(index: int | None, message: Message, text: str) -> str:
     said = {"i": index, "speaker": message.speaker, "time": _clock(message), "text": text}
-    parts = [f"{json.dumps(name)}: {_quoted(value)}" for name, value in said.items()]
+    parts = [f"{json.dumps(name)}: {quoted(value)}" for name, value in said.items()]
     return "{" + ", ".join(parts) + "}"
-
-
-def _quoted(value: Any) -> str:
-    """Return JSON in which no chat template's special tokens (``<|im_end|>``, ``[INST]``) can stand."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c").replace("[", "\\u005b")
 
 
 def _clock(message: Message) -> str | None:
@@ -225,51 +211,6 @@ def _clock(message: Message) -> str | None:
 
 
 # -- what it answers -------------------------------------------------------------------------------------------
-
-
-def items_in(answer: str) -> list[Any] | None:
-    """Return what an answer has in the place of memories: as it stands, out of fences and talk, or up to where it was
-    cut off. None where there is nothing of the kind."""
-    text = _FENCE.sub("", _THOUGHT.sub("", answer[:_MAX_ANSWER_CHARS])).strip()
-    begin = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
-    if begin < 0:
-        return None
-    end = max(text.rfind("}"), text.rfind("]")) + 1
-    try:
-        return _listed(json.loads(text[begin:end]))
-    except (ValueError, RecursionError):
-        return _whole_items(text, begin)
-
-
-def _listed(parsed: Any) -> list[Any] | None:
-    if isinstance(parsed, list):
-        return parsed
-    if not isinstance(parsed, dict):
-        return None
-    if "text" in parsed:
-        return [parsed]
-    memories = parsed.get("memories")
-    if isinstance(memories, list):
-        return memories
-    return next((value for value in parsed.values() if isinstance(value, list)), None)
-
-
-def _whole_items(text: str, begin: int) -> list[Any] | None:
-    """Return the objects of the first list that are whole, where the text around them is not JSON."""
-    decoder = json.JSONDecoder()
-    items: list[Any] = []
-    at = text.find("[", begin)
-    at = begin - 1 if at < 0 else at
-    tries = _TRIES
-    while tries and len(items) < MAX_UNITS and (at := text.find("{", at + 1)) >= 0:
-        try:
-            item, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            tries -= 1
-            continue
-        items += _listed(item) or [item]
-        at = end - 1
-    return items or None
 
 
 def units_of(items: Sequence[Any], messages: Sequence[Message], allowed: Sequence[int]) -> list[Unit]:
@@ -376,39 +317,3 @@ def _importance(value: Any) -> float:
 def _tags(value: Any) -> tuple[str, ...]:
     tags = [_text(tag, _MAX_TAG_CHARS) for tag in (value if isinstance(value, list) else [])]
     return tuple(dict.fromkeys(tag for tag in tags if tag is not None))[:_MAX_TAGS]
-
-
-# -- who answers -----------------------------------------------------------------------------------------------
-
-
-class EndpointCompleter:
-    """Any endpoint that speaks OpenAI's ``/chat/completions``. ``url`` ends before ``/chat/completions``."""
-
-    def __init__(
-        self, url: str, model: str, api_key: str | None = None, *, timeout_s: float = 60.0, max_tokens: int = 2048
-    ) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s)
-        self._body: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": max_tokens}
-        self._structured = True
-
-    def __call__(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
-        body = {**self._body, "messages": messages}
-        wanted = {"type": "json_schema", "json_schema": {"name": "memories", "schema": schema, "strict": True}}
-        try:
-            reply = self._post({**body, "response_format": wanted} if self._structured else body)
-            if reply.status_code == 400 and self._structured:
-                reply = self._post(body)
-                # Only if that was what it refused: a prompt that is too long is no reason to ask for less.
-                self._structured = not reply.is_success
-            reply.raise_for_status()
-            content = reply.json()["choices"][0]["message"]["content"]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-            status = f" {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else ""
-            raise ExtractorError(f"the endpoint failed: {type(error).__name__}{status}") from error
-        if not isinstance(content, str):
-            raise ExtractorError("the endpoint answered with no text")
-        return content
-
-    def _post(self, body: dict[str, Any]) -> httpx.Response:
-        return self._client.post("/chat/completions", json=body)

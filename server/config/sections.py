@@ -14,6 +14,7 @@ from engine.config import BatchingConfig, CompositionConfig, EngineConfig, Engin
 from kvcache import CodecName, Repair, StoreConfig, StrategyName
 from memory.domain.discretion import Discretion, SecretsPolicy
 from memory.domain.erasing import DAY_S
+from memory.judge.model import JudgeLimits
 from scheduler import Ask, ForesightConfig, Mode, PredictorName, PreloadConfig, StandingLimits
 from server.config.owned import composed, owned
 from server.lock import default_data_dir
@@ -140,6 +141,14 @@ class MemorySettings:
     """An OpenAI-style endpoint for the extractor ``model``; None: the served model."""
     extractor_model: str | None = None
     extractor_api_key: str | None = _secret()
+    judge: Literal["auto", "local", "model"] = "auto"
+    """The judge of what new statements mean for older ones. auto: the model, where an endpoint is named for it or the
+    served model is large enough; else the local one."""
+    judge_url: str | None = None
+    """An OpenAI-style endpoint for the judge ``model``; None: the served model."""
+    judge_model: str | None = None
+    judge_api_key: str | None = _secret()
+    judge_timeout_s: float = owned(JudgeLimits, "within_s")
     secrets: SecretsPolicy = owned(Discretion, "secrets")
     """Of keys, card numbers and passwords in what is to be remembered: kept, masked, or the sentence refused."""
     undelete_hours: float = _range(DAY_S / 3600, 0, 24 * 365)

@@ -1,4 +1,4 @@
-"""The served model as the one that extracts memories from messages."""
+"""The served model as the one that extracts memories from messages, and judges them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.base import ChatMessage, Delta, Engine, GenerateRequest, Prompt, Sampling, Structured
 from engine.errors import EngineClosed, EngineError
-from memory import ExtractorError
+from memory import CompletionError
 
 # An answer is cut off there; what is whole of it still counts.
 MAX_TOKENS = 1024
@@ -45,35 +45,42 @@ class ServedCompleter:
         """Return the number of characters that fit the model's context beside the instructions and the answer."""
         return max(1000, min(12_000, self._engine.capacity().context))
 
-    def __call__(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
-        """Answer messages with JSON of a schema, in another thread than the event loop's. Raises ``ExtractorError``,
-        and ``EngineClosed`` once stopped."""
+    def __call__(
+        self,
+        messages: list[dict[str, str]],
+        schema: dict[str, Any],
+        *,
+        max_tokens: int = MAX_TOKENS,
+        timeout_s: float | None = None,
+    ) -> str:
+        """Answer messages with JSON of a schema, in another thread than the event loop's. ``timeout_s``: None for the
+        usual one. Raises ``CompletionError``, and ``EngineClosed`` once stopped."""
         if self._loop is None:
-            raise ExtractorError("the server has not started")
-        answer = self._answer(messages, schema)
+            raise CompletionError("the server has not started")
+        answer = self._answer(messages, schema, max_tokens)
         try:
             future = asyncio.run_coroutine_threadsafe(answer, self._loop)
         except RuntimeError as error:  # the loop is closed
             answer.close()
-            raise ExtractorError("the server has ended") from error
+            raise CompletionError("the server has ended") from error
         try:
-            return future.result(self._timeout_s)
+            return future.result(self._timeout_s if timeout_s is None else timeout_s)
         except (TimeoutError, concurrent.futures.CancelledError) as error:
             future.cancel()
-            raise ExtractorError("the served model took too long, or was stopped") from error
+            raise CompletionError("the served model took too long, or was stopped") from error
         except EngineError as error:
             if self._stopped and isinstance(error, EngineClosed):
                 raise
-            raise ExtractorError(f"the served model failed: {type(error).__name__}") from error
+            raise CompletionError(f"the served model failed: {type(error).__name__}") from error
 
-    async def _answer(self, messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
+    async def _answer(self, messages: list[dict[str, str]], schema: dict[str, Any], max_tokens: int) -> str:
         prompt = self._prompt(messages)
         room = self._engine.capacity().context - prompt.n_tokens
         if room < _MIN_TOKENS:
-            raise ExtractorError("the messages do not fit the served model's context")
+            raise CompletionError("the messages do not fit the served model's context")
         structured = Structured(schema) if "structured" in self._engine.features else None
         id = f"extract-{secrets.token_hex(12)}"
-        sampling = Sampling(max_tokens=min(MAX_TOKENS, room), temperature=0.0, structured=structured)
+        sampling = Sampling(max_tokens=min(max_tokens, room), temperature=0.0, structured=structured)
         request = GenerateRequest(id, prompt, sampling, salt=id, use_segments=False)
         async with aclosing(self._engine.generate(request)) as events:
             return "".join([event.text async for event in events if isinstance(event, Delta)])
@@ -87,4 +94,4 @@ class ServedCompleter:
         try:
             return self._engine.prompts.render([ChatMessage("user", whole)])
         except ValueError as error:
-            raise ExtractorError("the served model's chat template refuses the messages") from error
+            raise CompletionError("the served model's chat template refuses the messages") from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from memory import FeedbackOutcome, MemoryStore
 from server.core.cubes import CubeService
 from server.core.invalidation import Invalidation
+from server.core.threads import ModelThreads
 
 _LOOKED_AT = 1_000
 
@@ -15,9 +16,12 @@ _LOOKED_AT = 1_000
 class FeedbackService:
     """Async, for the event loop; the side store's blocking work runs in threads."""
 
-    def __init__(self, store: MemoryStore, cubes: CubeService, invalidation: Invalidation) -> None:
+    def __init__(
+        self, store: MemoryStore, cubes: CubeService, threads: ModelThreads, invalidation: Invalidation
+    ) -> None:
         self._store = store
         self._cubes = cubes
+        self._threads = threads
         self._invalidation = invalidation
 
     async def give(
@@ -40,7 +44,7 @@ class FeedbackService:
                 id = self._store.default_cube(tenant).id if cube is None else cube
             return self._store.feedback.take(tenant, id, text, memory_ids=memory_ids, corrected=corrected, at=at)
 
-        outcome = await asyncio.to_thread(give)
+        outcome = await self._threads.do(give)
         await self._invalidation.drop(tenant, outcome.replaced)
         return outcome
 

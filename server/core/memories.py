@@ -30,6 +30,7 @@ from server.core.feedback import FeedbackService
 from server.core.invalidation import Invalidation
 from server.core.jobs import JobService
 from server.core.messages import Extractors, MessageService
+from server.core.threads import ModelThreads
 
 _PAGE = 500
 
@@ -60,9 +61,10 @@ class MemoryService:
         self._placed: Counter[str] = Counter()
         self.cubes = CubeService(store, invalidation)
         self.documents = DocumentService(store, self.cubes, invalidation)
-        self.feedback = FeedbackService(store, self.cubes, invalidation)
+        self._threads = ModelThreads(store)
+        self.feedback = FeedbackService(store, self.cubes, self._threads, invalidation)
         self.jobs = JobService(store.jobs, {"messages": lambda job: self.messages.do_job(job)}, self._chores)
-        self.messages = MessageService(store, self.cubes, self.jobs, extractors, self._replaced)
+        self.messages = MessageService(store, self.cubes, self.jobs, self._threads, extractors, self._replaced)
 
     # -- the service itself ----------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class MemoryService:
         """Begin nothing more. Jobs are left for the next start."""
         await self.jobs.close()
         self.documents.close()
-        self.messages.close()
+        self._threads.close()
 
     async def close(self) -> None:
         """Close the side store, after ``stop`` and once nobody asks for anything."""
@@ -94,7 +96,7 @@ class MemoryService:
     async def add(self, tenant: str, cube: str | None, text: str, **fields: Any) -> AddOutcome:
         """Store a memory as it is given."""
         id = await self.cubes.id_of(tenant, cube)
-        placed = await asyncio.to_thread(lambda: self._store.add_noted(tenant, id, text, **fields))
+        placed = await self._threads.do(lambda: self._store.add_noted(tenant, id, text, **fields))
         await self._replaced(tenant, [placed])
         return placed
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import asdict, dataclass
-from typing import NotRequired, TypeVar
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
@@ -16,9 +14,8 @@ from server.core import once
 from server.core.checks import message_of
 from server.core.cubes import CubeService
 from server.core.jobs import JobService
+from server.core.threads import ModelThreads
 
-T = TypeVar("T")
-_READERS = 4
 Replaced = Callable[[str, Sequence[AddOutcome]], Awaitable[None]]
 """Counts what became of a tenant's messages, and drops the segments of what they replaced."""
 
@@ -49,19 +46,20 @@ class MessageService:
     of their own."""
 
     def __init__(
-        self, store: MemoryStore, cubes: CubeService, jobs: JobService, extractors: Extractors, replaced: Replaced
+        self,
+        store: MemoryStore,
+        cubes: CubeService,
+        jobs: JobService,
+        threads: ModelThreads,
+        extractors: Extractors,
+        replaced: Replaced,
     ) -> None:
         self._store = store
         self._cubes = cubes
         self._jobs = jobs
         self._extractors = extractors
         self._replaced = replaced
-        # Apart from the threads that all requests need: a model takes its time.
-        self._readers = ThreadPoolExecutor(_READERS, "extract")
-
-    def close(self) -> None:
-        """Begin to read nothing more."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._threads = threads
 
     async def add(
         self, tenant: str, cube: str | None, messages: Sequence[Message], said: Said, extractor: str | None = None
@@ -69,7 +67,9 @@ class MessageService:
         """Keep messages and what is worth remembering of them, now."""
         id = await self._cubes.id_of(tenant, cube)
         find = self._extractors.chosen(extractor)
-        placed = await self._read(find, lambda: self._store.add_messages(tenant, id, messages, said, extractor=find))
+        placed = await self._threads.do(
+            lambda: self._store.add_messages(tenant, id, messages, said, extractor=find), waits=find.name != "local"
+        )
         await self._replaced(tenant, placed)
         return placed
 
@@ -109,8 +109,7 @@ class MessageService:
         said = Said(**{**given["said"], "tags": tuple(given["said"]["tags"])})
         finish = self._store.jobs.finishing(job.id)
         find = self._extractors.chosen(given["extractor"])
-        placed = await self._read(
-            find,
+        placed = await self._threads.do(
             lambda: self._store.add_messages(
                 job.tenant,
                 given["cube"],
@@ -118,15 +117,11 @@ class MessageService:
                 said,
                 extractor=find,
                 finish=lambda db, done: finish(db, [placed_json(item) for item in done]),
+                patience="job",
             ),
+            waits=find.name != "local",
         )
         await self._replaced(job.tenant, placed)
-
-    async def _read(self, extractor: Extractor, work: Callable[[], T]) -> T:
-        """Do work that waits for an extractor in a thread."""
-        if extractor.name == "local":
-            return await asyncio.to_thread(work)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, copy_context().run, work)
 
     async def latest(self, tenant: str, cube: str | None, session: str | None, limit: int) -> list[Message]:
         """Return the last messages of a cube (None: of the default one), or of one conversation in it, oldest first."""

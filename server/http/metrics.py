@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from engine.base import Capacity, Started
 from kvcache import TIERS, StoreStats, TierName
+from memory import ModelJudge
 from scheduler import ForesightStats, PreloaderStats, UpkeepStats
 from server.core.memories import MemoryStats
 
@@ -81,6 +82,10 @@ class Metrics:
     def watch_memories(self, stats: Callable[[], MemoryStats]) -> None:
         """Show the side store's counters too."""
         self.registry.register(_Memories(stats))
+
+    def watch_judge(self, judge: ModelJudge) -> None:
+        """Show the counters of a judge that asks a model too."""
+        self.registry.register(_Judge(judge))
 
     def watch_foresight(
         self,
@@ -254,6 +259,23 @@ class _Foresight(Collector):
             sources.add_metric([source], foresight.sources[source])
         yield sources
         yield GaugeMetricFamily("recallkv_preloads_waiting", "Segments to be brought up.", value=preloader.waiting)
+
+
+class _Judge(Collector):
+    """What a model is asked about pairs of statements."""
+
+    def __init__(self, judge: ModelJudge) -> None:
+        self._judge = judge
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "recallkv_judge_requests", "Statements that a model was asked to judge.", value=self._judge.requests
+        )
+        yield CounterMetricFamily(
+            "recallkv_judge_fallbacks",
+            "Pairs of statements judged without the model that was to judge them.",
+            value=self._judge.fallbacks,
+        )
 
 
 class _Memories(Collector):

@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memory import (
+    CompletionError,
     EndpointCompleter,
-    ExtractorError,
     HashEmbedder,
     LocalExtractor,
     MemoryStore,
@@ -25,7 +25,8 @@ from memory import (
     ModelExtractor,
     new_message,
 )
-from memory.language.extract_model import MAX_TEXT_CHARS, MAX_UNITS, MODEL_KINDS, SCHEMA, items_in, units_of
+from memory.language.completion import objects_in
+from memory.language.extract_model import MAX_TEXT_CHARS, MAX_UNITS, MODEL_KINDS, SCHEMA, units_of
 
 AT = 1_700_000_000.0  # 2023-11-14
 MESSAGES = [
@@ -134,7 +135,7 @@ def test_nothing_to_remember_is_an_answer() -> None:
 @pytest.mark.parametrize(
     "answer",
     ["", "I cannot do that.", "{", "null", "7", "[" * 100_000, "{" * 100_000, '{"a":' * 50_000, of("text", 5, {}, []),
-     of({**GOOD, "sources": [17]}), of({**GOOD, "text": " "}), ExtractorError("no route")],
+     of({**GOOD, "sources": [17]}), of({**GOOD, "text": " "}), CompletionError("no route")],
 )  # fmt: skip
 def test_without_a_usable_answer_messages_are_read_locally(
     answer: str | Exception, caplog: pytest.LogCaptureFixture
@@ -228,7 +229,7 @@ def test_any_answer_gives_memories_or_is_done_without(answer: str) -> None:
 @pytest.mark.slow
 @given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(GOOD, json_values)), max_size=5))
 def test_any_items_are_checked(items: list[dict[str, Any]]) -> None:
-    assert items_in(of(*items)) is not None
+    assert objects_in(of(*items), "memories", "text", MAX_UNITS) is not None
     units_of(items, MESSAGES, [0, 2])
 
 
@@ -242,7 +243,7 @@ def test_long_inputs_are_read_in_windows() -> None:
         inside = [line["i"] for line in lines if line["i"] is not None]
         seen.extend(inside)
         if len(seen) > 20:
-            raise ExtractorError("tired")
+            raise CompletionError("tired")
         return of(*({**GOOD, "text": f"memory {i}", "sources": [i, 0]} for i in inside))
 
     messages = [new_message(f"I bought item number {i} " + "and more " * 20, sent_at=AT) for i in range(30)]
@@ -259,7 +260,7 @@ def test_long_inputs_are_read_in_windows() -> None:
 
 
 def test_no_window_is_asked_about_what_is_empty() -> None:
-    extractor = ModelExtractor(answering(ExtractorError("must not be asked")))
+    extractor = ModelExtractor(answering(CompletionError("must not be asked")))
     assert extractor.extract([new_message("  ", sent_at=AT), new_message("be nice", "system", AT)]) == []
     assert extractor.fallbacks == 0
 
@@ -359,7 +360,7 @@ def test_an_endpoint_that_fails_is_done_without(endpoint: str, model: str) -> No
     assert (set(kinds), fallbacks) == ({"local"}, 1)
     complete = EndpointCompleter(endpoint, model, "secret")
     for _ in range(2):  # a 400 to both is no reason to ask for less the next time
-        with pytest.raises(ExtractorError):
+        with pytest.raises(CompletionError):
             complete([], SCHEMA)
     if model == "400":
         assert ["response_format" in body for body in _Endpoint.requests] == [True, False] * 3
@@ -372,7 +373,7 @@ def test_timeouts_wrong_keys_and_closed_ports(endpoint: str) -> None:
 
 
 def test_errors_tell_no_texts(endpoint: str) -> None:
-    with pytest.raises(ExtractorError) as caught:
+    with pytest.raises(CompletionError) as caught:
         EndpointCompleter(endpoint, "500", "secret")([{"role": "user", "content": "private"}], SCHEMA)
     assert "private" not in str(caught.value)
     assert "500" in str(caught.value)

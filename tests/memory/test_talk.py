@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from memory import MemoryStore, Message, Said, new_message
-from memory.judge.base import Older, Statement, Verdict
+from memory.judge.base import Judge, Older, Statement, Verdict
 from memory.language.extract import LocalExtractor
 from memory.language.talk import may_be_outdated, may_outdate
 from memory.search.embed import HashEmbedder
@@ -15,7 +16,7 @@ from memory.search.embed import HashEmbedder
 T = "tenant"
 
 
-class Retiring:
+class Retiring(Judge):
     """A judge that retires whatever it is asked about, as one of a name."""
 
     def __init__(self, name: str) -> None:
@@ -25,7 +26,7 @@ class Retiring:
     def name(self) -> str:
         return self._name
 
-    def judge(self, new: Statement, older: list[Older]) -> list[Verdict]:  # type: ignore[override]
+    def judge(self, new: Statement, older: Sequence[Older]) -> list[Verdict]:
         return [Verdict("update", 0.9, self._name) for _ in older]
 
 

@@ -20,7 +20,7 @@ from engine.config import BatchingConfig, CompositionConfig
 from engine.transformers import LoadedModel, TransformersEngine
 from kvcache import TieredStore
 from memory import HashEmbedder, MemoryStore
-from server.config import Config, EngineSettings, ServerSettings
+from server.config import Config, EngineSettings, MemorySettings, ServerSettings
 from server.http.deps import Services
 from server.run import Server
 from server.wiring import assemble
@@ -105,13 +105,14 @@ def _served(app: uvicorn.Server, listening: socket.socket) -> Callable[[], objec
 
 
 @contextmanager
-def running(model: LoadedModel, folder: Path, **server: Any) -> Iterator[Running]:
+def running(model: LoadedModel, folder: Path, memory: MemorySettings | None = None, **server: Any) -> Iterator[Running]:
     """Serve ``model`` (or the shared vLLM engine) with its data in ``folder``; keyword arguments are
     ``ServerSettings`` fields."""
     config = Config(
         data_dir=folder,
         server=replace(ServerSettings(port=0, drain_s=5.0), **server),
         engine=EngineSettings(model="tiny"),
+        memory=memory or MemorySettings(),
     )
     engine = _vllm() if ENGINE == "vllm" else _transformers(model, folder)
     embedder = HashEmbedder()

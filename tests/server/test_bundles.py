@@ -472,7 +472,7 @@ def test_limits_of_bundles(model: LoadedModel, dumped: bytes, tmp_path: Path) ->
     """Pages may be larger than other bodies, texts may not."""
     pages_bytes = sum(info.file_size for info in zipfile.ZipFile(io.BytesIO(dumped)).infolist() if "/" in info.filename)
     assert pages_bytes > 60_000
-    limits = {"max_body_bytes": len(dumped) - pages_bytes, "max_bundle_bytes": len(dumped)}
+    limits: dict[str, Any] = {"max_body_bytes": len(dumped) - pages_bytes, "max_bundle_bytes": len(dumped)}
     with running(model, tmp_path / "large", **limits) as server:
         assert load(server.client, "good", dumped).status_code == 201
         assert load(server.client, "bad", dumped + b"x").json()["error"]["code"] == "body_too_large"

@@ -12,7 +12,7 @@ import pytest
 
 from engine.base import GenerateRequest
 from engine.errors import EngineClosed, EngineError
-from memory import EndpointRerank, ExtractorError, ModelExtractor
+from memory import CompletionError, EndpointRerank, ModelExtractor
 from memory.language.extract_model import SCHEMA
 from server.config import Config, MemorySettings, load_config
 from server.config.values import ConfigError
@@ -165,7 +165,7 @@ def test_an_engine_that_fails_is_an_error_of_the_extractor(server: Running, monk
         return generate
 
     monkeypatch.setattr(server.services.engine, "generate", failing(EngineClosed("closing")))
-    with pytest.raises(ExtractorError, match="EngineClosed"):
+    with pytest.raises(CompletionError, match="EngineClosed"):
         complete(turns, SCHEMA)
 
     async def never(request: GenerateRequest) -> Any:
@@ -175,24 +175,24 @@ def test_an_engine_that_fails_is_an_error_of_the_extractor(server: Running, monk
     monkeypatch.setattr(server.services.engine, "generate", never)
     assert complete._loop is not None
     hasty = ServedCompleter(server.services.engine, timeout_s=0.1)
-    with pytest.raises(ExtractorError, match="not started"):
+    with pytest.raises(CompletionError, match="not started"):
         hasty(turns, SCHEMA)
     hasty.bind(complete._loop)
-    with pytest.raises(ExtractorError, match="too long"):
+    with pytest.raises(CompletionError, match="too long"):
         hasty(turns, SCHEMA)
-    with pytest.raises(ExtractorError, match="do not fit"):
+    with pytest.raises(CompletionError, match="do not fit"):
         hasty([{"role": "user", "content": "x" * 5000}], SCHEMA)
 
     def refusing(messages: Any) -> Any:
         raise ValueError("no system turn")
 
     monkeypatch.setattr(server.services.engine.prompts, "render", refusing)
-    with pytest.raises(ExtractorError, match="template"):
+    with pytest.raises(CompletionError, match="template"):
         hasty(turns, SCHEMA)
     closed = asyncio.new_event_loop()
     closed.close()
     hasty.bind(closed)
-    with pytest.raises(ExtractorError, match="ended"):
+    with pytest.raises(CompletionError, match="ended"):
         hasty(turns, SCHEMA)
 
 
@@ -229,7 +229,7 @@ def test_an_unknown_extractor_names_those_there_are(server: Running) -> None:
 
 
 def test_settings_of_endpoints(tmp_path: Path) -> None:
-    for key in ("reranker", "extractor_url"):
+    for key in ("reranker", "extractor_url", "judge_url"):
         config = Config(tmp_path, memory=MemorySettings(**{key: "localhost:8000"}))  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=f"memory.{key}"):
             open_services(config)
