@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ class Retiring:
     def name(self) -> str:
         return self._name
 
-    def judge(self, new: Statement, older: list[Older]) -> list[Verdict]:  # type: ignore[override]
+    def judge(self, new: Statement, older: Sequence[Older]) -> list[Verdict]:
         return [Verdict("update", 0.9, self._name) for _ in older]
 
 
