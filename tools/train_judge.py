@@ -82,7 +82,10 @@ def pairs_of(cases: Sequence[Case], texts: Texts, rng: random.Random) -> list[Pa
     """Return the pairs that a judge would be asked for: the message against what was said before, and each earlier
     message against those before it where the labels say what must hold."""
     texts.add([line.content for case in cases for line in (*case.earlier, case.message)])
-    return [pair for case in cases for pair in _of_case(case, texts)] + _unrelated(cases, texts, rng)
+    found = [pair for case in cases for pair in _of_case(case, texts)]
+    # How soon something is said after something else tells nothing of what it means.
+    soon = [replace(pair, setting=replace(pair.setting, days=rng.random() ** 4, previous=True)) for pair in found]
+    return found + rng.sample(soon, len(soon) // 2) + _unrelated(cases, texts, rng)
 
 
 def _of_case(case: Case, texts: Texts) -> Iterator[Pair]:
