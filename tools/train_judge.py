@@ -305,7 +305,7 @@ def main() -> None:
         "--wrong",
         type=float,
         nargs=2,
-        default=(0.0035, 0.0018),
+        default=(0.003, 0.0015),
         help="share of what holds that may be retired: en, others",
     )
     parser.add_argument("--all", action="store_true", help="train on the held-out part, too: to see how far data goes")

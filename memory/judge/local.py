@@ -167,6 +167,8 @@ def _vetoed(two: _Two) -> bool:
     old, new = two.old, two.new
     if two.older.happened and not two.corrects:
         return True
+    if old.letters == new.letters:  # the same words in another order: somebody else did it to the first
+        return True
     if new.stems - _CONFIRMING <= old.stems and new.numbers <= old.numbers and not new.cues & {"no_more", "ended"}:
         return not _takes_its_slot(two)
     if _ends_another(old, new) or (old.people and new.people and not old.people & new.people):

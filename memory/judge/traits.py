@@ -70,7 +70,8 @@ _SUFFIX = re.compile(r"(?:ings?|ed|ers?|es|s|ly|ment|ions?|'s|’s)$")
 @dataclass(frozen=True)
 class Traits:
     """One statement's traits. ``stems`` are its telling words (bigrams in scripts without spaces), ``numbers`` pairs of
-    value and unit, ``cues`` names of ``memory.judge.cues.CUES``; ``subject`` is whom it begins with: "" for
+    value and unit, ``cues`` names of ``memory.judge.cues.CUES``; ``letters`` are all of
+    its letters, sorted; ``subject`` is whom it begins with: "" for
     the speaker, a name, or None; ``slot`` is what the sentence says the state of, and ``shape`` the word before its
     value and whether that is a name, a number or words."""
 
@@ -89,6 +90,7 @@ class Traits:
     first_person: bool
     past: bool
     present: bool
+    letters: str
     spaced: bool
     foreign: bool
     subject: str | None
@@ -146,6 +148,7 @@ def traits_of(text: str) -> Traits:
         first_person=_FIRST.search(low) is not None,
         past=_PAST.search(low) is not None,
         present=_PRESENT.search(low) is not None,
+        letters="".join(sorted(character for character in low if character.isalnum())),
         spaced=spaced,
         foreign=_is_foreign(low, latin),
         subject=_subject(text, low),

@@ -51,7 +51,8 @@ _PHATIC = frozenset(
     "はい 안녕하세요 안녕 감사합니다 고마워 네 مرحبا شكرا السلام عليكم اهلا أهلا نعم لا".split()
 )
 # One or two digits are in many texts by chance.
-_TELLING = re.compile(r"[^\W\d_]|\d{3}")
+# One letter of a script with an alphabet is the rest of "what's".
+_TELLING = re.compile(r"[^\W\d_]{2}|[^\W\d_\u0000-\u052f]|\d{3}")
 _NUMBER = re.compile(r"\d")
 # Words that ask for something to be done; they say nothing of what it is about.
 _REQUESTS = frozenset(

@@ -35,7 +35,6 @@ _SWIMMING = (
     " every single afternoon and comes home hungry."
 )
 
-_JUDGE_SOON = "the local judge takes a move that is told right after the home, with a date, for something else"
 
 OUTDATED = (
     Case("H01b", ("I work at Initech.", "I no longer work at Initech."), gone=("User: I work at Initech.",)),
@@ -45,7 +44,7 @@ OUTDATED = (
         ("eat meat again",),
         ("User: I'm vegetarian.",),
     ),
-    Case("H01d", ("i live in oslo", "i moved to lima last month"), ("lima",), ("oslo",), fails=_JUDGE_SOON),
+    Case("H01d", ("i live in oslo", "i moved to lima last month"), ("lima",), ("oslo",)),
     Case("H01f", ("My favorite color is teal.", "My favourite colour is orange now."), ("orange",), ("teal",)),
     Case(
         "H07a",
@@ -74,7 +73,6 @@ OUTDATED = (
         ),
         ("Lima",),
         ("Oslo",),
-        fails=_JUDGE_SOON,
     ),
     Case(
         "H07j",

@@ -12,10 +12,8 @@ from server.assets import MULTILINGUAL, installed
 from server.embedders import open_embedder
 from tests.memory.telling import Case, T, Turn, check, params, told
 
-_JUDGE_ORDER = "the local judge sees the same words and names, and not who did it to whom"
 _JUDGE_CHINESE = "the local judge knows no Chinese words for a home and a move"
 _JUDGE_PRONOUN = "the local judge does not take a pronoun for the person of the message before"
-_JUDGE_CASUAL = "the local judge takes what follows in one conversation for something else where no 'I' is said"
 _ENGLISH_EMBEDDER = "the bundled embedder is English; with the multilingual one it is found"
 
 LOST = (
@@ -71,7 +69,6 @@ LOST = (
         ("Anna beat Ben at chess.", "Ben beat Anna at chess."),
         ("Anna beat Ben", "Ben beat Anna"),
         count=2,
-        fails=_JUDGE_ORDER,
     ),
     Case("A7", ("I'm allergic to peanuts, is this curry safe for me?",), ("allergic to peanuts",), ("curry",)),
     Case(
@@ -171,7 +168,6 @@ NOT_UNDERSTOOD = (
         ("lima",),
         ("oslo",),
         asked=(("where do i live?", "lima"),),
-        fails=_JUDGE_CASUAL,
     ),
     Case(
         "B11",
@@ -188,6 +184,7 @@ NOT_UNDERSTOOD = (
         ("我住在北京。", Turn("不对，我住在上海。", feedback=True)),
         ("上海",),
         ("北京",),
+        fails=_JUDGE_CHINESE,
     ),
     Case(
         "B12-day",
