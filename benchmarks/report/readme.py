@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report.answers import figure_lines
 from benchmarks.report.chart import first_token_svg
 from benchmarks.report.sources import table
 
@@ -375,6 +376,10 @@ def figures() -> str:
         *_fidelity_table(fidelity),
         "",
         "![Divergence against the share recomputed, and against time](../benchmarks/results/fidelity-cpu.png)",
+        "",
+        *figure_lines(_load("answers-cpu.json")),
+        "",
+        "![What memories bring to the right answer](../benchmarks/results/answers-cpu.png)",
         "",
         *_vllm_lines(),
         "",

@@ -40,6 +40,7 @@ SOURCES = (
     Source("busy-cpu.json", "bench busy", "decisions/prediction.md"),
     Source("day-cpu.json", "bench day", "decisions/prediction.md"),
     Source("crowded-cpu.json", "bench crowded", "threads.md"),
+    Source("answers-cpu.json", "bench answers --data locomo5.json --adversarial 0 --tokens 8", "answers"),
     Source("codec-cpu.json", "bench codec --data locomo5.json", "codecs"),
     Source("store-cpu.json", "bench store", "last list"),
 )
