@@ -114,6 +114,9 @@ class Judging:
         for draft, pairs in zip(drafts, near, strict=True):
             said = draft.memory.said
             group = dict.fromkeys([*before, *(number for number, _ in pairs)])
+            if draft.memory.slot is not None:  # they say how the same thing stands, perhaps in quite other words
+                slot = tx.memories.by_slot(cube_id, draft.memory.slot, draft.memory.owner)
+                group |= dict.fromkeys(item.number for item in slot[-_BY_WORDS:])
             group |= dict.fromkeys(tx.texts.scores(said[:500], [cube_id], _BY_WORDS))
             names = tx.names.known([cube_id], names_in(said))
             for mentions in tx.names.mentions(names, _PER_NAME) if names else ():

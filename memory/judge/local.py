@@ -20,7 +20,7 @@ _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _DAY_S = 86_400.0
 # The probability of what patterns of words make plain.
 _SURE = 0.9
-_LIKELY = 0.3
+_LIKELY = 0.12
 _UNSURE = frozenset({"unsure", "past", "brief", "also"})
 _NOTHING = frozenset(["", "it", "this", "that", "them", "him", "her", "when", "how", "what"])
 _CONFIRMING = frozenset("yes yeah yep right correct exactly indeed sure ok okay true".split())
