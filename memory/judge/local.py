@@ -187,6 +187,8 @@ def _of_another(old: Traits, new: Traits) -> bool:
     shared = len(old.stems & new.stems)
     if 2 * shared < max(len(old.stems), len(new.stems)):
         return False
+    if new.subject is None and len(old.numbers - new.numbers) > 1 and len(new.numbers - old.numbers) > 1:
+        return True  # "parcel 5 lies in room 7", "parcel 6 lies in room 8"
     pairs = zip(old.tokens, new.tokens, strict=False)
     first = next((i for i, (a, b) in enumerate(pairs) if a != b), len(old.tokens))
     verb = next((i for i, token in enumerate(old.tokens) if token in VERBS), 0)
