@@ -258,7 +258,7 @@ def test_b3_another_language_is_found_with_the_multilingual_embedder(tmp_path: P
     said = ("Ich wohne in Berlin.", "Mi hermana trabaja en Telefonica.", "J'ai un chat.")
     with told(tmp_path, open_embedder("multilingual"), said) as conversation:
         assert conversation.found("Where do I live?")[0] == "User: Ich wohne in Berlin."
-        assert conversation.found("What animal do I have?")[0] == "User: J'ai un chat."
+        assert conversation.found("Do I have a cat?")[0] == "User: J'ai un chat."
 
 
 @pytest.mark.parametrize("said", ["Don't call me Shirley.", "Call me Monday morning."])
