@@ -268,8 +268,8 @@ class Sources(Protocol):
         ...
 
     def said_at(self, numbers: Collection[int]) -> dict[int, float]:
-        """Return when the last of the messages was sent that each of these memories is from (Unix seconds); memories
-        from no message are left out."""
+        """Return when the last of the messages was sent that each of these memories is from (Unix seconds), feedback
+        aside where there are others; memories from no message are left out."""
         ...
 
     def context(self, memory_id: str) -> str:

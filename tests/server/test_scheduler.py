@@ -102,7 +102,7 @@ def test_what_is_being_typed_is_computed_before_it_is_sent(server: Running) -> N
         fact = {"cube": cube, "text": f"Locker {i} belongs to swimmer {i}", "pinned": i == 0}
         server.client.post("/v1/memories", json=fact).raise_for_status()
     earlier = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good morning"}]
-    body = {"cube": cube, "text": "Whose is locker", "messages": earlier}
+    body = {"cube": cube, "text": "Who does locker 2 belong to?", "messages": earlier}
     server.client.post("/v1/prefetch", json=body).raise_for_status()
     ids = {memory["id"] for memory in server.client.get("/v1/memories", params={"cube": cube}).json()["data"]}
     for _ in range(500):
@@ -113,7 +113,7 @@ def test_what_is_being_typed_is_computed_before_it_is_sent(server: Running) -> N
     asked = {
         "model": "tiny",
         "max_tokens": 1,
-        "messages": [*earlier, {"role": "user", "content": "Whose is locker 2?"}],
+        "messages": [*earlier, {"role": "user", "content": "Who does locker 2 belong to?"}],
         "memory": {"cube": cube},
     }
     receipt = server.client.post("/v1/chat/completions", json=asked).json()["memory"]

@@ -125,7 +125,9 @@ class SqliteSources:
 
     def said_at(self, numbers: Collection[int]) -> dict[int, float]:
         rows = self._db.execute(
-            "SELECT m.rowid, max(s.sent_at) FROM memories m JOIN provenance p ON p.memory_id = m.id"
+            # That somebody found it right does not say it anew.
+            "SELECT m.rowid, coalesce(max(CASE WHEN json_extract(s.metadata, '$.feedback') IS NULL THEN s.sent_at END),"
+            " max(s.sent_at)) FROM memories m JOIN provenance p ON p.memory_id = m.id"
             f" JOIN messages s ON s.id = p.message_id WHERE m.rowid IN {LISTED} GROUP BY m.rowid",
             (listed(numbers),),
         )
