@@ -215,9 +215,9 @@ class Adding:
         tx.sources.link((done.outcome.memory.id, addition.messages[n].id) for n in unit.sources)
         changed += done.gone
         if done.number is not None:
-            # By the words of what it takes the place of, too: "alarm code" finds "it's 1977 now".
-            former = [old.text for old in done.outcome.replaced if old.status == "archived"]
-            context = " ".join([addition.contexts[unit.sources[0]], *former])
+            # What takes the place of others is found by their words, too: "alarm code" finds "it's 1977 now".
+            retires = any(old.status == "archived" for old in done.outcome.replaced)
+            context = None if retires else addition.contexts[unit.sources[0]]
             changed.append(self._index.add(tx, done.number, memory, vector, context))
         return replace(done.outcome, masked=MASK in memory.text)
 

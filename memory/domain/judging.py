@@ -69,7 +69,7 @@ class Judging:
         return self.local if self.given is None else self.given
 
     @cached_property
-    def local(self) -> Judge:
+    def local(self) -> LocalJudge:
         """The judge that asks nobody. Raises ``EmbedderError``."""
         return LocalJudge.for_embedder(lambda text: self._index.embeddings.of([text])[0])
 
@@ -86,9 +86,10 @@ class Judging:
         with self._storage.read() as tx:
             numbers, before = self._candidates(tx, cube_id, [drafts[i] for i in judged], earlier)
             pool = _pool(tx, {number for group in numbers for number in group})
-        embed = self._index.embeddings.of
-        texts = [draft.memory.text for draft in drafts] + [item.memory.text for item in pool.stored.values()]
-        vectors = dict(zip(texts, embed(texts), strict=True)) if pool.stored or len(judged) > 1 else {}
+        vectors: dict[str, Vector] = {}
+        if self.local.reads_vectors and (pool.stored or len(judged) > 1):
+            texts = [draft.memory.text for draft in drafts] + [item.memory.text for item in pool.stored.values()]
+            vectors = dict(zip(texts, self._index.embeddings.of(texts), strict=True))
         known: list[list[_Known]] = []
         for i, group in zip(judged, numbers, strict=True):
             olds = [_Known(pool.stored[n].memory, pool.said_at[n], n in before) for n in group if n in pool.stored]
@@ -136,7 +137,7 @@ def _case(draft: Draft, olds: Sequence[_Known], vectors: dict[str, Vector]) -> C
     def statement(memory: Memory, said_at: float) -> Statement:
         happened = memory.kind == "event" and memory.event_at is not None and memory.event_at < said_at
         vector = vectors.get(memory.text)
-        return Statement(memory.said, said_at, memory.author, memory.session, vector, happened)
+        return Statement(memory.said, said_at, memory.author, vector, happened)
 
     olders = [Older(statement(old.memory, old.said_at), old.previous) for old in olds]
     return Case(statement(draft.memory, draft.said_at), olders)

@@ -86,11 +86,8 @@ def insert_or_merge(
         return _insert_instruction(tx, memory, said_at)
     ruled = _standing(tx, memory, rulings)
     later = next(((ruling, old) for ruling, old in ruled if ruling.late), None)
-    if later is not None:  # told late: it held before what is known to hold now
-        by = later[1].memory
-        late = replace(memory, status="archived", valid_until=_since(by, by.created_at), replaced_by=by.id)
-        insert(tx, late, "outdated", _reason(later[0], by))
-        return Insertion(AddOutcome("outdated", late))
+    if later is not None:
+        return _insert_late(tx, memory, later[1].memory, _reason(later[0], later[1].memory))
     restated = _restated_before(tx, memory)
     memory = replace(memory, uses=memory.uses + sum(old.memory.uses for old in restated))
     number = insert(tx, memory)
@@ -114,13 +111,18 @@ def _standing(tx: Transaction, memory: Memory, rulings: Sequence[Ruling]) -> lis
     return [(by_label[old.memory.label], old) for old in sorted(active, key=lambda old: old.number)]
 
 
+def _insert_late(tx: Transaction, memory: Memory, newer: Memory, detail: dict[str, Any] | None = None) -> Insertion:
+    """Write as history what was told late: it held before ``newer``, which is known to hold now."""
+    late = replace(memory, status="archived", valid_until=_since(newer, newer.created_at), replaced_by=newer.id)
+    insert(tx, late, "outdated", detail)
+    return Insertion(AddOutcome("outdated", late))
+
+
 def _insert_instruction(tx: Transaction, memory: Memory, said_at: float) -> Insertion:
     """Write a standing instruction; those that it takes the place of become history."""
     standing = compared(tx, memory)
-    if (newer := standing.newer) is not None:
-        late = replace(memory, status="archived", valid_until=_since(newer, newer.created_at), replaced_by=newer.id)
-        insert(tx, late, "outdated")
-        return Insertion(AddOutcome("outdated", late))
+    if standing.newer is not None:
+        return _insert_late(tx, memory, standing.newer)
     number = insert(tx, memory)
     gone = [_retire(tx, old, memory, said_at, {"by": memory.id, "reason": "update"}) for old in standing.older]
     action: Action = "superseded" if gone else "added"

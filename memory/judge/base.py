@@ -21,7 +21,6 @@ class Statement:
     text: str
     said_at: float
     author: str | None = None
-    session: str | None = None
     vector: Vector | None = None
     happened: bool = False
     """True for an event that was over when it was told: nothing later undoes it, but a correction."""

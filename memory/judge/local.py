@@ -31,12 +31,12 @@ _SAME_EMBEDDER = 0.995
 
 
 class LocalJudge(Judge):
-    """Compares a statement with older ones. ``knows_vectors``: the statements' vectors are of the embedder that the
+    """Compares a statement with older ones. ``reads_vectors``: the statements' vectors are of the embedder that the
     weights were trained with; with another one, words alone decide."""
 
-    def __init__(self, *, knows_vectors: bool, weights: Weights | None = None) -> None:
+    def __init__(self, *, reads_vectors: bool, weights: Weights | None = None) -> None:
         self._weights = weights or _weights()
-        self._knows_vectors = knows_vectors
+        self.reads_vectors = reads_vectors
 
     @classmethod
     def for_embedder(cls, embed: Callable[[str], Vector]) -> LocalJudge:
@@ -45,7 +45,7 @@ class LocalJudge(Judge):
         weights = _weights()
         vector = embed(ANCHOR)
         known = vector.shape == weights.anchor.shape and float(vector @ weights.anchor) > _SAME_EMBEDDER
-        return cls(knows_vectors=known, weights=weights)
+        return cls(reads_vectors=known, weights=weights)
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class LocalJudge(Judge):
         known = [v for v in vectors if v is not None]
         read = np.full((len(older), 2), np.nan, dtype=np.float32)
         cosines = np.full(len(older), np.nan, dtype=np.float32)
-        if self._knows_vectors and new.vector is not None and len(known) == len(older):
+        if self.reads_vectors and new.vector is not None and len(known) == len(older):
             table = np.stack(known)
             cosines = table @ new.vector
             read = self._weights.probes.read(table, new.vector)
@@ -93,7 +93,7 @@ class LocalJudge(Judge):
         if _takes_its_slot(two):
             probability = max(probability, _SURE)
         elif _has_moved(two):  # without vectors nothing tells a city from a text editor
-            threshold = min(threshold, _LIKELY if self._knows_vectors else 0.0)
+            threshold = min(threshold, _LIKELY if self.reads_vectors else 0.0)
         if probability < threshold or _vetoed(two):
             return Verdict("unrelated", 1 - probability, self.name)
         ends = bool(new.cues & {"no_more", "ended"}) and "changed" not in new.cues

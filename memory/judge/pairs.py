@@ -14,7 +14,6 @@ from memory.judge.cues import CUES
 from memory.judge.traits import Traits
 
 _CUES = tuple(CUES)
-_DAY_S = 86_400.0
 NAMES: tuple[str, ...] = (
     *("cosine", "best_cosine", "below_best", "rank", "n_near"),
     *("in_new", "in_old", "jaccard", "fuzzy_old", "fuzzy_new", "prefix", "suffix", "n_old", "n_new", "n_shared"),

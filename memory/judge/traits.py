@@ -44,11 +44,9 @@ _FIRST = re.compile(
     r"(?:i|i['’]\w+|im|ive|we|we['’]\w+|ich|wir|je|j['’]|nous|yo|nosotros|eu|nós|я|мы|أنا)\b"
     r"|^\W*(?:我|俺|私|僕|저는|나는|내가|저|나)"
 )
-_MINE = re.compile(
-    r"\b(?:my|our|mein\w*|unser\w*|mon|ma|mes|notre|nos|mis?|nuestr\w+|meus?|minhas?|noss\w+|мо[йяеи]|мои|наш\w*)"
-    r" ([^\W\d_]+)"
-)
-_OWN = re.compile(r"\W*(?:my|our|mein\w*|unser\w*|mon|ma|mes|notre|nos|mis?|nuestr\w+|meus?|minhas?|noss\w+|мо[йяи])\b")
+_MY = r"my|our|mein\w*|unser\w*|mon|ma|mes|notre|nos|mis?|nuestr\w+|meus?|minhas?|noss\w+|мо[йяи]"
+_MINE = re.compile(rf"\b(?:{_MY}|мое|наш\w*) ([^\W\d_]+)")
+_OWN = re.compile(rf"\W*(?:{_MY})\b")
 _NAMED = re.compile(
     r"([A-Z][\w-]+)(?: [A-Z][\w-]+)?(?:['’]s \w| (?:lives?|works?|is|has|had|was|moved|got|quit|left|likes|loves|hates"
     r"|just|now|no longer|doesn['’]t|wohnt|arbeitet|ist|hat|habite|travaille|est|vive|trabaja|es|mora|trabalha)\b)"
@@ -70,10 +68,9 @@ _SUFFIX = re.compile(r"(?:ings?|ed|ers?|es|s|ly|ment|ions?|'s|’s)$")
 @dataclass(frozen=True)
 class Traits:
     """One statement's traits. ``stems`` are its telling words (bigrams in scripts without spaces), ``numbers`` pairs of
-    value and unit, ``cues`` names of ``memory.judge.cues.CUES``; ``letters`` are all of
-    its letters, sorted; ``subject`` is whom it begins with: "" for
-    the speaker, a name, or None; ``slot`` is what the sentence says the state of, and ``shape`` the word before its
-    value and whether that is a name, a number or words."""
+    value and unit, ``cues`` names of ``memory.judge.cues.CUES``; ``letters`` are all of its letters,
+    sorted; ``subject`` is whom it begins with: "" for the speaker, a name, or None; ``slot`` is what the sentence says
+    the state of, and ``shape`` the word before its value and whether that is a name, a number or words."""
 
     tokens: tuple[str, ...]
     stems: frozenset[str]
@@ -111,7 +108,7 @@ class Traits:
 
     @cached_property
     def cue_flags(self) -> tuple[bool, ...]:
-        """Whether it has each of ``CUES``, in their order."""
+        """For each of ``CUES``, in their order: true if the statement has it."""
         return tuple(name in self.cues for name in CUES)
 
 
@@ -128,6 +125,7 @@ def traits_of(text: str) -> Traits:
     text = _RESOLVED.sub("", text)
     state = state_of(text) if len(text) < 300 else None
     low = text.lower().replace("’", "'")
+    first_person = _FIRST.search(low) is not None
     runs = _RUN.findall(low)
     spaced = 2 * sum(map(len, runs)) < len(low)
     latin = tuple(_TOKEN.findall(_RUN.sub(" ", low)))
@@ -145,13 +143,13 @@ def traits_of(text: str) -> Traits:
         people=people_in(low),
         mine=frozenset(stem(word) for word in _MINE.findall(low)),
         cues=frozenset(name for name, pattern in CUES.items() if pattern.search(low)),
-        first_person=_FIRST.search(low) is not None,
+        first_person=first_person,
         past=_PAST.search(low) is not None,
         present=_PRESENT.search(low) is not None,
         letters="".join(sorted(character for character in low if character.isalnum())),
         spaced=spaced,
         foreign=_is_foreign(low, latin),
-        subject=_subject(text, low),
+        subject="" if first_person or _OWN.match(low) else _named(text),
         slot=None if state is None else f"{(state.subject or '').lower()}|{state.slot}",
         value=None if state is None else state.value,
         ends=state is not None and state.ends,
@@ -159,9 +157,8 @@ def traits_of(text: str) -> Traits:
     )
 
 
-def _subject(text: str, low: str) -> str | None:
-    if _FIRST.search(low) or _OWN.match(low):
-        return ""
+def _named(text: str) -> str | None:
+    """Return the name that a statement begins with."""
     match = _NAMED.match(text)
     return match[1].lower() if match and match[1].lower() not in _NO_NAMES else None
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from memory.language import asking
-from memory.language.scripts import is_wide, word_count
+from memory.language.scripts import is_wide
 from memory.language.sentences import sentences_in
 from memory.language.small_talk import is_small_talk
-from memory.language.words import telling_words
+from memory.language.words import length_in_words, telling_words
 from memory.types import Message
 
 _MAX_QUESTION_CHARS = 160
@@ -105,7 +105,7 @@ def answered(sentence: str, question: str) -> str:
 def _is_fragment(text: str) -> bool:
     latin = text.isascii()
     longest = _MAX_REPLY_WORDS if latin else _MAX_FOREIGN_WORDS
-    return word_count(text) <= longest and _CLAUSE.search(text) is None and len(sentences_in(text)) == 1
+    return length_in_words(text) <= longest and _CLAUSE.search(text) is None and len(sentences_in(text)) == 1
 
 
 def is_news(sentence: str, known: set[str]) -> bool:

@@ -7,19 +7,11 @@ import re
 # Han, Hiragana, Katakana and their full-width signs.
 WIDE = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9f"
 _WIDE = re.compile(f"[{WIDE}]")
-# What a word of a European language takes of these characters.
-_CHARACTERS_PER_WORD = 1.7
 
 
 def is_wide(text: str) -> bool:
     """Tell if a text has characters of a script without spaces between words."""
     return _WIDE.search(text) is not None
-
-
-def word_count(text: str) -> float:
-    """Return how many words a text has; in scripts without spaces, as many as a translation would have about."""
-    wide = len(_WIDE.findall(text))
-    return len(_WIDE.sub(" ", text).split()) + wide / _CHARACTERS_PER_WORD
 
 
 def joined(table: str) -> list[str]:

@@ -168,11 +168,11 @@ class _Dot:
     previous: str
     following: str
     dotted: bool
-    """Whether a dot is behind the following word, too."""
+    """True if a dot is behind the following word, too."""
 
     @property
     def starts(self) -> bool:
-        """Whether sentences begin with the following word."""
+        """True if sentences begin with the following word."""
         lower = self.following.lower().replace("’", "'")
         return lower in (_STARTERS if self.following[:1].isupper() else _STARTERS_IN_LOWER_CASE)
 

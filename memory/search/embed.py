@@ -42,7 +42,7 @@ class Embedder(Protocol):
 
     @property
     def prompts(self) -> Mapping[Role, str]:
-        """What is read before a text in each role; roles without one are embedded alike."""
+        """The text that is read before another in each role; roles without one are embedded alike."""
         ...
 
     @property

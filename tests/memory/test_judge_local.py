@@ -54,8 +54,8 @@ KEPT = [
 def relation(embedder: FolderEmbedder, old: str, new: str, days: float = 40.0) -> str:
     judge = LocalJudge.for_embedder(lambda text: embedder.embed([text])[0])
     vectors = embedder.embed([f"User: {old}", f"User: {new}"])
-    older = Older(Statement(old, 0.0, "User", None, vectors[0]))
-    (verdict,) = judge.judge(Statement(new, days * DAY_S, "User", None, vectors[1]), [older])
+    older = Older(Statement(old, 0.0, "User", vectors[0]))
+    (verdict,) = judge.judge(Statement(new, days * DAY_S, "User", vectors[1]), [older])
     assert verdict.judge == "local"
     assert 0.0 <= verdict.confidence <= 1.0
     return verdict.relation
@@ -72,7 +72,7 @@ def test_what_did_not_is_kept(minilm: FolderEmbedder, old: str, new: str) -> Non
 
 
 def test_what_has_happened_stays(minilm: FolderEmbedder) -> None:
-    judge = LocalJudge(knows_vectors=False)
+    judge = LocalJudge(reads_vectors=False)
     old = Statement("I ran a marathon yesterday.", 0.0, "User", happened=True)
     for said in ("I ran a marathon yesterday, in 3:59.", "I run marathons now."):
         (verdict,) = judge.judge(Statement(said, 30 * DAY_S, "User"), [Older(old)])
@@ -80,14 +80,14 @@ def test_what_has_happened_stays(minilm: FolderEmbedder) -> None:
 
 
 def test_it_knows_whose_vectors_it_was_trained_on(minilm: FolderEmbedder) -> None:
-    assert LocalJudge.for_embedder(lambda text: minilm.embed([text])[0])._knows_vectors
-    assert not LocalJudge.for_embedder(lambda text: HashEmbedder().embed([text])[0])._knows_vectors
-    assert not LocalJudge.for_embedder(lambda text: np.ones(384, np.float32) / np.float32(384**0.5))._knows_vectors
+    assert LocalJudge.for_embedder(lambda text: minilm.embed([text])[0]).reads_vectors
+    assert not LocalJudge.for_embedder(lambda text: HashEmbedder().embed([text])[0]).reads_vectors
+    assert not LocalJudge.for_embedder(lambda text: np.ones(384, np.float32) / np.float32(384**0.5)).reads_vectors
     assert ANCHOR
 
 
 def test_no_older_statement_no_verdict() -> None:
-    assert LocalJudge(knows_vectors=False).judge(Statement("I live in Tartu.", 0.0), []) == []
+    assert LocalJudge(reads_vectors=False).judge(Statement("I live in Tartu.", 0.0), []) == []
 
 
 def test_traits_leave_resolved_dates_aside() -> None:

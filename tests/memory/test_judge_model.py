@@ -471,7 +471,7 @@ def test_a_store_asks_outside_of_transactions(tmp_path: Path, monkeypatch: pytes
 
 def test_the_local_judge_reads_both_directions() -> None:
     """Of statements that were said later, it tells what they mean for the one that is told late."""
-    judge = LocalJudge(knows_vectors=False)
+    judge = LocalJudge(reads_vectors=False)
     now = Statement("I sold the Golf last week.", AT + 9e6)
     late = Statement("I drive a Golf.", AT)
     (straight,) = judge.judge(now, [Older(late)])
